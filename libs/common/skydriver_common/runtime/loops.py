@@ -1,0 +1,113 @@
+"""The one background loop: small steps, woken by work, backing off from failures, stopped by an event.
+
+Relay, launcher, watchdog, workforce and teardown are all this loop with another step. A step claims with a lease, does one
+thing and records it; "not now" is a new due time, never a long wait inside the step.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from skydriver_common.faults import TryLater
+
+__all__ = ["Pulse", "Step", "forever", "within"]
+
+log = structlog.get_logger(__name__)
+
+
+Step = Callable[[], Awaitable[bool | float]]
+"""One small piece of work. True: there is more, call again at once. False: nothing to do. A number: the next piece is due in
+so many seconds (0 or less: at once); the loop waits at most its idle time anyway."""
+
+FIRST_PAUSE_S = 0.5
+FAILURE_CAP_S = 60.0
+"""Longest pause after failures we cannot explain: a bug does not go away by asking it often."""
+OUTAGE_CAP_S = 5.0
+"""Longest pause of ours while something is away (`TryLater`): after the outage work must go on soon. A longer `after_s` of the
+fault itself is honoured, up to the failure cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What one loop listens to: work to do, and the end.
+
+    A pulse belongs to one loop, because the loop clears `work`. `wake` and `stop` may be called from callbacks of the same
+    event loop (a NOTIFY listener, a signal handler); they never block.
+    """
+
+    work: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        """Say that there may be work: an idle loop takes its next step at once."""
+        self.work.set()
+
+    def stop(self) -> None:
+        """Let the loop end after the step in hand; repeating it changes nothing."""
+        self.stopping.set()
+        self.work.set()  # an idle loop waits for work only
+
+
+async def within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, but not longer than `seconds`; True when it is set. Lets other tasks run in any case."""
+    if event.is_set() or seconds <= 0:
+        await asyncio.sleep(0)
+        return event.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
+
+
+async def forever(
+    step: Step,
+    pulse: Pulse,
+    *,
+    name: str,
+    idle_s: float,
+    on_failure: Callable[[str], None] | None = None,
+) -> None:
+    """Take steps until the pulse stops; return after the step in hand.
+
+    A failing step is logged and tried again after a growing, jittered pause that only `stop` cuts short: a wake-up must not
+    turn an outage into a busy loop. Success resets the pause. Cancellation goes through.
+
+    name: the loop in logs and metrics. idle_s: seconds between two looks when nobody wakes the loop (the poll behind NOTIFY).
+    on_failure: called with the name at each failure, for a counter.
+    """
+    failures = 0
+    while not pulse.stopping.is_set():
+        pulse.work.clear()  # before the step: a wake-up during it is not lost
+        try:
+            result = await step()
+        except TryLater as fault:
+            failures += 1
+            pause_s = max(min(fault.after_s, FAILURE_CAP_S), _backoff_s(failures, OUTAGE_CAP_S))
+            log.warning("loop.waiting", loop=name, failures=failures, what=fault.what, retry_in_s=round(pause_s, 3))
+        except Exception:  # CancelledError is none of these
+            failures += 1
+            pause_s = _backoff_s(failures, FAILURE_CAP_S)
+            log.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
+        else:
+            failures = 0
+            await within(pulse.work, _wait_s(result, idle_s))
+            continue
+        if on_failure is not None:
+            on_failure(name)
+        await within(pulse.stopping, pause_s)
+
+
+def _backoff_s(failures: int, cap_s: float) -> float:
+    """Doubling from one second to the cap, each time somewhere in its upper half so that replicas spread out."""
+    return min(cap_s, FIRST_PAUSE_S * 2.0 ** min(failures, 7)) * random.uniform(0.5, 1.0)  # noqa: S311  (jitter, no secret)
+
+
+def _wait_s(result: bool | float, idle_s: float) -> float:
+    if isinstance(result, bool):
+        return 0.0 if result else idle_s
+    return min(idle_s, result)  # in this order: for NaN, min keeps the idle time
