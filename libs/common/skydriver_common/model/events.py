@@ -1,0 +1,216 @@
+"""Events: what has become so, one fact about one scan each. Past tense; the stored type is chosen once and never derived.
+
+All fields are JSON-native; a field added later has a default. ``WRITERS`` says which service may append which type.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+    type: ClassVar[str]
+    schema_version: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanRequested(Event):
+    """A scan exists and waits on the backlog.
+
+    request: ScanRequest without its two id fields. request_scan_id: the scan that holds the request (its own id, or
+    the original's for a rescan). requested_at: Unix seconds. event_digest: blob of the i3 event.
+    """
+
+    type: ClassVar[str] = "scan.requested"
+    requested_at: float
+    request: dict[str, Any]
+    request_scan_id: str
+    event_digest: str
+    event_is_new: bool
+    classifiers: dict[str, Any]
+    scanner_server_args: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RescanRecorded(Event):
+    """The scan's request was used again for a new scan."""
+
+    type: ClassVar[str] = "scan.rescan-recorded"
+    rescan_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanReplaced(Event):
+    """Readers of this scan are sent to another one."""
+
+    type: ClassVar[str] = "scan.replaced"
+    by_scan_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanDeleted(Event):
+    """The scan is hidden and must not run (repeated when asked for again)."""
+
+    type: ClassVar[str] = "scan.deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchAttempted(Event):
+    """A launcher took the scan from the backlog."""
+
+    type: ClassVar[str] = "scan.launch-attempted"
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanLaunched(Event):
+    """The scanner server was started. launcher: ``local`` or ``kubernetes``; job: the launcher's name for it."""
+
+    type: ClassVar[str] = "scan.launched"
+    launcher: str
+    job: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchFailed(Event):
+    """Starting the scanner server failed; it will be tried again unless the launch is abandoned."""
+
+    type: ClassVar[str] = "scan.launch-failed"
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchAbandoned(Event):
+    """The launcher has given up; the scan ends here."""
+
+    type: ClassVar[str] = "scan.launch-abandoned"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannerRestarted(Event):
+    """A scanner server that had gone was started again for the same scan."""
+
+    type: ClassVar[str] = "scan.scanner-restarted"
+    reason: str
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannerFailed(Event):
+    """The scanner server ended without a final result and will not be started again. exit_code: None when unknown."""
+
+    type: ClassVar[str] = "scan.scanner-failed"
+    reason: str
+    exit_code: int | None = None
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressReported(Event):
+    """The scanner told how far it is. progress: REST contract 5.1.2, defaults filled in."""
+
+    type: ClassVar[str] = "scan.progress-reported"
+    progress: dict[str, Any]
+    producer: str = ""
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventMetadataSet(Event):
+    """What the scanner read in the i3 event, put once. REST contract 5.1.1."""
+
+    type: ClassVar[str] = "scan.event-metadata-set"
+    event_metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanMetadataSet(Event):
+    """The scanner's own metadata, put once, free-form."""
+
+    type: ClassVar[str] = "scan.scan-metadata-set"
+    scan_metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultReceived(Event):
+    """A skymap was stored. digest: its blob; size_bytes: of the skymap's own bytes."""
+
+    type: ClassVar[str] = "scan.result-received"
+    digest: str
+    size_bytes: int
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowAssigned(Event):
+    """The scan has its EWMS workflow."""
+
+    type: ClassVar[str] = "scan.workflow-assigned"
+    workflow_id: str
+    ewms_address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowRefused(Event):
+    """EWMS will not make a workflow for this scan, and asking again would not help."""
+
+    type: ClassVar[str] = "scan.workflow-refused"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuesActivated(Event):
+    """The workflow's queues work and the scanner was given them. queues: alias to queue id (no tokens)."""
+
+    type: ClassVar[str] = "scan.queues-activated"
+    queues: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkforceChanged(Event):
+    """EWMS reported other worker counts. Shapes: REST contract 8.6."""
+
+    type: ClassVar[str] = "scan.workforce-changed"
+    statuses: dict[str, dict[str, int]]
+    n_running: int
+    top_errors: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersAdded(Event):
+    """EWMS accepted more workers for this scan."""
+
+    type: ClassVar[str] = "scan.workers-added"
+    taskforce_uuid: str
+    n_workers: int
+    cluster_location: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowDeactivated(Event):
+    """EWMS shows the workflow stopped. label: EWMS' word, ``ABORTED`` or ``FINISHED``."""
+
+    type: ClassVar[str] = "scan.workflow-deactivated"
+    workflow_id: str
+    label: str
+
+
+_LIFECYCLE = (
+    ScanRequested, RescanRecorded, ScanReplaced, ScanDeleted, LaunchAttempted, ScanLaunched, LaunchFailed,
+    LaunchAbandoned, ScannerRestarted, ScannerFailed,
+)  # fmt: skip
+_PROGRESS = (ProgressReported, EventMetadataSet, ScanMetadataSet, ResultReceived)
+_EWMS = (WorkflowAssigned, WorkflowRefused, QueuesActivated, WorkforceChanged, WorkersAdded, WorkflowDeactivated)
+
+EVENTS: dict[str, type[Event]] = {event.type: event for event in (*_LIFECYCLE, *_PROGRESS, *_EWMS)}
+
+WRITERS: dict[str, frozenset[str]] = {
+    "dispatcher": frozenset(event.type for event in _LIFECYCLE),
+    "progress": frozenset(event.type for event in _PROGRESS),
+    "ewms_bridge": frozenset(event.type for event in _EWMS),
+}
+"""Service name to the event types it may append: each fact has one owner."""

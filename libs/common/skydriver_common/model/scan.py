@@ -1,0 +1,252 @@
+"""The scan: its state, and ``evolve``, the one fold from which every view comes, live and in a rebuild."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from skydriver_common.model import events as ev
+from skydriver_common.model.ids import NOT_YET_REQUESTED
+
+USE_WORKFLOW_ID = "use 'ewms_workflow_id'"
+USE_I3_EVENT_ID = "use 'i3_event_id'"
+_TICK_S = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How far the launch is. state: queued, launched, abandoned, failed. taken_at: Unix seconds, 0.0 = never."""
+
+    state: str = "queued"
+    attempts: int = 0
+    taken_at: float = 0.0
+    launcher: str = ""
+    job: str = ""
+    restarts: int = 0
+    reason: str = ""
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRef:
+    """Where the newest skymap lies: its blob, its size, and whether it ends the scan."""
+
+    digest: str
+    size_bytes: int
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ewms:
+    """What EWMS told of the scan's workflow. deactivated: ``ABORTED``, ``FINISHED`` or None."""
+
+    deactivated: str | None = None
+    refused: str = ""
+    queues: dict[str, str] = field(default_factory=dict)
+    statuses: dict[str, dict[str, int]] = field(default_factory=dict)
+    n_running: int = 0
+    top_errors: dict[str, int] = field(default_factory=dict)
+    taskforces_added: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """Everything known of one scan, as of ``version`` events.
+
+    The manifest fields (REST contract 5.1) come first; the rest is ours. Times are Unix seconds.
+    """
+
+    scan_id: str
+    version: int
+    timestamp: float
+    last_updated: float
+    scanner_server_args: str
+    priority: int
+    classifiers: dict[str, Any]
+    i3_event_id: str
+    request: dict[str, Any]
+    request_scan_id: str
+    event_digest: str
+    is_deleted: bool = False
+    ewms_workflow_id: str | None = NOT_YET_REQUESTED
+    ewms_address: str | None = None
+    event_metadata: dict[str, Any] | None = None
+    scan_metadata: dict[str, Any] | None = None
+    progress: dict[str, Any] | None = None
+    replaced_by_scan_id: str | None = None
+    rescan_ids: tuple[str, ...] = ()
+    launch: Launch = field(default_factory=Launch)
+    result: ResultRef | None = None
+    ewms: Ewms = field(default_factory=Ewms)
+    producer: str = ""
+    sequence: int = 0
+
+    @property
+    def has_workflow(self) -> bool:
+        """Whether a real EWMS workflow is assigned."""
+        return self.ewms_workflow_id is not None and self.ewms_workflow_id != NOT_YET_REQUESTED
+
+    @property
+    def has_final_result(self) -> bool:
+        """Whether the skymap that ends the scan is stored."""
+        return self.result is not None and self.result.is_final
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the scan stands on the backlog."""
+        return self.launch.state == "queued" and not self.is_deleted
+
+    @property
+    def may_run(self) -> bool:
+        """Whether a scanner server and workers have anything left to do here."""
+        return not self.is_deleted and not self.has_final_result and self.launch.state in ("queued", "launched")
+
+    def manifest(self) -> dict[str, Any]:
+        """The Manifest of the REST contract, 5.1, in its order of fields."""
+        return {
+            "scan_id": self.scan_id,
+            "timestamp": self.timestamp,
+            "is_deleted": self.is_deleted,
+            "scanner_server_args": self.scanner_server_args,
+            "ewms_workflow_id": self.ewms_workflow_id,
+            "ewms_address": self.ewms_address,
+            "ewms_task": USE_WORKFLOW_ID,
+            "priority": self.priority,
+            "classifiers": self.classifiers,
+            "i3_event_id": self.i3_event_id,
+            "event_i3live_json_dict": USE_I3_EVENT_ID,
+            "event_i3live_json_dict__hash": None,
+            "event_metadata": self.event_metadata,
+            "scan_metadata": self.scan_metadata,
+            "progress": self.progress,
+            "replaced_by_scan_id": self.replaced_by_scan_id,
+            "last_updated": self.last_updated,
+        }
+
+    @property
+    def state(self) -> str:
+        """``scan_state`` of the REST contract, section 7: derived, never stored."""
+        if self.has_final_result:
+            return "SCAN_HAS_FINAL_RESULT"
+        if not self.has_workflow:
+            stage, running = "PRESTARTUP", "PENDING"
+        elif self.progress is None:
+            stage, running = "WAITING_ON_SCANNER_SERVER_STARTUP", "PENDING"
+        elif not self.progress["processing_stats"]["rate"]:
+            stage, running = "WAITING_ON_FIRST_PIXEL_RECO", "IN_PROGRESS"
+        else:
+            stage, running = "PARTIAL_RESULT_GENERATED", "IN_PROGRESS"
+        if self.ewms.deactivated:
+            prefix = self.ewms.deactivated
+        elif not self.has_workflow and self.is_deleted:
+            prefix = "ABORTED"
+        elif not self.has_workflow and (self.launch.state in ("abandoned", "failed") or self.ewms.refused):
+            prefix = "STOPPED"
+        else:
+            prefix = running
+        return f"{prefix}__{stage}"
+
+
+class HistoryBroken(Exception):
+    """An event does not fit the state it is folded into: the log is damaged or an event was appended past ``decide``."""
+
+
+def evolve(scan: Scan | None, event: ev.Event, *, scan_id: str, recorded_at: float) -> Scan:
+    """The scan after one more event. recorded_at: Unix seconds. Raises HistoryBroken for an impossible order."""
+    if isinstance(event, ev.ScanRequested):
+        if scan is not None:
+            raise HistoryBroken(f"scan {scan_id} was requested twice")
+        return _requested(event, scan_id)
+    if scan is None:
+        raise HistoryBroken(f"scan {scan_id} has the event {event.type} before it was requested")
+    scan = replace(scan, version=scan.version + 1)
+    manifest_change = _evolve_manifest(scan, event)
+    if manifest_change is not None:
+        # strictly rising, whatever clock wrote the event (contract 5.1, last_updated)
+        return replace(manifest_change, last_updated=max(recorded_at, scan.last_updated + _TICK_S))
+    if isinstance(event, ev.RescanRecorded):
+        return replace(scan, rescan_ids=(*scan.rescan_ids, event.rescan_id))
+    if isinstance(event, ev.ResultReceived):
+        return replace(
+            scan, result=ResultRef(digest=event.digest, size_bytes=event.size_bytes, is_final=event.is_final)
+        )
+    launch = _evolve_launch(scan.launch, event, recorded_at)
+    if launch is not None:
+        return replace(scan, launch=launch)
+    return replace(scan, ewms=_evolve_ewms(scan.ewms, event))
+
+
+def fold(history: Iterable[tuple[ev.Event, float]], scan_id: str) -> Scan | None:
+    """The scan after a whole history of (event, recorded_at in Unix seconds), oldest first."""
+    scan: Scan | None = None
+    for event, recorded_at in history:
+        scan = evolve(scan, event, scan_id=scan_id, recorded_at=recorded_at)
+    return scan
+
+
+def _requested(event: ev.ScanRequested, scan_id: str) -> Scan:
+    return Scan(
+        scan_id=scan_id,
+        version=1,
+        timestamp=event.requested_at,
+        last_updated=event.requested_at + _TICK_S,
+        scanner_server_args=event.scanner_server_args,
+        priority=event.request["priority"],
+        classifiers=event.classifiers,
+        i3_event_id=event.request["i3_event_id"],
+        request=event.request,
+        request_scan_id=event.request_scan_id,
+        event_digest=event.event_digest,
+    )
+
+
+def _evolve_manifest(scan: Scan, event: ev.Event) -> Scan | None:
+    """The scan after an event that changes a field of the manifest, else None."""
+    match event:
+        case ev.ScanDeleted():
+            return replace(scan, is_deleted=True)
+        case ev.ScanReplaced():
+            return replace(scan, replaced_by_scan_id=event.by_scan_id)
+        case ev.ProgressReported():
+            return replace(scan, progress=event.progress, producer=event.producer, sequence=event.sequence)
+        case ev.EventMetadataSet():
+            return replace(scan, event_metadata=event.event_metadata)
+        case ev.ScanMetadataSet():
+            return replace(scan, scan_metadata=event.scan_metadata)
+        case ev.WorkflowAssigned():
+            return replace(scan, ewms_workflow_id=event.workflow_id, ewms_address=event.ewms_address)
+        case _:
+            return None
+
+
+def _evolve_launch(launch: Launch, event: ev.Event, recorded_at: float) -> Launch | None:
+    match event:
+        case ev.LaunchAttempted():
+            return replace(launch, attempts=event.attempt, taken_at=recorded_at)
+        case ev.ScanLaunched():
+            return replace(launch, state="launched", launcher=event.launcher, job=event.job, reason="")
+        case ev.LaunchFailed():
+            return replace(launch, reason=event.reason)
+        case ev.LaunchAbandoned():
+            return replace(launch, state="abandoned", reason=event.reason)
+        case ev.ScannerRestarted():
+            return replace(launch, restarts=event.restarts, reason=event.reason)
+        case ev.ScannerFailed():
+            return replace(launch, state="failed", reason=event.reason, log_tail=event.log_tail)
+        case _:
+            return None
+
+
+def _evolve_ewms(ewms: Ewms, event: ev.Event) -> Ewms:
+    match event:
+        case ev.WorkflowRefused():
+            return replace(ewms, refused=event.reason)
+        case ev.QueuesActivated():
+            return replace(ewms, queues=event.queues)
+        case ev.WorkforceChanged():
+            return replace(ewms, statuses=event.statuses, n_running=event.n_running, top_errors=event.top_errors)
+        case ev.WorkersAdded():
+            return replace(ewms, taskforces_added=ewms.taskforces_added + 1)
+        case ev.WorkflowDeactivated():
+            return replace(ewms, deactivated=event.label)
+        case _:
+            raise HistoryBroken(f"no rule folds the event {event.type}")
