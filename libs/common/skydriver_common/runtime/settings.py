@@ -1,0 +1,180 @@
+"""Settings from the environment: one frozen class per service, checked as a whole before anything starts.
+
+The settings library ignores a misspelt name, so a value that was meant is silently the default. Here an unknown `SKYDRIVER_*`
+name stops the start. Services usually share one environment, hence names of the others are accepted: `KNOWN_NAMES` is the one
+table of them all.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+__all__ = ["KNOWN_NAMES", "PREFIX", "AmqpUrl", "BadSettings", "PostgresUrl", "ServiceSettings"]
+
+PREFIX = "SKYDRIVER_"
+EXIT_BAD_SETTINGS = 2
+
+_COMMON = "DATABASE_URL AMQP_URL HEALTH_HOST HEALTH_PORT LOG_FORMAT LOG_LEVEL STOP_GRACE_S"
+_API = """HTTP_HOST HTTP_PORT AUTH_ISSUER AUTH_AUDIENCE AUTH_JWKS_FILE IMAGE_CATALOG MINIMUM_IMAGE CLUSTERS LOGS_DASHBOARD_URL
+    PROMETHEUS_URL KUBERNETES_NAMESPACE COMMAND_DEADLINE_S"""
+_DISPATCHER = """LAUNCHER WORK_DIR PUBLIC_URL SCAN_TOKEN_KEY_FILE AUTH_ISSUER AUTH_AUDIENCE LOW_PRIORITY_INTERVAL_S MAX_ATTEMPTS
+    SCANNER_PROGRESS_INTERVAL_S SCANNER_RESULT_INTERVAL_S SCANNER_KILL_SWITCH_INTERVAL_S"""
+_EWMS_BRIDGE = """WORK_DIR EWMS_URL EWMS_ISSUER EWMS_CLIENT_ID EWMS_CLIENT_SECRET INSTANCE TEARDOWN_DELAY_S WORKFORCE_INTERVAL_S
+    ACTIVATION_POLL_S S3_URL S3_KEY_ID S3_SECRET S3_BUCKET S3_REGION"""
+_CLIENTS = "URL TOKEN DATA_DIR RABBITMQ_SERVER"
+KNOWN_NAMES: frozenset[str] = frozenset(
+    PREFIX + name for group in (_COMMON, _API, _DISPATCHER, _EWMS_BRIDGE, _CLIENTS) for name in group.split()
+)
+"""Every name that some part of the system reads, with its prefix. A service's own fields are known without being listed, but
+only the table keeps the *other* services from refusing them."""
+
+TEST_PREFIX = PREFIX + "TEST_"
+"""Names of the test suite; no part of the system reads them."""
+
+
+class BadSettings(Exception):  # noqa: N818  (reads as what the operator has)
+    """The environment cannot be used.
+
+    Attributes:
+        problems: one line each, the variable's name first, never a value.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+def _url_of(*schemes: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        # Only the scheme is looked at, and the value is not repeated: it holds a password.
+        if url.get_secret_value().partition("://")[0] not in schemes or "://" not in url.get_secret_value():
+            raise ValueError("must be a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes))
+        return url
+
+    return AfterValidator(check)
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+PostgresUrl = Annotated[SecretStr, _url_of("postgresql", "postgres")]
+AmqpUrl = Annotated[SecretStr, _url_of("amqp", "amqps")]
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, leaving broken JSON to the validation, which reports it together with all other problems."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs to know; each service adds its own fields in a subclass.
+
+    A field `max_attempts` is read from `SKYDRIVER_MAX_ATTEMPTS`; an empty variable counts as not set. Fields of collection
+    types are JSON. Give units in the names or types, and secrets as `SecretStr`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
+    )
+
+    database_url: PostgresUrl
+    """Postgres, with user and password."""
+    amqp_url: AmqpUrl
+    """RabbitMQ, with user, password and vhost."""
+    health_host: str = "127.0.0.1"
+    """Where /healthz, /readyz and /metrics listen. Loopback unless a prober comes from outside, as a kubelet does."""
+    health_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0: any free port (it is in the log)."""
+    log_format: Annotated[Literal["json", "console"], BeforeValidator(_lower)] = "json"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    stop_grace_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 6.0
+    """Seconds for work in hand after the signal to stop; must be less than what the supervisor grants before it kills."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments (tests), then the environment; no files that nobody looks for."""
+        return init_settings, _Environment(settings_cls)
+
+    @classmethod
+    def load(cls) -> Self:
+        """The settings of this process, or the end of it: one line per problem on stderr, exit code 2."""
+        try:
+            return cls.read()
+        except BadSettings as bad:
+            for problem in bad.problems:
+                print(problem, file=sys.stderr)
+            raise SystemExit(EXIT_BAD_SETTINGS) from None
+
+    @classmethod
+    def read(cls) -> Self:
+        """The settings of this process. Raises BadSettings with every problem at once."""
+        problems = list(_unknown_names(os.environ, cls.names()))
+        try:
+            settings = cls.model_validate({})
+        except ValidationError as error:
+            problems += _problems(error)
+        else:
+            if not problems:
+                return settings
+        raise BadSettings(problems) from None
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """The variables this class reads."""
+        return frozenset(PREFIX + field.upper() for field in cls.model_fields)
+
+
+def _problems(error: ValidationError) -> Iterable[str]:
+    for problem in error.errors(include_input=False, include_context=False, include_url=False):
+        field, *inside = problem["loc"] or ("",)
+        if problem["type"] == "missing" and not inside:
+            yield f"{PREFIX}{str(field).upper()}: is not set"
+            continue
+        where = "".join(f" at {part}:" for part in inside)
+        text = problem["msg"].removeprefix("Value error, ")
+        # A check over several fields has no variable of its own: its author names them in the text.
+        yield f"{PREFIX}{str(field).upper()}:{where} {text}" if field else text
+
+
+def _unknown_names(environ: Mapping[str, str], own: frozenset[str]) -> Iterable[str]:
+    known = KNOWN_NAMES | own
+    links = _service_links(environ)
+    for name in sorted(environ):
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper in known or upper.startswith(TEST_PREFIX) or links.match(upper):
+            continue
+        # Compared without the prefix, which makes any two names look alike.
+        close = difflib.get_close_matches(
+            upper.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1, cutoff=0.7
+        )
+        hint = f"; did you mean {PREFIX}{close[0]}?" if close else ""
+        yield f"{name}: no such setting{hint}"
+
+
+def _service_links(environ: Mapping[str, str]) -> re.Pattern[str]:
+    """Names that Kubernetes adds by itself for a Service called skydriver-…: NAME_SERVICE_HOST, NAME_PORT_80_TCP, and so on."""
+    suffix = "_SERVICE_HOST"
+    services = [
+        re.escape(name.removesuffix(suffix)) for name in environ if name.startswith(PREFIX[:-1]) and name.endswith(suffix)
+    ]
+    return re.compile(rf"(?:{'|'.join(services)})_(?:SERVICE_(?:HOST|PORT)|PORT)(?:_|$)" if services else r"(?!)")
