@@ -8,6 +8,21 @@ from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What comes with every command, whatever it asks.
+
+    actor: token subject or service. deadline: Unix seconds after which the command must not take effect, or None.
+    fingerprint: of the request's content; the same command id with another one is refused.
+    """
+
+    command_id: str
+    correlation_id: str
+    actor: str
+    deadline: float | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """Base of all commands."""
 

@@ -28,7 +28,6 @@ class ScanRequested(Event):
     request: dict[str, Any]
     request_scan_id: str
     event_digest: str
-    event_is_new: bool
     classifiers: dict[str, Any]
     scanner_server_args: str
 

@@ -1,0 +1,60 @@
+"""Wake other processes after a commit: many rings become one NOTIFY.
+
+A NOTIFY inside the deciding transaction would make all commits wait for each other (Postgres holds one lock over the
+notification queue until the commit is on disk). Rung afterwards, it costs the decision nothing; a ring lost in a crash
+is made good by the loops' idle time-out.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import asyncpg
+import structlog
+
+from skydriver_common.db.pool import Pool
+
+log = structlog.get_logger(__name__)
+
+LOG_CHANNEL = "skydriver_log"
+DUE_CHANNEL = "skydriver_due"
+
+
+class Bell:
+    """Rings channels by NOTIFY, and local callbacks at once."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._rung: set[tuple[str, str]] = set()
+        self._wake = asyncio.Event()
+        self._local: dict[str, list[Callable[[str], None]]] = {}
+
+    def on_ring(self, channel: str, callback: Callable[[str], None]) -> None:
+        """Call back in this process without the way through Postgres."""
+        self._local.setdefault(channel, []).append(callback)
+
+    def ring(self, channel: str, payload: str = "") -> None:
+        """Ring soon; never blocks, never fails."""
+        for callback in self._local.get(channel, ()):
+            callback(payload)
+        self._rung.add((channel, payload))
+        self._wake.set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Send what was rung, until ``stopping`` is set."""
+        while not stopping.is_set():
+            await self._wake.wait()
+            self._wake.clear()
+            rung, self._rung = self._rung, set()
+            if not rung:
+                continue
+            channels, payloads = zip(*rung, strict=True)
+            try:
+                # nothing of value is written: no need to wait for the disk
+                await self._pool.execute(
+                    "WITH fast AS (SELECT set_config('synchronous_commit', 'off', true))"
+                    " SELECT pg_notify(c, p) FROM fast, unnest($1::text[], $2::text[]) AS rung (c, p)",
+                    list(channels),
+                    list(payloads),
+                )
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("bell.not_rung", error=type(error).__name__)

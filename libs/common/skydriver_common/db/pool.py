@@ -1,0 +1,98 @@
+"""The connection pool, statements from ``.sql`` files, and a NOTIFY listener that reconnects."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import aiosql
+import asyncpg
+import structlog
+
+log = structlog.get_logger(__name__)
+
+if TYPE_CHECKING:
+    Pool = asyncpg.Pool[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+else:
+    Pool = asyncpg.Pool
+    Connection = asyncpg.Connection
+
+_SERVER_SETTINGS = {
+    # an abandoned writing transaction would hold back the relay for everybody
+    "idle_in_transaction_session_timeout": "30000",
+    "jit": "off",
+    "timezone": "UTC",
+}
+
+
+async def open_pool(database_url: str, *, name: str, size: int = 10, command_timeout_s: float = 30.0) -> Pool:
+    """A pool of at most ``size`` connections. Raises what asyncpg raises when the server can't be reached."""
+    pool = await asyncpg.create_pool(
+        database_url,
+        min_size=1,
+        max_size=size,
+        timeout=10,
+        command_timeout=command_timeout_s,
+        server_settings={**_SERVER_SETTINGS, "application_name": f"skydriver-{name}"},
+    )
+    assert pool is not None
+    return pool
+
+
+def load_statements(package: str, file: str) -> Any:
+    """The named statements of ``<package>/sql/<file>`` as callables (aiosql on asyncpg)."""
+    text = (resources.files(package) / "sql" / file).read_text()
+    return aiosql.from_str(text, "asyncpg", mandatory_parameters=False)
+
+
+class Listener:
+    """One connection that listens; every notification, and every reconnection, calls back.
+
+    Start ``run`` as a background task. A callback gets the payload ("" after a reconnection: something may have been missed).
+    """
+
+    def __init__(self, database_url: str, callbacks: dict[str, Callable[[str], None]], *, name: str) -> None:
+        self._url = database_url
+        self._callbacks = callbacks
+        self._name = name
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Listen until ``stopping`` is set, reconnecting with a pause of at most 5 s."""
+        pause_s = 0.2
+        while not stopping.is_set():
+            lost = asyncio.Event()
+            try:
+                connection = await asyncpg.connect(
+                    self._url, timeout=10, server_settings={"application_name": f"skydriver-{self._name}-listen"}
+                )
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("listener.away", error=type(error).__name__, retry_in_s=pause_s)
+                await _first(stopping.wait(), asyncio.sleep(pause_s))
+                pause_s = min(5.0, pause_s * 2)
+                continue
+            pause_s = 0.2
+            try:
+                connection.add_termination_listener(lambda *_, lost=lost: lost.set())
+                for channel, callback in self._callbacks.items():
+                    await connection.add_listener(channel, lambda *args, callback=callback: callback(str(args[3])))
+                for callback in self._callbacks.values():
+                    callback("")
+                await _first(stopping.wait(), lost.wait())
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("listener.lost", error=type(error).__name__)
+            finally:
+                with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    await connection.close(timeout=2)
+
+
+async def _first(*waits: Awaitable[Any]) -> None:
+    """Return when the first of the waits has ended; cancel the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

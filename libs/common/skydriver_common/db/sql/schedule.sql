@@ -1,0 +1,41 @@
+-- name: put(kind, scan_id, due_at, priority, created_at, note)!
+-- Note down work; work of this kind that is there already for the scan stays as it is. Index: due_work_pkey.
+INSERT INTO due_work (kind, scan_id, due_at, priority, created_at, note)
+VALUES (:kind, :scan_id, :due_at, :priority, :created_at, :note)
+ON CONFLICT ON CONSTRAINT due_work_pkey DO NOTHING;
+
+-- name: hasten(kind, scan_id, due_at, priority, created_at, note)!
+-- Note down work, or make work that is there already due at once, whoever holds it. Index: due_work_pkey.
+INSERT INTO due_work (kind, scan_id, due_at, priority, created_at, note)
+VALUES (:kind, :scan_id, :due_at, :priority, :created_at, :note)
+ON CONFLICT ON CONSTRAINT due_work_pkey DO UPDATE SET due_at = least(due_work.due_at, excluded.due_at), note = excluded.note;
+
+-- name: claim(kind, now, lease_s, holder, min_priority)^
+-- Lease the most urgent work of a kind that is due. Index: due_work_order.
+UPDATE due_work SET leased_by = :holder, leased_until = :now::timestamptz + make_interval(secs => :lease_s), tries = tries + 1
+ WHERE (kind, scan_id) = (
+    SELECT kind, scan_id FROM due_work
+     WHERE kind = :kind AND due_at <= :now AND priority >= :min_priority AND coalesce(leased_until, '-infinity') < :now
+     ORDER BY priority DESC, created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING scan_id, priority, created_at, due_at, tries, note;
+
+-- name: finish(kind, scan_id, holder)!
+-- The work is done, unless its lease went to somebody else.
+DELETE FROM due_work WHERE kind = :kind AND scan_id = :scan_id AND leased_by = :holder;
+
+-- name: drop(kind, scan_id)!
+-- The work is not wanted any more, whoever holds it.
+DELETE FROM due_work WHERE kind = :kind AND scan_id = :scan_id;
+
+-- name: postpone(kind, scan_id, holder, due_at, note)!
+-- Give the lease back and try again later.
+UPDATE due_work SET due_at = :due_at, note = :note, leased_by = NULL, leased_until = NULL
+ WHERE kind = :kind AND scan_id = :scan_id AND leased_by = :holder;
+
+-- name: release_all(holder)!
+-- Give back everything a stopping replica holds.
+UPDATE due_work SET leased_by = NULL, leased_until = NULL WHERE leased_by = :holder;
+
+-- name: next_due(kinds)$
+-- When the earliest work of these kinds can be claimed, or null. Index: due_work_due.
+SELECT min(greatest(due_at, coalesce(leased_until, '-infinity'))) FROM due_work WHERE kind = ANY(:kinds);

@@ -1,0 +1,51 @@
+"""Content-addressed bytes: put once, never parsed, never changed."""
+
+import asyncio
+
+import zstandard
+
+from skydriver_common.db.pool import Connection, Pool
+from skydriver_common.db.translate import database_faults
+from skydriver_common.log.unit_of_work import sql
+from skydriver_common.model.ids import Digest, digest_of
+
+_OFF_THE_LOOP_BYTES = 256 * 1024
+
+
+class BlobMissing(Exception):
+    """No blob has this digest."""
+
+
+async def put(pool: Pool | Connection, content: bytes) -> Digest:
+    """Store bytes and return their digest; storing them again changes nothing. Raises TryLater."""
+    big = len(content) > _OFF_THE_LOOP_BYTES
+    digest, packed = await asyncio.to_thread(_pack, content) if big else _pack(content)
+    encoding, body = ("zstd", packed) if len(packed) < len(content) else ("identity", content)
+    with database_faults():
+        if big and await sql.has_blob(pool, digest=digest):
+            return digest
+        await sql.put_blob(pool, digest=digest, encoding=encoding, size=len(content), body=body)
+    return digest
+
+
+async def get(pool: Pool | Connection, digest: str) -> bytes:
+    """The bytes as they were put. Raises BlobMissing, TryLater."""
+    with database_faults():
+        row = await sql.get_blob(pool, digest=digest)
+    if row is None:
+        raise BlobMissing(digest)
+    if row["encoding"] == "identity":
+        return bytes(row["body"])
+    return await _unpack(row["body"], row["size"])
+
+
+async def _unpack(body: bytes, size: int) -> bytes:
+    def unpack() -> bytes:
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=size)
+
+    return await asyncio.to_thread(unpack) if size > _OFF_THE_LOOP_BYTES else unpack()
+
+
+def _pack(content: bytes) -> tuple[Digest, bytes]:
+    return digest_of(content), zstandard.ZstdCompressor(level=3).compress(content)
+

@@ -1,0 +1,71 @@
+"""Reading the log: one scan's history, and everything past a cursor in commit-safe order."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from skydriver_common.db.pool import Connection, Pool
+from skydriver_common.db.translate import database_faults
+from skydriver_common.log.unit_of_work import sql
+from skydriver_common.model import wire
+from skydriver_common.model.events import Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedEvent:
+    """One row of the log. data: canonical JSON bytes of the event."""
+
+    position: int
+    event_id: UUID
+    scan_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at: datetime
+    actor: str
+    command_id: str
+    correlation_id: str
+    data: bytes
+
+    @property
+    def event(self) -> Event:
+        """The parsed event. Raises UnknownEvent."""
+        return wire.parse_event(self.type, self.schema_version, self.data)
+
+    def as_json(self) -> bytes:
+        """The event with its envelope, for the bus and for readers; ``data`` is passed on as it is stored."""
+        head = orjson.dumps(
+            {
+                "position": self.position, "event_id": str(self.event_id), "scan_id": self.scan_id, "version": self.version,
+                "type": self.type, "schema_version": self.schema_version, "recorded_at": self.recorded_at.isoformat(),
+                "actor": self.actor, "command_id": self.command_id, "correlation_id": self.correlation_id,
+            }
+        )  # fmt: skip
+        return b"".join((head[:-1], b',"data":', self.data, b"}"))
+
+
+def logged_event(row: Any) -> LoggedEvent:
+    """A row of the log as a value."""
+    return LoggedEvent(**{name: row[name] for name in LoggedEvent.__slots__})
+
+
+async def past_cursor(
+    connection: Pool | Connection, xid: str, position: int, *, most: int
+) -> list[tuple[str, LoggedEvent]]:
+    """At most ``most`` committed events after the cursor with their xids, in (xid, position) order. Raises TryLater."""
+    with database_faults():
+        rows = [row async for row in sql.past_cursor(connection, xid=int(xid), position=position, most=most)]
+    return [(row["xid"], logged_event(row)) for row in rows]
+
+
+async def history(
+    connection: Pool | Connection, scan_id: str, *, after: int = 0, most: int = 1000
+) -> AsyncIterator[LoggedEvent]:
+    """One scan's events after a version, oldest first, at most ``most``. Raises TryLater."""
+    with database_faults():
+        async for row in sql.history(connection, scan_id=scan_id, after=after, most=most):
+            yield logged_event(row)
