@@ -1,0 +1,41 @@
+"""The decisions of the bridge: what to ask for, what to keep, what the workers' state means.
+
+Admission rule: pure functions of values. No await, no clock, no chance except where handed in, no import of ours but the
+model and this service's values.
+"""
+
+from skydriver_ewms.decide.failures import Problem, ProblemCode, is_ended, is_submission_given_up
+from skydriver_ewms.decide.queues import all_activated, place_in_line, queue_profile, tokens_end_at
+from skydriver_ewms.decide.workflow import (
+    Choice,
+    added_taskforce,
+    backoff_s,
+    choose_workflow,
+    merged_clusters,
+    startup_object_key,
+    task_for_cluster,
+    workflow_spec,
+)
+from skydriver_ewms.decide.workforce import Workforce, WorkforceFold, aggregate
+
+__all__ = [
+    "Choice",
+    "Problem",
+    "ProblemCode",
+    "Workforce",
+    "WorkforceFold",
+    "added_taskforce",
+    "aggregate",
+    "all_activated",
+    "backoff_s",
+    "choose_workflow",
+    "is_ended",
+    "is_submission_given_up",
+    "merged_clusters",
+    "place_in_line",
+    "queue_profile",
+    "startup_object_key",
+    "task_for_cluster",
+    "tokens_end_at",
+    "workflow_spec",
+]

@@ -1,0 +1,92 @@
+"""What a scan's workers are doing, from its taskforces. Source: REST contract 8.6, EWMS contract 10."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from skydriver_ewms.decide.failures import Problem, is_ended, is_submission_given_up, problems_of
+from skydriver_ewms.values import Taskforce
+
+RUNNING = "RUNNING"
+IDLE = "IDLE"
+NOT_RUNNING = frozenset({"FatalError", "Done"})
+"""Pilot states of a job that runs without working: sleeping in quarantine, or about to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workforce:
+    """The workers of one scan, summed over its taskforces.
+
+    statuses, n_running, top_errors: exactly as REST contract 8.6 defines them. The others are for the scan's status:
+    n_requested: workers asked for. n_unsubmitted: those of them no pool has taken yet. n_idle: waiting in a pool.
+    has_ended: every taskforce is over, so none of them will ever run again.
+    """
+
+    statuses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    n_running: int = 0
+    top_errors: Mapping[str, int] = field(default_factory=dict)
+    n_requested: int = 0
+    n_unsubmitted: int = 0
+    n_idle: int = 0
+    n_taskforces: int = 0
+    has_ended: bool = False
+    problems: tuple[Problem, ...] = ()
+
+
+class WorkforceFold:
+    """Sums taskforces one by one, so that a page can be forgotten once it is folded.
+
+    Its size depends on the number of different statuses and error texts only, not on the number of taskforces.
+    """
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, dict[str, int]] = {}
+        self._top_errors: dict[str, int] = {}
+        self._n_requested = self._n_unsubmitted = self._n_given_up = self._n_taskforces = self._n_ended = 0
+
+    def add(self, taskforce: Taskforce) -> None:
+        """Count one taskforce in."""
+        for status, counts in taskforce.statuses.items():
+            into = self._statuses.setdefault(status, {})
+            for pilot_status, n in counts.items():
+                into[pilot_status] = into.get(pilot_status, 0) + n
+        for text, n in taskforce.top_errors.items():
+            self._top_errors[text] = self._top_errors.get(text, 0) + n
+        ended = is_ended(taskforce)
+        self._n_taskforces += 1
+        self._n_ended += ended
+        self._n_requested += taskforce.n_workers
+        if not taskforce.statuses and not ended:
+            self._n_unsubmitted += taskforce.n_workers
+        if is_submission_given_up(taskforce):
+            self._n_given_up += taskforce.n_workers
+
+    def result(self) -> Workforce:
+        """The sum so far."""
+        running = self._statuses.get(RUNNING, {})
+        n_running = sum(n for pilot_status, n in running.items() if pilot_status not in NOT_RUNNING)
+        has_ended = self._n_taskforces > 0 and self._n_ended == self._n_taskforces
+        return Workforce(
+            statuses={status: dict(counts) for status, counts in self._statuses.items()},
+            n_running=n_running,
+            top_errors=dict(self._top_errors),
+            n_requested=self._n_requested,
+            n_unsubmitted=self._n_unsubmitted,
+            n_idle=sum(self._statuses.get(IDLE, {}).values()),
+            n_taskforces=self._n_taskforces,
+            has_ended=has_ended,
+            problems=problems_of(
+                self._statuses,
+                self._top_errors,
+                n_given_up=self._n_given_up,
+                has_ended=has_ended,
+                n_unsubmitted=self._n_unsubmitted,
+            ),
+        )
+
+
+def aggregate(taskforces: Iterable[Taskforce]) -> Workforce:
+    """The workforce of one workflow from its taskforces."""
+    fold = WorkforceFold()
+    for taskforce in taskforces:
+        fold.add(taskforce)
+    return fold.result()
