@@ -11,7 +11,7 @@ from collections.abc import Callable
 import asyncpg
 import structlog
 
-from skydriver_common.db.pool import Pool
+from skydriver_common.db.pool import Pool, first
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class Bell:
     async def run(self, stopping: asyncio.Event) -> None:
         """Send what was rung, until ``stopping`` is set."""
         while not stopping.is_set():
-            await self._wake.wait()
+            await first(stopping.wait(), self._wake.wait())
             self._wake.clear()
             rung, self._rung = self._rung, set()
             if not rung:

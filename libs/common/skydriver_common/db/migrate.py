@@ -6,6 +6,9 @@ from urllib.parse import urlsplit
 import psycopg
 from yoyo import get_backend, read_migrations
 
+Unreachable = psycopg.OperationalError
+"""Raised when the server can't be reached."""
+
 _LOCK_KEY = 7_311_001  # arbitrary, but the same for every process that migrates
 
 

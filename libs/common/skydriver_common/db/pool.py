@@ -69,7 +69,7 @@ class Listener:
                 )
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("listener.away", error=type(error).__name__, retry_in_s=pause_s)
-                await _first(stopping.wait(), asyncio.sleep(pause_s))
+                await first(stopping.wait(), asyncio.sleep(pause_s))
                 pause_s = min(5.0, pause_s * 2)
                 continue
             pause_s = 0.2
@@ -79,7 +79,7 @@ class Listener:
                     await connection.add_listener(channel, lambda *args, callback=callback: callback(str(args[3])))
                 for callback in self._callbacks.values():
                     callback("")
-                await _first(stopping.wait(), lost.wait())
+                await first(stopping.wait(), lost.wait())
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("listener.lost", error=type(error).__name__)
             finally:
@@ -87,7 +87,7 @@ class Listener:
                     await connection.close(timeout=2)
 
 
-async def _first(*waits: Awaitable[Any]) -> None:
+async def first(*waits: Awaitable[Any]) -> None:
     """Return when the first of the waits has ended; cancel the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:

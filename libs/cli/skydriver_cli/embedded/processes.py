@@ -1,0 +1,189 @@
+"""Child processes: started in a session of their own, known by an identity that outlives us, ended by id.
+
+A process number alone may be used again by a stranger, so a process is known by its number *and* the tick it started at.
+The pair lies in a file below the data folder; after a `kill -9` of everything, the next start finds what is left by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LOG_LIMIT_BYTES = 5 * 1024 * 1024
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One process of this boot: its number and its start time in clock ticks (field 22 of /proc/PID/stat)."""
+
+    pid: int
+    start_ticks: int
+
+    def write(self, path: Path) -> None:
+        """Keep it in `path`; complete or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".new")
+        partial.write_text(json.dumps({"pid": self.pid, "start_ticks": self.start_ticks}))
+        partial.replace(path)
+
+    @staticmethod
+    def read(path: Path) -> Identity | None:
+        """What `path` holds; None when it is missing or was never written to its end."""
+        try:
+            found = json.loads(path.read_text())
+            return Identity(int(found["pid"]), int(found["start_ticks"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def identify(pid: int) -> Identity | None:
+    """The identity of a living process, or None; a zombie is not alive."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name may hold spaces and brackets: count from its end
+    return None if fields[0] in "ZX" else Identity(pid, int(fields[19]))
+
+
+def is_alive(who: Identity) -> bool:
+    """Whether this very process still runs; a later one with its number does not count."""
+    return identify(who.pid) == who
+
+
+def send(who: Identity, sig: signal.Signals) -> None:
+    """Signal the process if it is still the same one. SIGKILL goes to its whole group when it leads one."""
+    if not is_alive(who):
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sig == signal.SIGKILL and os.getpgid(who.pid) == who.pid:
+            os.killpg(who.pid, sig)
+        else:
+            os.kill(who.pid, sig)
+
+
+async def end(who: Identity, *, ask: Sequence[signal.Signals] = (signal.SIGTERM,), grace_s: float = 5.0) -> bool:
+    """End a process: each signal of `ask` in turn, `grace_s` seconds for each, then SIGKILL. True: it went when asked."""
+    for sig in ask:
+        send(who, sig)
+        if await _gone(who, grace_s):
+            return True
+    send(who, signal.SIGKILL)
+    await _gone(who, 5.0)
+    return False
+
+
+async def _gone(who: Identity, limit_s: float) -> bool:
+    deadline = asyncio.get_running_loop().time() + limit_s
+    while is_alive(who):
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(POLL_S)
+    return True
+
+
+class Child:
+    """A process that this one started, with its identity file and its log."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, who: Identity, identity_file: Path, log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.who = who
+        self.identity_file = identity_file
+        self.log = log
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.returncode is not None
+
+    async def stop(self, *, ask: Sequence[signal.Signals] = (signal.SIGTERM,), grace_s: float = 5.0) -> bool:
+        """As `end`, then forget the identity file. True: it went when asked."""
+        politely = await end(self.who, ask=ask, grace_s=grace_s)
+        await self.process.wait()
+        self.identity_file.unlink(missing_ok=True)
+        return politely
+
+    def last_lines(self, count: int = 3) -> str:
+        """The end of its log, for an error text."""
+        return last_lines(self.log, count)
+
+
+async def start(
+    name: str,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    identity_file: Path,
+    when_parent_dies: signal.Signals = signal.SIGTERM,
+    privileges: Sequence[str] = (),
+) -> Child:
+    """Start `argv` in a session of its own, output appended to `log`, identity kept in `identity_file`.
+
+    Call it from the main thread: `when_parent_dies` is sent when the *thread* that started the process ends (Linux).
+    privileges: further options of setpriv(1), e.g. to run as another user.
+    Raises FileNotFoundError when the program is missing.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    rotate(log)
+    prefix: list[str] = []
+    if setpriv := shutil.which("setpriv"):  # part of util-linux; without it only the clean-up at the next start remains
+        prefix = [setpriv, *privileges, "--pdeathsig", when_parent_dies.name.removeprefix("SIG"), "--"]
+    if shutil.which(argv[0], path=env.get("PATH")) is None:
+        raise FileNotFoundError(argv[0])
+    with log.open("ab") as sink:
+        process = await asyncio.create_subprocess_exec(
+            *prefix,
+            *argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=sink,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    who = identify(process.pid) or Identity(process.pid, 0)  # 0: it has ended already; its log says why
+    who.write(identity_file)
+    return Child(name, process, who, identity_file, log)
+
+
+def rotate(log: Path) -> None:
+    """Keep a log from growing for ever: a large one becomes NAME.1, replacing the one before."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > LOG_LIMIT_BYTES:
+            log.replace(log.with_name(log.name + ".1"))
+
+
+def last_lines(log: Path, count: int) -> str:
+    """The last `count` non-empty lines of a log, joined with " | "; empty when there is none."""
+    try:
+        with log.open("rb") as source:
+            source.seek(max(0, log.stat().st_size - 8192))
+            tail = source.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return " | ".join([line.strip() for line in tail.splitlines() if line.strip()][-count:])
+
+
+async def sweep(files: Sequence[Path], *, ask: Sequence[signal.Signals] = (signal.SIGTERM,), grace_s: float = 5.0) -> list[str]:
+    """End, all at once, the processes that these identity files name, and remove the files. Gives the names of those that lived."""
+    living: list[str] = []
+
+    async def sweep_one(path: Path) -> None:
+        who = Identity.read(path)
+        if who is not None and is_alive(who):
+            living.append(path.name.removesuffix(".pid.json"))
+            await end(who, ask=ask, grace_s=grace_s)
+        path.unlink(missing_ok=True)
+
+    await asyncio.gather(*(sweep_one(path) for path in files))
+    return sorted(living)

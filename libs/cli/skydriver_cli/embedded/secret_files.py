@@ -1,0 +1,30 @@
+"""Secrets that lie in the data folder: made once, readable by their owner only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_private(path: Path, content: str | bytes) -> None:
+    """Replace `path` by a file of mode 600; it is never there half-written or readable by others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".new")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as sink:
+        sink.write(content.encode() if isinstance(content, str) else content)
+        sink.flush()
+        os.fsync(sink.fileno())
+    partial.replace(path)
+
+
+def secret(path: Path) -> str:
+    """The secret in `path`; a random one (43 URL-safe characters) is made when there is none."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        made = secrets.token_urlsafe(32)
+        write_private(path, made)
+        return made

@@ -1,0 +1,67 @@
+"""What travels beside a message's body: ids, actor, deadline. Both directions."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from faststream.rabbit.message import RabbitMessage
+
+from skydriver_common.faults import BadMessage
+from skydriver_common.model.commands import Context
+from skydriver_common.model.rejections import Code, Reply
+
+
+def headers_of(context: Context) -> dict[str, Any]:
+    """Headers of a command message."""
+    headers: dict[str, Any] = {"actor": context.actor, "fingerprint": context.fingerprint}
+    if context.deadline is not None:
+        headers["deadline"] = str(context.deadline)
+    return headers
+
+
+def context_of(message: RabbitMessage) -> Context:
+    """The context of a received command. Raises BadMessage when it has no id or a deadline that is no number."""
+    if not message.raw_message.message_id:
+        raise BadMessage("the message has no message_id")
+    return Context(
+        command_id=message.message_id,
+        correlation_id=message.correlation_id or message.message_id,
+        actor=str(message.headers.get("actor", "unknown")),
+        deadline=deadline_of(message.headers),
+        fingerprint=str(message.headers.get("fingerprint", "")),
+    )
+
+
+def deadline_of(headers: Mapping[str, Any]) -> float | None:
+    """Unix seconds after which the message must not take effect, or None. Raises BadMessage."""
+    if "deadline" not in headers:
+        return None
+    try:
+        return float(str(headers["deadline"]))
+    except ValueError as error:
+        raise BadMessage("the deadline is no number") from error
+
+
+def event_id_of(message: RabbitMessage) -> UUID:
+    """The id of a received event. Raises BadMessage."""
+    try:
+        return UUID(message.raw_message.message_id or "")
+    except ValueError as error:
+        raise BadMessage("the message_id is no event id") from error
+
+
+def seconds_left(deadline: float | None) -> float:
+    """Seconds until the deadline; infinite without one."""
+    return float("inf") if deadline is None else deadline - time.time()
+
+
+def reply_headers(reply: Reply) -> dict[str, str]:
+    """Headers that carry a refusal beside the body."""
+    return {} if reply.is_done else {"code": str(reply.code), "reason": reply.reason}
+
+
+def reply_of(headers: Mapping[str, Any], body: bytes) -> Reply:
+    """The reply that a message carries."""
+    code = headers.get("code")
+    return Reply(body=body, code=Code(str(code)) if code else None, reason=str(headers.get("reason", "")))

@@ -1,0 +1,113 @@
+"""The relay: committed events to the topic exchange, in commit-safe order, at least once.
+
+One relay is active at a time, by advisory lock; its cursor moves after the broker has confirmed.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+
+import aio_pika
+import asyncpg
+import structlog
+from aio_pika.abc import AbstractRobustConnection, DeliveryMode
+from aio_pika.exceptions import AMQPError
+
+from skydriver_common.bus import topology
+from skydriver_common.db.translate import database_faults
+from skydriver_common.faults import TryLater
+from skydriver_common.log import read
+from skydriver_common.log.unit_of_work import sql
+
+log = structlog.get_logger(__name__)
+
+_LOCK_KEY = 7_311_002
+_BATCH = 500
+_STANDBY_S = 2.0
+
+
+class Relay:
+    """Step of a background loop: publish what is past the cursor, then move it."""
+
+    def __init__(self, database_url: str, bus: AbstractRobustConnection, *, name: str = "events") -> None:
+        self._database_url = database_url
+        self._bus = bus
+        self._name = name
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._channel: aio_pika.abc.AbstractChannel | None = None
+        self.lag_s = 0.0
+
+    async def step(self) -> bool | float:
+        """Publish one batch. True: there is more. Raises TryLater while Postgres or RabbitMQ is away."""
+        connection = await self._locked_connection()
+        if connection is None:
+            return _STANDBY_S
+        try:
+            return await self._publish_batch(connection)
+        except TryLater:
+            await self.close()
+            raise
+
+    async def _publish_batch(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
+        with database_faults():
+            row = await sql.relay_cursor(connection, relay=self._name)
+        xid, position = (row["xid"], row["position"]) if row else ("0", 0)
+        batch = await read.past_cursor(connection, xid, position, most=_BATCH)
+        if not batch:
+            self.lag_s = 0.0
+            return False
+        self.lag_s = max(0.0, time.time() - batch[0][1].recorded_at.timestamp())
+        await self._publish([event for _, event in batch])
+        last_xid, last = batch[-1]
+        with database_faults():
+            await sql.move_relay_cursor(connection, relay=self._name, xid=last_xid, position=last.position)
+        return len(batch) == _BATCH
+
+    async def _publish(self, events: list[read.LoggedEvent]) -> None:
+        try:
+            if self._channel is None or self._channel.is_closed:
+                self._channel = await self._bus.channel(publisher_confirms=True)
+                await topology.declare(self._channel)
+            exchange = await self._channel.get_exchange(topology.EVENTS.name, ensure=False)
+            async with asyncio.timeout(30):
+                await asyncio.gather(
+                    *(exchange.publish(_message(event), event.type, mandatory=False) for event in events)
+                )
+        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            self._channel = None
+            raise TryLater("the message broker can't be reached", 1.0) from error
+
+    async def _locked_connection(self) -> "asyncpg.Connection[asyncpg.Record] | None":
+        """The connection that holds the relay's lock, or None while another replica holds it."""
+        if self._connection is not None and not self._connection.is_closed():
+            return self._connection
+        with database_faults():
+            connection = await asyncpg.connect(
+                self._database_url, timeout=10, command_timeout=30, server_settings={"application_name": "skydriver-relay"}
+            )
+            if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
+                log.info("relay.active")
+                self._connection = connection
+                return connection
+            await connection.close(timeout=5)
+        return None
+
+    async def close(self) -> None:
+        """Give the lock back."""
+        if self._connection is not None:
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await self._connection.close(timeout=5)
+            self._connection = None
+
+
+def _message(event: read.LoggedEvent) -> aio_pika.Message:
+    return aio_pika.Message(
+        event.as_json(),
+        message_id=str(event.event_id),
+        correlation_id=event.correlation_id,
+        timestamp=event.recorded_at,
+        type=event.type,
+        content_type="application/json",
+        delivery_mode=DeliveryMode.PERSISTENT,
+        headers={"scan_id": event.scan_id, "version": event.version, "position": event.position},
+    )

@@ -1,0 +1,55 @@
+"""Exchanges and queues: declared here once, with all their arguments."""
+
+from aio_pika.abc import AbstractChannel
+from aio_pika.abc import ExchangeType as AioExchangeType
+from faststream.rabbit import ExchangeType, QueueType, RabbitExchange, RabbitQueue
+
+COMMANDS = RabbitExchange("skydriver.commands", type=ExchangeType.DIRECT, durable=True)
+EVENTS = RabbitExchange("skydriver.events", type=ExchangeType.TOPIC, durable=True)
+SCANNER = RabbitExchange("skydriver.scanner", type=ExchangeType.TOPIC, durable=True)
+DEAD = RabbitExchange("skydriver.dead", type=ExchangeType.TOPIC, durable=True)
+
+DEAD_LETTERS = "skydriver.dead-letters"
+
+DELIVERY_LIMIT = 50
+"""Deliveries after which the broker itself gives a message up; our own handling settles it long before."""
+
+_QUORUM = {"x-queue-type": "quorum"}
+
+
+def command_queue(key: str) -> RabbitQueue:
+    """The queue of one command, named and routed by its key."""
+    return _queue(f"skydriver.{key}", key)
+
+
+def event_queue(consumer: str, pattern: str) -> RabbitQueue:
+    """A consumer's own queue of the events that match a pattern."""
+    return _queue(f"skydriver.events.{consumer}.{pattern}", pattern)
+
+
+def _queue(name: str, routing_key: str) -> RabbitQueue:
+    return RabbitQueue(
+        name,
+        queue_type=QueueType.QUORUM,
+        durable=True,
+        routing_key=routing_key,
+        arguments={
+            "x-dead-letter-exchange": DEAD.name,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+            "x-delivery-limit": DELIVERY_LIMIT,
+        },
+    )
+
+
+async def declare(channel: AbstractChannel) -> None:
+    """Declare what must exist before anything is published: exchanges, and the place where dead letters are kept."""
+    for exchange, kind in (
+        (COMMANDS, AioExchangeType.DIRECT),
+        (EVENTS, AioExchangeType.TOPIC),
+        (SCANNER, AioExchangeType.TOPIC),
+        (DEAD, AioExchangeType.TOPIC),
+    ):
+        await channel.declare_exchange(exchange.name, kind, durable=True)
+    dead = await channel.declare_queue(DEAD_LETTERS, durable=True, arguments=_QUORUM)
+    await dead.bind(DEAD.name, "#")

@@ -1,0 +1,25 @@
+"""Messages to use cases; settling them is the broker's affair."""
+
+from faststream.rabbit import RabbitBroker
+from faststream.rabbit.annotations import RabbitMessage
+
+from skydriver_common.bus import topology
+from skydriver_common.bus.envelope import context_of
+from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.model.commands import PatchManifest, PutResult
+from skydriver_common.model.rejections import Reply
+from skydriver_progress import usecases
+
+
+def register(broker: RabbitBroker, uow: UnitOfWork) -> None:
+    """Subscribe to the commands of this service."""
+
+    @broker.subscriber(topology.command_queue(PatchManifest.key), topology.COMMANDS, no_reply=True)
+    async def patch_manifest(command: PatchManifest, message: RabbitMessage) -> Reply:
+        """Take a scanner's progress and metadata; metadata is put once."""
+        return await usecases.patch_manifest(command, context_of(message), uow)
+
+    @broker.subscriber(topology.command_queue(PutResult.key), topology.COMMANDS, no_reply=True)
+    async def put_result(command: PutResult, message: RabbitMessage) -> Reply:
+        """Take a skymap, partial or final; a final one is never replaced by a partial one."""
+        return await usecases.put_result(command, context_of(message), uow)

@@ -1,0 +1,42 @@
+"""One unit of work around each decision."""
+
+from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.log.views import manifest_body
+from skydriver_common.model import wire
+from skydriver_common.model.commands import Context, PatchManifest, PutResult
+from skydriver_common.model.rejections import Rejection, Reply
+from skydriver_progress.decide import decide_patch, decide_result, unknown
+
+
+async def patch_manifest(command: PatchManifest, context: Context, uow: UnitOfWork) -> Reply:
+    """Store progress and metadata; replies with the whole Manifest."""
+    async with uow.on_scans(context, [command.scan_id]) as tx:
+        if tx.recorded_reply is not None:
+            return tx.recorded_reply
+        scan = tx.scan(command.scan_id)
+        match unknown(command.scan_id) if scan is None else decide_patch(scan, command):
+            case Rejection() as no:
+                reply = Reply.refused(no)
+            case events:
+                after = tx.append(command.scan_id, events)
+                assert after is not None
+                reply = Reply(body=manifest_body(after))
+        tx.record(reply)
+    return reply
+
+
+async def put_result(command: PutResult, context: Context, uow: UnitOfWork) -> Reply:
+    """Store a skymap; replies with which one stands now: ``{"digest", "is_final"}``."""
+    async with uow.on_scans(context, [command.scan_id]) as tx:
+        if tx.recorded_reply is not None:
+            return tx.recorded_reply
+        scan = tx.scan(command.scan_id)
+        if scan is None:
+            reply = Reply.refused(unknown(command.scan_id))
+        else:
+            after = tx.append(command.scan_id, decide_result(scan, command))
+            assert after is not None
+            assert after.result is not None
+            reply = Reply(body=wire.encode({"digest": after.result.digest, "is_final": after.result.is_final}))
+        tx.record(reply)
+    return reply
