@@ -1,6 +1,8 @@
 """Settings: what a good and a bad environment give, and that no value is ever repeated."""
 
+import importlib
 import os
+from pathlib import Path
 
 import pytest
 from pydantic import Field, SecretStr, ValidationError
@@ -144,5 +146,16 @@ def test_a_bad_start_prints_the_problems_and_exits_with_code_2(
     ]
 
 
-def test_every_common_field_is_in_the_table_of_known_names() -> None:
-    assert ServiceSettings.names() <= KNOWN_NAMES
+SERVICES = Path(__file__).parents[3] / "services"
+
+
+@pytest.mark.parametrize("module", [".".join(path.parts[-2:])[:-3] for path in sorted(SERVICES.glob("*/*/settings.py"))])
+def test_the_table_of_known_names_lists_every_field_of_every_service(module: str) -> None:
+    """Otherwise the other services would refuse a shared environment that sets it."""
+    classes = [
+        found
+        for found in vars(importlib.import_module(module)).values()
+        if isinstance(found, type) and issubclass(found, ServiceSettings)
+    ]
+    assert any(found is not ServiceSettings for found in classes)
+    assert {name for found in classes for name in found.names()} <= KNOWN_NAMES

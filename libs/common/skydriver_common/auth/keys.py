@@ -1,0 +1,221 @@
+"""Where the public keys of an issuer come from: a file, or the issuer itself by OIDC discovery.
+
+A key is good for the algorithms of its own type only, whatever a token's header says: that is what stops a public key from
+being taken for an HMAC secret.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.exceptions import PyJWTError
+
+from skydriver_common.faults import TryLater
+
+__all__ = ["ALGORITHMS", "JwksFile", "KeySource", "OidcDiscovery", "VerificationKey", "parse_jwks"]
+
+log = structlog.get_logger(__name__)
+
+RSA_ALGORITHMS = frozenset({"RS256", "RS512"})
+EC_ALGORITHMS = frozenset({"ES256"})
+ALGORITHMS = RSA_ALGORITHMS | EC_ALGORITHMS
+"""Signature algorithms that are accepted at all. Source: REST contract 1.2; ES256 is an extension."""
+
+MINIMUM_RSA_BITS = 2048
+DOCUMENT_LIMIT_BYTES = 1 << 20
+FETCH_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A public key and the algorithms it may verify."""
+
+    kid: str
+    public: RSAPublicKey | EllipticCurvePublicKey
+    algorithms: frozenset[str]
+
+
+class KeySource(Protocol):
+    """The keys of one issuer."""
+
+    async def find(self, kid: str) -> VerificationKey | None:
+        """The key of this id, or None when the issuer has no such key.
+
+        Raises TryLater when that cannot be told: no keys were ever read, or the issuer is away and may have a new one.
+        """
+
+
+def parse_jwks(document: bytes) -> dict[str, VerificationKey]:
+    """The usable keys of a JSON Web Key Set by id. Keys of other kinds, or without an id, are passed over.
+
+    Raises ValueError when it is no key set.
+    """
+    parsed = orjson.loads(document)
+    entries = parsed.get("keys") if isinstance(parsed, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("not a JSON Web Key Set")
+    keys: dict[str, VerificationKey] = {}
+    for entry in entries:
+        key = _parse_key(entry) if isinstance(entry, dict) else None
+        if key is not None:
+            keys.setdefault(key.kid, key)
+    return keys
+
+
+def _parse_key(entry: Mapping[str, object]) -> VerificationKey | None:
+    kid, use, operations, algorithm = (entry.get(name) for name in ("kid", "use", "key_ops", "alg"))
+    if not isinstance(kid, str) or not kid or use not in (None, "sig") or not isinstance(algorithm, str | None):
+        return None
+    if operations is not None and not (isinstance(operations, list) and "verify" in operations):
+        return None
+    public: object
+    # Only the public members are taken: a private key that somebody published by mistake must not become a signing key here.
+    try:
+        match entry:
+            case {"kty": "RSA", "n": str(n), "e": str(e)}:
+                public = RSAAlgorithm.from_jwk({"kty": "RSA", "n": n, "e": e})
+                algorithms = RSA_ALGORITHMS
+            case {"kty": "EC", "crv": "P-256", "x": str(x), "y": str(y)}:
+                public = ECAlgorithm.from_jwk({"kty": "EC", "crv": "P-256", "x": x, "y": y})
+                algorithms = EC_ALGORITHMS
+            case _:
+                return None
+    except (PyJWTError, ValueError):
+        log.warning("auth.key_unusable", kid=kid)
+        return None
+    if isinstance(public, RSAPublicKey):
+        if public.key_size < MINIMUM_RSA_BITS:
+            log.warning("auth.key_too_short", kid=kid, bits=public.key_size)
+            return None
+    elif not isinstance(public, EllipticCurvePublicKey):
+        return None
+    return VerificationKey(kid, public, algorithms & {algorithm} if algorithm is not None else algorithms)
+
+
+class JwksFile:
+    """Keys from a file, read again when the file changes.
+
+    A file that becomes unreadable or broken leaves the last good keys in force.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys: dict[str, VerificationKey] = {}
+        self._seen: tuple[int, int, int] | None = None
+        self._lock = asyncio.Lock()
+
+    async def find(self, kid: str) -> VerificationKey | None:
+        """See KeySource."""
+        async with self._lock:
+            try:
+                await asyncio.to_thread(self._read_if_changed)
+            except (OSError, ValueError) as error:
+                log.warning("auth.key_file_unusable", error=type(error).__name__)
+                if not self._keys:
+                    raise TryLater("the file of signing keys cannot be read", after_s=5.0) from error
+        return self._keys.get(kid)
+
+    def _read_if_changed(self) -> None:
+        stat = os.stat(self._path)
+        seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if seen != self._seen:
+            self._keys = parse_jwks(self._path.read_bytes())
+            self._seen = seen
+
+
+class OidcDiscovery:
+    """Keys from the issuer, by its discovery document (OpenID Connect Discovery 1.0, sections 3 and 4).
+
+    They are fetched at the first use, again when they are older than `max_age_s`, and for an id nobody knows, but never
+    more often than every `pause_s`: tokens with invented ids must not turn into requests to the issuer. While the issuer is
+    away the last keys stay in force.
+    """
+
+    def __init__(
+        self,
+        issuer: str,
+        session: aiohttp.ClientSession,
+        *,
+        max_age_s: float = 3600.0,
+        pause_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._issuer = issuer
+        self._session = session
+        self._max_age_s = max_age_s
+        self._pause_s = pause_s
+        self._clock = clock
+        self._keys: dict[str, VerificationKey] = {}
+        self._fresh_until = float("-inf")
+        self._quiet_until = float("-inf")
+        self._away = False
+        self._lock = asyncio.Lock()
+
+    async def find(self, kid: str) -> VerificationKey | None:
+        """See KeySource."""
+        key = self._keys.get(kid)
+        now = self._clock()
+        # A known key does not wait for a refresh that somebody else has begun.
+        if key is not None and (now < self._fresh_until or now < self._quiet_until or self._lock.locked()):
+            return key
+        async with self._lock:
+            if self._clock() >= self._quiet_until:
+                await self._refresh()
+        key = self._keys.get(kid)
+        if key is None and self._away:
+            raise TryLater("the token issuer cannot be reached", after_s=self._pause_s)
+        return key
+
+    async def _refresh(self) -> None:
+        try:
+            keys = parse_jwks(await self._fetch(await self._jwks_uri()))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            self._away = True
+            # The text of a ValueError is ours or the JSON parser's; others may quote what the issuer sent.
+            detail = str(error) if isinstance(error, ValueError) else type(error).__name__
+            log.warning("auth.issuer_away", issuer=self._issuer, error=detail, keys_kept=len(self._keys))
+        else:
+            self._away = False
+            self._fresh_until = self._clock() + self._max_age_s
+            if keys.keys() != self._keys.keys():
+                log.info("auth.keys_changed", issuer=self._issuer, kids=sorted(keys))
+            self._keys = keys
+        finally:
+            self._quiet_until = self._clock() + self._pause_s
+
+    async def _jwks_uri(self) -> str:
+        document = orjson.loads(await self._fetch(self._issuer.rstrip("/") + "/.well-known/openid-configuration"))
+        match document:
+            case {"issuer": str(issuer), "jwks_uri": str(uri)}:
+                if issuer != self._issuer:
+                    raise ValueError("the discovery document is of another issuer")
+                if urlsplit(self._issuer).scheme == "https" and urlsplit(uri).scheme != "https":
+                    raise ValueError("the discovery document leads from https to another scheme")
+                return uri
+            case _:
+                raise ValueError("the discovery document lacks issuer or jwks_uri")
+
+    async def _fetch(self, url: str) -> bytes:
+        limit = aiohttp.ClientTimeout(total=FETCH_LIMIT_S)
+        async with self._session.get(
+            url, timeout=limit, allow_redirects=False, headers={"Accept": "application/json"}
+        ) as response:
+            if response.status != 200:
+                raise ValueError(f"the issuer answered with status {response.status}")
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > DOCUMENT_LIMIT_BYTES:
+                    raise ValueError("the issuer's document is too large")
+            return bytes(body)

@@ -1,0 +1,166 @@
+"""Tokens checked: signature, issuer, audience, times; then roles. Source: REST contract 1.2."""
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import jwt
+from jwt.exceptions import InvalidSubjectError
+
+from skydriver_common.auth.keys import ALGORITHMS, KeySource
+from skydriver_common.auth.principals import DEFAULT_ROLE_RULES, SCAN_CLAIM, InvalidToken, Principal, RoleRule, roles_in
+from skydriver_common.model.ids import ScanId
+
+__all__ = ["Issuer", "TokenVerifier", "bearer_token"]
+
+LEEWAY_S = 60
+TOKEN_LIMIT_CHARACTERS = 16_384
+REMEMBER_S = 300.0
+"""How long a verified token is believed without looking again; a withdrawn key stops counting after this at the latest."""
+
+_REASONS: tuple[tuple[type[Exception], str], ...] = (  # the first that fits
+    (jwt.InvalidSignatureError, "its signature is wrong"),
+    (jwt.ExpiredSignatureError, "it has expired"),
+    (jwt.ImmatureSignatureError, "it is not valid yet"),
+    (jwt.InvalidAudienceError, "it is for another audience"),
+    (jwt.InvalidIssuerError, "it is of an unknown issuer"),
+    (InvalidSubjectError, "its claim sub is no text"),
+    (jwt.InvalidIssuedAtError, "its claim iat is no time"),
+)
+_HOSTILE = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
+"""What parsing hostile JSON can raise besides the library's own errors (infinite times, thousandfold nesting)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """An accepted issuer.
+
+    Attributes:
+        name: compared exactly with the token's `iss`.
+        keys: its public keys.
+        scan_tokens_only: accept only tokens limited to a scan; for our own issuer beside an OIDC provider for people, so
+            that its key, which lies with the dispatcher, opens nothing else.
+    """
+
+    name: str
+    keys: KeySource
+    scan_tokens_only: bool = False
+
+
+def bearer_token(authorization: str | None) -> str:
+    """The token in an `Authorization` header. Raises InvalidToken when there is none (RFC 6750, section 2.1)."""
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise InvalidToken("there is no bearer token")
+    return token.strip()
+
+
+class TokenVerifier:
+    """Checks tokens of the accepted issuers, and remembers good ones for a while: checking a signature costs CPU."""
+
+    def __init__(
+        self,
+        issuers: Iterable[Issuer],
+        *,
+        audience: str,
+        role_rules: Sequence[RoleRule] = DEFAULT_ROLE_RULES,
+        remembered: int = 4096,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """remembered: how many tokens at most. clock: Unix seconds, for remembering only."""
+        self._issuers = {issuer.name: issuer for issuer in issuers}
+        self._audience = audience
+        self._role_rules = tuple(role_rules)
+        self._remembered = remembered
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+
+    async def verify(self, token: str) -> Principal:
+        """Who the token speaks for.
+
+        Raises InvalidToken, and TryLater when the issuer's keys cannot be had at the moment.
+        """
+        if len(token) > TOKEN_LIMIT_CHARACTERS:
+            raise InvalidToken("it is too long")
+        # The digest, so that a memory dump or a debugger shows no tokens.
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+        now = self._clock()
+        known = self._known.get(digest)
+        if known is not None:
+            if now < known[0]:
+                self._known.move_to_end(digest)
+                return known[1]
+            del self._known[digest]
+        principal, expires = await self._check(token)
+        self._known[digest] = (min(now + REMEMBER_S, expires + LEEWAY_S), principal)
+        while len(self._known) > self._remembered:
+            self._known.popitem(last=False)
+        return principal
+
+    async def _check(self, token: str) -> tuple[Principal, float]:
+        algorithm, kid = _header(token)
+        issuer = self._issuers.get(_claimed_issuer(token))
+        if issuer is None:
+            raise InvalidToken("it is of an unknown issuer")
+        key = await issuer.keys.find(kid)
+        if key is None:
+            raise InvalidToken("it is signed with an unknown key")
+        if algorithm not in key.algorithms:
+            raise InvalidToken("its algorithm does not fit its key")
+        try:
+            claims = jwt.decode(
+                token,
+                key.public,
+                algorithms=[algorithm],
+                audience=self._audience,
+                issuer=issuer.name,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "iat", "iss", "sub", "aud"]},
+            )
+            expires = float(claims["exp"])
+        except jwt.MissingRequiredClaimError as error:
+            raise InvalidToken(f"its claim {error.claim} is missing") from None
+        except _HOSTILE as error:
+            raise InvalidToken(_reason(error)) from None
+        subject, scan_id = claims["sub"], claims.get(SCAN_CLAIM)
+        if not subject:
+            raise InvalidToken("its claim sub is empty")
+        if SCAN_CLAIM in claims and not (isinstance(scan_id, str) and scan_id):
+            raise InvalidToken(f"its claim {SCAN_CLAIM} is no text")  # a broken limit must not become no limit
+        if issuer.scan_tokens_only and scan_id is None:
+            raise InvalidToken("its issuer gives out tokens for single scans only")
+        principal = Principal(subject, issuer.name, roles_in(claims, self._role_rules), ScanId(scan_id) if scan_id else None)
+        return principal, expires
+
+
+def _header(token: str) -> tuple[str, str]:
+    """Algorithm and key id, which are claims of the sender until the signature is checked."""
+    try:
+        header = jwt.get_unverified_header(token)
+    except _HOSTILE:
+        raise InvalidToken("it is not a well-formed JSON web token") from None
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise InvalidToken("its algorithm is not accepted")
+    if not isinstance(kid, str) or not kid:
+        raise InvalidToken("it does not name its key")
+    if "crit" in header:
+        raise InvalidToken("it demands an extension that is not known here")
+    return algorithm, kid
+
+
+def _claimed_issuer(token: str) -> str:
+    """Only chooses whose keys to try: the signature decides, and `iss` is compared again after it."""
+    try:
+        issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
+    except _HOSTILE:
+        raise InvalidToken("it is not a well-formed JSON web token") from None
+    if not isinstance(issuer, str):
+        raise InvalidToken("its claim iss is missing")
+    return issuer
+
+
+def _reason(error: Exception) -> str:
+    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "its claims are not as they must be")
