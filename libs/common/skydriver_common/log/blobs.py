@@ -36,14 +36,15 @@ async def get(pool: Pool | Connection, digest: str) -> bytes:
         raise BlobMissing(digest)
     if row["encoding"] == "identity":
         return bytes(row["body"])
-    return await _unpack(row["body"], row["size"])
+    return await unpack(row["body"], row["size"])
 
 
-async def _unpack(body: bytes, size: int) -> bytes:
-    def unpack() -> bytes:
+async def unpack(body: bytes, size: int) -> bytes:
+    """The content of a zstd blob. size: of the content, in bytes."""
+    def work() -> bytes:
         return zstandard.ZstdDecompressor().decompress(body, max_output_size=size)
 
-    return await asyncio.to_thread(unpack) if size > _OFF_THE_LOOP_BYTES else unpack()
+    return await asyncio.to_thread(work) if size > _OFF_THE_LOOP_BYTES else work()
 
 
 def _pack(content: bytes) -> tuple[Digest, bytes]:

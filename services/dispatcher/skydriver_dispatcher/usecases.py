@@ -1,0 +1,102 @@
+"""One unit of work around each decision."""
+
+from skydriver_common.db.bell import DUE_CHANNEL
+from skydriver_common.db.pool import Pool
+from skydriver_common.db.schedule import Schedule
+from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
+from skydriver_common.log.views import manifest_body
+from skydriver_common.model.commands import Context, DeleteScan, RequestScan, RescanScan
+from skydriver_common.model.events import RescanRecorded, ScanDeleted, ScanReplaced, ScanRequested
+from skydriver_common.model.rejections import Code, Rejection, Reply
+from skydriver_common.model.scan import Scan
+from skydriver_dispatcher import store
+from skydriver_dispatcher.decide import decide_delete, decide_request, decide_rescan, unknown
+
+LAUNCH = "launch"
+STOP = "stop"
+
+
+class UseCases:
+    """The commands of the dispatcher."""
+
+    def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule) -> None:
+        self._pool = pool
+        self._uow = uow
+        self._schedule = schedule
+
+    async def request_scan(self, command: RequestScan, context: Context) -> Reply:
+        """Store the request and put the scan on the backlog; replies with its Manifest."""
+        async with self._uow.on_scans(context, [command.scan_id]) as tx:
+            if tx.recorded_reply is not None:
+                return tx.recorded_reply
+            digest = None
+            if command.event_digest is None:
+                digest = await store.digest_of_event(tx.connection, command.request["i3_event_id"])
+            match decide_request(command, digest, now=tx.now.timestamp()):
+                case Rejection() as no:
+                    reply = Reply.refused(no)
+                case event:
+                    reply = Reply(body=manifest_body(await self._enqueue(tx, command.scan_id, event)))
+            tx.record(reply)
+        return reply
+
+    async def rescan_scan(self, command: RescanScan, context: Context) -> Reply:
+        """Start a new scan from an old one's request; replies with the new Manifest."""
+        holder = await store.request_holder(self._pool, command.scan_id)
+        scan_ids = sorted({command.scan_id, holder or command.scan_id, command.new_scan_id})
+        async with self._uow.on_scans(context, scan_ids) as tx:
+            if tx.recorded_reply is not None:
+                return tx.recorded_reply
+            original = tx.scan(holder) if holder else None
+            if tx.scan(command.scan_id) is None:
+                reply = Reply.refused(unknown(command.scan_id))
+            elif original is None:
+                reply = Reply.refused(
+                    Rejection(Code.REQUEST_UNKNOWN, f"The request of scan {command.scan_id} is not stored")
+                )
+            else:
+                if command.abort_first:
+                    await self._delete(tx, command)
+                tx.append(original.scan_id, [RescanRecorded(rescan_id=command.new_scan_id)])
+                event = decide_rescan(original, command, now=tx.now.timestamp())
+                reply = Reply(body=manifest_body(await self._enqueue(tx, command.new_scan_id, event)))
+                if command.replace_scan:
+                    tx.append(command.scan_id, [ScanReplaced(by_scan_id=command.new_scan_id)])
+            tx.record(reply)
+        return reply
+
+    async def delete_scan(self, command: DeleteScan, context: Context) -> Reply:
+        """Hide and stop a scan; replies with its Manifest. Asking twice gives the same answer, a little later."""
+        async with self._uow.on_scans(context, [command.scan_id]) as tx:
+            if tx.recorded_reply is not None:
+                return tx.recorded_reply
+            scan = tx.scan(command.scan_id)
+            match unknown(command.scan_id) if scan is None else decide_delete(scan, command):
+                case Rejection() as no:
+                    reply = Reply.refused(no)
+                case _:
+                    reply = Reply(body=manifest_body(await self._delete(tx, command)))
+            tx.record(reply)
+        return reply
+
+    async def _delete(self, tx: Transaction, command: DeleteScan | RescanScan) -> Scan:
+        after = tx.append(command.scan_id, [ScanDeleted()])
+        assert after is not None
+        await self._schedule.drop(LAUNCH, command.scan_id, connection=tx.connection)
+        await self._schedule.put(STOP, command.scan_id, priority=after.priority, connection=tx.connection)
+        tx.rings.append((DUE_CHANNEL, STOP))
+        return after
+
+    async def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested) -> Scan:
+        scan = tx.append(scan_id, [event])
+        assert scan is not None
+        await self._schedule.put(LAUNCH, scan_id, priority=scan.priority, connection=tx.connection)
+        tx.rings.append((DUE_CHANNEL, LAUNCH))
+        return scan
+
+
+def context_of_loop(loop: str, scan_id: str, command_id: str) -> Context:
+    """The context of what a background loop decides by itself."""
+    return Context(command_id=command_id, correlation_id=scan_id, actor=f"dispatcher/{loop}")
+
+
