@@ -6,7 +6,21 @@ model and this service's values.
 
 from skydriver_ewms.decide.failures import Problem, ProblemCode, is_ended, is_submission_given_up
 from skydriver_ewms.decide.queues import all_activated, place_in_line, queue_profile, tokens_end_at
+from skydriver_ewms.decide.scan import (
+    cluster_refused,
+    decide_add_workers,
+    decide_assign,
+    decide_deactivated,
+    ewms_failed,
+    order_of,
+    stop_label,
+    unknown,
+    wants_queues,
+    wants_workflow,
+    workflow_ended,
+)
 from skydriver_ewms.decide.workflow import (
+    CLOCK_SKEW_S,
     Choice,
     added_taskforce,
     backoff_s,
@@ -19,6 +33,7 @@ from skydriver_ewms.decide.workflow import (
 from skydriver_ewms.decide.workforce import Workforce, WorkforceFold, aggregate
 
 __all__ = [
+    "CLOCK_SKEW_S",
     "Choice",
     "Problem",
     "ProblemCode",
@@ -29,13 +44,24 @@ __all__ = [
     "all_activated",
     "backoff_s",
     "choose_workflow",
+    "cluster_refused",
+    "decide_add_workers",
+    "decide_assign",
+    "decide_deactivated",
+    "ewms_failed",
     "is_ended",
     "is_submission_given_up",
     "merged_clusters",
+    "order_of",
     "place_in_line",
     "queue_profile",
     "startup_object_key",
+    "stop_label",
     "task_for_cluster",
     "tokens_end_at",
+    "unknown",
+    "wants_queues",
+    "wants_workflow",
+    "workflow_ended",
     "workflow_spec",
 ]

@@ -1,0 +1,67 @@
+"""Messages to use cases; settling them is the broker's affair."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from faststream.rabbit import RabbitBroker
+from faststream.rabbit.annotations import RabbitMessage
+
+from skydriver_common.bus import topology
+from skydriver_common.bus.envelope import context_of
+from skydriver_common.model.commands import AddWorkers, AssignWorkflow
+from skydriver_common.model.events import LaunchAbandoned, ResultReceived, ScanDeleted, ScanLaunched, ScannerFailed
+from skydriver_common.model.rejections import Reply
+from skydriver_ewms.additions import Additions
+from skydriver_ewms.usecases import UseCases
+
+CONSUMER = "ewms-bridge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """What the bridge reads of an event on the bus."""
+
+    scan_id: str
+    recorded_at: datetime
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def register(broker: RabbitBroker, usecases: UseCases, additions: Additions) -> None:
+    """Subscribe to the commands of this service and to the events it reacts to. Each may arrive more than once."""
+
+    @broker.subscriber(topology.command_queue(AssignWorkflow.key), topology.COMMANDS, no_reply=True)
+    async def assign_workflow(command: AssignWorkflow, message: RabbitMessage) -> Reply:
+        """Set the EWMS workflow of a scan, once."""
+        return await usecases.assign_workflow(command, context_of(message))
+
+    @broker.subscriber(topology.command_queue(AddWorkers.key), topology.COMMANDS, no_reply=True)
+    async def add_workers(command: AddWorkers, message: RabbitMessage) -> Reply:
+        """Ask EWMS for more workers, once per request."""
+        return await additions.add_workers(command, context_of(message))
+
+    @broker.subscriber(topology.event_queue(CONSUMER, ScanLaunched.type), topology.EVENTS, no_reply=True)
+    async def scan_launched(event: Happened) -> None:
+        """A scanner server runs: it gets a workflow."""
+        await usecases.scan_launched(event.scan_id)
+
+    @broker.subscriber(topology.event_queue(CONSUMER, ResultReceived.type), topology.EVENTS, no_reply=True)
+    async def result_received(event: Happened) -> None:
+        """After the final result the workflow is finished."""
+        if event.data.get("is_final") is True:
+            await usecases.scan_ends(event.scan_id, since=event.recorded_at)
+
+    @broker.subscriber(topology.event_queue(CONSUMER, ScanDeleted.type), topology.EVENTS, no_reply=True)
+    async def scan_deleted(event: Happened) -> None:
+        """A deleted scan's workflow is aborted at once."""
+        await usecases.scan_ends(event.scan_id, since=event.recorded_at)
+
+    @broker.subscriber(topology.event_queue(CONSUMER, ScannerFailed.type), topology.EVENTS, no_reply=True)
+    async def scanner_failed(event: Happened) -> None:
+        """Without a scanner server the workers have nothing to do."""
+        await usecases.scan_ends(event.scan_id, since=event.recorded_at)
+
+    @broker.subscriber(topology.event_queue(CONSUMER, LaunchAbandoned.type), topology.EVENTS, no_reply=True)
+    async def launch_abandoned(event: Happened) -> None:
+        """The same for a scan that will never have one."""
+        await usecases.scan_ends(event.scan_id, since=event.recorded_at)

@@ -1,0 +1,75 @@
+"""One way to do due work: claim a row, do its one thing, then it is finished or due again.
+
+Every kind of work here may be done twice, since a lease can end while its holder still works; what must not happen twice is
+guarded where it happens.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+
+from skydriver_common.db.schedule import Schedule, Work
+from skydriver_common.faults import TryLater
+from skydriver_common.model.commands import Context
+from skydriver_ewms.decide import backoff_s
+
+log = structlog.get_logger(__name__)
+
+ASSIGN = "ewms-assign"
+"""Make, or find, the workflow of a launched scan."""
+DUPLICATES = "ewms-duplicates"
+"""Look once more whether a request without an answer has made a second workflow."""
+QUEUES = "ewms-queues"
+"""Wait for the queues and hand them over."""
+STOP = "ewms-stop"
+"""Stop the workflow, until EWMS shows it stopped."""
+AFTERMATH = "ewms-aftermath"
+"""Look once more whether a stopped workflow's workers have come back."""
+ADDITIONS = "ewms-additions"
+"""Find out what became of requests for workers without an answer."""
+WORKFORCE = "ewms-workforce"
+"""No due row: the name under which the workforce loop is woken."""
+
+LONGEST_PAUSE_S = 30.0
+_SHORTEST_IDLE_S = 0.2
+
+Handler = Callable[[Work], Awaitable[timedelta | None]]
+"""Does one piece of work. None: it is done. A time: it is due again after it. May raise TryLater."""
+
+
+class DueStep:
+    """The loop step for one kind of due work."""
+
+    def __init__(self, schedule: Schedule, kind: str, handle: Handler) -> None:
+        self._schedule = schedule
+        self._kind = kind
+        self._handle = handle
+
+    async def __call__(self) -> bool | float:
+        """Do the most urgent piece. Raises TryLater, after which the loop waits too: EWMS or the database is away for all."""
+        work = await self._schedule.claim(self._kind)
+        if work is None:
+            next_s = await self._schedule.seconds_to_next([self._kind])
+            return False if next_s is None else max(next_s, _SHORTEST_IDLE_S)
+        with structlog.contextvars.bound_contextvars(scan_id=work.scan_id):
+            try:
+                again_after = await self._handle(work)
+            except Exception as fault:
+                pause_s = backoff_s(work.tries, cap_s=LONGEST_PAUSE_S, jitter=random.random())  # noqa: S311  (no secret)
+                if isinstance(fault, TryLater):
+                    pause_s = max(pause_s, fault.after_s)
+                await self._schedule.postpone(work, timedelta(seconds=pause_s))
+                raise
+            if again_after is None:
+                await self._schedule.finish(work)
+            else:
+                await self._schedule.postpone(work, again_after)
+        return True
+
+
+def context_of(work_kind: str, scan_id: str, what: str = "") -> Context:
+    """The context of what the bridge decides by itself."""
+    command_id = f"{work_kind}/{scan_id}" + (f"/{what}" if what else "")
+    return Context(command_id=command_id, correlation_id=scan_id, actor=f"ewms_bridge/{work_kind}")

@@ -1,0 +1,91 @@
+"""Wires the EWMS bridge together."""
+
+from datetime import timedelta
+
+from skydriver_common.runtime.foundation import Foundation, open_foundation
+from skydriver_common.runtime.loops import Pulse
+from skydriver_common.runtime.service import Service, run
+from skydriver_ewms import consumers, due
+from skydriver_ewms.adapters.ewms_rest import open_ewms
+from skydriver_ewms.adapters.object_store import open_store
+from skydriver_ewms.adapters.profile_files import ProfileFiles
+from skydriver_ewms.additions import Additions
+from skydriver_ewms.due import DueStep, Handler
+from skydriver_ewms.settings import BridgeSettings
+from skydriver_ewms.teardown import Teardown
+from skydriver_ewms.usecases import UseCases
+from skydriver_ewms.workflows import Workflows
+from skydriver_ewms.workforce import Workforces
+
+IDLE_S = 15.0
+"""The poll behind the wake-ups."""
+HANDS = {due.ASSIGN: 4, due.STOP: 4, due.QUEUES: 2, due.ADDITIONS: 1, due.DUPLICATES: 1, due.AFTERMATH: 1}
+"""Loops per kind of work: a question that EWMS does not answer must not hold up the other scans."""
+WRITE_TIMEOUT_S = 45.0
+"""Less than the lease of due work, so that its holder still holds it when EWMS has answered."""
+
+
+async def build(service: Service, settings: BridgeSettings) -> None:
+    """Open everything the bridge works with, and start it."""
+    foundation = await open_foundation(service, settings)
+    ewms = await service.stack.enter_async_context(
+        open_ewms(
+            url=settings.ewms_url,
+            issuer=settings.ewms_issuer,
+            client_id=settings.ewms_client_id,
+            client_secret=settings.ewms_client_secret,
+            instance=settings.instance,
+            write_timeout_s=WRITE_TIMEOUT_S,
+        )
+    )
+    objects = await service.stack.enter_async_context(
+        open_store(
+            url=settings.s3_url,
+            key_id=settings.s3_key_id,
+            secret=settings.s3_secret,
+            bucket=settings.s3_bucket,
+            region=settings.s3_region,
+        )
+    )
+    sink = ProfileFiles(settings.work_dir)
+    pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
+    usecases = UseCases(uow, schedule, teardown_delay=settings.teardown_delay)
+    workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, settings)
+    teardown = Teardown(usecases, ewms, sink)
+    additions = Additions(pool, uow, schedule, ewms, unclear_wait=settings.unclear_wait)
+    workforces = Workforces(
+        pool,
+        uow,
+        usecases,
+        ewms,
+        interval=timedelta(seconds=settings.workforce_interval_s),
+        fast_interval=timedelta(seconds=settings.workforce_fast_interval_s),
+    )
+    _loop(foundation, due.ASSIGN, workflows.assign)
+    _loop(foundation, due.DUPLICATES, workflows.duplicates)
+    _loop(foundation, due.QUEUES, workflows.queues)
+    _loop(foundation, due.STOP, teardown.stop)
+    _loop(foundation, due.AFTERMATH, teardown.aftermath)
+    _loop(foundation, due.ADDITIONS, additions.resolve)
+    pulse = service.loop(due.WORKFORCE, workforces.refresh, idle_s=IDLE_S)
+    foundation.wake_when_due([due.WORKFORCE], pulse)
+    consumers.register(foundation.broker, usecases, additions)
+    await foundation.start_consuming()
+
+
+def _loop(foundation: Foundation, kind: str, handle: Handler) -> None:
+    for number in range(HANDS[kind]):
+        pulse = Pulse()
+        foundation.wake_when_due([kind], pulse)
+        step = DueStep(foundation.schedule, kind, handle)
+        foundation.service.loop(f"{kind}-{number}", step, idle_s=IDLE_S, pulse=pulse)
+
+
+def main() -> None:
+    """Run the service until it is told to stop."""
+    settings = BridgeSettings.load()
+
+    async def start(service: Service) -> None:
+        await build(service, settings)
+
+    run("ewms_bridge", settings, start)

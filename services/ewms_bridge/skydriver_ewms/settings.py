@@ -1,0 +1,53 @@
+"""Settings of the EWMS bridge."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from skydriver_common.runtime.settings import ServiceSettings
+
+
+class BridgeSettings(ServiceSettings):
+    """Where EWMS and the object store are, and how patient to be with them."""
+
+    work_dir: Path
+    """Holds one folder per scan, into which queue profiles are written for the local launcher."""
+    ewms_url: str
+    """Base address of EWMS, without ``/v1``; also what scans show as their ``ewms_address``."""
+    ewms_issuer: str
+    """Issuer of EWMS's tokens; its ``/.well-known/openid-configuration`` is read."""
+    ewms_client_id: str
+    ewms_client_secret: SecretStr
+    instance: str = Field(min_length=1)
+    """Name of this installation. Workflows are marked with it: EWMS is shared, so no two installations may have the same."""
+    s3_url: str
+    """Base address of the object store, without the bucket."""
+    s3_key_id: str
+    s3_secret: SecretStr
+    s3_bucket: str
+    s3_region: str = "us-east-1"
+    worker_image_catalog: str = "/cvmfs/icecube.opensciencegrid.org/containers/realtime"
+    """Folder of unpacked worker images as the workers see it (REST contract 8.2)."""
+    queue_idle_s: int = Field(default=3600, ge=1)
+    """How long a worker waits for its next pixel; must outlast the pauses between two rounds of pixels."""
+    teardown_delay_s: float = Field(default=60.0, ge=0)
+    """From the final result to the end of the workflow (REST contract 8.8)."""
+    workforce_interval_s: float = Field(default=60.0, gt=0)
+    """Between two looks at the workers of all live workflows."""
+    workforce_fast_interval_s: float = Field(default=10.0, gt=0)
+    """The same in the first five minutes of a workflow, when someone waits for the first worker."""
+    activation_poll_s: float = Field(default=10.0, gt=0)
+    """Between two looks at queues that are not activated yet; the first looks follow faster."""
+    activation_limit_s: float = Field(default=21_600.0, gt=0)
+    """After this long without activated queues the workflow is given up."""
+    unclear_wait_s: float = Field(default=1_000.0, gt=0)
+    """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier."""
+
+    @property
+    def teardown_delay(self) -> timedelta:
+        return timedelta(seconds=self.teardown_delay_s)
+
+    @property
+    def unclear_wait(self) -> timedelta:
+        return timedelta(seconds=self.unclear_wait_s)

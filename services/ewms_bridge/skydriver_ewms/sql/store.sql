@@ -1,0 +1,103 @@
+-- name: begin_attempt(scan_id, now, stale_before)$
+-- Note that a workflow is asked for now: true, or null while an earlier request may still come true. Index: ewms_attempts_pkey.
+INSERT INTO ewms_attempts AS a (scan_id, first_at, attempted_at) VALUES (:scan_id, :now, :now)
+ON CONFLICT ON CONSTRAINT ewms_attempts_pkey DO UPDATE SET attempted_at = excluded.attempted_at
+ WHERE a.attempted_at < :stale_before
+RETURNING true;
+
+-- name: attempt(scan_id)^
+-- The request for a workflow whose outcome is open, or nothing. Index: ewms_attempts_pkey.
+SELECT first_at, attempted_at FROM ewms_attempts WHERE scan_id = :scan_id;
+
+-- name: forget_attempt(scan_id)!
+-- The outcome is known. Index: ewms_attempts_pkey.
+DELETE FROM ewms_attempts WHERE scan_id = :scan_id;
+
+-- name: watch(scan_id, workflow_id, now)!
+-- Ask for this workflow's workers from now on. Index: ewms_watch_pkey.
+INSERT INTO ewms_watch (scan_id, workflow_id, since, refresh_at) VALUES (:scan_id, :workflow_id, :now, :now)
+ON CONFLICT ON CONSTRAINT ewms_watch_pkey DO NOTHING;
+
+-- name: unwatch(scan_id)!
+-- Do not ask any more. Index: ewms_watch_pkey.
+DELETE FROM ewms_watch WHERE scan_id = :scan_id;
+
+-- name: claim_watched(now, horizon, held_until, most)
+-- Take all workflows that are due soon; another replica skips them until held_until. Index: ewms_watch_order.
+UPDATE ewms_watch SET refresh_at = :held_until
+ WHERE EXISTS (SELECT FROM ewms_watch WHERE refresh_at <= :now)
+   AND scan_id IN (SELECT scan_id FROM ewms_watch WHERE refresh_at <= :horizon
+                    ORDER BY refresh_at LIMIT :most FOR UPDATE SKIP LOCKED)
+RETURNING scan_id, workflow_id, since, seen;
+
+-- name: refreshed(scan_ids, seens, refresh_ats, now)!
+-- Note what was told of these workflows, and when to ask again. Index: ewms_watch_pkey.
+UPDATE ewms_watch w SET seen = r.seen, refresh_at = r.refresh_at, refreshed_at = :now
+  FROM unnest(:scan_ids::text[], :seens::text[], :refresh_ats::timestamptz[]) AS r (scan_id, seen, refresh_at)
+ WHERE w.scan_id = r.scan_id;
+
+-- name: release_watched(scan_ids, refresh_at)!
+-- Give workflows back that could not be asked for. Index: ewms_watch_pkey.
+UPDATE ewms_watch SET refresh_at = :refresh_at WHERE scan_id = ANY(:scan_ids);
+
+-- name: hasten_watched(scan_id, now)!
+-- Ask for this workflow's workers at once. Index: ewms_watch_pkey.
+UPDATE ewms_watch SET refresh_at = :now WHERE scan_id = :scan_id;
+
+-- name: next_refresh()$
+-- When the next workflow is due, or null. Index: ewms_watch_order.
+SELECT min(refresh_at) FROM ewms_watch;
+
+-- name: untold_addition(scan_id, cluster_location, n_workers)^
+-- The request for workers of this shape whose answer nobody has got yet. Index: ewms_additions_open.
+SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until, task_id, before, attempted_at,
+       taskforce_uuid, got_n_workers
+  FROM ewms_additions
+ WHERE scan_id = :scan_id AND cluster_location = :cluster_location AND n_workers = :n_workers AND NOT is_told
+   FOR UPDATE;
+
+-- name: unclear_addition(scan_id, now)^
+-- One request of this scan whose outcome is open and that nobody has in hand. Index: ewms_additions_scan.
+SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until, task_id, before, attempted_at,
+       taskforce_uuid, got_n_workers
+  FROM ewms_additions
+ WHERE scan_id = :scan_id AND NOT is_told AND taskforce_uuid IS NULL AND held_until < :now
+ ORDER BY asked_at LIMIT 1 FOR UPDATE SKIP LOCKED;
+
+-- name: new_addition(scan_id, workflow_id, cluster_location, n_workers, now, held_until)$
+INSERT INTO ewms_additions (scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until)
+VALUES (:scan_id, :workflow_id, :cluster_location, :n_workers, :now, :held_until) RETURNING addition_id;
+
+-- name: hold_addition(addition_id, held_until)!
+-- Take a request in hand, or (held_until in the past) put it down. Index: ewms_additions_pkey.
+UPDATE ewms_additions SET held_until = :held_until WHERE addition_id = :addition_id;
+
+-- name: attempt_addition(addition_id, task_id, before, now)!
+-- Note that EWMS is asked now, and what was there before. Index: ewms_additions_pkey.
+UPDATE ewms_additions SET task_id = :task_id, before = :before, attempted_at = :now WHERE addition_id = :addition_id;
+
+-- name: unattempt_addition(addition_id)!
+-- EWMS has surely done nothing. Index: ewms_additions_pkey.
+UPDATE ewms_additions SET attempted_at = NULL WHERE addition_id = :addition_id;
+
+-- name: resolve_addition(addition_id, taskforce_uuid, got_n_workers, is_told)!
+-- The workers are there. Index: ewms_additions_pkey.
+UPDATE ewms_additions SET taskforce_uuid = :taskforce_uuid, got_n_workers = :got_n_workers, is_told = :is_told,
+                          held_until = '-infinity'
+ WHERE addition_id = :addition_id;
+
+-- name: drop_addition(addition_id)!
+-- EWMS has surely done nothing and will not. Index: ewms_additions_pkey.
+DELETE FROM ewms_additions WHERE addition_id = :addition_id;
+
+-- name: taken_taskforces(scan_id)
+-- Taskforces that were the answer to some request already. Index: ewms_additions_scan.
+SELECT taskforce_uuid FROM ewms_additions WHERE scan_id = :scan_id AND taskforce_uuid IS NOT NULL;
+
+-- name: kept_taskforces(scan_id)^
+-- The taskforces as fetched last, or nothing. Index: ewms_taskforces_pkey.
+SELECT fetched_at, body FROM ewms_taskforces WHERE scan_id = :scan_id;
+
+-- name: keep_taskforces(scan_id, now, body)!
+INSERT INTO ewms_taskforces (scan_id, fetched_at, body) VALUES (:scan_id, :now, :body)
+ON CONFLICT ON CONSTRAINT ewms_taskforces_pkey DO UPDATE SET fetched_at = excluded.fetched_at, body = excluded.body;

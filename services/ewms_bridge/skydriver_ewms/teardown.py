@@ -1,0 +1,75 @@
+"""Due work: a workflow that is to end is stopped for certain. Source: EWMS contract 5, 9; REST contract 8.8."""
+
+from datetime import timedelta
+
+import structlog
+
+from skydriver_common.db.schedule import Work
+from skydriver_ewms.decide import stop_label
+from skydriver_ewms.due import LONGEST_PAUSE_S
+from skydriver_ewms.ports import Ewms, NotFound, QueueProfileSink
+from skydriver_ewms.usecases import UseCases
+from skydriver_ewms.values import Workflow
+
+log = structlog.get_logger(__name__)
+
+CONFIRM_AFTER = timedelta(seconds=2)
+COMING_BACK = frozenset({"pre-mq-activation", "pre-launch", "pending-starter", "condor-submit"})
+"""Phases that a stopped workflow's taskforces have left for good, unless EWMS's own loops have raced with the stop."""
+
+
+class Teardown:
+    """Handlers of due work `STOP` and `AFTERMATH`."""
+
+    def __init__(self, usecases: UseCases, ewms: Ewms, sink: QueueProfileSink) -> None:
+        self._usecases = usecases
+        self._ewms = ewms
+        self._sink = sink
+
+    async def stop(self, work: Work) -> timedelta | None:
+        """Stop the workflow and look, until EWMS shows it stopped."""
+        scan = await self._usecases.scan(work.scan_id)
+        if scan is None or not scan.has_workflow or scan.ewms.deactivated:
+            return None
+        label = stop_label(scan)
+        if label is None:
+            return None
+        assert scan.ewms_workflow_id is not None
+        workflow = await self._look(scan.ewms_workflow_id)
+        if workflow is not None and workflow.deactivated is None:
+            # looked at before, so that a repeat after a crash does not stop it twice
+            try:
+                await (self._ewms.abort if label == "ABORTED" else self._ewms.finish)(workflow.workflow_id)
+            except NotFound:
+                log.info("workflow.stopped-meanwhile", workflow_id=workflow.workflow_id)
+            workflow = await self._look(scan.ewms_workflow_id)
+        if workflow is None:
+            log.warning("workflow.unknown", workflow_id=scan.ewms_workflow_id, label=label)
+            await self._usecases.workflow_gone(scan.scan_id)
+        elif workflow.deactivated is None:
+            return CONFIRM_AFTER * min(work.tries, LONGEST_PAUSE_S / CONFIRM_AFTER.total_seconds())
+        else:
+            await self._usecases.workflow_deactivated(scan.scan_id, workflow.workflow_id, workflow.deactivated)
+            log.info("workflow.stopped", workflow_id=workflow.workflow_id, label=workflow.deactivated)
+        await self._sink.remove(scan.scan_id)
+        return None
+
+    async def aftermath(self, work: Work) -> timedelta | None:
+        """Look whether workers of a stopped workflow have come back; EWMS has no call that stops them, so tell a human."""
+        scan = await self._usecases.scan(work.scan_id)
+        if scan is None or scan.ewms_workflow_id is None:
+            return None
+        async for page in self._ewms.find_taskforces([scan.ewms_workflow_id]):
+            for taskforce in page:
+                if taskforce.phase in COMING_BACK:
+                    log.error(
+                        "workflow.workers-came-back", workflow_id=taskforce.workflow_id, phase=taskforce.phase,
+                        taskforce_uuid=taskforce.taskforce_uuid, n_workers=taskforce.n_workers, cluster_id=taskforce.cluster_id,
+                    )  # fmt: skip
+        return None
+
+    async def _look(self, workflow_id: str) -> Workflow | None:
+        try:
+            return await self._ewms.get_workflow(workflow_id)
+        except NotFound:
+            return None

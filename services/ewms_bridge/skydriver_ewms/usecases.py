@@ -1,0 +1,124 @@
+"""One unit of work around each decision; what happens outside is due work."""
+
+from datetime import UTC, datetime, timedelta
+
+from skydriver_common.db.bell import DUE_CHANNEL
+from skydriver_common.db.schedule import Schedule
+from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
+from skydriver_common.log.views import manifest_body
+from skydriver_common.model.commands import AssignWorkflow, Context
+from skydriver_common.model.events import Event, QueuesActivated, WorkflowRefused
+from skydriver_common.model.rejections import Rejection, Reply
+from skydriver_common.model.scan import Scan
+from skydriver_ewms import store
+from skydriver_ewms.decide import decide_assign, decide_deactivated, stop_label, wants_queues, wants_workflow
+from skydriver_ewms.due import AFTERMATH, ASSIGN, QUEUES, STOP, WORKFORCE, context_of
+
+AFTERMATH_DELAY = timedelta(seconds=180)
+"""After a stop: EWMS's activation loop and its submitters have come round by then."""
+
+
+class UseCases:
+    """What the bridge decides, each in one transaction. Every method may raise TryLater."""
+
+    def __init__(self, uow: UnitOfWork, schedule: Schedule, *, teardown_delay: timedelta) -> None:
+        self._uow = uow
+        self._schedule = schedule
+        self._teardown_delay = teardown_delay
+
+    async def scan(self, scan_id: str) -> Scan | None:
+        """The scan as it is now."""
+        async with self._uow.on_scans(context_of("look", scan_id), [scan_id]) as tx:
+            return tx.scan(scan_id)
+
+    async def assign_workflow(self, command: AssignWorkflow, context: Context) -> Reply:
+        """Set the workflow of a scan, once; replies with the whole Manifest. Source: REST contract 4.16."""
+        async with self._uow.on_scans(context, [command.scan_id]) as tx:
+            if tx.recorded_reply is not None:
+                return tx.recorded_reply
+            match decide_assign(tx.scan(command.scan_id), command):
+                case Rejection() as no:
+                    reply = Reply.refused(no)
+                case events:
+                    reply = Reply(body=manifest_body(await self._assigned(tx, command.scan_id, events)))
+            tx.record(reply)
+        return reply
+
+    async def assign_own(self, scan_id: str, workflow_id: str, ewms_address: str) -> bool:
+        """Set the workflow that this bridge has made; False when the scan does not want it any more: abort it then."""
+        command = AssignWorkflow(scan_id=scan_id, workflow_id=workflow_id, ewms_address=ewms_address)
+        async with self._uow.on_scans(context_of(ASSIGN, scan_id, workflow_id), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is None or not wants_workflow(scan):
+                return scan is not None and scan.ewms_workflow_id == workflow_id
+            match decide_assign(scan, command):
+                case Rejection():
+                    return False
+                case events:
+                    await self._assigned(tx, scan_id, events)
+        return True
+
+    async def refuse_workflow(self, scan_id: str, reason: str) -> None:
+        """EWMS will not make, or not get ready, this scan's workflow. What there is of it is stopped."""
+        async with self._uow.on_scans(context_of(ASSIGN, scan_id, "refused"), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is None or scan.ewms.refused or not scan.may_run:
+                return
+            tx.append(scan_id, [WorkflowRefused(reason=reason)])
+            await self._due(tx, STOP, scan_id)
+
+    async def queues_activated(self, scan_id: str, queues: dict[str, str]) -> None:
+        """The scanner was given its queues. queues: alias to queue id."""
+        async with self._uow.on_scans(context_of(QUEUES, scan_id), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is not None and wants_queues(scan) and scan.ewms.queues != queues:
+                tx.append(scan_id, [QueuesActivated(queues=queues)])
+
+    async def workflow_deactivated(self, scan_id: str, workflow_id: str, label: str) -> None:
+        """EWMS shows the workflow stopped, by whomever."""
+        async with self._uow.on_scans(context_of(STOP, scan_id, "deactivated"), [scan_id]) as tx:
+            events = decide_deactivated(tx.scan(scan_id), workflow_id, label)
+            if events:
+                tx.append(scan_id, events)
+                await self._schedule.put(
+                    AFTERMATH, scan_id, due_at=datetime.now(UTC) + AFTERMATH_DELAY, connection=tx.connection
+                )
+            await store.unwatch(tx.connection, scan_id)
+
+    async def workflow_gone(self, scan_id: str) -> None:
+        """EWMS knows no such workflow: there is nothing to stop and nothing to watch."""
+        async with self._uow.on_scans(context_of(STOP, scan_id, "gone"), [scan_id]) as tx:
+            await store.unwatch(tx.connection, scan_id)
+
+    async def scan_launched(self, scan_id: str) -> None:
+        """A scanner server runs: it needs a workflow."""
+        scan = await self.scan(scan_id)
+        if scan is not None and wants_workflow(scan):
+            await self._schedule.put(ASSIGN, scan_id, priority=scan.priority)
+
+    async def scan_ends(self, scan_id: str, *, since: datetime) -> None:
+        """A scan was deleted, has failed or has its final result (at `since`): its workflow is to be stopped.
+
+        After a final result there is a delay, because the scanner still reports; after a deletion there is none.
+        """
+        scan = await self.scan(scan_id)
+        if scan is None or (label := stop_label(scan)) is None or scan.ewms.deactivated:
+            return
+        if label == "FINISHED":
+            await self._schedule.put(STOP, scan_id, due_at=since + self._teardown_delay, priority=scan.priority)
+        else:
+            await self._schedule.put(STOP, scan_id, priority=scan.priority, hasten=True)
+
+    async def _assigned(self, tx: Transaction, scan_id: str, events: list[Event]) -> Scan:
+        scan = tx.append(scan_id, events)
+        assert scan is not None
+        if events:
+            assert scan.ewms_workflow_id is not None
+            await store.watch(tx.connection, scan_id, scan.ewms_workflow_id, now=tx.now)
+            tx.rings.append((DUE_CHANNEL, WORKFORCE))
+            await self._due(tx, QUEUES, scan_id, priority=scan.priority)
+        return scan
+
+    async def _due(self, tx: Transaction, kind: str, scan_id: str, *, priority: int = 0) -> None:
+        await self._schedule.put(kind, scan_id, priority=priority, hasten=True, connection=tx.connection)
+        tx.rings.append((DUE_CHANNEL, kind))

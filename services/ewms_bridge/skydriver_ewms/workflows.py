@@ -1,0 +1,191 @@
+"""Due work: exactly one workflow per scan, and its queues in the scanner's hands. Source: EWMS contract 8, 12."""
+
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from skydriver_common.db.pool import Pool
+from skydriver_common.db.schedule import Schedule, Work
+from skydriver_common.faults import TryLater
+from skydriver_common.model.scan import Scan
+from skydriver_ewms import store
+from skydriver_ewms.decide import (
+    CLOCK_SKEW_S,
+    Choice,
+    all_activated,
+    choose_workflow,
+    order_of,
+    queue_profile,
+    startup_object_key,
+    wants_queues,
+    wants_workflow,
+    workflow_spec,
+)
+from skydriver_ewms.due import DUPLICATES
+from skydriver_ewms.ports import Ewms, NotFound, ObjectStore, QueueProfileSink, Refused, UnclearOutcome
+from skydriver_ewms.settings import BridgeSettings
+from skydriver_ewms.usecases import UseCases
+from skydriver_ewms.values import StartupUpload, Workflow
+
+log = structlog.get_logger(__name__)
+
+LOOK_AGAIN = timedelta(seconds=10)
+"""Between two looks for a workflow that a request without an answer may have made."""
+FIRST_POLLS_S = 0.5
+
+
+class Workflows:
+    """Handlers of due work `ASSIGN`, `DUPLICATES` and `QUEUES`."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        usecases: UseCases,
+        schedule: Schedule,
+        ewms: Ewms,
+        objects: ObjectStore,
+        sink: QueueProfileSink,
+        settings: BridgeSettings,
+    ) -> None:
+        self._pool = pool
+        self._usecases = usecases
+        self._schedule = schedule
+        self._ewms = ewms
+        self._objects = objects
+        self._sink = sink
+        self._settings = settings
+
+    async def assign(self, work: Work) -> timedelta | None:
+        """Look; adopt what is there, or create; look again; assign the one to keep and abort the others."""
+        scan = await self._usecases.scan(work.scan_id)
+        if scan is None:
+            return None
+        attempt = await store.attempt(self._pool, scan.scan_id)
+        if not wants_workflow(scan):
+            return await self._clean_up(scan, attempt)
+        key = startup_object_key(scan.scan_id)
+        await self._sink.put_upload(scan.scan_id, StartupUpload(self._objects.presigned_put(key)))
+        choice = await self._look(scan)
+        if choice.keep is None:
+            if attempt is not None and datetime.now(UTC) - attempt.attempted_at < self._settings.unclear_wait:
+                return LOOK_AGAIN
+            created = await self._create(scan)
+            if created is None:
+                return None if (await self._usecases.scan(scan.scan_id) or scan).ewms.refused else timedelta(seconds=1)
+            choice = await self._look(scan, created)
+        assert choice.keep is not None
+        await self._assign(scan, choice.keep, attempt)
+        await self._abort(choice.abort)
+        return None
+
+    async def duplicates(self, work: Work) -> timedelta | None:
+        """After the longest time in which a lost request can come true: abort every workflow but the assigned one."""
+        scan = await self._usecases.scan(work.scan_id)
+        if scan is not None and not wants_workflow(scan):
+            await self._abort(await self._superfluous(scan))
+            await store.forget_attempt(self._pool, work.scan_id)
+        return None
+
+    async def queues(self, work: Work) -> timedelta | None:
+        """Hand the queues over as soon as all are activated; give up when that can not or does not happen."""
+        scan = await self._usecases.scan(work.scan_id)
+        if scan is None or not wants_queues(scan):
+            return None
+        assert scan.ewms_workflow_id is not None
+        profiles = await self._ewms.queue_profiles(scan.ewms_workflow_id)
+        if all_activated(profiles):
+            key = startup_object_key(scan.scan_id)
+            await self._sink.put_upload(scan.scan_id, StartupUpload(self._objects.presigned_put(key)))
+            await self._sink.put_profile(scan.scan_id, queue_profile(profiles))
+            await self._usecases.queues_activated(scan.scan_id, {p.alias: p.mqid for p in profiles})
+            log.info("queues.activated", waited_s=_age_s(work))
+            return None
+        try:
+            workflow = await self._ewms.get_workflow(scan.ewms_workflow_id)
+        except NotFound:
+            log.warning("queues.workflow-unknown", workflow_id=scan.ewms_workflow_id)
+        else:
+            if workflow.deactivated is not None:
+                # stopped before its turn: its queues are never activated
+                await self._usecases.workflow_deactivated(scan.scan_id, workflow.workflow_id, workflow.deactivated)
+                return None
+        if _age_s(work) > self._settings.activation_limit_s:
+            log.error("queues.given-up", workflow_id=scan.ewms_workflow_id)
+            limit_s = self._settings.activation_limit_s
+            await self._usecases.refuse_workflow(scan.scan_id, f"EWMS has not activated the queues within {limit_s:g} s")
+            return None
+        return timedelta(seconds=min(self._settings.activation_poll_s, FIRST_POLLS_S * 1.5 ** min(work.tries, 20)))
+
+    async def _look(self, scan: Scan, created: Workflow | None = None) -> Choice:
+        """Which of the scan's workflows to keep. created: counts also if EWMS's query does not show it yet."""
+        found = {w.workflow_id: w for w in await self._ewms.find_workflows_of(scan.scan_id, scan.timestamp - CLOCK_SKEW_S)}
+        if created is not None:
+            found.setdefault(created.workflow_id, created)
+        return choose_workflow(found.values(), scan.ewms_workflow_id if scan.has_workflow else None)
+
+    async def _superfluous(self, scan: Scan) -> tuple[Workflow, ...]:
+        """All live workflows of a scan that wants none beside the assigned one, if it has one."""
+        choice = await self._look(scan)
+        return choice.abort if scan.has_workflow or choice.keep is None else (choice.keep, *choice.abort)
+
+    async def _create(self, scan: Scan) -> Workflow | None:
+        """Ask for a workflow, once, with the intent on disk. None: there is none, or nobody knows; look again."""
+        now = datetime.now(UTC)
+        if not await store.begin_attempt(self._pool, scan.scan_id, now=now, unclear_wait=self._settings.unclear_wait):
+            return None  # another replica is at it
+        order = order_of(
+            scan,
+            instance=self._settings.instance,
+            image_catalog=self._settings.worker_image_catalog,
+            startup_url=self._objects.presigned_get(startup_object_key(scan.scan_id)),
+            queue_idle_s=self._settings.queue_idle_s,
+        )
+        try:
+            workflow = await self._ewms.create_workflow(workflow_spec(order))
+        except UnclearOutcome:
+            log.warning("workflow.unclear")
+            return None
+        except TryLater:
+            await store.forget_attempt(self._pool, scan.scan_id)  # surely nothing was made
+            raise
+        except Refused as refused:
+            log.error("workflow.refused", reason=refused.reason)
+            await self._usecases.refuse_workflow(scan.scan_id, f"EWMS refuses the workflow: {refused.reason}")
+            await store.forget_attempt(self._pool, scan.scan_id)
+            return None
+        log.info("workflow.created", workflow_id=workflow.workflow_id)
+        return workflow
+
+    async def _assign(self, scan: Scan, keep: Workflow, earlier: store.Attempt | None) -> None:
+        assigned = await self._usecases.assign_own(scan.scan_id, keep.workflow_id, self._settings.ewms_url)
+        if not assigned:
+            # deleted, or given another workflow, while we were at it
+            await self._abort((keep,))
+        if earlier is None:
+            await store.forget_attempt(self._pool, scan.scan_id)
+        else:
+            due_at = earlier.attempted_at + self._settings.unclear_wait
+            await self._schedule.put(DUPLICATES, scan.scan_id, due_at=due_at)
+        log.info("workflow.assigned" if assigned else "workflow.not-wanted", workflow_id=keep.workflow_id)
+
+    async def _clean_up(self, scan: Scan, attempt: store.Attempt | None) -> timedelta | None:
+        """The scan wants no workflow (any more): what a request of ours has made besides the assigned one is aborted."""
+        if attempt is None:
+            return None
+        await self._abort(await self._superfluous(scan))
+        if datetime.now(UTC) - attempt.attempted_at < self._settings.unclear_wait:
+            return LOOK_AGAIN
+        await store.forget_attempt(self._pool, scan.scan_id)
+        return None
+
+    async def _abort(self, workflows: tuple[Workflow, ...]) -> None:
+        for workflow in workflows:
+            log.warning("workflow.superfluous", workflow_id=workflow.workflow_id)
+            try:
+                await self._ewms.abort(workflow.workflow_id)
+            except NotFound:
+                continue  # stopped meanwhile
+
+
+def _age_s(work: Work) -> float:
+    return (datetime.now(UTC) - work.created_at).total_seconds()

@@ -1,0 +1,104 @@
+"""Loop step: what the workers of all live workflows are doing, by few questions for all of them together."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+import structlog
+
+from skydriver_common.db.pool import Pool
+from skydriver_common.faults import TryLater
+from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.model import wire
+from skydriver_common.model.events import WorkforceChanged
+from skydriver_ewms import store
+from skydriver_ewms.decide import Workforce, WorkforceFold
+from skydriver_ewms.due import WORKFORCE, context_of
+from skydriver_ewms.ports import Ewms
+from skydriver_ewms.store import Watched
+from skydriver_ewms.usecases import UseCases
+
+log = structlog.get_logger(__name__)
+
+YOUNG = timedelta(minutes=5)
+HOLD = timedelta(seconds=60)
+MOST = 2000
+RETRY_AFTER = timedelta(seconds=5)
+
+
+class Workforces:
+    """Step `refresh` of the workforce loop."""
+
+    def __init__(
+        self, pool: Pool, uow: UnitOfWork, usecases: UseCases, ewms: Ewms, *, interval: timedelta, fast_interval: timedelta
+    ) -> None:
+        self._pool = pool
+        self._uow = uow
+        self._usecases = usecases
+        self._ewms = ewms
+        self._interval = interval
+        self._fast_interval = min(interval, fast_interval)
+
+    async def refresh(self) -> bool | float:
+        """Ask for all workflows that are due, with two queries; changes become events. Raises TryLater."""
+        now = datetime.now(UTC)
+        # those due a little later come along: so workflows of the same pace end up in the same question
+        watched = await store.claim_watched(self._pool, now=now, ahead=self._fast_interval / 2, hold=HOLD, most=MOST)
+        if not watched:
+            next_at = await store.next_refresh(self._pool)
+            return False if next_at is None else max(0.1, (next_at - now).total_seconds())
+        try:
+            workforces = await self._ask(watched)
+            stopped = await self._stopped(watched)
+        except TryLater as fault:
+            again = max(RETRY_AFTER, timedelta(seconds=fault.after_s))
+            await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=datetime.now(UTC) + again)
+            raise
+        told = []
+        for one in watched:
+            workforce = workforces[one.workflow_id].result()
+            seen = _digest(workforce)
+            if seen != one.seen:
+                await self._tell(one.scan_id, workforce)
+            if (label := stopped.get(one.workflow_id)) is not None:
+                await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
+            else:
+                told.append((one.scan_id, seen, datetime.now(UTC) + self._pace(one, now)))
+        if told:
+            await store.refreshed(self._pool, told, now=datetime.now(UTC))
+        return len(watched) == MOST
+
+    def _pace(self, one: Watched, now: datetime) -> timedelta:
+        return self._fast_interval if now - one.since < YOUNG else self._interval
+
+    async def _ask(self, watched: Sequence[Watched]) -> Mapping[str, WorkforceFold]:
+        folds = {one.workflow_id: WorkforceFold() for one in watched}
+        async for page in self._ewms.find_taskforces(list(folds)):
+            for taskforce in page:
+                if (fold := folds.get(taskforce.workflow_id)) is not None:
+                    fold.add(taskforce)
+        return folds
+
+    async def _stopped(self, watched: Sequence[Watched]) -> dict[str, str]:
+        """Workflow id to label, of those that somebody has stopped."""
+        workflows = await self._ewms.get_workflows({one.workflow_id for one in watched})
+        return {w.workflow_id: w.deactivated for w in workflows if w.deactivated is not None}
+
+    async def _tell(self, scan_id: str, workforce: Workforce) -> None:
+        async with self._uow.on_scans(context_of(WORKFORCE, scan_id), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is None:
+                return
+            statuses = {status: dict(counts) for status, counts in workforce.statuses.items()}
+            event = WorkforceChanged(
+                statuses=statuses, n_running=workforce.n_running, top_errors=dict(workforce.top_errors)
+            )  # fmt: skip
+            if (scan.ewms.statuses, scan.ewms.n_running, scan.ewms.top_errors) != (
+                event.statuses, event.n_running, event.top_errors,
+            ):  # fmt: skip
+                tx.append(scan_id, [event])
+
+
+def _digest(workforce: Workforce) -> str:
+    told = [workforce.statuses, workforce.n_running, workforce.top_errors, [p.code for p in workforce.problems]]
+    return sha256(wire.encode(told)).hexdigest()
