@@ -1,0 +1,100 @@
+"""Publish a command, await its reply: many in flight on one exclusive reply queue.
+
+FastStream's own ``request`` serialises calls (measured in the design: 440/s against 1,300/s), hence aio-pika here.
+"""
+
+import asyncio
+import math
+import time
+import uuid
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue, AbstractRobustChannel, AbstractRobustConnection, DeliveryMode
+from aio_pika.exceptions import AMQPError, DeliveryError
+
+from skydriver_common.bus import topology
+from skydriver_common.bus.envelope import headers_of, reply_of
+from skydriver_common.faults import TryLater
+from skydriver_common.model import wire
+from skydriver_common.model.commands import Command, Context
+from skydriver_common.model.rejections import Reply
+
+log = structlog.get_logger(__name__)
+
+_GRACE_S = 2.0
+"""How much longer than the deadline a reply is awaited: what was committed just in time is told."""
+
+
+class Commander:
+    """Asks the services. Open it before use, close it after."""
+
+    def __init__(self, bus: AbstractRobustConnection, *, deadline_s: float) -> None:
+        self._bus = bus
+        self._deadline_s = deadline_s
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._channel: AbstractRobustChannel | None = None
+        self._exchange: aio_pika.abc.AbstractExchange | None = None
+        self._replies: AbstractQueue | None = None
+
+    async def open(self) -> None:
+        """Declare the reply queue and begin to listen. Raises TryLater."""
+        try:
+            channel = await self._bus.channel(publisher_confirms=True, on_return_raises=True)
+            await topology.declare(channel)
+            self._exchange = await channel.get_exchange(topology.COMMANDS.name, ensure=False)
+            self._replies = await channel.declare_queue(f"skydriver.replies.{uuid.uuid4().hex}", exclusive=True, auto_delete=True)
+            await self._replies.consume(self._on_reply, no_ack=True)
+        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            raise TryLater("the message broker can't be reached") from error
+
+    async def ask(self, command: Command, *, actor: str, command_id: str | None = None, fingerprint: str = "") -> Reply:
+        """The service's recorded reply, refusals included.
+
+        Raises TryLater when nobody could take or answer the command in time: it then has not taken effect and won't.
+        """
+        deadline = time.time() + self._deadline_s
+        correlation_id = uuid.uuid4().hex
+        context = Context(
+            command_id=command_id or str(uuid.uuid4()), correlation_id=correlation_id, actor=actor, deadline=deadline,
+            fingerprint=fingerprint,
+        )  # fmt: skip
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[correlation_id] = answer
+        try:
+            async with asyncio.timeout(self._deadline_s + _GRACE_S):
+                await self._publish(command, context)
+                return await answer
+        except TimeoutError as error:
+            raise TryLater("the service that does this did not answer in time", 2.0) from error
+        finally:
+            self._waiting.pop(correlation_id, None)
+
+    async def _publish(self, command: Command, context: Context) -> None:
+        if self._exchange is None or self._replies is None:
+            raise TryLater("the message broker can't be reached")
+        message = aio_pika.Message(
+            wire.encode({name: getattr(command, name) for name in _fields(command)}),
+            message_id=context.command_id,
+            correlation_id=context.correlation_id,
+            reply_to=self._replies.name,
+            expiration=math.ceil(self._deadline_s),
+            content_type="application/json",
+            delivery_mode=DeliveryMode.PERSISTENT,
+            headers=headers_of(context),
+        )
+        try:
+            await self._exchange.publish(message, command.key, mandatory=True)
+        except DeliveryError as error:
+            raise TryLater("the service that does this is not running", 2.0) from error
+        except (AMQPError, OSError, RuntimeError) as error:
+            raise TryLater("the message broker can't be reached") from error
+
+    async def _on_reply(self, message: AbstractIncomingMessage) -> None:
+        answer = self._waiting.get(message.correlation_id or "")
+        if answer is not None and not answer.done():
+            answer.set_result(reply_of(message.headers, message.body))
+
+
+def _fields(command: Command) -> tuple[str, ...]:
+    return tuple(command.__dataclass_fields__)

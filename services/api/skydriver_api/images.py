@@ -1,0 +1,94 @@
+"""Scanner images: which tags exist, what a tag of a request means, which are too old. Source: REST contract 8.2."""
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import date
+from typing import Protocol
+
+_SHORT = re.compile(r"[vV](\d{1,3}(?:\.\d{1,3}){0,2})")
+_RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_PART = re.compile(r"\d+(?:\.\d+)?")
+
+EMBEDDED: Mapping[str, date] = {
+    "3.0.9": date(2022, 11, 1),
+    "4.0.0": date(2024, 2, 1),
+    "3.1.5": date(2024, 3, 1),
+    "3.10.0": date(2024, 4, 1),
+    "4.0.1": date(2024, 5, 1),
+    "eqscan-6207146": date(2024, 6, 1),
+}
+"""The embedded system's images and when each was pushed; 3.0.9 is older than the default minimum."""
+
+
+class ImageNotFound(Exception):
+    """No image has this tag."""
+
+
+class ImageTooOld(Exception):
+    """The image exists, but was pushed before the minimum."""
+
+
+class CatalogAway(Exception):
+    """The catalogue can't be asked at the moment."""
+
+
+class ImageCatalog(Protocol):
+    """Where scanner images are listed."""
+
+    async def pushed(self) -> Mapping[str, float]:
+        """Tag to the time of its push, Unix seconds. Raises CatalogAway."""
+
+
+class EmbeddedCatalog:
+    """The documented set of the embedded system."""
+
+    async def pushed(self) -> Mapping[str, float]:
+        """See ImageCatalog."""
+        return {tag: time.mktime(day.timetuple()) for tag, day in EMBEDDED.items()}
+
+
+def without_v(tag: str) -> str:
+    """``v4`` to ``4``, ``V3.1`` to ``3.1``; ``vfoo`` stays."""
+    match = _SHORT.fullmatch(tag)
+    return match[1] if match else tag
+
+
+def resolve_tag(text: str, tags: Mapping[str, float]) -> str | None:
+    """The tag that is meant, or None: exact, ``latest``, or the highest release below ``X`` or ``X.Y``."""
+    tag = without_v(text)
+    if tag in tags:
+        return tag
+    releases = sorted(tuple(map(int, match.groups())) for match in map(_RELEASE.fullmatch, tags) if match)
+    if tag != "latest":
+        if _PART.fullmatch(tag) is None:
+            return None
+        wanted = tuple(map(int, tag.split(".")))
+        releases = [release for release in releases if release[: len(wanted)] == wanted]
+    return ".".join(map(str, releases[-1])) if releases else None
+
+
+class ImageResolver:
+    """Tags of requests to tags that exist and are new enough."""
+
+    def __init__(self, catalog: ImageCatalog, *, minimum: str) -> None:
+        self._catalog = catalog
+        self._minimum = minimum
+
+    async def resolve(self, text: str) -> str:
+        """The resolved tag. Raises ImageNotFound, ImageTooOld, CatalogAway."""
+        pushed = await self._catalog.pushed()
+        tag = resolve_tag(text, pushed)
+        if tag is None:
+            raise ImageNotFound("no such image is found")
+        oldest = resolve_tag(self._minimum, pushed)
+        if oldest is not None and pushed[tag] < pushed[oldest]:
+            raise ImageTooOld(f"the image is too old; the minimum is {self._minimum}")
+        return tag
+
+
+def open_images(source: str, *, minimum: str) -> ImageResolver:
+    """The resolver on the configured catalogue. Raises ValueError for a source of another form."""
+    if source != "embedded":
+        raise ValueError("SKYDRIVER_IMAGE_CATALOG: must be embedded")
+    return ImageResolver(EmbeddedCatalog(), minimum=minimum)

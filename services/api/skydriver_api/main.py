@@ -1,0 +1,64 @@
+"""Wires the REST gateway together."""
+
+import aiohttp
+from aio_pika.exceptions import AMQPError
+from aiohttp import web
+
+from skydriver_api.app import make_app
+from skydriver_api.commander import Commander
+from skydriver_api.deps import Deps
+from skydriver_api.images import open_images
+from skydriver_api.reads import Reads
+from skydriver_api.settings import ApiSettings
+from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, TokenVerifier
+from skydriver_common.bus.broker import connect
+from skydriver_common.faults import TryLater
+from skydriver_common.runtime.foundation import open_service_pool
+from skydriver_common.runtime.service import Service, StartupProblem, run
+
+
+def main() -> None:
+    """Run the gateway until it is told to stop."""
+    settings = ApiSettings.load()
+
+    async def build(service: Service) -> None:
+        pool = await open_service_pool(service, settings.database_url.get_secret_value(), size=20)
+        try:
+            bus = await connect(settings.amqp_url.get_secret_value(), name=service.name)
+        except (AMQPError, OSError, TimeoutError) as error:
+            raise TryLater("the message broker can't be reached") from error
+        service.stack.push_async_callback(bus.close)
+        service.ready_check("message broker", lambda: not bus.is_closed and bus.connected.is_set())
+        commander = Commander(bus, deadline_s=settings.command_deadline_s)
+        await commander.open()
+        deps = Deps(
+            reads=Reads(pool),
+            commander=commander,
+            images=open_images(settings.image_catalog, minimum=settings.minimum_image),
+            clusters=settings.clusters,
+            dashboard_url=settings.logs_dashboard_url,
+            namespace=settings.kubernetes_namespace,
+        )
+        session = await service.stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
+        await _serve(service, settings, make_app(deps, _verifier(settings, session)))
+
+    run("api", settings, build)
+
+
+def _verifier(settings: ApiSettings, session: aiohttp.ClientSession) -> TokenVerifier:
+    keys: KeySource = (
+        JwksFile(settings.auth_jwks_file) if settings.auth_jwks_file else OidcDiscovery(settings.auth_issuer, session)
+    )
+    return TokenVerifier([Issuer(settings.auth_issuer, keys)], audience=settings.auth_audience)
+
+
+async def _serve(service: Service, settings: ApiSettings, app: web.Application) -> None:
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
+    await runner.setup()
+    service.on_stop(runner.cleanup)
+    try:
+        await web.TCPSite(runner, settings.http_host, settings.http_port, backlog=1024).start()
+    except OSError as error:
+        raise StartupProblem(
+            f"SKYDRIVER_HTTP_PORT: cannot listen on {settings.http_host}:{settings.http_port}: {error.strerror}"
+        ) from error

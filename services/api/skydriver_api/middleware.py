@@ -1,0 +1,86 @@
+"""What surrounds every request: unknown paths, token and role, faults to answers, one log line."""
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from skydriver_api.failures import HttpProblem, response_of
+from skydriver_common.auth import InvalidToken, Principal, Role, TokenVerifier, bearer_token
+from skydriver_common.faults import BadMessage, TryLater
+from skydriver_common.model.ids import ScanId
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PRINCIPAL = web.RequestKey("principal", Principal)
+ROLES = web.RequestKey("roles", frozenset[Role])
+"""Effective roles: those of the token that the route allows (REST contract 1.2)."""
+
+
+@web.middleware
+async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what handlers raise into the error responses of the contract, and log each request once."""
+    started = time.monotonic()
+    status = 500
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    except HttpProblem as problem:
+        status = problem.status
+        return response_of(problem)
+    except BadMessage as bad:
+        status = 400
+        return response_of(HttpProblem(400, bad.reason))
+    except TryLater as fault:
+        status = 503
+        return response_of(
+            HttpProblem(503, f"Try again later: {fault.what}", {"Retry-After": str(max(1, round(fault.after_s)))})
+        )
+    except web.HTTPRequestEntityTooLarge:
+        status = 413
+        return response_of(HttpProblem(413, "The body is larger than this route accepts"))
+    except web.HTTPMethodNotAllowed as error:
+        status = 405
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return response_of(HttpProblem(405, f"{request.method} is not possible here, only {allowed}", {"Allow": allowed}))
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        status = error.status
+        return response_of(HttpProblem(error.status, "There is no such path" if error.status == 404 else error.reason))
+    except (ConnectionResetError, web.RequestPayloadError):
+        raise
+    except Exception:
+        error_id = uuid.uuid4().hex
+        log.exception("request.failed", error_id=error_id)
+        return response_of(HttpProblem(500, f"A defect of the server; tell the admins this id: {error_id}"))
+    finally:
+        log.debug(
+            "request.answered", method=request.method, path=request.path, status=status,
+            duration_s=round(time.monotonic() - started, 4),
+        )  # fmt: skip
+
+
+def allowing(roles: frozenset[Role], verifier: TokenVerifier, handler: Handler) -> Handler:
+    """The handler behind a check of token, role and, for tokens of one scan, the scan. Source: REST contract 1.2."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        try:
+            principal = await verifier.verify(bearer_token(request.headers.get("Authorization")))
+        except InvalidToken as error:
+            raise HttpProblem(401, f"No valid token: {error.reason}", {"WWW-Authenticate": "Bearer"}) from error
+        effective = principal.roles & roles
+        if not effective:
+            raise HttpProblem(403, "The token's roles do not allow this")
+        scan_id = request.match_info.get("scan_id")
+        if principal.scan_id is not None and (scan_id is None or not principal.may_touch(ScanId(scan_id))):
+            raise HttpProblem(403, "This token is good for another scan only")
+        request[PRINCIPAL] = principal
+        request[ROLES] = effective
+        return await handler(request)
+
+    return checked

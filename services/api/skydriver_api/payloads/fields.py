@@ -1,0 +1,254 @@
+"""Checked types of request fields: strict about kinds, in the contract's words. Source: REST contract 1.1, 4.5."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainValidator
+
+from skydriver_api.payloads.invalid import expected, expected_within
+from skydriver_api.payloads.sizes import MAX_BYTES, NoSize, parse_size
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_RESERVED_VARIABLES = frozenset(
+    {"SKYSCAN_EWMS_JSON", "SKYSCAN_SKYDRIVER_ADDRESS", "SKYSCAN_SKYDRIVER_SCAN_ID", "SKYSCAN_SKYDRIVER_AUTH"}
+)
+_RESERVED_CLASSIFIERS = frozenset({"rescan", "origin_scan_id"})
+_LARGEST_INTEGER = 2**63 - 1
+_MOST_ENTRIES = 25
+
+
+def integer(value: Any) -> int:
+    """A JSON number without fractional part; booleans are not numbers."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_INTEGER:
+        raise expected("must be an integer")
+    return value
+
+
+def priority(value: Any) -> int:
+    """An integer of 32 bits."""
+    number = integer(value)
+    if abs(number) >= 2**31:
+        raise expected("must be an integer of at most 32 bits")
+    return number
+
+
+def positive(value: Any) -> int:
+    """An integer of at least 1."""
+    number = integer(value)
+    if number < 1:
+        raise expected("must be an integer of at least 1")
+    return number
+
+
+def number(value: Any) -> int | float:
+    """A JSON number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise expected("must be a number")
+    return value
+
+
+def boolean(value: Any) -> bool:
+    """A JSON boolean; texts and numbers do not count."""
+    if not isinstance(value, bool):
+        raise expected("must be true or false")
+    return value
+
+
+def text(value: Any) -> str:
+    """A text, possibly empty."""
+    if not isinstance(value, str):
+        raise expected("must be a text")
+    return value
+
+
+def non_blank(value: Any) -> str:
+    """A text with at least one character that is no white space."""
+    if not isinstance(value, str) or not value.strip():
+        raise expected("must be a text that is not blank")
+    return value
+
+
+def one_word(value: Any) -> str:
+    """A non-blank text without white space: it becomes one command-line word."""
+    if len(non_blank(value).split()) != 1 or value != value.strip():
+        raise expected("must be one word, without white space")
+    return str(value)
+
+
+def docker_tag(value: Any) -> str:
+    """The syntax of an image tag (contract 8.2)."""
+    if _TAG.fullmatch(non_blank(value)) is None:
+        raise expected("must be an image tag: letters, digits, '.', '_', '-', at most 128 characters")
+    return str(value)
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """A JSON object, free-form."""
+    if not isinstance(value, dict):
+        raise expected("must be a JSON object")
+    return value
+
+
+def size_bytes(default: int) -> BeforeValidator:
+    """Bytes from an integer or a text; 0 stands for the default."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, str):
+            try:
+                return parse_size(value)
+            except NoSize as error:
+                raise expected(str(error)) from None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise expected('must be a size such as "8GB", or a number of bytes')
+        return min(integer(value), MAX_BYTES) or default
+
+    return BeforeValidator(parse)
+
+
+def event_kind(value: Any) -> str:
+    """Whether the event is real or simulated."""
+    if value not in ("real", "real_event", "sim", "simulated", "simulated_event"):
+        raise expected("must be one of real, real_event, sim, simulated, simulated_event")
+    return str(value)
+
+
+def threshold(value: Any) -> int | float:
+    """The predictive scanning threshold of a request."""
+    if not 0.1 <= number(value) <= 1.0:
+        raise expected("must be a number from 0.1 to 1.0")
+    return number(value)
+
+
+def fraction(value: Any) -> int | float:
+    """A number from 0 to 1."""
+    if not 0.0 <= number(value) <= 1.0:
+        raise expected("must be a number from 0 to 1")
+    return number(value)
+
+
+def nsides(value: Any) -> dict[str, int]:
+    """nside to pixel extension, in the order posted."""
+    problems: list[tuple[tuple[str | int, ...], str]] = []
+    if not isinstance(value, dict) or not value:
+        raise expected('must be a JSON object that is not empty, such as {"8": 0, "64": 12}')
+    extensions: dict[str, int] = {}
+    for nside, extension in value.items():
+        if not (nside.isascii() and nside.isdigit()) or int(nside[:30]) < 1 or len(nside) > 18:
+            problems.append(((nside,), "the nside must be a positive whole number"))
+            continue
+        try:
+            extensions[nside] = integer(extension)
+        except ValueError:
+            extensions[nside] = -1
+        if extensions[nside] < 0:
+            problems.append(((nside,), "the pixel extension must be an integer of at least 0"))
+    if problems:
+        raise expected_within(problems)
+    return extensions
+
+
+def clusters(value: Any) -> list[tuple[str, int]]:
+    """Pairs of cluster name and number of workers, from an object or a list of pairs."""
+    if not isinstance(value, dict | list) or not value:
+        raise expected('must be {"cluster": workers, ...} or [["cluster", workers], ...], and not empty')
+    problems: list[tuple[tuple[str | int, ...], str]] = []
+    pairs: list[tuple[str, int]] = []
+    for place, entry in value.items() if isinstance(value, dict) else enumerate(value):
+        pair = [place, entry] if isinstance(value, dict) else entry
+        if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str) or not pair[0].strip():
+            problems.append(((place,), "must be a pair of a cluster name and a number of workers"))
+            continue
+        try:
+            pairs.append((pair[0], positive(pair[1])))
+        except ValueError:
+            problems.append(((place,), "the number of workers must be an integer of at least 1"))
+    if problems:
+        raise expected_within(problems)
+    return pairs
+
+
+def debug_modes(value: Any) -> list[str]:
+    """Debug modes without duplicates, from a text or an array of texts."""
+    modes = [value] if isinstance(value, str) else value
+    if not isinstance(modes, list) or any(mode != "client-logs" for mode in modes):
+        raise expected('must be "client-logs", or an array of it')
+    return list(dict.fromkeys(modes))
+
+
+def classifiers(value: Any) -> dict[str, Any]:
+    """A user's own labels."""
+    problems = _entries(value, longest_key=25, longest_value=25)
+    problems += [((key,), "is reserved") for key in value if key in _RESERVED_CLASSIFIERS]
+    if problems:
+        raise expected_within(problems)
+    return dict(value)
+
+
+def environment(value: Any) -> dict[str, Any]:
+    """A user's own variables for the scanner server."""
+    problems = _entries(value, longest_key=128, longest_value=4096)
+    for key in value:
+        if _VARIABLE.fullmatch(key) is None:
+            problems.append(((key,), "must be a variable name: letters, digits, '_', not beginning with a digit"))
+        elif key in _RESERVED_VARIABLES:
+            problems.append(((key,), "is reserved"))
+    if problems:
+        raise expected_within(problems)
+    return dict(value)
+
+
+def manifest_projection(value: Any) -> frozenset[str] | None:
+    """Manifest fields to keep; None: all. Source: REST contract 1.6."""
+    if value == "*":
+        return None
+    if not isinstance(value, list) or any(not isinstance(name, str) or not name.strip() for name in value):
+        raise expected('must be "*" or an array of field names')
+    if len(set(value)) != len(value):
+        raise expected("must not name a field twice")
+    return None if not value or "*" in value else frozenset(value)
+
+
+def _entries(value: Any, *, longest_key: int, longest_value: int) -> list[tuple[tuple[str | int, ...], str]]:
+    """Problems of an object of plain values."""
+    if not isinstance(value, dict):
+        raise expected("must be a JSON object")
+    if len(value) > _MOST_ENTRIES:
+        raise expected(f"must have at most {_MOST_ENTRIES} entries")
+    problems: list[tuple[tuple[str | int, ...], str]] = []
+    for key, entry in value.items():
+        if len(key) > longest_key:
+            problems.append(((key,), f"the name must have at most {longest_key} characters"))
+        if isinstance(entry, str) and len(entry) > longest_value:
+            problems.append(((key,), f"must have at most {longest_value} characters"))
+        elif entry is not None and not isinstance(entry, str | bool | int | float):
+            problems.append(((key,), "must be a text, a boolean, a number or null"))
+    return problems
+
+
+Integer = Annotated[int, PlainValidator(integer, json_schema_input_type=int)]
+Priority = Annotated[int, PlainValidator(priority, json_schema_input_type=int)]
+Positive = Annotated[int, PlainValidator(positive, json_schema_input_type=int)]
+Number = Annotated[int | float, PlainValidator(number, json_schema_input_type=float)]
+Boolean = Annotated[bool, PlainValidator(boolean, json_schema_input_type=bool)]
+Text = Annotated[str, PlainValidator(text, json_schema_input_type=str)]
+NonBlank = Annotated[str, PlainValidator(non_blank, json_schema_input_type=str)]
+OneWord = Annotated[str, PlainValidator(one_word, json_schema_input_type=str)]
+DockerTag = Annotated[str, PlainValidator(docker_tag, json_schema_input_type=str)]
+JsonObject = Annotated[dict[str, Any], PlainValidator(json_object, json_schema_input_type=dict[str, Any])]
+EventKind = Annotated[str, PlainValidator(event_kind, json_schema_input_type=str)]
+Threshold = Annotated[int | float, PlainValidator(threshold, json_schema_input_type=float)]
+Fraction = Annotated[int | float, PlainValidator(fraction, json_schema_input_type=float)]
+Nsides = Annotated[dict[str, int], PlainValidator(nsides, json_schema_input_type=dict[str, int])]
+Clusters = Annotated[
+    list[tuple[str, int]],
+    PlainValidator(clusters, json_schema_input_type=dict[str, int] | list[tuple[str, int]]),
+]
+DebugModes = Annotated[list[str], PlainValidator(debug_modes, json_schema_input_type=str | list[str])]
+Classifiers = Annotated[dict[str, Any], PlainValidator(classifiers, json_schema_input_type=dict[str, Any])]
+Environment = Annotated[dict[str, Any], PlainValidator(environment, json_schema_input_type=dict[str, Any])]
+Projection = Annotated[
+    frozenset[str] | None, PlainValidator(manifest_projection, json_schema_input_type=str | list[str])
+]

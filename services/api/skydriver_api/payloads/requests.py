@@ -1,0 +1,318 @@
+"""The body of every route: one model each, and one function that parses it. Source: REST contract 4.
+
+Each function takes the raw body and raises InvalidBody with all problems at once.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from skydriver_api.payloads import fields as f
+from skydriver_api.payloads.invalid import InvalidBody, Problem, problems_of
+from skydriver_api.payloads.jsonbody import Body, NotJson, member_extents, read_object
+
+_ALIASES = {
+    "request_clusters": "cluster",
+    "scanner_server_memory_bytes": "scanner_server_memory",
+    "worker_memory_bytes": "worker_memory",
+    "worker_disk_bytes": "worker_disk",
+    "scanner_server_env_from_user": "scanner_server_env",
+}
+_EVENT = "event_i3live_json"
+_SKYMAP = "skyscan_result"
+_EMPTY_OBJECT = b"{}"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Tolerant(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ScanRequestBody(_Model):
+    """``POST /scan`` without its event, names of today only."""
+
+    docker_tag: f.DockerTag
+    reco_algo: f.OneWord
+    nsides: f.Nsides
+    real_or_simulated_event: f.EventKind
+    max_pixel_reco_time: f.Positive
+    request_clusters: f.Clusters
+    i3_event_id: f.Text = ""
+    predictive_scanning_threshold: f.Threshold = 1.0
+    scanner_server_memory_bytes: Annotated[int, f.size_bytes(1_024_000_000)] = 1_024_000_000
+    worker_memory_bytes: Annotated[int, f.size_bytes(8_000_000_000)] = 8_000_000_000
+    worker_disk_bytes: Annotated[int, f.size_bytes(1_000_000_000)] = 1_000_000_000
+    debug_mode: f.DebugModes = []
+    classifiers: f.Classifiers = {}
+    priority: f.Priority = 0
+    scanner_server_env_from_user: f.Environment = {}
+    manifest_projection: f.Projection = None
+
+
+class ParsedScanRequest:
+    """A checked scan request. event: JSON of the i3 event as sent, None when ``i3_event_id`` names a stored one."""
+
+    def __init__(self, body: ScanRequestBody, event: bytes | None) -> None:
+        self._body = body
+        self.event = event
+        self.docker_tag = body.docker_tag
+        self.i3_event_id = body.i3_event_id
+        self.manifest_projection = body.manifest_projection
+
+    def scan_request(self, *, docker_tag: str, i3_event_id: str) -> dict[str, Any]:
+        """The ScanRequest to be stored (REST contract 5.4) without its two id fields."""
+        body = self._body
+        return {
+            "docker_tag": docker_tag,
+            "scanner_server_memory_bytes": body.scanner_server_memory_bytes,
+            "reco_algo": body.reco_algo,
+            "nsides": body.nsides,
+            "real_or_simulated_event": body.real_or_simulated_event,
+            "predictive_scanning_threshold": body.predictive_scanning_threshold,
+            "classifiers": body.classifiers,
+            "request_clusters": body.request_clusters,
+            "worker_memory_bytes": body.worker_memory_bytes,
+            "worker_disk_bytes": body.worker_disk_bytes,
+            "max_pixel_reco_time": body.max_pixel_reco_time,
+            "priority": body.priority,
+            "debug_mode": body.debug_mode,
+            "i3_event_id": i3_event_id,
+            "scanner_server_env_from_user": body.scanner_server_env_from_user,
+        }
+
+
+class RescanBody(_Model):
+    """``POST /scan/{id}/actions/rescan``."""
+
+    abort_first: f.Boolean = False
+    replace_scan: f.Boolean = False
+    no_redirect: f.Boolean = False
+    manifest_projection: f.Projection = None
+
+
+class DeleteBody(_Model):
+    """``DELETE /scan/{id}``."""
+
+    delete_completed_scan: f.Boolean = False
+    no_redirect: f.Boolean = False
+    manifest_projection: f.Projection = None
+
+
+class WorkflowIdBody(_Model):
+    """``POST /scan/{id}/ewms/workflow-id``."""
+
+    workflow_id: f.NonBlank
+    ewms_address: f.NonBlank
+
+
+class AddWorkersBody(_Model):
+    """``POST /scan/{id}/actions/add-workers``."""
+
+    n_workers: f.Positive
+    cluster_location: f.NonBlank
+    no_redirect: f.Boolean = False
+
+
+class ProcessingStats(_Tolerant):
+    """How the reconstruction goes; unknown keys are dropped. Source: REST contract 5.1.2."""
+
+    start: f.JsonObject
+    runtime: f.JsonObject
+    rate: f.JsonObject = {}
+    end: f.Text = ""
+    finished: f.Boolean = False
+    predictions: f.JsonObject = {}
+
+
+class Progress(_Tolerant):
+    """How far the scan is; unknown keys are dropped. Source: REST contract 5.1.2."""
+
+    summary: f.Text
+    epilogue: f.Text
+    tallies: f.JsonObject
+    processing_stats: ProcessingStats
+    predictive_scanning_threshold: f.Fraction
+    last_updated: f.Text
+    start: f.Integer | None = None
+    end: f.Integer | None = None
+
+
+class EventMetadata(_Tolerant):
+    """What the event is; unknown keys are dropped. Source: REST contract 5.1.1."""
+
+    run_id: f.Integer
+    event_id: f.Integer
+    event_type: f.Text | None
+    mjd: f.Number
+    is_real_event: f.Boolean
+
+
+class PatchBody(_Model):
+    """``PATCH /scan/{id}/manifest``."""
+
+    progress: Progress | None = None
+    event_metadata: EventMetadata | None = None
+    scan_metadata: f.JsonObject = {}
+
+
+class ParsedPatch:
+    """A checked report, as plain data with defaults filled in; None and ``{}``: leave alone."""
+
+    def __init__(self, body: PatchBody) -> None:
+        self.progress = body.progress.model_dump() if body.progress else None
+        self.event_metadata = body.event_metadata.model_dump() if body.event_metadata else None
+        self.scan_metadata = body.scan_metadata
+
+
+class _FinalBody(_Model):
+    is_final: f.Boolean
+
+
+def parse_scan_request(raw: bytes, *, clusters: Mapping[str, int | None]) -> ParsedScanRequest:
+    """``POST /scan``: REST contract 4.5. clusters: known names and their caps with ``client-logs`` (None: no cap)."""
+    body = read_object(raw, payloads=[_EVENT])
+    values, sent_names = _without_aliases(body.values)
+    problems = list(body.problems)
+    memory = values.pop("memory", None)
+    if memory is False or memory not in ("", 0, None):
+        problems.append(Problem("memory", "is not used any more; use worker_memory_bytes"))
+    parsed = _checked(ScanRequestBody, values, problems, sent_names, skipped=_names_of(body.problems))
+    event, event_problems = _event(body, values.get("i3_event_id"))
+    problems += event_problems
+    if parsed is not None:
+        problems += _cluster_problems(parsed, clusters, sent_names.get("request_clusters", "request_clusters"))
+    if problems or parsed is None:
+        raise InvalidBody(problems)
+    return ParsedScanRequest(parsed, event)
+
+
+def parse_rescan(raw: bytes) -> RescanBody:
+    """``POST /scan/{id}/actions/rescan``: REST contract 4.6."""
+    return _parse(RescanBody, raw, optional=True)
+
+
+def parse_delete(raw: bytes) -> DeleteBody:
+    """``DELETE /scan/{id}``: REST contract 4.8."""
+    return _parse(DeleteBody, raw, optional=True)
+
+
+def parse_workflow_id(raw: bytes) -> WorkflowIdBody:
+    """``POST /scan/{id}/ewms/workflow-id``: REST contract 4.16."""
+    return _parse(WorkflowIdBody, raw)
+
+
+def parse_add_workers(raw: bytes) -> AddWorkersBody:
+    """``POST /scan/{id}/actions/add-workers``: REST contract 4.7."""
+    return _parse(AddWorkersBody, raw)
+
+
+def parse_patch(raw: bytes) -> ParsedPatch:
+    """``PATCH /scan/{id}/manifest``: REST contract 4.10."""
+    return ParsedPatch(_parse(PatchBody, raw))
+
+
+def split_result_body(raw: bytes) -> tuple[bytes, bool]:
+    """``PUT /scan/{id}/result``: the skymap's own bytes, untouched, and whether it is final. REST contract 4.12."""
+    body = read_object(raw, payloads=[_SKYMAP])
+    problems = list(body.problems)
+    skymap = body.payloads.get(_SKYMAP)
+    if skymap is None:
+        problems.append(Problem(_SKYMAP, "is required"))
+    elif not skymap.startswith(b"{"):
+        problems.append(Problem(_SKYMAP, "must be a JSON object"))
+    parsed = _checked(_FinalBody, body.values, problems, {}, skipped=_names_of(body.problems))
+    if problems or parsed is None or skymap is None:
+        raise InvalidBody(problems)
+    return skymap, parsed.is_final
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _parse(model: type[M], raw: bytes, *, optional: bool = False) -> M:
+    body = read_object(raw, optional=optional)
+    problems = list(body.problems)
+    parsed = _checked(model, body.values, problems, {}, skipped=_names_of(body.problems))
+    if problems or parsed is None:
+        raise InvalidBody(problems)
+    return parsed
+
+
+def _checked(
+    model: type[M], values: dict[str, Any], problems: list[Problem], sent_names: Mapping[str, str], *, skipped: set[str]
+) -> M | None:
+    """The model, or None with its problems added. sent_names: field to the name that was sent."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for problem in problems_of(error):
+            head, dot, rest = problem.path.partition(".")
+            if head not in skipped:
+                problems.append(Problem(sent_names.get(head, head) + dot + rest, problem.message))
+        return None
+
+
+def _names_of(problems: tuple[Problem, ...]) -> set[str]:
+    return {problem.path.partition(".")[0] for problem in problems}
+
+
+def _without_aliases(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values under today's names, and which name was sent: the first that is not empty wins, new before old."""
+    result = dict(values)
+    sent: dict[str, str] = {}
+    for new, old in _ALIASES.items():
+        present = [name for name in (new, old) if name in values]
+        if not present:
+            continue
+        chosen = next((name for name in present if values[name] not in (0, {}, [], "", None)), present[0])
+        result.pop(old, None)
+        result[new] = values[chosen]
+        sent[new] = chosen
+    return result, sent
+
+
+def _event(body: Body, i3_event_id: Any) -> tuple[bytes | None, list[Problem]]:
+    """The event's own bytes, and what is wrong with the pair of event fields: exactly one must be given."""
+    piece = body.payloads.get(_EVENT, _EMPTY_OBJECT)
+    if piece.startswith(b'"'):
+        event, why = _event_of_text(piece)
+        if why:
+            return None, [Problem(_EVENT, why)]
+    elif not piece.startswith(b"{"):
+        return None, [Problem(_EVENT, "must be a JSON object, or text of one")]
+    else:
+        event = None if piece[1:-1].strip() == b"" else piece
+    if (event is not None) == bool(i3_event_id):
+        return None, [Problem(_EVENT, "exactly one of event_i3live_json and i3_event_id must be given")]
+    return event, []
+
+
+def _event_of_text(piece: bytes) -> tuple[bytes | None, str]:
+    """The JSON object inside a JSON string, or why it is none."""
+    try:
+        event = str(json.loads(piece)).strip().encode()
+        extents = member_extents(event)
+    except (NotJson, ValueError):
+        return None, "must be a JSON object, or text of one"
+    return (event, "") if extents else (None, "must not be empty")
+
+
+def _cluster_problems(body: ScanRequestBody, known: Mapping[str, int | None], name: str) -> list[Problem]:
+    """Unknown clusters, and caps of workers with client logs, summed over all pairs of a cluster."""
+    workers: dict[str, int] = {}
+    for cluster, count in body.request_clusters:
+        workers[cluster] = workers.get(cluster, 0) + count
+    problems = [
+        Problem(name, f"cluster {cluster!r} is not known; known are {', '.join(known)}") for cluster in workers if cluster not in known
+    ]
+    if "client-logs" in body.debug_mode:
+        for cluster, count in workers.items():
+            cap = known.get(cluster)
+            if cap is not None and count > cap:
+                problems.append(Problem(name, f"with client-logs, cluster {cluster} takes at most {cap} workers"))
+    return problems

@@ -1,0 +1,1 @@
+"""Handlers, thin: parse, use case or view, reply."""

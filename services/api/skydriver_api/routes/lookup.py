@@ -1,0 +1,65 @@
+"""Finding the scan a request is about: unknown, replaced, deleted. Source: REST contract 1.4, 1.5."""
+
+from typing import Protocol, TypeVar
+
+from aiohttp import web
+
+from skydriver_api.failures import HttpProblem
+from skydriver_api.middleware import ROLES
+from skydriver_api.queries import flag
+from skydriver_api.reads import Reads
+from skydriver_common.auth import Role
+
+
+class FoundScan(Protocol):
+    """What every view of a scan can say."""
+
+    @property
+    def is_deleted(self) -> bool:
+        """Hidden, unless asked for."""
+
+    @property
+    def replaced_by(self) -> str | None:
+        """The scan that replaced this one."""
+
+
+Found = TypeVar("Found", bound=FoundScan)
+
+
+def scan_id_of(request: web.Request) -> str:
+    """The scan id in the path."""
+    return request.match_info["scan_id"]
+
+
+def not_found(scan_id: str) -> HttpProblem:
+    """The answer for an unknown or hidden scan."""
+    return HttpProblem(404, f"Scan {scan_id} is not known")
+
+
+async def visible(
+    request: web.Request,
+    reads: Reads,
+    found: Found | None,
+    *,
+    no_redirect: bool = False,
+    hides_deleted: bool = False,
+) -> Found:
+    """The scan, if it may be shown here.
+
+    no_redirect: from the body; the query is looked at in any case. hides_deleted: the route knows ``include_deleted``.
+    Raises HttpProblem 404, HTTPTemporaryRedirect (307, same method, body and query) for a replaced scan.
+    """
+    scan_id = scan_id_of(request)
+    include_deleted = flag(request, "include_deleted") if hides_deleted else True
+    no_redirect = flag(request, "no_redirect") or no_redirect
+    if found is None:
+        raise not_found(scan_id)
+    if found.replaced_by and not no_redirect and Role.USER in request[ROLES]:
+        target = await reads.end_of_chain(scan_id)
+        if target != scan_id:
+            path = request.rel_url.raw_path.replace(f"/{scan_id}", f"/{target}", 1)
+            query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
+            raise web.HTTPTemporaryRedirect(path + query)
+    if found.is_deleted and not include_deleted:
+        raise HttpProblem(404, f"Scan {scan_id} is deleted (include_deleted shows it)")
+    return found

@@ -1,0 +1,44 @@
+"""Results: stored bytes out, digest in."""
+
+import asyncio
+
+from aiohttp import web
+
+from skydriver_api.deps import DEPS
+from skydriver_api.failures import body_of
+from skydriver_api.idempotency import ask
+from skydriver_api.payloads.requests import split_result_body
+from skydriver_api.routes.lookup import not_found, scan_id_of, visible
+from skydriver_api.routes.scans import json_response, result_body
+from skydriver_common.log import blobs
+from skydriver_common.model import wire
+from skydriver_common.model.commands import PutResult
+
+_OFF_THE_LOOP_BYTES = 256 * 1024
+
+
+async def get_result(request: web.Request) -> web.StreamResponse:
+    """``GET /scan/{id}/result``: REST contract 4.12."""
+    reads = request.app[DEPS].reads
+    view = await visible(request, reads, await reads.manifest(scan_id_of(request)), hides_deleted=True)
+    return json_response(result_body(view.scan_id, await reads.result(view.scan_id)))
+
+
+async def put_result(request: web.Request) -> web.StreamResponse:
+    """``PUT /scan/{id}/result``: REST contract 4.12. The first, empty, skymaps of a scan are answered and not stored."""
+    reads = request.app[DEPS].reads
+    scan_id = scan_id_of(request)
+    raw = await request.read()
+    big = len(raw) > _OFF_THE_LOOP_BYTES
+    skymap, is_final = await asyncio.to_thread(split_result_body, raw) if big else split_result_body(raw)
+    if await reads.manifest(scan_id) is None:
+        raise not_found(scan_id)
+    if skymap.strip()[1:-1].strip() == b"":
+        return json_response(b"{}")
+    digest = await blobs.put(reads.pool, skymap)
+    command = PutResult(scan_id=scan_id, digest=digest, size_bytes=len(skymap), is_final=is_final)
+    stands = wire.decode(body_of(await ask(request, command, b"")))
+    if stands["digest"] == digest:
+        final = b"true" if stands["is_final"] else b"false"
+        return json_response(b'{"scan_id":"%b","skyscan_result":%b,"is_final":%b}' % (scan_id.encode(), skymap, final))
+    return json_response(result_body(scan_id, await reads.result(scan_id)))

@@ -1,0 +1,160 @@
+"""Scans: request, rescan, read, patch, delete; manifest, request and i3 event."""
+
+from aiohttp import web
+
+from skydriver_api.deps import DEPS, Deps
+from skydriver_api.failures import HttpProblem, body_of
+from skydriver_api.idempotency import ask
+from skydriver_api.images import CatalogAway, ImageNotFound, ImageTooOld
+from skydriver_api.middleware import ROLES
+from skydriver_api.payloads.projections import project, projection_of_query
+from skydriver_api.payloads.requests import (
+    parse_delete,
+    parse_patch,
+    parse_rescan,
+    parse_scan_request,
+)
+from skydriver_api.reads import ManifestView, StoredResult
+from skydriver_api.routes.lookup import not_found, scan_id_of, visible
+from skydriver_common.auth import Role
+from skydriver_common.faults import TryLater
+from skydriver_common.log import blobs
+from skydriver_common.model.commands import DeleteScan, PatchManifest, RequestScan, RescanScan
+from skydriver_common.model.ids import new_i3_event_id, new_scan_id
+
+_CONSTANT = b"\"event_i3live_json_dict\":\"use 'i3_event_id'\",\"event_i3live_json_dict__hash\":null"
+
+
+def json_response(body: bytes) -> web.Response:
+    """200 with JSON bytes as they are."""
+    return web.Response(body=body, content_type="application/json")
+
+
+async def request_scan(request: web.Request) -> web.StreamResponse:
+    """``POST /scan``: REST contract 4.5."""
+    deps = request.app[DEPS]
+    raw = await request.read()
+    parsed = parse_scan_request(raw, clusters=deps.clusters)
+    tag = await _resolved_tag(deps, parsed.docker_tag)
+    if parsed.event is None and not await deps.reads.i3_event_exists(parsed.i3_event_id):
+        raise HttpProblem(400, "i3_event_id: no event with this id is stored")
+    digest = None if parsed.event is None else await blobs.put(deps.reads.pool, parsed.event)
+    command = RequestScan(
+        scan_id=new_scan_id(),
+        request=parsed.scan_request(docker_tag=tag, i3_event_id=parsed.i3_event_id or new_i3_event_id()),
+        event_digest=digest,
+    )
+    body = body_of(await ask(request, command, raw))
+    return json_response(project(body, parsed.manifest_projection))
+
+
+async def rescan_scan(request: web.Request) -> web.StreamResponse:
+    """``POST /scan/{id}/actions/rescan``: REST contract 4.6."""
+    deps = request.app[DEPS]
+    raw = await request.read()
+    parsed = parse_rescan(raw)
+    scan_id = scan_id_of(request)
+    await visible(request, deps.reads, await deps.reads.manifest(scan_id), no_redirect=parsed.no_redirect)
+    command = RescanScan(
+        scan_id=scan_id, new_scan_id=new_scan_id(), abort_first=parsed.abort_first, replace_scan=parsed.replace_scan
+    )
+    return json_response(project(body_of(await ask(request, command, raw)), parsed.manifest_projection))
+
+
+async def get_scan(request: web.Request) -> web.StreamResponse:
+    """``GET /scan/{id}``: REST contract 4.8."""
+    deps = request.app[DEPS]
+    view = await deps.reads.manifest(scan_id_of(request))
+    view = await visible(request, deps.reads, view, hides_deleted=True)
+    return json_response(_with_result(view.body, view.scan_id, await deps.reads.result(view.scan_id)))
+
+
+async def delete_scan(request: web.Request) -> web.StreamResponse:
+    """``DELETE /scan/{id}``: REST contract 4.8."""
+    deps = request.app[DEPS]
+    raw = await request.read()
+    parsed = parse_delete(raw)
+    scan_id = scan_id_of(request)
+    await visible(request, deps.reads, await deps.reads.manifest(scan_id), no_redirect=parsed.no_redirect)
+    command = DeleteScan(scan_id=scan_id, delete_completed_scan=parsed.delete_completed_scan)
+    manifest = project(body_of(await ask(request, command, raw)), parsed.manifest_projection)
+    return json_response(_with_result(manifest, scan_id, await deps.reads.result(scan_id)))
+
+
+async def get_manifest(request: web.Request) -> web.StreamResponse:
+    """``GET /scan/{id}/manifest``: REST contract 4.9."""
+    deps = request.app[DEPS]
+    projection = projection_of_query(request.query.get("projection", ""))
+    view = await deps.reads.manifest(scan_id_of(request))
+    view = await visible(request, deps.reads, view, hides_deleted=True)
+    body = project(view.body, projection)
+    if Role.SYSTEM in request[ROLES] and (projection is None or "event_i3live_json_dict" in projection):
+        body = body.replace(_CONSTANT, b'"event_i3live_json_dict":%b,"event_i3live_json_dict__hash":null' % await _event(deps, view))
+        if projection is not None:
+            body = await _projected_with_event(deps, view, projection)
+    return json_response(body)
+
+
+async def patch_manifest(request: web.Request) -> web.StreamResponse:
+    """``PATCH /scan/{id}/manifest``: REST contract 4.10."""
+    raw = await request.read()
+    parsed = parse_patch(raw)
+    command = PatchManifest(
+        scan_id=scan_id_of(request),
+        progress=parsed.progress,
+        event_metadata=parsed.event_metadata,
+        scan_metadata=parsed.scan_metadata,
+    )
+    return json_response(body_of(await ask(request, command, raw)))
+
+
+async def get_i3_event(request: web.Request) -> web.StreamResponse:
+    """``GET /scan/{id}/i3-event``: REST contract 4.11."""
+    deps = request.app[DEPS]
+    view = await visible(request, deps.reads, await deps.reads.manifest(scan_id_of(request)))
+    return json_response(b'{"i3_event":%b}' % await _event(deps, view))
+
+
+async def get_scan_request(request: web.Request) -> web.StreamResponse:
+    """``GET /scan-request/{id}``: REST contract 4.15."""
+    scan_id = scan_id_of(request)
+    body = await request.app[DEPS].reads.scan_request(scan_id)
+    if body is None:
+        raise not_found(scan_id)
+    return json_response(body)
+
+
+def result_body(scan_id: str, result: StoredResult | None) -> bytes:
+    """A Result (REST contract 5.2) around the stored bytes; ``{}`` for none."""
+    if result is None:
+        return b"{}"
+    final = b"true" if result.is_final else b"false"
+    return b'{"scan_id":"%b","skyscan_result":%b,"is_final":%b}' % (scan_id.encode(), result.skyscan_result, final)
+
+
+def _with_result(manifest: bytes, scan_id: str, result: StoredResult | None) -> bytes:
+    return b'{"manifest":%b,"result":%b}' % (manifest, result_body(scan_id, result))
+
+
+async def _event(deps: Deps, view: ManifestView) -> bytes:
+    """The i3 event as it was posted. Raises HttpProblem 404 when it is not stored."""
+    try:
+        return await blobs.get(deps.reads.pool, view.event_digest)
+    except blobs.BlobMissing as error:
+        raise HttpProblem(404, "The scan's i3 event is not stored; another projection still works") from error
+
+
+async def _projected_with_event(deps: Deps, view: ManifestView, projection: frozenset[str]) -> bytes:
+    """The projected manifest with the event spliced in as it was posted."""
+    rest = project(view.body, projection - {"event_i3live_json_dict"})
+    separator = b"" if rest == b"{}" else b","
+    return b'%b%b"event_i3live_json_dict":%b}' % (rest[:-1], separator, await _event(deps, view))
+
+
+async def _resolved_tag(deps: Deps, docker_tag: str) -> str:
+    try:
+        return await deps.images.resolve(docker_tag)
+    except (ImageNotFound, ImageTooOld) as error:
+        raise HttpProblem(400, f"docker_tag: {error}") from error
+    except CatalogAway as error:
+        raise TryLater("the image catalogue can't be reached", 5.0) from error

@@ -1,0 +1,35 @@
+-- name: manifest(scan_id)^
+-- One scan as readers see it. Index: manifests_pkey.
+SELECT scan_id, body, is_deleted, replaced_by, event_digest, state, deactivated, ewms_workflow_id, ewms_address,
+       has_final_result, request_scan_id
+  FROM manifests WHERE scan_id = :scan_id;
+
+-- name: end_of_chain(scan_id)$
+-- The last scan of a chain of replacements; null for a cycle. Index: manifests_pkey.
+WITH RECURSIVE chain AS (
+    SELECT scan_id, replaced_by, 1 AS depth FROM manifests WHERE scan_id = :scan_id
+    UNION ALL
+    SELECT m.scan_id, m.replaced_by, c.depth + 1 FROM chain c JOIN manifests m ON m.scan_id = c.replaced_by WHERE c.depth < 1000)
+SELECT scan_id FROM chain WHERE replaced_by IS NULL LIMIT 1;
+
+-- name: result(scan_id)^
+-- The stored skymap with its blob. Indexes: results_pkey, blobs_pkey.
+SELECT r.is_final, r.digest, b.encoding, b.size, b.body
+  FROM results r JOIN blobs b ON b.digest = r.digest WHERE r.scan_id = :scan_id;
+
+-- name: status(scan_id)^
+-- What status and workforce need, in one look. Indexes: manifests_pkey, workforces_pkey.
+SELECT m.scan_id, m.is_deleted, m.replaced_by, m.state, m.deactivated, m.ewms_workflow_id, w.body AS workforce
+  FROM manifests m LEFT JOIN workforces w ON w.scan_id = m.scan_id WHERE m.scan_id = :scan_id;
+
+-- name: scan_request(scan_id)$
+-- The request a scan was made from. Indexes: manifests_pkey, scan_requests_pkey.
+SELECT r.body FROM manifests m JOIN scan_requests r ON r.scan_id = m.request_scan_id WHERE m.scan_id = :scan_id;
+
+-- name: backlog()
+-- Every waiting scan, oldest first.
+SELECT scan_id, queued_at, priority, taken_at, attempts FROM backlog ORDER BY queued_at, scan_id;
+
+-- name: i3_event_exists(i3_event_id)$
+-- Whether an event is stored. Index: i3_events_pkey.
+SELECT EXISTS (SELECT FROM i3_events WHERE i3_event_id = :i3_event_id);
