@@ -15,13 +15,12 @@ from skydriver_dispatcher.adapters.local import LocalLauncher
 from skydriver_dispatcher.launching import Launching
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from skydriver_dispatcher.settings import DispatcherSettings
-from skydriver_dispatcher.usecases import LAUNCH, STOP, UseCases
+from skydriver_dispatcher.usecases import LAUNCH, RELAUNCH, STOP, UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 
 _TOKEN_LIFE = timedelta(days=30)
 """A scanner's token is fixed for the scan and must outlive it (scanner contract 1)."""
 _IDLE_S = 30.0
-_RECONCILE_S = 30.0
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def main() -> None:
         await watchdog.reconcile()
         foundation.wake_when_due([LAUNCH], service.loop("launch", launching.launch, idle_s=_IDLE_S))
         foundation.wake_when_due([STOP], service.loop("stop", launching.stop, idle_s=_IDLE_S))
-        service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S)
+        foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
         exits = service.loop("exits", watchdog.follow, idle_s=_IDLE_S)
         launcher.on_exit(exits.wake)
         consumers.register(foundation.broker, UseCases(foundation.pool, foundation.uow, foundation.schedule))

@@ -14,6 +14,7 @@ from skydriver_dispatcher.decide import decide_delete, decide_request, decide_re
 
 LAUNCH = "launch"
 STOP = "stop"
+RELAUNCH = "relaunch"
 
 
 class UseCases:

@@ -7,8 +7,10 @@ SELECT digest FROM i3_events WHERE i3_event_id = :i3_event_id;
 SELECT request_scan_id FROM manifests WHERE scan_id = :scan_id;
 
 -- name: should_run()
--- Scans whose scanner server should be running. Index: manifests_running.
-SELECT scan_id FROM manifests WHERE launch_state = 'launched' AND NOT is_deleted AND NOT has_final_result;
+-- Scans whose scanner server should be running and is not about to be started. Indexes: manifests_running, due_work_pkey.
+SELECT m.scan_id FROM manifests m
+ WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result
+   AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind = 'relaunch' AND d.scan_id = m.scan_id);
 
 -- name: throttle_opens_at(name)$
 -- When the next one may pass, or null.
