@@ -1,0 +1,108 @@
+"""A workflow that is to end is stopped for certain, once, and with the right word."""
+
+from datetime import UTC, datetime
+
+import pytest
+import structlog
+from tests.support.bridge import Bridge
+from tests.support.fake_ewms import AWAY, LOST, NOTHING, FakeEwms
+
+from skydriver_common.model import events as ev
+from skydriver_ewms.due import AFTERMATH, STOP
+
+
+async def test_after_the_final_result_the_workflow_is_finished_but_not_at_once(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await bridge.complete(scan_id)
+    await bridge.work(STOP, until_s=50)
+    assert len(ewms.live()) == 1
+
+    await bridge.work(STOP, until_s=11)
+
+    assert ewms.live() == []
+    assert (await bridge.scan(scan_id)).ewms.deactivated == "FINISHED"
+    assert ewms.calls.count("finish") == 1
+    assert bridge.handed_over(scan_id) == {}, "the credentials are taken back"
+
+
+async def test_a_deleted_scan_is_aborted_at_once(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+
+    assert (await bridge.scan(scan_id)).ewms.deactivated == "ABORTED"
+    assert ewms.calls.count("abort") == 1
+
+
+async def test_deletion_during_the_delay_does_not_wait_for_its_end(bridge: Bridge) -> None:
+    scan_id = await bridge.running()
+    await bridge.complete(scan_id)
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+
+    assert (await bridge.scan(scan_id)).ewms.deactivated == "ABORTED"
+
+
+async def test_repeated_deletion_asks_ewms_once(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    for _ in range(3):
+        await bridge.deleted(scan_id)
+        await bridge.work(STOP)
+
+    assert ewms.calls.count("abort") == 1
+    assert (await bridge.types(scan_id)).count("scan.workflow-deactivated") == 1
+
+
+@pytest.mark.parametrize("fault", [AWAY, LOST, NOTHING])
+async def test_a_stop_that_fails_is_repeated_until_a_look_shows_it_done(bridge: Bridge, ewms: FakeEwms, fault: str) -> None:
+    scan_id = await bridge.running()
+    await bridge.deleted(scan_id)
+    ewms.faults.extend([None, fault])
+    assert len(await bridge.work(STOP)) == 1
+    await bridge.work(STOP, until_s=60)
+
+    assert (await bridge.scan(scan_id)).ewms.deactivated == "ABORTED"
+    assert await bridge.due(STOP) == []
+
+
+async def test_what_somebody_else_has_stopped_keeps_its_word(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await ewms.finish(ewms.live()[0])
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+
+    assert (await bridge.scan(scan_id)).ewms.deactivated == "FINISHED"
+    assert ewms.calls.count("abort") == 0
+
+
+async def test_a_failed_scanner_server_takes_its_workers_along(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    scan = await bridge.append("dispatcher", scan_id, ev.ScannerFailed(reason="gone", exit_code=1))
+    assert scan.launch.state == "failed"
+    await bridge.usecases.scan_ends(scan_id, since=datetime.now(UTC))
+    await bridge.work(STOP)
+
+    assert ewms.live() == []
+
+
+async def test_a_workflow_that_ewms_does_not_know_needs_no_stop(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    ewms.workflows.clear()
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+
+    assert await bridge.due(STOP) == []
+    assert await bridge.pool.fetchval("SELECT count(*) FROM ewms_watch") == 0
+
+
+async def test_workers_that_come_back_after_a_stop_are_told_to_operators(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+    ewms.report(next(iter(ewms.workflows)), phase="pre-launch")
+
+    with structlog.testing.capture_logs() as lines:
+        await bridge.work(AFTERMATH, until_s=200)
+
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["workflow.workers-came-back"]
+    assert await bridge.due(AFTERMATH) == []

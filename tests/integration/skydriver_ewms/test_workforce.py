@@ -1,0 +1,87 @@
+"""The workers of all live workflows, by few questions."""
+
+import asyncio
+
+import pytest
+from tests.support.bridge import Bridge
+from tests.support.fake_ewms import AWAY, FakeEwms
+
+from skydriver_common.faults import TryLater
+from skydriver_ewms.due import ASSIGN, STOP, WORKFORCE
+
+
+async def test_counts_become_an_event_once_per_change(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    workflow_id = ewms.live()[0]
+    ewms.report(workflow_id, statuses={"RUNNING": {"Tasking": 3, "Done": 1}}, top_errors={"MemoryError": 2})
+    await bridge.workforces.refresh()
+    for _ in range(3):
+        await bridge.pass_time(WORKFORCE, 61)
+        await bridge.workforces.refresh()
+
+    scan = await bridge.scan(scan_id)
+    assert (scan.ewms.n_running, scan.ewms.top_errors) == (3, {"MemoryError": 2})
+    assert scan.ewms.statuses == {"RUNNING": {"Tasking": 3, "Done": 1}}
+    assert (await bridge.types(scan_id)).count("scan.workforce-changed") == 1
+
+
+async def test_many_workflows_are_refreshed_by_two_questions(bridge: Bridge, ewms: FakeEwms) -> None:
+    for _ in range(20):
+        await bridge.launched_scan()
+    await bridge.work(ASSIGN)
+    ewms.calls.clear()
+    await bridge.workforces.refresh()
+
+    assert len(ewms.live()) == 20
+    assert ewms.calls == ["taskforces", "get-many"]
+
+
+async def test_nothing_is_asked_before_it_is_due_again(bridge: Bridge, ewms: FakeEwms) -> None:
+    await bridge.running()
+    await bridge.workforces.refresh()
+    ewms.calls.clear()
+    wait_s = await bridge.workforces.refresh()
+
+    assert ewms.calls == []
+    assert 50 < wait_s <= 60
+
+
+async def test_two_replicas_do_not_ask_twice(bridge: Bridge, ewms: FakeEwms) -> None:
+    await bridge.running()
+    ewms.calls.clear()
+    await asyncio.gather(bridge.workforces.refresh(), bridge.workforces.refresh())
+
+    assert ewms.calls.count("taskforces") == 1
+
+
+async def test_the_last_known_counts_stay_while_ewms_is_away(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    ewms.report(ewms.live()[0], statuses={"RUNNING": {"Tasking": 3}})
+    await bridge.workforces.refresh()
+    ewms.faults.append(AWAY)
+    await bridge.pass_time(WORKFORCE, 61)
+    with pytest.raises(TryLater):
+        await bridge.workforces.refresh()
+
+    assert (await bridge.scan(scan_id)).ewms.n_running == 3
+    ewms.report(ewms.live()[0], statuses={"RUNNING": {"Tasking": 4}})
+    await bridge.pass_time(WORKFORCE, 6)
+    await bridge.workforces.refresh()
+    assert (await bridge.scan(scan_id)).ewms.n_running == 4, "and EWMS is asked again soon, not after an interval"
+
+
+async def test_a_workflow_stopped_by_somebody_else_is_noticed_and_asked_for_no_more(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await ewms.abort(ewms.live()[0])
+    await bridge.workforces.refresh()
+
+    assert (await bridge.scan(scan_id)).ewms.deactivated == "ABORTED"
+    assert await bridge.workforces.refresh() is False
+
+
+async def test_a_stopped_workflow_is_asked_for_no_more(bridge: Bridge) -> None:
+    scan_id = await bridge.running()
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+
+    assert await bridge.workforces.refresh() is False

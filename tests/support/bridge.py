@@ -1,0 +1,213 @@
+"""The bridge without its process: real use cases and real Postgres, with EWMS in memory and time in the test's hands."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+from pydantic import SecretStr
+from tests.support.fake_ewms import FakeEwms
+
+from skydriver_common.db.bell import Bell
+from skydriver_common.db.pool import Pool, open_pool
+from skydriver_common.db.schedule import Schedule
+from skydriver_common.faults import TryLater
+from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.model import events as ev
+from skydriver_common.model.commands import Context
+from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.scan import Scan
+from skydriver_ewms import due
+from skydriver_ewms.adapters.profile_files import ProfileFiles
+from skydriver_ewms.additions import Additions
+from skydriver_ewms.due import DueStep
+from skydriver_ewms.settings import BridgeSettings
+from skydriver_ewms.teardown import Teardown
+from skydriver_ewms.usecases import UseCases
+from skydriver_ewms.workflows import Workflows
+from skydriver_ewms.workforce import Workforces
+
+INTERVAL = timedelta(seconds=60)
+
+
+class FakeObjects:
+    """The port `ObjectStore`: URLs that say what they are for."""
+
+    def presigned_get(self, key: str) -> str:
+        return f"https://s3.example/get/{key}"
+
+    def presigned_put(self, key: str) -> str:
+        return f"https://s3.example/put/{key}"
+
+    async def exists(self, key: str) -> bool:
+        return True
+
+
+@dataclass
+class Bridge:
+    """One replica of the bridge. Several may share a database and an EWMS."""
+
+    pool: Pool
+    ewms: FakeEwms
+    work_dir: Path
+    settings: BridgeSettings
+    usecases: UseCases
+    additions: Additions
+    workforces: Workforces
+    steps: dict[str, DueStep]
+    uows: dict[str, UnitOfWork] = field(default_factory=dict)
+
+    async def launched_scan(self, *, priority: int = 0, **request: Any) -> str:
+        """A new scan whose scanner server runs; the bridge has been told."""
+        scan_id = await self.new_scan(priority=priority, **request)
+        await self.append("dispatcher", scan_id, ev.ScanLaunched(launcher="local", job=scan_id))
+        await self.usecases.scan_launched(scan_id)
+        return scan_id
+
+    async def new_scan(self, **changes: Any) -> str:
+        """A new scan on the backlog."""
+        scan_id = new_scan_id()
+        request = {
+            "docker_tag": "4.1.2", "request_clusters": [["osg", 10], ["local", 2]], "max_pixel_reco_time": 60, "priority": 0,
+            "worker_memory_bytes": 8_000_000_000, "worker_disk_bytes": 1_000_000_000, "debug_mode": [],
+            "classifiers": {}, "i3_event_id": uuid.uuid4().hex, **changes,
+        }  # fmt: skip
+        event = ev.ScanRequested(
+            requested_at=int(scan_id[:11], 16) / 1000, request=request, request_scan_id=scan_id, event_digest="sha256:0",
+            classifiers={}, scanner_server_args="python -m skymap_scanner.server",
+        )  # fmt: skip
+        await self.append("dispatcher", scan_id, event)
+        return scan_id
+
+    async def append(self, writer: str, scan_id: str, *events: ev.Event) -> Scan:
+        """Let another service have its say."""
+        async with self.uows[writer].on_scans(a_context(), [scan_id]) as tx:
+            scan = tx.append(scan_id, events)
+        assert scan is not None
+        return scan
+
+    async def deleted(self, scan_id: str) -> None:
+        """The scan is deleted; the bridge has been told."""
+        scan = await self.append("dispatcher", scan_id, ev.ScanDeleted())
+        await self.usecases.scan_ends(scan_id, since=_moment(scan.last_updated))
+
+    async def complete(self, scan_id: str) -> None:
+        """The scan has its final result; the bridge has been told."""
+        scan = await self.append("progress", scan_id, ev.ResultReceived(digest="sha256:1", size_bytes=1, is_final=True))
+        await self.usecases.scan_ends(scan_id, since=_moment(scan.last_updated))
+
+    async def scan(self, scan_id: str) -> Scan:
+        """The scan as it is now."""
+        scan = await self.usecases.scan(scan_id)
+        assert scan is not None
+        return scan
+
+    async def types(self, scan_id: str) -> list[str]:
+        """The types of the bridge's events in the scan's log."""
+        rows = await self.pool.fetch("SELECT type FROM event_log WHERE scan_id = $1 ORDER BY version", scan_id)
+        return [row["type"] for row in rows if row["type"] in ev.WRITERS["ewms_bridge"]]
+
+    async def work(self, kind: str, *, until_s: float = 0.0) -> list[str]:
+        """Do all work of this kind that is due within `until_s`; returns the faults that were met."""
+        faults: list[str] = []
+        await self.pass_time(kind, until_s)
+        for _ in range(100):
+            try:
+                if await self.steps[kind]() is not True:
+                    return faults
+            except TryLater as fault:
+                faults.append(fault.what)
+        raise AssertionError(f"{kind} does not come to rest")
+
+    async def pass_time(self, kind: str, seconds: float) -> None:
+        """Let due work and its leases become older."""
+        by = timedelta(seconds=seconds)
+        await self.pool.execute(
+            "UPDATE due_work SET due_at = due_at - $2::interval, created_at = created_at - $2::interval,"
+            " leased_until = leased_until - $2::interval WHERE kind = $1", kind, by,
+        )  # fmt: skip
+        if kind in (due.ASSIGN, due.DUPLICATES):
+            await self.pool.execute(
+                "UPDATE ewms_attempts SET attempted_at = attempted_at - $1::interval, first_at = first_at - $1::interval", by
+            )
+        if kind == due.WORKFORCE:
+            await self.pool.execute("UPDATE ewms_watch SET refresh_at = refresh_at - $1::interval", by)
+
+    async def due(self, kind: str) -> list[str]:
+        """The scans that have work of this kind, due or not."""
+        return [row["scan_id"] for row in await self.pool.fetch("SELECT scan_id FROM due_work WHERE kind = $1", kind)]
+
+    async def running(self) -> str:
+        """A scan with a live workflow and active queues."""
+        scan_id = await self.launched_scan()
+        await self.work(due.ASSIGN)
+        workflow_id = (await self.scan(scan_id)).ewms_workflow_id
+        assert workflow_id is not None
+        self.ewms.activated.add(workflow_id)
+        await self.work(due.QUEUES)
+        return scan_id
+
+    def handed_over(self, scan_id: str) -> dict[str, Any]:
+        """The files in the scan's folder, by name."""
+        folder = self.work_dir / scan_id
+        return {path.name: orjson.loads(path.read_bytes()) for path in folder.iterdir()} if folder.exists() else {}
+
+
+@asynccontextmanager
+async def a_bridge(database_url: str, work_dir: Path, ewms: FakeEwms, **settings: Any) -> AsyncIterator[Bridge]:
+    """A replica on this database. settings: those of `BridgeSettings` that matter to the test."""
+    values: dict[str, Any] = {
+        "database_url": SecretStr(database_url), "amqp_url": SecretStr("amqp://unused"), "work_dir": work_dir,
+        "ewms_url": "http://ewms.example", "ewms_issuer": "http://ewms.example", "ewms_client_id": "bridge",
+        "ewms_client_secret": SecretStr("s"), "instance": ewms.instance, "s3_url": "https://s3.example", "s3_key_id": "k",
+        "s3_secret": SecretStr("s"), "s3_bucket": "b", **settings,
+    }  # fmt: skip
+    configured = BridgeSettings(**values)
+    pool = await open_pool(database_url, name="test", size=5)
+    try:
+        bell = Bell(pool)
+        uows = {writer: UnitOfWork(pool, bell, writer=writer) for writer in ev.WRITERS}
+        uow, schedule = uows["ewms_bridge"], Schedule(pool, bell, holder=uuid.uuid4().hex)
+        usecases = UseCases(uow, schedule, teardown_delay=configured.teardown_delay)
+        sink = ProfileFiles(work_dir)
+        workflows = Workflows(pool, usecases, schedule, ewms, FakeObjects(), sink, configured)
+        teardown = Teardown(usecases, ewms, sink)
+        additions = Additions(pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait)
+        handlers = {
+            due.ASSIGN: workflows.assign, due.DUPLICATES: workflows.duplicates, due.QUEUES: workflows.queues,
+            due.STOP: teardown.stop, due.AFTERMATH: teardown.aftermath, due.ADDITIONS: additions.resolve,
+        }  # fmt: skip
+        yield Bridge(
+            pool=pool, ewms=ewms, work_dir=work_dir, settings=configured, usecases=usecases, additions=additions,
+            workforces=Workforces(pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=INTERVAL),
+            steps={kind: DueStep(schedule, kind, handle) for kind, handle in handlers.items()}, uows=uows,
+        )  # fmt: skip
+    finally:
+        async with asyncio.timeout(10):
+            await pool.close()
+
+
+def a_context(**changes: Any) -> Context:
+    """The context of some command."""
+    return Context(**{"command_id": uuid.uuid4().hex, "correlation_id": "c", "actor": "test", **changes})
+
+
+async def new_database(server_url: str, template: str) -> str:
+    """A fresh database made from a migrated template; returns its URL."""
+    name = f"t{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(server_url, timeout=10)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    finally:
+        await connection.close(timeout=5)
+    return f"{server_url.rpartition('/')[0]}/{name}"
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
