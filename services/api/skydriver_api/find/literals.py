@@ -1,0 +1,73 @@
+"""Values inside a filter: what Postgres can hold, within the limits of the contract."""
+
+import math
+
+from skydriver_api.find.errors import BadFilter
+from skydriver_api.find.nodes import Json
+
+__all__ = ["MAX_DEPTH", "MAX_ELEMENTS", "checked_array", "checked_integer", "checked_literal", "checked_text"]
+
+MAX_DEPTH = 20
+MAX_ELEMENTS = 10_000
+_MAX_BITS = 4096  # an integer of 1,233 digits; Python refuses to print those above 4,300
+
+
+def checked_text(text: str, path: str) -> str:
+    """The text itself. Raises BadFilter for what no stored text can hold: NUL, and half of a surrogate pair."""
+    if "\0" in text:
+        raise BadFilter("text with the character U+0000 can't be searched for", path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadFilter("text with half of a surrogate pair can't be searched for", path) from None
+    return text
+
+
+def checked_array(value: object, operator: str, path: str) -> list[object]:
+    """The array an operator takes. Raises BadFilter for anything else, and above 10,000 elements."""
+    if not isinstance(value, list):
+        raise BadFilter(f"{operator} takes an array", path)
+    if len(value) > MAX_ELEMENTS:
+        raise BadFilter(f"an array of {len(value)} elements; at most {MAX_ELEMENTS} are allowed", path)
+    return value
+
+
+def checked_integer(value: object, what: str, path: str) -> int:
+    """A JSON number without fractional part (`3` and `3.0` both count), as int. Raises BadFilter for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadFilter(f"{what} must be an integer", path)
+    if value.bit_length() > _MAX_BITS:
+        raise BadFilter("a number too large to search for", path)
+    return value
+
+
+def checked_literal(value: object, path: str, depth: int = 0) -> Json:
+    """A value to compare with: scalar, null, array or object. Raises BadFilter, also for `$` keys inside an object."""
+    match value:
+        case None | bool():
+            return value
+        case int():
+            return checked_integer(value, "a number", path)
+        case float():
+            if not math.isfinite(value):
+                raise BadFilter("NaN and Infinity can't be searched for", path)
+            return value
+        case str():
+            return checked_text(value, path)
+    if depth >= MAX_DEPTH:
+        raise BadFilter(f"a value nested more than {MAX_DEPTH} deep", path)
+    if isinstance(value, list):
+        elements = checked_array(value, "a value", path)
+        return [checked_literal(element, f"{path}[{i}]", depth + 1) for i, element in enumerate(elements)]
+    if isinstance(value, dict):
+        if len(value) > MAX_ELEMENTS:
+            raise BadFilter(f"an object of {len(value)} keys; at most {MAX_ELEMENTS} are allowed", path)
+        for key in value:
+            if key.startswith("$"):
+                raise BadFilter(
+                    f"{key} inside a value to compare with; to look into an object, write a dotted path", f"{path}.{key}"
+                )
+        return {checked_text(key, path): checked_literal(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+    raise BadFilter(f"not a JSON value: {type(value).__name__}", path)
