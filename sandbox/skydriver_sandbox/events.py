@@ -28,7 +28,7 @@ _BASELINE = re.compile(rb"baseline_gcd_\d+\.i3")
 _DEFAULT_BASELINE = "baseline_gcd_2016.i3"
 
 
-class EventRefused(Exception):
+class EventRefusedError(Exception):
     """The event cannot be scanned, now or later; the text says why."""
 
 
@@ -80,19 +80,19 @@ class Event:
 def read_event(event: object, *, is_real: bool) -> Event:
     """Unpack an `event_i3live_json_dict`.
 
-    Raises EventRefused: no `value`, not five frames, unreadable frame, no run or event number, or a real event's run
+    Raises EventRefusedError: no `value`, not five frames, unreadable frame, no run or event number, or a real event's run
     outside 100000 … 999999.
     """
     value = event.get("value") if isinstance(event, dict) else None
     if not isinstance(value, dict):
-        raise EventRefused("the event has no object 'value'")
+        raise EventRefusedError("the event has no object 'value'")
     data = value.get("data")
     summary: dict[str, Any] = data if isinstance(data, dict) else {}
     frames = _frames(summary.get("frames") if summary else data)
     unpacked = {stream: _inflate(stream, content) for stream, content in frames}
     metadata = _metadata(summary, unpacked["P"], is_real=is_real)
     if is_real and not 100_000 <= metadata.run_id < 1_000_000:
-        raise EventRefused(f"a real event needs a run_id of 100000 to 999999, this one has {metadata.run_id}")
+        raise EventRefusedError(f"a real event needs a run_id of 100000 to 999999, this one has {metadata.run_id}")
     version = value.get("version")
     found = _BASELINE.search(unpacked["G"])
     return Event(
@@ -107,14 +107,14 @@ def read_event(event: object, *, is_real: bool) -> Event:
 def _frames(raw: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(raw, list) or len(raw) != len(FRAME_STREAMS):
         count = len(raw) if isinstance(raw, list) else 0
-        raise EventRefused(f"the event needs {len(FRAME_STREAMS)} frames ({', '.join(FRAME_STREAMS)}), found {count}")
+        raise EventRefusedError(f"the event needs {len(FRAME_STREAMS)} frames ({', '.join(FRAME_STREAMS)}), found {count}")
     frames: list[tuple[str, str]] = []
     for expected, frame in zip(FRAME_STREAMS, raw, strict=True):
         match frame:
             case [str(stream), str(content)] if stream == expected:
                 frames.append((stream, content))
             case _:
-                raise EventRefused(f"frame {expected} is missing, out of order, or no [stream, text] pair")
+                raise EventRefusedError(f"frame {expected} is missing, out of order, or no [stream, text] pair")
     return tuple(frames)
 
 
@@ -122,14 +122,14 @@ def _inflate(stream: str, content: str) -> bytes:
     try:
         return zlib.decompressobj().decompress(base64.b64decode(content, validate=True), _MAX_FRAME_BYTES)
     except (binascii.Error, ValueError, zlib.error) as error:
-        raise EventRefused(f"frame {stream} is not compressed base64: {error}") from error
+        raise EventRefusedError(f"frame {stream} is not compressed base64: {error}") from error
 
 
 def _metadata(summary: dict[str, Any], p_frame: bytes, *, is_real: bool) -> Metadata:
     if summary:
         run_id, event_id = summary.get("run_id"), summary.get("event_id")
         if type(run_id) is not int or type(event_id) is not int:
-            raise EventRefused("the event's summary lacks an integer run_id or event_id")
+            raise EventRefusedError("the event's summary lacks an integer run_id or event_id")
         event_type = next((name for key, name in _STREAM_TYPES if key in summary), None)
         return Metadata(run_id, event_id, event_type, mjd_of_text(summary.get("eventtime")), is_real)
     run_id, event_id, mjd = read_header(p_frame)
@@ -138,18 +138,18 @@ def _metadata(summary: dict[str, Any], p_frame: bytes, *, is_real: bool) -> Meta
 
 
 def mjd_of_text(text: object) -> float:
-    """Modified Julian date of a UTC text such as `2023-12-02 17:08:24.093230`. Raises EventRefused."""
+    """Modified Julian date of a UTC text such as `2023-12-02 17:08:24.093230`. Raises EventRefusedError."""
     try:
         moment = datetime.fromisoformat(text if isinstance(text, str) else "").replace(tzinfo=UTC)
     except ValueError as error:
-        raise EventRefused("the event's summary lacks a readable eventtime") from error
+        raise EventRefusedError("the event's summary lacks a readable eventtime") from error
     # Integer microseconds first: a float of seconds since 1970 would cost digits.
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return MJD_OF_UNIX_EPOCH + since.days + (since.seconds * 1_000_000 + since.microseconds) / 86_400e6
 
 
 def read_header(p_frame: bytes) -> tuple[int, int, float]:
-    """(run, event, mjd) from the bytes of a decompressed P frame. Raises EventRefused when there is no header.
+    """(run, event, mjd) from the bytes of a decompressed P frame. Raises EventRefusedError when there is no header.
 
     Source: scanner contract 9, measured there on the published sample files.
     """
@@ -157,7 +157,7 @@ def read_header(p_frame: bytes) -> tuple[int, int, float]:
     at = raw.find(_HEADER)
     try:
         if at < 0:
-            raise EventRefused("the P frame holds no event header")
+            raise EventRefusedError("the P frame holds no event header")
         at += len(_HEADER) + 12
         run_id, _sub_run, event_id = struct.unpack_from("<III", raw, at)
         at += 12 + 8
@@ -166,7 +166,7 @@ def read_header(p_frame: bytes) -> tuple[int, int, float]:
         year, ticks = struct.unpack_from("<iq", raw, at)
         start_of_year = datetime(year, 1, 1, tzinfo=UTC)
     except (struct.error, ValueError) as error:
-        raise EventRefused("the P frame's event header is cut short or damaged") from error
+        raise EventRefusedError("the P frame's event header is cut short or damaged") from error
     days = (start_of_year - datetime(1970, 1, 1, tzinfo=UTC)).days
     return run_id, event_id, MJD_OF_UNIX_EPOCH + days + ticks / 864e12
 

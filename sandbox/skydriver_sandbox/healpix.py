@@ -129,7 +129,8 @@ def _from_faces(nside: int, face: Pixels, x: Pixels, y: Pixels) -> Pixels:
     shift = np.where(north | south, 0, (ring - nside) & 1)
     place = (_FACE_PHI[face] * quarter + x - y + 1 + shift) // 2
     place = np.where(place < 1, place + 4 * nside, np.where(place > 4 * quarter, place - 4 * quarter, place))
-    return before + place - 1
+    result: Pixels = before + place - 1
+    return result
 
 
 def children(nside: int, pixels: Pixels, finer: int) -> Pixels:
@@ -151,11 +152,11 @@ def children(nside: int, pixels: Pixels, finer: int) -> Pixels:
     return np.sort(fine)
 
 
-def parent(nside: int, pixel: int, coarser: int) -> int:
-    """The pixel of nside `coarser` that contains `pixel` of `nside`."""
+def parents(nside: int, pixels: Pixels, coarser: int) -> Pixels:
+    """For each pixel of `nside`, the pixel of nside `coarser` that contains it."""
     factor = nside // coarser
-    face, x, y = _faces(nside, np.array([pixel], dtype=np.int64))
-    return int(_from_faces(coarser, face, x // factor, y // factor)[0])
+    face, x, y = _faces(nside, pixels)
+    return _from_faces(coarser, face, x // factor, y // factor)
 
 
 def within(nside: int, direction: Vectors, radius: float) -> Pixels:
@@ -171,7 +172,8 @@ def within(nside: int, direction: Vectors, radius: float) -> Pixels:
     offsets = vectors(nside, candidates) - direction[None, :]
     # Chord instead of dot product: arccos loses all digits for small angles.
     angles = 2.0 * np.arcsin(np.minimum(1.0, np.sqrt((offsets * offsets).sum(axis=1)) / 2.0))
-    return candidates[angles < radius]
+    near: Pixels = candidates[angles < radius]
+    return near
 
 
 def _ring_above(nside: int, z: float) -> int:

@@ -7,6 +7,7 @@ Python pickles; these carry the same facts as plain JSON (scanner contract 7 and
 import base64
 import binascii
 import dataclasses
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -18,28 +19,36 @@ from skydriver_sandbox.events import Event, Facts
 from skydriver_sandbox.likelihood import Reconstruction
 
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_COMPRESSOR = zstandard.ZstdCompressor(level=3)
-_DECOMPRESSOR = zstandard.ZstdDecompressor()
 
 
-class Undecodable(Exception):
+class UndecodableError(Exception):
     """A message or file that does not hold what it should; the text says what."""
+
+
+@functools.cache
+def _compressor() -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level=3)
+
+
+@functools.cache
+def _decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor()
 
 
 def encode(message: object) -> bytes:
     """A message in its envelope. Raises ValueError for NaN and infinity: they are not JSON."""
-    return _COMPRESSOR.compress(json.dumps({"headers": {}, "data": message}, allow_nan=False).encode())
+    return _compressor().compress(json.dumps({"headers": {}, "data": message}, allow_nan=False).encode())
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The message inside an envelope. Raises Undecodable."""
+    """The message inside an envelope. Raises UndecodableError."""
     try:
-        envelope = json.loads(_DECOMPRESSOR.decompress(body, max_output_size=_MAX_MESSAGE_BYTES))
+        envelope = json.loads(_decompressor().decompress(body, max_output_size=_MAX_MESSAGE_BYTES))
         message = envelope["data"]
     except (zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
-        raise Undecodable(f"no message in EWMS's envelope: {error}") from error
+        raise UndecodableError(f"no message in EWMS's envelope: {error}") from error
     if not isinstance(message, dict):
-        raise Undecodable("the message is not an object")
+        raise UndecodableError("the message is not an object")
     return message
 
 
@@ -69,7 +78,7 @@ class PixelTask:
 
 
 def read_pixel_task(message: dict[str, Any]) -> PixelTask:
-    """Raises Undecodable."""
+    """Raises UndecodableError."""
     try:
         frame = message["pframe"]
         return PixelTask(
@@ -80,7 +89,7 @@ def read_pixel_task(message: dict[str, Any]) -> PixelTask:
             int(frame["variation"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise Undecodable(f"not a pixel to reconstruct: {error!r}") from error
+        raise UndecodableError(f"not a pixel to reconstruct: {error!r}") from error
 
 
 def answer_json(answer: Reconstruction, runtime_s: float) -> dict[str, Any]:
@@ -92,7 +101,7 @@ def answer_json(answer: Reconstruction, runtime_s: float) -> dict[str, Any]:
 
 
 def read_answer(message: dict[str, Any]) -> tuple[Reconstruction, float]:
-    """(answer, runtime in seconds by the worker's clock). Raises Undecodable."""
+    """(answer, runtime in seconds by the worker's clock). Raises UndecodableError."""
     try:
         fields = message["reco_pixel_variation"]
         position = fields["position"]
@@ -109,7 +118,7 @@ def read_answer(message: dict[str, Any]) -> tuple[Reconstruction, float]:
         )
         return answer, float(message["runtime"])
     except (KeyError, TypeError, ValueError) as error:
-        raise Undecodable(f"not a reconstruction: {error!r}") from error
+        raise UndecodableError(f"not a reconstruction: {error!r}") from error
 
 
 def startup_json(event: Event) -> bytes:
@@ -123,14 +132,14 @@ def startup_json(event: Event) -> bytes:
 
 
 def read_startup(content: bytes) -> Facts:
-    """Raises Undecodable, also for a null `baseline_GCD_file`, on which upstream's workers fail."""
+    """Raises UndecodableError, also for a null `baseline_GCD_file`, on which upstream's workers fail."""
     try:
         startup = json.loads(content)
         if not isinstance(startup["baseline_GCD_file"], str):
-            raise Undecodable("startup.json names no baseline_GCD_file")
+            raise UndecodableError("startup.json names no baseline_GCD_file")
         stream, packed = startup["GCDQp_packet"]["frames"][-1]
         if stream != "p":
-            raise Undecodable("startup.json has no physics frame")
+            raise UndecodableError("startup.json has no physics frame")
         return Facts(**json.loads(base64.b64decode(packed, validate=True)))
     except (KeyError, IndexError, TypeError, ValueError, binascii.Error) as error:
-        raise Undecodable(f"startup.json is damaged: {error!r}") from error
+        raise UndecodableError(f"startup.json is damaged: {error!r}") from error

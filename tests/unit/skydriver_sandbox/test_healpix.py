@@ -57,9 +57,9 @@ def test_children_need_a_power_of_two() -> None:
 
 
 def test_a_pixel_is_a_child_of_its_parent() -> None:
-    for pixel in _some_pixels(512)[::211]:
-        mother = healpix.parent(512, int(pixel), 8)
-        assert int(pixel) in healpix.children(8, np.array([mother], dtype=np.int64), 512)
+    pixels = _some_pixels(512)[::211]
+    for pixel, mother in zip(pixels, healpix.parents(512, pixels, 8), strict=True):
+        assert pixel in healpix.children(8, np.array([mother], dtype=np.int64), 512)
 
 
 @pytest.mark.parametrize("nside", [1, 8, 64])
