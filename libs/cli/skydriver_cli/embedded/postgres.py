@@ -49,7 +49,9 @@ def binaries() -> Path:
         found = sorted(Path(place).glob("pginstall*/bin/initdb"))
         if found:
             return found[-1].parent
-    raise Problem("the Postgres server binary is missing", "Run `make run`, or set SKYDRIVER_DATABASE_URL to an existing server")
+    raise Problem(
+        "the Postgres server binary is missing", "Run `make run`, or set SKYDRIVER_DATABASE_URL to an existing server"
+    )
 
 
 async def start(home: Path, *, port: int, run_dir: Path, log: Path, durable: bool = True) -> Postgres:
@@ -203,7 +205,9 @@ def _privileges(data: Path, programs: Path) -> list[str]:
     if shutil.which("setpriv") is None:
         raise Problem("Postgres cannot run as root, and setpriv is missing", "Install util-linux, or run as a normal user")
     if owner.st_uid == 0:
-        raise Problem(f"{data} belongs to root, and Postgres cannot run as root", "Give it to `nobody`, or use another --data-dir")
+        raise Problem(
+            f"{data} belongs to root, and Postgres cannot run as root", "Give it to `nobody`, or use another --data-dir"
+        )
     as_owner = [f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
     if _can_reach(as_owner, data, programs / "postgres"):
         return as_owner

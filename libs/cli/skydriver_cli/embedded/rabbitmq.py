@@ -22,7 +22,13 @@ USER = "skydriver"
 NODE = "skydriver@localhost"
 START_LIMIT_S = 90.0
 PORTS = ("amqp", "amqp_distribution", "epmd")
-_PLACES = ("/usr/lib/rabbitmq/bin", "/usr/local/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
+_PLACES = (
+    "/usr/lib/rabbitmq/bin",
+    "/usr/local/lib/rabbitmq/bin",
+    "/opt/rabbitmq/sbin",
+    "/usr/local/sbin",
+    "/opt/homebrew/sbin",
+)
 _NEEDED_PARTS = ("rabbit-*", "rabbit_common-*", "rabbitmq_prelaunch-*")
 
 

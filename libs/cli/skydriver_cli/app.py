@@ -1,0 +1,366 @@
+"""``skydriver …``: the commands. Each says with --help what it does, with an example."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from skydriver_cli.client import Client, Connection, find_connection
+from skydriver_cli.problems import Problem
+
+app = typer.Typer(
+    help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+out, err = Console(), Console(stderr=True)
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="SKYDRIVER_DATA_DIR", help="Folder that holds the embedded system.")
+]
+Url = Annotated[str | None, typer.Option("--url", help="REST API; default: SKYDRIVER_URL, else the data folder's.")]
+Token = Annotated[str | None, typer.Option("--token", help="Bearer token; default: SKYDRIVER_TOKEN, else the data folder's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Nsides = Annotated[str, typer.Option("--nsides", help="nside:extension pairs, coarse to fine.")]
+HERE = Path("data")
+DEMO_NSIDES = "8:0,64:12,512:24"
+
+T = TypeVar("T")
+
+
+def main() -> NoReturn:
+    """The program: a Problem becomes one readable line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except Problem as problem:
+        err.print(f"[red]skydriver:[/red] {problem}", highlight=False, soft_wrap=True)
+        sys.exit(problem.exit_code)
+    sys.exit(0)
+
+
+@app.command()
+def up(
+    data_dir: DataDir = HERE,
+    http_port: Annotated[
+        int | None, typer.Option("--http-port", min=1, max=65535, help="Port of the REST API; default: any free one.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes of the sandbox at most.")] = 2,
+    no_sandbox: Annotated[
+        bool, typer.Option("--no-sandbox", help="Without the stand-in EWMS (set SKYDRIVER_EWMS_URL).")
+    ] = False,
+) -> None:
+    """Start the whole system on this machine and stay until Ctrl-C.
+
+    Example: skydriver up --data-dir data --workers 4
+    """
+    from skydriver_cli.system import Options
+
+    options = Options(data_dir=data_dir.absolute(), http_port=http_port, workers=workers, sandbox=not no_sandbox)
+    asyncio.run(_up(options))
+
+
+@app.command()
+def down(data_dir: DataDir = HERE) -> None:
+    """Stop the system that `up` started on this data folder.
+
+    Example: skydriver down --data-dir data
+    """
+    from skydriver_cli.embedded import processes
+
+    who = processes.Identity.read(data_dir / "run" / "up.pid.json")
+    if who is None or not processes.is_alive(who):
+        raise Problem(f"no system runs on {data_dir}")
+    asyncio.run(processes.end(who, grace_s=20.0))
+    out.print("stopped")
+
+
+@app.command()
+def status(data_dir: DataDir = HERE, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Say whether the system answers, and what waits for its launch.
+
+    Example: skydriver status --json
+    """
+    connection = find_connection(url, token, data_dir)
+    entries = _run(_backlog(connection))
+    if as_json:
+        out.print_json(json.dumps({"url": connection.url, "answers": True, "backlog": entries}))
+        return
+    out.print(f"[green]●[/green] {connection.url} answers, {len(entries)} scans wait")
+    if entries:
+        table = Table("scan", "priority", "attempts")
+        for entry in entries:
+            table.add_row(entry["scan_id"], str(entry["priority"]), str(entry["next_attempt"]))
+        out.print(table)
+
+
+@app.command()
+def submit(
+    event: Annotated[Path, typer.Argument(help="A realtime event as JSON.", exists=True, dir_okay=False, readable=True)],
+    nsides: Nsides = DEMO_NSIDES,
+    reco_algo: Annotated[str, typer.Option("--reco-algo", help="Reconstruction algorithm.")] = "dummy",
+    docker_tag: Annotated[str, typer.Option("--docker-tag", help="Scanner image.")] = "latest",
+    cluster: Annotated[str, typer.Option("--cluster", help="Clusters and workers: name:count, by commas.")] = "osg:2",
+    priority: Annotated[int, typer.Option("--priority", help="100 and more starts at once.")] = 0,
+    simulated: Annotated[bool, typer.Option("--simulated", help="The event is simulated.")] = False,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Watch it to its end.")] = False,
+    data_dir: DataDir = HERE,
+    url: Url = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Request a scan of an event.
+
+    Example: skydriver submit event.json --nsides 8:0,64:12 --watch
+    """
+    body = {
+        "docker_tag": docker_tag,
+        "reco_algo": reco_algo,
+        "nsides": parse_pairs(nsides, "--nsides"),
+        "request_clusters": parse_pairs(cluster, "--cluster"),
+        "real_or_simulated_event": "simulated" if simulated else "real",
+        "max_pixel_reco_time": 600,
+        "priority": priority,
+        "event_i3live_json": event.read_text(),
+    }
+    connection = find_connection(url, token, data_dir)
+    manifest = _run(_submit(connection, body))
+    if as_json:
+        out.print_json(json.dumps(manifest))
+    else:
+        out.print(f"scan [bold]{manifest['scan_id']}[/bold] is requested")
+    if watch_it:
+        _watch(connection, manifest["scan_id"], as_json)
+
+
+@app.command()
+def watch(scan_id: str, data_dir: DataDir = HERE, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Watch a scan to its end: a bar per nside, time left, best direction so far.
+
+    Example: skydriver watch 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c
+    """
+    _watch(find_connection(url, token, data_dir), scan_id, as_json)
+
+
+@app.command()
+def result(
+    scan_id: str,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the result's JSON to this file.")] = None,
+    data_dir: DataDir = HERE,
+    url: Url = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a scan's result, or save it.
+
+    Example: skydriver result 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c -o result.json
+    """
+    content = _run(_content(find_connection(url, token, data_dir), f"/scan/{scan_id}/result"))
+    if output is not None:
+        try:
+            output.write_bytes(content)
+        except OSError as error:
+            raise Problem(f"{output} can't be written: {error.strerror}") from error
+        out.print(f"{len(content)} bytes written to {output}")
+    elif as_json:
+        sys.stdout.write(content.decode() + "\n")
+    else:
+        show_result(json.loads(content))
+
+
+@app.command()
+def demo(
+    data_dir: DataDir = HERE,
+    nsides: Nsides = DEMO_NSIDES,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")] = 2,
+) -> None:
+    """Start the system, scan the sample event, show the result, stop everything.
+
+    Example: skydriver demo --nsides 8:0,64:12
+    """
+    from skydriver_cli.system import Options
+
+    asyncio.run(_demo(Options(data_dir=data_dir.absolute(), workers=workers), parse_pairs(nsides, "--nsides")))
+
+
+@app.command()
+def migrate(
+    database_url: Annotated[str, typer.Option("--database-url", envvar="SKYDRIVER_DATABASE_URL", help="The database.")],
+) -> None:
+    """Bring a database to this release's schema.
+
+    Example: SKYDRIVER_DATABASE_URL=postgresql://… skydriver migrate
+    """
+    from skydriver_common.db import migrate as migrations
+
+    try:
+        applied = migrations.migrate(database_url)
+    except migrations.SchemaTooNew as error:
+        raise Problem(str(error)) from error
+    except migrations.Unreachable as error:
+        raise Problem("the database can't be reached", "Check the URL and the server") from error
+    out.print(f"applied: {', '.join(applied) or 'nothing, the schema is up to date'}")
+
+
+def parse_pairs(text: str, option: str) -> dict[str, int]:
+    """``8:0,64:12`` to ``{"8": 0, "64": 12}``, in order. Raises Problem naming the option."""
+    pairs: dict[str, int] = {}
+    for pair in text.split(","):
+        name, colon, number = pair.strip().partition(":")
+        if not (name and colon and number.lstrip("-").isdigit()):
+            raise Problem(
+                f"{option}: {pair!r} is no pair", "Write name:number pairs joined by commas, such as 8:0,64:12", exit_code=2
+            )
+        pairs[name] = int(number)
+    return pairs
+
+
+def show_result(content: dict[str, Any]) -> None:
+    """A result as a table and a small picture of the sky."""
+    from skydriver_cli.skymap import best_fit, picture
+
+    if not content:
+        out.print("the scan has no result yet")
+        return
+    skymap = content["skyscan_result"]
+    table = Table("nside", "pixels", title=f"scan {content['scan_id']}: {'final' if content['is_final'] else 'partial'} result")
+    for name, part in sorted(skymap.items(), key=lambda item: int(item[0].removeprefix("nside-"))):
+        table.add_row(name.removeprefix("nside-"), str(len(part["data"])))
+    out.print(table)
+    best = best_fit(skymap)
+    if best is not None:
+        out.print(
+            f"best direction: RA [bold]{best.ra:.3f}°[/bold], dec [bold]{best.dec:+.3f}°[/bold]  (nside {best.nside}, llh {best.llh:.2f})"
+        )
+    for line in picture(skymap):
+        out.print(line, highlight=False, markup=False)
+
+
+async def _up(options: Any) -> None:
+    from skydriver_cli.system import running
+
+    stop = _stop_on_signals()
+    async with running(options, _say) as system:
+        _show_system(system)
+        supervisor = asyncio.create_task(system.supervise())
+        await stop.wait()
+        system.stopping.set()
+        await supervisor
+        _say("stopping")
+
+
+async def _demo(options: Any, nsides: dict[str, int]) -> None:
+    from skydriver_cli.system import running
+
+    stop = _stop_on_signals()
+    began = time.monotonic()
+    _say("starting the system …")
+    async with running(options, _say) as system:
+        _say(f"ready after {time.monotonic() - began:.1f} s")
+        supervisor = asyncio.create_task(system.supervise())
+        work = asyncio.create_task(_demo_scan(options.data_dir, nsides))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        system.stopping.set()
+        for task in (work, stopped):
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(stopped, supervisor, return_exceptions=True)
+        if not work.cancelled():
+            with contextlib.suppress(asyncio.CancelledError):
+                show_result(await work)
+    _say(f"everything is stopped; the whole took {time.monotonic() - began:.1f} s")
+
+
+async def _demo_scan(data_dir: Path, nsides: dict[str, int]) -> dict[str, Any]:
+    """Scan the sample event and return its result. Raises Problem when the scan does not complete."""
+    from skydriver_sandbox.sample_event import sample_event
+
+    from skydriver_cli.watching import watch as follow
+
+    body = {
+        "docker_tag": "latest",
+        "reco_algo": "dummy",
+        "nsides": nsides,
+        "request_clusters": {"osg": 2},
+        "real_or_simulated_event": "simulated",
+        "max_pixel_reco_time": 600,
+        "priority": 100,
+        "event_i3live_json": sample_event(),
+    }
+    async with Client(find_connection(None, None, data_dir)) as client:
+        manifest = json.loads(await client.content("POST", "/scan", body=body))
+        out.print(f"scan [bold]{manifest['scan_id']}[/bold] is requested")
+        final = await follow(client, manifest["scan_id"], out)
+        if not final["scan_complete"]:
+            raise Problem(
+                f"the scan ended as {final['scan_state']}", f"Logs are in {data_dir / 'logs'} and {data_dir / 'work'}"
+            )
+        result: dict[str, Any] = await client.get(f"/scan/{manifest['scan_id']}/result")
+        return result
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _say(text: str) -> None:
+    err.print(text, highlight=False, markup=False)
+
+
+def _show_system(system: Any) -> None:
+    table = Table("part", "where", "health", title="SkyDriver is up (Ctrl-C stops it)")
+    for name, where in system.where.items():
+        table.add_row(name, where, "")
+    for part in system.parts:
+        table.add_row(part.name, part.ready_url.rpartition("/")[0], "[green]ready[/green]")
+    out.print(table)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+async def _backlog(connection: Connection) -> list[dict[str, Any]]:
+    async with Client(connection) as client:
+        answer = await client.get("/scans/backlog")
+    entries: list[dict[str, Any]] = answer["entries"]
+    return entries
+
+
+async def _submit(connection: Connection, body: dict[str, Any]) -> dict[str, Any]:
+    async with Client(connection) as client:
+        manifest: dict[str, Any] = json.loads(await client.content("POST", "/scan", body=body))
+    return manifest
+
+
+async def _content(connection: Connection, path: str) -> bytes:
+    async with Client(connection) as client:
+        return await client.content("GET", path)
+
+
+def _watch(connection: Connection, scan_id: str, as_json: bool) -> None:
+    final = _run(_follow(connection, scan_id, as_json))
+    if not final["scan_complete"]:
+        raise Problem(f"scan {scan_id} ended as {final['scan_state']}", "Its history is in the event log")
+
+
+async def _follow(connection: Connection, scan_id: str, as_json: bool) -> dict[str, Any]:
+    from skydriver_cli.watching import watch as follow
+
+    async with Client(connection) as client:
+        return await follow(client, scan_id, out, as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()

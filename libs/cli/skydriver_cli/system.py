@@ -1,0 +1,368 @@
+"""The embedded system: what runs, in which order, with which environment; started, supervised, stopped."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from skydriver_cli.embedded import postgres, processes, rabbitmq
+from skydriver_cli.embedded.ports import LOOPBACK, choose_and_remember, is_free
+from skydriver_cli.embedded.secret_files import secret, write_private
+from skydriver_cli.problems import Problem
+from skydriver_common.auth import TokenSigner, ensure_key
+from skydriver_common.db import migrate
+
+SERVICES = {
+    "api": "skydriver_api",
+    "dispatcher": "skydriver_dispatcher",
+    "progress": "skydriver_progress",
+    "ewms_bridge": "skydriver_ewms",
+}
+ISSUER, AUDIENCE, BUCKET = "skydriver-local", "skydriver", "skydriver"
+READY_LIMIT_S = 60.0
+STOP_LIMIT_S = 6.0
+_LONGEST_PAUSE_S = 30.0
+_HEALTHY_S = 60.0
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to start. http_port: None = any free one. workers: most worker processes of the sandbox."""
+
+    data_dir: Path
+    http_port: int | None = None
+    workers: int = 2
+    sandbox: bool = True
+
+
+@dataclass(slots=True)
+class Part:
+    """One process of the system, and how to start it again."""
+
+    name: str
+    argv: list[str]
+    environment: dict[str, str]
+    ready_url: str
+    child: processes.Child | None = None
+    restarts: int = 0
+
+
+@dataclass(slots=True)
+class System:
+    """A running embedded system. where: name of each part to its address, without secrets."""
+
+    data_dir: Path
+    url: str
+    parts: list[Part]
+    where: dict[str, str]
+    say: Say
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def supervise(self) -> None:
+        """Start again whatever dies, with growing pauses, until ``stopping`` is set."""
+        await asyncio.gather(*(self._keep(part) for part in self.parts))
+
+    async def _keep(self, part: Part) -> None:
+        while not self.stopping.is_set():
+            assert part.child is not None
+            started = time.monotonic()
+            await _first(part.child.process.wait(), self.stopping.wait())
+            if self.stopping.is_set():
+                return
+            part.restarts = 0 if time.monotonic() - started > _HEALTHY_S else part.restarts + 1
+            pause_s = min(_LONGEST_PAUSE_S, 0.5 * 2.0 ** min(part.restarts, 8))
+            code = part.child.process.returncode
+            self.say(
+                f"{part.name} ended with exit code {code} and is started again in {pause_s:g} s: {part.child.last_lines(1)}"
+            )
+            await _first(asyncio.sleep(pause_s), self.stopping.wait())
+            if not self.stopping.is_set():
+                await _start(self.data_dir, part)
+                self.say(f"{part.name} was started again")
+
+
+@contextlib.asynccontextmanager
+async def running(options: Options, say: Say) -> AsyncIterator[System]:
+    """Start everything, yield the system once it is ready; on leaving, stop everything that was started.
+
+    Raises Problem with one readable line for whatever prevents the start.
+    """
+    data = options.data_dir
+    with _owned(data):
+        if options.http_port is not None and not is_free(options.http_port):
+            raise Problem(f"port {options.http_port} is in use", "Choose another --http-port, or leave it out")
+        left = await _sweep(data)
+        if left:
+            say(f"ended what an earlier run had left behind: {', '.join(left)}")
+        ports = choose_and_remember(
+            [*rabbitmq.PORTS, "postgres", "http", "ewms", *(f"health_{name}" for name in SERVICES)], data / "ports.json"
+        )
+        if options.http_port is not None:
+            ports["http"] = options.http_port
+        async with contextlib.AsyncExitStack() as stack:
+            database_url, amqp_url = await _servers(data, ports, stack)
+            system = await asyncio.to_thread(_describe, options, ports, database_url, amqp_url, say)
+            stack.push_async_callback(_stop, system)
+            await asyncio.gather(*(_start(data, part) for part in system.parts))
+            await _all_ready(system)
+            yield system
+
+
+async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExitStack) -> tuple[str, str]:
+    """Postgres and RabbitMQ, started side by side unless the environment names others; the database migrated."""
+    logs, run = data / "logs", data / "run"
+    database_url, amqp_url = os.environ.get("SKYDRIVER_DATABASE_URL"), os.environ.get("SKYDRIVER_AMQP_URL")
+
+    async def database() -> str:
+        if database_url:
+            url = database_url
+        else:
+            server = await postgres.start(data / "postgres", port=ports["postgres"], run_dir=run, log=logs / "postgres.log")
+            stack.push_async_callback(server.stop)
+            url = server.url
+        try:
+            await asyncio.to_thread(migrate.migrate, url)
+        except migrate.SchemaTooNew as error:
+            raise Problem(str(error), "Upgrade this checkout, or use another --data-dir") from error
+        except migrate.Unreachable as error:
+            raise Problem("the database can't be reached", "Look at SKYDRIVER_DATABASE_URL and at its server") from error
+        return url
+
+    async def broker() -> str:
+        if amqp_url:
+            return amqp_url
+        node = await rabbitmq.start(data / "rabbitmq", ports=ports, run_dir=run, logs=logs)
+        stack.push_async_callback(node.stop)
+        return node.url
+
+    results = await asyncio.gather(database(), broker(), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return str(results[0]), str(results[1])
+
+
+def _describe(options: Options, ports: dict[str, int], database_url: str, amqp_url: str, say: Say) -> System:
+    """The processes and their environments; keys, tokens and ``connection.json`` are made on the way."""
+    data = options.data_dir
+    key_file = data / "keys" / "key.pem"
+    jwks = ensure_key(key_file)
+    signer = TokenSigner.from_file(key_file, issuer=ISSUER, audience=AUDIENCE)
+    url = f"http://{LOOPBACK}:{ports['http']}"
+    common = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
+        "SKYDRIVER_DATABASE_URL": database_url,
+        "SKYDRIVER_AMQP_URL": amqp_url,
+    }
+    auth = {"SKYDRIVER_AUTH_ISSUER": ISSUER, "SKYDRIVER_AUTH_AUDIENCE": AUDIENCE}
+    work = {"SKYDRIVER_WORK_DIR": str(data / "work")}
+    ewms_url = os.environ.get("SKYDRIVER_EWMS_URL", f"http://{LOOPBACK}:{ports['ewms']}")
+    client_secret, s3_secret = secret(data / "keys" / "ewms_client"), secret(data / "keys" / "object_store")
+    own: dict[str, dict[str, str]] = {
+        "api": auth
+        | {
+            "SKYDRIVER_HTTP_HOST": LOOPBACK,
+            "SKYDRIVER_HTTP_PORT": str(ports["http"]),
+            "SKYDRIVER_AUTH_JWKS_FILE": str(jwks),
+        },
+        "dispatcher": auth | work | {
+            "SKYDRIVER_PUBLIC_URL": url,
+            "SKYDRIVER_SCAN_TOKEN_KEY_FILE": str(key_file),
+            "SKYDRIVER_LOW_PRIORITY_INTERVAL_S": "0",
+            "SKYDRIVER_SCANNER_PROGRESS_INTERVAL_S": "1",
+            "SKYDRIVER_SCANNER_RESULT_INTERVAL_S": "5",
+            "SKYDRIVER_SCANNER_KILL_SWITCH_INTERVAL_S": "10",
+        },
+        "progress": {},
+        "ewms_bridge": work | {
+            "SKYDRIVER_EWMS_URL": ewms_url,
+            "SKYDRIVER_EWMS_ISSUER": ewms_url,
+            "SKYDRIVER_EWMS_CLIENT_ID": "skydriver",
+            "SKYDRIVER_EWMS_CLIENT_SECRET": client_secret,
+            "SKYDRIVER_INSTANCE": "local",
+            "SKYDRIVER_WORKFORCE_INTERVAL_S": "5",
+            "SKYDRIVER_WORKFORCE_FAST_INTERVAL_S": "1",
+            "SKYDRIVER_ACTIVATION_POLL_S": "0.5",
+            "SKYDRIVER_S3_URL": ewms_url,
+            "SKYDRIVER_S3_KEY_ID": "skydriver",
+            "SKYDRIVER_S3_SECRET": s3_secret,
+            "SKYDRIVER_S3_BUCKET": BUCKET,
+        },
+    }  # fmt: skip
+    overrides = {name: value for name, value in os.environ.items() if name in _OVERRIDABLE}
+    parts = [
+        Part(
+            name,
+            [sys.executable, "-m", module],
+            common | own[name] | overrides | {"SKYDRIVER_HEALTH_PORT": str(ports[f"health_{name}"])}
+            | {key: value for key, value in os.environ.items() if key.startswith("SANDBOX_SCAN") and name == "dispatcher"},
+            f"http://{LOOPBACK}:{ports[f'health_{name}']}/readyz",
+        )
+        for name, module in SERVICES.items()
+    ]  # fmt: skip
+    if options.sandbox:
+        parts.insert(0, _sandbox(options, ports, common, amqp_url, client_secret, s3_secret))
+    write_private(
+        data / "connection.json",
+        orjson.dumps(
+            {
+                "url": url,
+                "user_token": signer.user_token(),
+                "system_token": signer.system_token(),
+                "database_url": database_url,
+                "amqp_url": amqp_url,
+            },
+            option=orjson.OPT_INDENT_2,
+        ),
+    )
+    where = {"REST API": url, "data folder": str(data)}
+    return System(data, url, parts, where, say)
+
+
+_OVERRIDABLE = frozenset(
+    {
+        "SKYDRIVER_TEARDOWN_DELAY_S", "SKYDRIVER_LOG_LEVEL", "SKYDRIVER_LOG_FORMAT", "SKYDRIVER_LOW_PRIORITY_INTERVAL_S",
+        "SKYDRIVER_CLUSTERS", "SKYDRIVER_LOGS_DASHBOARD_URL", "SKYDRIVER_COMMAND_DEADLINE_S",
+    }
+)  # fmt: skip
+"""Settings of services that a user may change through the environment of ``skydriver up``."""
+
+
+def _sandbox(
+    options: Options, ports: dict[str, int], common: Mapping[str, str], amqp_url: str, client_secret: str, s3_secret: str
+) -> Part:
+    base = f"http://{LOOPBACK}:{ports['ewms']}"
+    environment = {name: value for name, value in common.items() if not name.startswith("SKYDRIVER_")} | {
+        name: value for name, value in os.environ.items() if name.startswith("SANDBOX_")
+    }
+    return Part(
+        "sandbox",
+        [
+            sys.executable, "-m", "skydriver_sandbox.ewms", "--port", str(ports["ewms"]),
+            "--data-dir", str(options.data_dir / "sandbox"), "--max-local-workers", str(options.workers),
+        ],
+        environment
+        | {
+            "SANDBOX_AMQP_URL": amqp_url,
+            "SANDBOX_CLIENT_ID": "skydriver",
+            "SANDBOX_CLIENT_SECRET": client_secret,
+            "SANDBOX_S3_KEY_ID": "skydriver",
+            "SANDBOX_S3_SECRET": s3_secret,
+        },
+        f"{base}/healthz",
+    )  # fmt: skip
+
+
+async def _start(data: Path, part: Part) -> None:
+    part.child = await processes.start(
+        part.name,
+        part.argv,
+        env=part.environment,
+        cwd=data,
+        log=data / "logs" / f"{part.name}.log",
+        identity_file=data / "run" / f"{part.name}.pid.json",
+    )
+
+
+async def _all_ready(system: System) -> None:
+    """Wait until every part says it is ready; a part that fails again and again is a Problem."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        await asyncio.gather(*(_ready(system, part, session) for part in system.parts))
+
+
+async def _ready(system: System, part: Part, session: aiohttp.ClientSession) -> None:
+    deadline = time.monotonic() + READY_LIMIT_S
+    while time.monotonic() < deadline:
+        assert part.child is not None
+        if part.child.has_ended:
+            # 2: impossible as configured; else something was away for a moment
+            if part.child.process.returncode == 2 or part.restarts >= 3:
+                raise Problem(f"{part.name} does not start: {part.child.last_lines(2)}", f"Its log is {part.child.log}")
+            part.restarts += 1
+            await asyncio.sleep(0.5)
+            await _start(system.data_dir, part)
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with session.get(part.ready_url) as response:
+                if response.status == 200:
+                    part.restarts = 0
+                    return
+        await asyncio.sleep(0.05)
+    raise Problem(
+        f"{part.name} is not ready after {READY_LIMIT_S:g} s", f"Its log is {system.data_dir / 'logs' / (part.name + '.log')}"
+    )
+
+
+async def _stop(system: System) -> None:
+    """Services first, then scanners and workers, all by identity; servers follow from the exit stack."""
+    system.stopping.set()
+    await asyncio.gather(*(part.child.stop(grace_s=STOP_LIMIT_S) for part in system.parts if part.child is not None))
+    await processes.sweep([*_scanners_and_workers(system.data_dir)], grace_s=2.0)
+    (system.data_dir / "connection.json").unlink(missing_ok=True)
+
+
+async def _sweep(data: Path) -> list[str]:
+    """End what an earlier run has left: services and scanners first, servers after them."""
+    run = data / "run"
+    servers = [run / f"{name}.pid.json" for name in ("postgres", "rabbitmq", "epmd")]
+    others = [
+        path
+        for path in (*run.glob("*.pid.json"), *_scanners_and_workers(data))
+        if path not in servers and path.name != "up.pid.json"
+    ]
+    left = await processes.sweep(others, grace_s=2.0)
+    left += await processes.sweep(servers[:1], ask=(signal.SIGINT,), grace_s=8.0)
+    left += await processes.sweep(servers[1:2], grace_s=8.0)
+    left += await processes.sweep(servers[2:], grace_s=2.0)
+    return left
+
+
+def _scanners_and_workers(data: Path) -> list[Path]:
+    return [*(data / "work").glob("*/*.pid.json"), *(data / "sandbox").rglob("*.pid.json")]
+
+
+@contextlib.contextmanager
+def _owned(data: Path) -> Iterator[None]:
+    """Keep others from starting on the same data folder. Raises Problem."""
+    try:
+        for folder in (data, data / "run", data / "logs", data / "work"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o755 if folder == data else 0o700)
+        lock = (data / "run" / "up.lock").open("w")
+    except OSError as error:
+        raise Problem(f"the data folder {data} can't be written: {error.strerror}", "Choose another --data-dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Problem(
+                f"a system runs on {data} already", "Stop it with `skydriver down`, or choose another --data-dir"
+            ) from error
+        me = processes.identify(os.getpid())
+        assert me is not None
+        me.write(data / "run" / "up.pid.json")
+        try:
+            yield
+        finally:
+            (data / "run" / "up.pid.json").unlink(missing_ok=True)
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Return when the first of the waits has ended; cancel the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
