@@ -1,0 +1,37 @@
+# `make help` lists the targets. Everything runs in .venv, which scripts/setup makes.
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+
+.PHONY: run test unit check fmt bench setup setup-dev help
+
+run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
+	$(PYTHON) -m skydriver_cli.app demo --data-dir data
+
+test: setup-dev check  ## set up, check style and types, run all tests
+	$(PYTEST) tests/unit tests/integration tests/acceptance tests/chaos
+
+unit: setup-dev  ## the unit tests only: seconds
+	$(PYTEST) tests/unit -q
+
+check: setup-dev  ## ruff, mypy --strict, layers
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+
+fmt: setup-dev  ## format the code
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+bench: setup-dev  ## measure the loop; prints figures
+	$(PYTHON) benchmarks/loop.py
+
+setup:
+	@scripts/setup run
+
+setup-dev:
+	@scripts/setup dev
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
