@@ -4,7 +4,7 @@ from aiohttp import web
 
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.middleware import Handler, allowing, answers
-from skydriver_api.routes import ewms, operations, results, scans
+from skydriver_api.routes import ewms, find, operations, results, scans
 from skydriver_common.auth import Role, TokenVerifier
 
 _U = frozenset({Role.USER})
@@ -19,8 +19,10 @@ _LARGE = {"/scan": 32 * _MIB, f"{_SCAN}/result": 101 * _MIB}
 ROUTES: list[tuple[str, str, frozenset[Role], Handler]] = [
     ("GET", "/", _U, operations.get_root),
     ("GET", "/scans/backlog", _U, operations.get_backlog),
+    ("POST", "/scans/find", _U, find.find_scans),
     ("POST", "/scan", _U, scans.request_scan),
     ("POST", f"{_SCAN}/actions/rescan", _US, scans.rescan_scan),
+    ("POST", f"{_SCAN}/actions/add-workers", _U, ewms.add_workers),
     ("GET", _SCAN, _US, scans.get_scan),
     ("DELETE", _SCAN, _U, scans.delete_scan),
     ("GET", f"{_SCAN}/manifest", _US, scans.get_manifest),

@@ -43,7 +43,9 @@ class Commander:
             channel = await self._bus.channel(publisher_confirms=True, on_return_raises=True)
             await topology.declare(channel)
             self._exchange = await channel.get_exchange(topology.COMMANDS.name, ensure=False)
-            self._replies = await channel.declare_queue(f"skydriver.replies.{uuid.uuid4().hex}", exclusive=True, auto_delete=True)
+            self._replies = await channel.declare_queue(
+                f"skydriver.replies.{uuid.uuid4().hex}", exclusive=True, auto_delete=True
+            )
             await self._replies.consume(self._on_reply, no_ack=True)
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             raise TryLater("the message broker can't be reached") from error

@@ -193,6 +193,9 @@ async def _ready(node: RabbitMQ) -> None:
     deadline = asyncio.get_running_loop().time() + START_LIMIT_S
     while True:
         try:
+            # a look at the port first: the client library logs each refused connection as an error
+            _, probe = await asyncio.open_connection(LOOPBACK, node.port)
+            probe.close()
             connection = await aio_pika.connect(node.url, timeout=5)
         except (OSError, aio_pika.exceptions.AMQPError, TimeoutError) as error:
             if node.child.has_ended:

@@ -3,7 +3,7 @@
 Source: REST contract 1.6, 4.3, 10.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -119,7 +119,7 @@ async def stream(
     pool: "asyncpg.Pool[asyncpg.Record]",
     query: FindQuery,
     limits: Limits = Limits(),
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Each match as the JSON bytes of its Manifest, projected; ascending by scan id. Close it (`aclosing`) if left early.
 
     Holds one connection and one read-only snapshot; memory holds about 1 MB of rows at a time. Numbers come as they are stored.

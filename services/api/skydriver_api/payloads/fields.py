@@ -211,6 +211,12 @@ def manifest_projection(value: Any) -> frozenset[str] | None:
     return None if not value or "*" in value else frozenset(value)
 
 
+def find_projection(value: Any) -> list[str] | None:
+    """As ``manifest_projection``, names kept: the search refuses three of them by itself."""
+    manifest_projection(value)
+    return None if value == "*" else list(value)
+
+
 def _entries(value: Any, *, longest_key: int, longest_value: int) -> list[tuple[tuple[str | int, ...], str]]:
     """Problems of an object of plain values."""
     if not isinstance(value, dict):
@@ -249,6 +255,5 @@ Clusters = Annotated[
 DebugModes = Annotated[list[str], PlainValidator(debug_modes, json_schema_input_type=str | list[str])]
 Classifiers = Annotated[dict[str, Any], PlainValidator(classifiers, json_schema_input_type=dict[str, Any])]
 Environment = Annotated[dict[str, Any], PlainValidator(environment, json_schema_input_type=dict[str, Any])]
-Projection = Annotated[
-    frozenset[str] | None, PlainValidator(manifest_projection, json_schema_input_type=str | list[str])
-]
+Projection = Annotated[frozenset[str] | None, PlainValidator(manifest_projection, json_schema_input_type=str | list[str])]
+FindProjection = Annotated[list[str] | None, PlainValidator(find_projection, json_schema_input_type=str | list[str])]

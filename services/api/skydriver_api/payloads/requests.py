@@ -110,6 +110,16 @@ class WorkflowIdBody(_Model):
     ewms_address: f.NonBlank
 
 
+class FindBody(_Model):
+    """``POST /scans/find``. The filter itself is read by ``skydriver_api.find``."""
+
+    filter: f.JsonObject
+    include_deleted: f.Boolean = False
+    manifest_projection: f.FindProjection = None
+    limit: f.Positive | None = None
+    after: f.NonBlank | None = None
+
+
 class AddWorkersBody(_Model):
     """``POST /scan/{id}/actions/add-workers``."""
 
@@ -211,6 +221,11 @@ def parse_add_workers(raw: bytes) -> AddWorkersBody:
     return _parse(AddWorkersBody, raw)
 
 
+def parse_find(raw: bytes) -> FindBody:
+    """``POST /scans/find``: REST contract 4.3."""
+    return _parse(FindBody, raw)
+
+
 def parse_patch(raw: bytes) -> ParsedPatch:
     """``PATCH /scan/{id}/manifest``: REST contract 4.10."""
     return ParsedPatch(_parse(PatchBody, raw))
@@ -308,7 +323,9 @@ def _cluster_problems(body: ScanRequestBody, known: Mapping[str, int | None], na
     for cluster, count in body.request_clusters:
         workers[cluster] = workers.get(cluster, 0) + count
     problems = [
-        Problem(name, f"cluster {cluster!r} is not known; known are {', '.join(known)}") for cluster in workers if cluster not in known
+        Problem(name, f"cluster {cluster!r} is not known; known are {', '.join(known)}")
+        for cluster in workers
+        if cluster not in known
     ]
     if "client-logs" in body.debug_mode:
         for cluster, count in workers.items():

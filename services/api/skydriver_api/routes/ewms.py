@@ -8,11 +8,11 @@ from aiohttp import web
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.failures import body_of
 from skydriver_api.idempotency import ask
-from skydriver_api.payloads.requests import parse_workflow_id
+from skydriver_api.payloads.requests import parse_add_workers, parse_workflow_id
 from skydriver_api.reads import StatusView
+from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import scan_id_of, visible
-from skydriver_api.routes.scans import json_response
-from skydriver_common.model.commands import AssignWorkflow
+from skydriver_common.model.commands import AddWorkers, AssignWorkflow
 from skydriver_common.model.ids import NOT_YET_REQUESTED
 
 
@@ -66,8 +66,22 @@ async def post_workflow_id(request: web.Request) -> web.StreamResponse:
     """``POST /scan/{id}/ewms/workflow-id``: REST contract 4.16."""
     raw = await request.read()
     parsed = parse_workflow_id(raw)
-    command = AssignWorkflow(
-        scan_id=scan_id_of(request), workflow_id=parsed.workflow_id, ewms_address=parsed.ewms_address
+    command = AssignWorkflow(scan_id=scan_id_of(request), workflow_id=parsed.workflow_id, ewms_address=parsed.ewms_address)
+    return json_response(body_of(await ask(request, command, raw)))
+
+
+async def add_workers(request: web.Request) -> web.StreamResponse:
+    """``POST /scan/{id}/actions/add-workers``: REST contract 4.7."""
+    deps = request.app[DEPS]
+    raw = await request.read()
+    parsed = parse_add_workers(raw)
+    scan_id = scan_id_of(request)
+    await visible(request, deps.reads, await deps.reads.status(scan_id), no_redirect=parsed.no_redirect)
+    command = AddWorkers(
+        scan_id=scan_id,
+        n_workers=parsed.n_workers,
+        cluster_location=parsed.cluster_location,
+        debug_cap=deps.clusters.get(parsed.cluster_location),
     )
     return json_response(body_of(await ask(request, command, raw)))
 

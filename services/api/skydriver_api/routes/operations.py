@@ -4,7 +4,7 @@ import orjson
 from aiohttp import web
 
 from skydriver_api.deps import DEPS
-from skydriver_api.routes.scans import json_response
+from skydriver_api.routes.answers import json_response
 
 
 async def get_root(_: web.Request) -> web.StreamResponse:

@@ -8,8 +8,9 @@ from skydriver_api.deps import DEPS
 from skydriver_api.failures import body_of
 from skydriver_api.idempotency import ask
 from skydriver_api.payloads.requests import split_result_body
+from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
-from skydriver_api.routes.scans import json_response, result_body
+from skydriver_api.routes.scans import result_body
 from skydriver_common.log import blobs
 from skydriver_common.model import wire
 from skydriver_common.model.commands import PutResult

@@ -15,6 +15,7 @@ from skydriver_api.payloads.requests import (
     parse_scan_request,
 )
 from skydriver_api.reads import ManifestView, StoredResult
+from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
 from skydriver_common.auth import Role
 from skydriver_common.faults import TryLater
@@ -22,12 +23,7 @@ from skydriver_common.log import blobs
 from skydriver_common.model.commands import DeleteScan, PatchManifest, RequestScan, RescanScan
 from skydriver_common.model.ids import new_i3_event_id, new_scan_id
 
-_CONSTANT = b"\"event_i3live_json_dict\":\"use 'i3_event_id'\",\"event_i3live_json_dict__hash\":null"
-
-
-def json_response(body: bytes) -> web.Response:
-    """200 with JSON bytes as they are."""
-    return web.Response(body=body, content_type="application/json")
+_CONSTANT = b'"event_i3live_json_dict":"use \'i3_event_id\'","event_i3live_json_dict__hash":null'
 
 
 async def request_scan(request: web.Request) -> web.StreamResponse:
@@ -89,7 +85,9 @@ async def get_manifest(request: web.Request) -> web.StreamResponse:
     view = await visible(request, deps.reads, view, hides_deleted=True)
     body = project(view.body, projection)
     if Role.SYSTEM in request[ROLES] and (projection is None or "event_i3live_json_dict" in projection):
-        body = body.replace(_CONSTANT, b'"event_i3live_json_dict":%b,"event_i3live_json_dict__hash":null' % await _event(deps, view))
+        body = body.replace(
+            _CONSTANT, b'"event_i3live_json_dict":%b,"event_i3live_json_dict__hash":null' % await _event(deps, view)
+        )
         if projection is not None:
             body = await _projected_with_event(deps, view, projection)
     return json_response(body)
