@@ -29,10 +29,15 @@ NOTHING = "nothing"
 
 @dataclass
 class FakeEwms:
-    """The port `Ewms`. Put words of the above into `faults` to strike the next calls (None: no fault)."""
+    """The port `Ewms`.
+
+    Put words of the above into `faults` to strike the next calls (None: no fault), or into `struck` to strike the next call of
+    one kind.
+    """
 
     instance: str = "test"
     faults: deque[str | None] = field(default_factory=deque)
+    struck: dict[str, str] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     workflows: dict[str, Workflow] = field(default_factory=dict)
     specs: dict[str, WorkflowSpec] = field(default_factory=dict)
@@ -166,7 +171,7 @@ class FakeEwms:
 
     def _strike(self, call: str) -> str | None:
         self.calls.append(call)
-        fault = self.faults.popleft() if self.faults else None
+        fault = self.struck.pop(call, None) or (self.faults.popleft() if self.faults else None)
         if fault == AWAY or (fault is not None and call not in ("create", "add", "abort", "finish")):
             raise TryLater("EWMS is not reachable")
         return fault

@@ -281,9 +281,8 @@ async def _demo(options: Any, nsides: dict[str, int]) -> None:
 
 async def _demo_scan(data_dir: Path, nsides: dict[str, int]) -> dict[str, Any]:
     """Scan the sample event and return its result. Raises Problem when the scan does not complete."""
-    from skydriver_sandbox.sample_event import sample_event
-
     from skydriver_cli.watching import watch as follow
+    from skydriver_sandbox.sample_event import sample_event
 
     body = {
         "docker_tag": "latest",

@@ -18,7 +18,7 @@ The texts are shown to operators and clients, so they carry no secret and no for
 __all__ = ["BadMessage", "Fault", "TryLater"]
 
 
-class Fault(Exception):  # noqa: N818  (a fault is our word for it; "error" says nothing about trying again)
+class Fault(Exception):
     """The base of the expected faults; never raised itself."""
 
 

@@ -54,7 +54,7 @@ def steep_pixels(nside: int, values: Mapping[int, float]) -> set[int]:
     finite = [llh for llh in values.values() if not math.isnan(llh)]
     if not finite or 2 * (max(finite) - min(finite)) <= _STEEP:
         return set()
-    import healpy  # noqa: PLC0415 -- heavy, and this rare case is the only one that needs it
+    import healpy  # Heavy, and this rare case is the only one that needs it.
 
     found: set[int] = set()
     for pixel, llh in values.items():

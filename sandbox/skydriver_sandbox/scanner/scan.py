@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from skydriver_sandbox import healpix, wire
 from skydriver_sandbox.events import Event, EventRefusedError, read_event
+from skydriver_sandbox.likelihood import Reconstruction
 from skydriver_sandbox.processes import write_atomically
 from skydriver_sandbox.queues import Queue, QueueLostError, QueueProfile, settle
 from skydriver_sandbox.scanner.book import Arrival, Book
@@ -208,7 +209,7 @@ class Scan:
         if self._enter(answer, runtime_s, now) is Arrival.NEW:
             self._journal.received(now, answer, runtime_s)
 
-    def _enter(self, answer: wire.Reconstruction, runtime_s: float, at: float) -> Arrival:
+    def _enter(self, answer: Reconstruction, runtime_s: float, at: float) -> Arrival:
         arrival = self._book.accept(answer)
         if arrival is Arrival.NEW:
             self._stats.add(answer.nside, runtime_s, self._book.sent_at((answer.nside, answer.pixel_id)), at)

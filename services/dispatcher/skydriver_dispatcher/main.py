@@ -61,7 +61,9 @@ def _environment(settings: DispatcherSettings, signer: TokenSigner, scan: Scan, 
     return scanner_environment(
         scan,
         folder,
-        base={name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "PYTHONDONTWRITEBYTECODE") if name in os.environ}
+        base={
+            name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "PYTHONDONTWRITEBYTECODE") if name in os.environ
+        }
         | {name: value for name, value in os.environ.items() if name.startswith("SANDBOX_SCAN")},
         address=settings.public_url,
         token=signer.scan_token(ScanId(scan.scan_id), datetime.now(UTC) + _TOKEN_LIFE),

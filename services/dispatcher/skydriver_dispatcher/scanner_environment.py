@@ -18,11 +18,7 @@ def scanner_environment(
         base
         | {"SKYSCAN_EWMS_PILOT_LOG": "WARNING", "SKYSCAN_MQ_CLIENT_LOG": "WARNING"}
         | {name: f"{seconds:g}" for name, seconds in intervals.items() if seconds is not None}
-        | {
-            name: _text(value)
-            for name, value in scan.request["scanner_server_env_from_user"].items()
-            if value is not None
-        }
+        | {name: _text(value) for name, value in scan.request["scanner_server_env_from_user"].items() if value is not None}
         | {
             "SKYSCAN_EWMS_JSON": str(folder / "ewms.json"),
             "SKYSCAN_STARTUP_UPLOAD_JSON": str(folder / "startup-upload.json"),

@@ -52,9 +52,7 @@ class UseCases:
             if tx.scan(command.scan_id) is None:
                 reply = Reply.refused(unknown(command.scan_id))
             elif original is None:
-                reply = Reply.refused(
-                    Rejection(Code.REQUEST_UNKNOWN, f"The request of scan {command.scan_id} is not stored")
-                )
+                reply = Reply.refused(Rejection(Code.REQUEST_UNKNOWN, f"The request of scan {command.scan_id} is not stored"))
             else:
                 if command.abort_first:
                     await self._delete(tx, command)
@@ -99,5 +97,3 @@ class UseCases:
 def context_of_loop(loop: str, scan_id: str, command_id: str) -> Context:
     """The context of what a background loop decides by itself."""
     return Context(command_id=command_id, correlation_id=scan_id, actor=f"dispatcher/{loop}")
-
-

@@ -29,9 +29,7 @@ def decide_patch(scan: Scan, command: PatchManifest) -> list[Event] | Rejection:
         elif not same_json(scan.scan_metadata, command.scan_metadata):
             return _is_set("scan_metadata")
     if command.progress and _is_news(scan, command):
-        events.append(
-            ProgressReported(progress=command.progress, producer=command.producer, sequence=command.sequence)
-        )
+        events.append(ProgressReported(progress=command.progress, producer=command.producer, sequence=command.sequence))
     return events
 
 

@@ -13,7 +13,7 @@ SCAN_CLAIM = "scan_id"
 """A token with this claim is good for that scan only."""
 
 
-class InvalidToken(Exception):  # noqa: N818  (what it is, not that something went wrong with us)
+class InvalidToken(Exception):
     """The token cannot be accepted, now or ever.
 
     Attributes:

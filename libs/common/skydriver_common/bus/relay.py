@@ -70,9 +70,7 @@ class Relay:
                 await topology.declare(self._channel)
             exchange = await self._channel.get_exchange(topology.EVENTS.name, ensure=False)
             async with asyncio.timeout(30):
-                await asyncio.gather(
-                    *(exchange.publish(_message(event), event.type, mandatory=False) for event in events)
-                )
+                await asyncio.gather(*(exchange.publish(_message(event), event.type, mandatory=False) for event in events))
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             self._channel = None
             raise TryLater("the message broker can't be reached", 1.0) from error

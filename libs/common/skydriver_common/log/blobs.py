@@ -41,6 +41,7 @@ async def get(pool: Pool | Connection, digest: str) -> bytes:
 
 async def unpack(body: bytes, size: int) -> bytes:
     """The content of a zstd blob. size: of the content, in bytes."""
+
     def work() -> bytes:
         return zstandard.ZstdDecompressor().decompress(body, max_output_size=size)
 
@@ -49,4 +50,3 @@ async def unpack(body: bytes, size: int) -> bytes:
 
 def _pack(content: bytes) -> tuple[Digest, bytes]:
     return digest_of(content), zstandard.ZstdCompressor(level=3).compress(content)
-

@@ -53,9 +53,7 @@ def logged_event(row: Any) -> LoggedEvent:
     return LoggedEvent(**{name: row[name] for name in LoggedEvent.__slots__})
 
 
-async def past_cursor(
-    connection: Pool | Connection, xid: str, position: int, *, most: int
-) -> list[tuple[str, LoggedEvent]]:
+async def past_cursor(connection: Pool | Connection, xid: str, position: int, *, most: int) -> list[tuple[str, LoggedEvent]]:
     """At most ``most`` committed events after the cursor with their xids, in (xid, position) order. Raises TryLater."""
     with database_faults():
         rows = [row async for row in sql.past_cursor(connection, xid=int(xid), position=position, most=most)]

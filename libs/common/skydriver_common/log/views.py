@@ -60,9 +60,7 @@ def scan_request_body(scan: Scan) -> bytes:
 
 def workforce_body(scan: Scan) -> bytes:
     """What EWMS told of the workers: statuses, n_running, top_errors."""
-    return wire.encode(
-        {"statuses": scan.ewms.statuses, "n_running": scan.ewms.n_running, "top_errors": scan.ewms.top_errors}
-    )
+    return wire.encode({"statuses": scan.ewms.statuses, "n_running": scan.ewms.n_running, "top_errors": scan.ewms.top_errors})
 
 
 def _rest(scan: Scan) -> dict[str, Any]:
@@ -107,9 +105,7 @@ async def write_side_views(sql: Any, connection: Connection, before: Scan | None
     if before is None:
         await sql.write_i3_event(connection, i3_event_id=after.i3_event_id, digest=after.event_digest)
     if after.request_scan_id == key and (before is None or before.rescan_ids != after.rescan_ids):
-        await sql.write_scan_request(
-            connection, scan_id=key, body=scan_request_body(after), rescan_ids=list(after.rescan_ids)
-        )
+        await sql.write_scan_request(connection, scan_id=key, body=scan_request_body(after), rescan_ids=list(after.rescan_ids))
     if after.result is not None and (before is None or before.result != after.result):
         await sql.write_result(
             connection, scan_id=key, digest=after.result.digest, size=after.result.size_bytes,

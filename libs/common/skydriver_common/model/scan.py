@@ -166,9 +166,7 @@ def evolve(scan: Scan | None, event: ev.Event, *, scan_id: str, recorded_at: flo
     if isinstance(event, ev.RescanRecorded):
         return replace(scan, rescan_ids=(*scan.rescan_ids, event.rescan_id))
     if isinstance(event, ev.ResultReceived):
-        return replace(
-            scan, result=ResultRef(digest=event.digest, size_bytes=event.size_bytes, is_final=event.is_final)
-        )
+        return replace(scan, result=ResultRef(digest=event.digest, size_bytes=event.size_bytes, is_final=event.is_final))
     launch = _evolve_launch(scan.launch, event, recorded_at)
     if launch is not None:
         return replace(scan, launch=launch)

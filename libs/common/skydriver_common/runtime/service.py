@@ -45,7 +45,7 @@ LAST_RESORT_S = 1.0
 """After grace and closing: then the process ends itself, whatever hangs."""
 
 
-class StartupProblem(Exception):  # noqa: N818  (reads as what the operator has)
+class StartupProblem(Exception):
     """The service cannot start as configured; the message is one line for the operator and holds no secret."""
 
 

@@ -40,7 +40,7 @@ TEST_PREFIX = PREFIX + "TEST_"
 """Names of the test suite; no part of the system reads them."""
 
 
-class BadSettings(Exception):  # noqa: N818  (reads as what the operator has)
+class BadSettings(Exception):
     """The environment cannot be used.
 
     Attributes:

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -33,6 +33,7 @@ class _Running:
     pid: int
     pidfd: int
     child: asyncio.subprocess.Process | None
+    has_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class LocalLauncher:
@@ -86,9 +87,7 @@ class LocalLauncher:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(running.pidfd, signal.SIGTERM)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_KILL_AFTER_S):
-                while scan_id in self._running:
-                    await asyncio.sleep(0.05)
+            await asyncio.wait_for(running.has_ended.wait(), _KILL_AFTER_S)
         if scan_id in self._running:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(running.pidfd, signal.SIGKILL)
@@ -149,6 +148,7 @@ class LocalLauncher:
 
     def _on_end(self, scan_id: str) -> None:
         running = self._running.pop(scan_id)
+        running.has_ended.set()
         asyncio.get_running_loop().remove_reader(running.pidfd)
         os.close(running.pidfd)
         reaper = asyncio.ensure_future(self._tell(scan_id, running))

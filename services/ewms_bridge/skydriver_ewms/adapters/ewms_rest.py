@@ -62,11 +62,11 @@ class _Answer:
         return text if isinstance(text, str) else ""
 
 
-class _NotSent(Exception):  # noqa: N818 -- never leaves this module
+class _NotSent(Exception):
     """No connection: EWMS has not seen the request."""
 
 
-class _NoAnswer(Exception):  # noqa: N818 -- never leaves this module
+class _NoAnswer(Exception):
     """The request went out, and no complete answer came back."""
 
 

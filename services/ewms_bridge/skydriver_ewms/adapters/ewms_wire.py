@@ -8,7 +8,7 @@ from skydriver_ewms.values import Json, PhaseChange, QueueProfile, TaskDirective
 T = TypeVar("T")
 
 
-class Unreadable(Exception):  # noqa: N818 -- it never leaves the adapter, which translates it
+class Unreadable(Exception):
     """An answer that is not what the contract promises. The text names the field, never its content."""
 
 
