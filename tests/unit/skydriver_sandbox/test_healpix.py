@@ -4,13 +4,13 @@ import healpy
 import numpy as np
 import pytest
 
-from skydriver_sandbox import healpix
+from skydriver_sandbox import healpix, sphere
 
 NSIDES = [1, 2, 4, 8, 32, 64, 512]
 
 
 def _some_pixels(nside: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    total = healpix.pixel_count(nside)
+    total = sphere.pixel_count(nside)
     if total <= 50_000:
         return np.arange(total, dtype=np.int64)
     rng = np.random.default_rng(nside)
@@ -28,18 +28,18 @@ def test_vectors_are_those_of_healpy(nside: int) -> None:
 @pytest.mark.parametrize("nside", NSIDES)
 def test_a_single_centre_is_that_of_healpy(nside: int) -> None:
     for pixel in _some_pixels(nside)[::37]:
-        assert healpix.centre(nside, int(pixel)) == pytest.approx(healpy.pix2ang(nside, int(pixel)), abs=1e-12)
+        assert sphere.centre(nside, int(pixel)) == pytest.approx(healpy.pix2ang(nside, int(pixel)), abs=1e-12)
 
 
 @pytest.mark.parametrize("pixel", [-1, 12 * 8 * 8])
 def test_a_pixel_outside_the_sky_is_refused(pixel: int) -> None:
     with pytest.raises(ValueError, match="has no pixel"):
-        healpix.centre(8, pixel)
+        sphere.centre(8, pixel)
 
 
 @pytest.mark.parametrize(("nside", "finer"), [(1, 2), (8, 64), (64, 512), (2, 64), (8, 8)])
 def test_children_are_the_shifted_nested_pixels(nside: int, finer: int) -> None:
-    pixels = np.random.default_rng(7).choice(healpix.pixel_count(nside), min(12, healpix.pixel_count(nside)), replace=False)
+    pixels = np.random.default_rng(7).choice(sphere.pixel_count(nside), min(12, sphere.pixel_count(nside)), replace=False)
     factor = (finer // nside) ** 2
     nested = healpy.ring2nest(nside, pixels)[:, None] * factor + np.arange(factor)[None, :]
     expected = np.sort(healpy.nest2ring(finer, nested.ravel()))
@@ -47,8 +47,8 @@ def test_children_are_the_shifted_nested_pixels(nside: int, finer: int) -> None:
 
 
 def test_children_of_the_whole_sky_are_the_whole_sky() -> None:
-    everything = healpix.children(4, np.arange(healpix.pixel_count(4), dtype=np.int64), 32)
-    np.testing.assert_array_equal(everything, np.arange(healpix.pixel_count(32)))
+    everything = healpix.children(4, np.arange(sphere.pixel_count(4), dtype=np.int64), 32)
+    np.testing.assert_array_equal(everything, np.arange(sphere.pixel_count(32)))
 
 
 def test_children_need_a_power_of_two() -> None:
