@@ -10,8 +10,8 @@ import math
 import struct
 from dataclasses import dataclass
 
-from skydriver_sandbox import healpix
 from skydriver_sandbox.events import Facts
+from skydriver_sandbox.sphere import angular_distance, equatorial
 
 _SOFTNESS = 40.0
 _WIGGLE = 0.08
@@ -39,15 +39,9 @@ def _noise(facts: Facts, *what: object) -> tuple[float, ...]:
     return tuple(word / 2**32 for word in struct.unpack("<8I", hashlib.blake2b(seed, digest_size=32).digest()))
 
 
-def angular_distance(ra: float, dec: float, other_ra: float, other_dec: float) -> float:
-    """Angle between two directions, radians; exact for small angles too (haversine)."""
-    a = math.sin((dec - other_dec) / 2) ** 2 + math.cos(dec) * math.cos(other_dec) * math.sin((ra - other_ra) / 2) ** 2
-    return 2 * math.asin(min(1.0, math.sqrt(a)))
-
-
 def reconstruct(facts: Facts, reco_algo: str, nside: int, pixel: int, variation: int) -> Reconstruction:
     """The answer for one pixel and position variation. Raises ValueError for a pixel that is not on the sky."""
-    ra, dec = healpix.equatorial(nside, pixel)
+    ra, dec = equatorial(nside, pixel)
     distance = angular_distance(ra, dec, facts.ra, facts.dec)
     noise = _noise(facts, nside, pixel, variation)
     chi2 = 2.0 * (1.0 - math.cos(distance)) / facts.sigma**2

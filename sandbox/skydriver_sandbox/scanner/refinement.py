@@ -7,6 +7,7 @@ import numpy as np
 
 from skydriver_sandbox import healpix
 from skydriver_sandbox.scanner.progression import Progression
+from skydriver_sandbox.sphere import pixel_area, pixel_count
 
 # Neighbours that differ this much in 2·llh are refined as well; in practice there are none.
 _STEEP = 200_000.0
@@ -20,12 +21,12 @@ def first_round(progression: Progression, pointed_at: tuple[float, float] | None
     """Every pixel of the first nside; for a pointed scan those within 3.5° of (ra, dec), or the nearest one."""
     nside = progression.steps[0].nside
     if pointed_at is None:
-        return {(nside, pixel) for pixel in range(healpix.pixel_count(nside))}
+        return {(nside, pixel) for pixel in range(pixel_count(nside))}
     ra, dec = pointed_at
     direction = np.array([math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)])
     near = healpix.within(nside, direction, _POINTED_RADIUS)
     if not near.size:
-        everything = np.arange(healpix.pixel_count(nside), dtype=np.int64)
+        everything = np.arange(pixel_count(nside), dtype=np.int64)
         near = everything[[int(np.argmax(healpix.vectors(nside, everything) @ direction))]]
     return {(nside, int(pixel)) for pixel in near}
 
@@ -41,7 +42,7 @@ def refine(progression: Progression, finished: Mapping[int, Mapping[int, float]]
         values = finished.get(coarse.nside)
         if not values:
             continue
-        radius = math.sqrt(fine.extension * healpix.pixel_area(coarse.nside) / math.pi)
+        radius = math.sqrt(fine.extension * pixel_area(coarse.nside) / math.pi)
         parents = {int(pixel) for pixel in healpix.within(coarse.nside, direction, radius)} | steep_pixels(coarse.nside, values)
         if parents:
             pixels = healpix.children(coarse.nside, np.array(sorted(parents), dtype=np.int64), fine.nside)

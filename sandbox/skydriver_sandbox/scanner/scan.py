@@ -25,6 +25,7 @@ from skydriver_sandbox.scanner.refinement import Pixel
 from skydriver_sandbox.scanner.reporter import Reporter
 from skydriver_sandbox.scanner.skydriver import CallFailedError, SkyDriver
 from skydriver_sandbox.scanner.statistics import Statistics
+from skydriver_sandbox.sphere import equatorial
 
 log = logging.getLogger("sandbox.scanner")
 JOURNAL_NAME = "journal.jsonl"
@@ -256,7 +257,7 @@ class Scan:
             coarser = nsides[place - 1] if place else nside
             finished = self._book.finished.get(coarser, {}) if place else {}
             for pixel, mother in zip(numbers.tolist(), healpix.parents(nside, numbers, coarser).tolist(), strict=True):
-                ra, dec = healpix.equatorial(nside, pixel)
+                ra, dec = equatorial(nside, pixel)
                 found = finished.get(mother)
                 if found is None or found.llh != found.llh:
                     seeds[nside, pixel] = {

@@ -1,0 +1,14 @@
+"""EWMS's error answers: `{"code", "error"}`. Source: EWMS contract 2."""
+
+
+class RestError(Exception):
+    """An answer other than 200; the text goes to the client and never repeats a value it sent."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+AUTHENTICATION_FAILED = "authentication failed"
+AUTHORIZATION_FAILED = "authorization failed"

@@ -1,0 +1,197 @@
+"""EWMS's background work: activation, launch, submission, removal, status reports. Source: EWMS contract 8, 9, 10.
+
+Each loop does one small step, sleeps its delay, and waits for the bell when there is nothing to do, so that an idle
+stand-in costs nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from skydriver_sandbox.ewms import workflows
+from skydriver_sandbox.ewms.broker import Broker, BrokerRefusedError
+from skydriver_sandbox.ewms.faults import Faults
+from skydriver_sandbox.ewms.settings import Pace
+from skydriver_sandbox.ewms.store import Store, Tx
+from skydriver_sandbox.ewms.workflows import change_phase
+
+log = logging.getLogger("sandbox.ewms")
+_SUBMIT_TRIES = 3
+_TOP_ERRORS = 10
+
+
+class Bell:
+    """Wakes those who wait for something to do; a ring before the wait counts."""
+
+    def __init__(self) -> None:
+        self._events: list[asyncio.Event] = []
+
+    def listener(self) -> asyncio.Event:
+        event = asyncio.Event()
+        self._events.append(event)
+        return event
+
+    def ring(self) -> None:
+        for event in self._events:
+            event.set()
+
+
+class Phases:
+    """Walks taskforces through their phases."""
+
+    def __init__(self, store: Store, broker: Broker, pace: Pace, faults: Faults, bell: Bell) -> None:
+        self._store = store
+        self._broker = broker
+        self._pace = pace
+        self._faults = faults
+        self._bell = bell
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._forever("activation", self._activate, self._pace.activation_s))
+            group.create_task(self._forever("launch", self._launch, self._pace.launch_s))
+            group.create_task(self._forever("submission", self._submit, self._pace.submit_s))
+            group.create_task(self._forever("status", self._report, self._pace.status_s))
+
+    async def _forever(self, name: str, step: Callable[[], Awaitable[bool]], delay_s: float) -> None:
+        event = self._bell.listener()
+        while True:
+            await asyncio.sleep(delay_s)
+            event.clear()
+            try:
+                is_busy = await step()
+            except BrokerRefusedError as error:
+                # Like upstream: this workflow stays first in line and all others wait behind it.
+                log.warning("%s: %s", name, error)
+                is_busy = True
+            if is_busy:
+                self._bell.ring()
+            else:
+                await event.wait()
+
+    async def _activate(self) -> bool:
+        """One workflow: its queues handed out, its taskforces to `pre-launch`."""
+        if self._faults.activation_stuck:
+            # Nobody rings when the switch is put back; look again after the usual delay.
+            return True
+        workflow_id = await self._store.run(workflows.next_to_activate)
+        if workflow_id is None:
+            return False
+        profiles = await self._store.run(lambda tx: tx.profiles(workflow_id))
+        # Workers added later get the tokens that are out already (EWMS contract 7).
+        is_new = not all(profile["is_activated"] for profile in profiles)
+        access = await self._broker.grant(workflow_id, [profile["mqid"] for profile in profiles]) if is_new else None
+        race = self._faults.activation_race
+        await self._store.run(lambda tx: workflows.activate(tx, workflow_id, access, whatever_phase=race))
+        return True
+
+    async def _launch(self) -> bool:
+        """One taskforce: `pre-launch` to `pending-starter`."""
+
+        def step(tx: Tx) -> bool:
+            waiting = tx.taskforces(phases=("pre-launch",))
+            if waiting:
+                change_phase(waiting[0], "pending-starter", "WMS", "launched")
+                tx.save_taskforce(waiting[0])
+            return bool(waiting)
+
+        return await self._store.run(step)
+
+    async def _submit(self) -> bool:
+        """What a submitter does per look: submit all that wait, remove all that must stop, close what has ended."""
+
+        def step(tx: Tx) -> bool:
+            changed = False
+            for taskforce in tx.taskforces(phases=("pending-starter",)):
+                changed |= self._submit_one(tx, taskforce)
+            for taskforce in tx.taskforces(phases=("pending-stopper",)):
+                # Never submitted: it stays as it is for ever, as with EWMS.
+                if taskforce["cluster_id"] is not None:
+                    change_phase(taskforce, "condor-rm", "TMS", "removed on request")
+                    tx.execute(
+                        "UPDATE jobs SET status = 'REMOVED' WHERE taskforce_uuid = ? AND status IN ('IDLE', 'RUNNING')",
+                        taskforce["taskforce_uuid"],
+                    )
+                    tx.save_taskforce(taskforce)
+                    changed = True
+            for taskforce in tx.taskforces(phases=("condor-submit", "condor-rm")):
+                changed |= _close_ended(tx, taskforce)
+            return changed
+
+        return await self._store.run(step)
+
+    def _submit_one(self, tx: Tx, taskforce: dict[str, Any]) -> bool:
+        tried = sum(
+            1
+            for entry in taskforce["phase_change_log"]
+            if entry["target_phase"] == "condor-submit" and not entry["was_successful"]
+        )
+        if tried >= _SUBMIT_TRIES:
+            return False
+        if tried or self._faults.take("submissions_fail"):
+            context = "ERROR: the sandbox was told to let this submission fail"
+            change_phase(taskforce, "condor-submit", "TMS", context, was_successful=False)
+            tx.save_taskforce(taskforce)
+            return True
+        uuid, wanted = taskforce["taskforce_uuid"], max(0, taskforce["n_workers"] or 0)
+        cluster_id = tx.execute("SELECT coalesce(max(json_extract(doc, '$.cluster_id')), 1000) + 1 FROM taskforces").fetchone()[
+            0
+        ]
+        taskforce |= {
+            "cluster_id": cluster_id,
+            "n_workers": wanted,
+            "submit_dict": {"universe": "local process", "queue": str(wanted)},
+            "job_event_log_fpath": f"sandbox/{uuid}.log",
+        }
+        change_phase(taskforce, "condor-submit", "TMS", "submitted")
+        tx.save_taskforce(taskforce)
+        for number in range(wanted):
+            tx.execute("INSERT INTO jobs (job_id, taskforce_uuid, status) VALUES (?, ?, 'IDLE')", f"{uuid}.{number}", uuid)
+        return True
+
+    async def _report(self) -> bool:
+        """Write the jobs' statuses into their taskforces, where they have changed."""
+
+        def step(tx: Tx) -> bool:
+            for taskforce in tx.taskforces(phases=("condor-submit", "condor-rm")):
+                statuses, errors = counts(tx, taskforce["taskforce_uuid"])
+                if (statuses, errors) != (taskforce["compound_statuses"], taskforce["top_task_errors"]):
+                    taskforce |= {"compound_statuses": statuses, "top_task_errors": errors}
+                    tx.save_taskforce(taskforce)
+            return False
+
+        return await self._store.run(step)
+
+
+def _close_ended(tx: Tx, taskforce: dict[str, Any]) -> bool:
+    """`condor-complete` for a taskforce with no job left to run."""
+    left = tx.execute(
+        "SELECT count(*) FROM jobs WHERE taskforce_uuid = ? AND status IN ('IDLE', 'RUNNING')", taskforce["taskforce_uuid"]
+    ).fetchone()[0]
+    if left:
+        return False
+    change_phase(taskforce, "condor-complete", "TMS", "no jobs left", source_event_time=time.time())
+    # The last counts stay; nobody looks at this taskforce's jobs again.
+    statuses, errors = counts(tx, taskforce["taskforce_uuid"])
+    taskforce |= {"compound_statuses": statuses, "top_task_errors": errors}
+    tx.save_taskforce(taskforce)
+    return True
+
+
+def counts(tx: Tx, uuid: str) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """(compound_statuses, top_task_errors) of a taskforce, from its jobs. Source: EWMS contract 10."""
+    statuses: dict[str, dict[str, int]] = {}
+    rows = tx.execute(
+        "SELECT status, pilot_status, count(*) AS n FROM jobs WHERE taskforce_uuid = ? GROUP BY status, pilot_status", uuid
+    )
+    for row in rows:
+        statuses.setdefault(row["status"], {})[row["pilot_status"]] = row["n"]
+    errors = tx.execute(
+        "SELECT error, count(*) AS n FROM jobs WHERE taskforce_uuid = ? AND error IS NOT NULL"
+        " GROUP BY error ORDER BY n DESC, error LIMIT ?",
+        uuid,
+        _TOP_ERRORS,
+    )
+    return statuses, {row["error"]: row["n"] for row in errors}
