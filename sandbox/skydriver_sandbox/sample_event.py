@@ -1,70 +1,97 @@
-"""The project's own sample event: made up, in the format of 2023a (scanner contract, section 9), always the same.
+"""The project's own sample event: format C (2023a), every number in it made up. `python -m skydriver_sandbox.sample_event`.
 
-``python -m skydriver_sandbox.sample_event [--out FILE]`` prints or writes it.
+It has the shape of a real realtime event (scanner contract 9), but its frames hold noise instead of detector data.
 """
 
 import argparse
 import base64
+import hashlib
 import json
-import random
 import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
-_STREAMS = {"G": 512, "C": 24_000, "D": 600, "Q": 6_000, "P": 3_000}
-"""Frame name to its size in bytes; the content is noise: nobody may unpickle it."""
+RUN_ID = 123456
+EVENT_ID = 7654321
+EVENT_TIME = "2024-02-29 12:34:56.789012"
+# Compressed sizes a 2021a event has, bytes; the calibration frame is the big one.
+_FRAME_BYTES = {"G": 5_000, "C": 48_000, "D": 500, "Q": 4_000, "P": 1_800}
+
+
+def _noise(stream: str, size: int) -> bytes:
+    return hashlib.shake_256(f"skydriver sample event, frame {stream}".encode()).digest(size)
+
+
+def _frame(stream: str) -> list[str]:
+    content = _noise(stream, _FRAME_BYTES[stream])
+    if stream == "G":
+        content = f"baseline_gcd_{RUN_ID}.i3".encode() + content
+    return [stream, base64.b64encode(zlib.compress(content)).decode()]
 
 
 def sample_event() -> dict[str, Any]:
-    """An event that points to zenith 1.2 rad, azimuth 2.5 rad; frames hold noise."""
-    noise = random.Random(20231202)  # noqa: S311  (the same event every time)
-    frames = [[name, base64.b64encode(zlib.compress(noise.randbytes(size))).decode()] for name, size in _STREAMS.items()]
-    direction = {"zen": 1.2, "azi": 2.5, "cr_zen": 0.004, "cr_azi": 0.003}
+    """The event as an object, the same each time; about 80 kB as JSON."""
+    zenith, azimuth = 1.7312, 2.2104
     return {
-        "_id": "65a0c0ffee0123",
+        "_id": hashlib.sha256(b"skydriver sample event").hexdigest()[:14],
         "service": "PFOnlineWriter",
         "varname": "realtimeEventData",
         "prio": 2,
-        "time": "2024-01-12 08:30:15.250000",
-        "insert_time": "2024-01-12 08:31:02.500000",
+        "time": "2024-02-29 12:35:21.402113",
+        "insert_time": "2024-02-29 12:45:02.118250",
         "value": {
-            "zmqnotify": {"topics": ["neutrino"]},
-            "streams": ["neutrino"],
             "version": "2023a",
+            "streams": ["neutrino"],
+            "zmqnotify": {"topics": ["neutrino"]},
             "data": {
-                "unique_id": "run00139000.evt000012345678",
-                "run_id": 139000,
-                "event_id": 12345678,
-                "eventtime": "2024-01-12 08:29:51.125000",
-                "nch": 150,
-                "npulses": 720,
-                "qtot": 640.5,
+                "unique_id": f"run{RUN_ID:08d}.evt{EVENT_ID:012d}",
+                "run_id": RUN_ID,
+                "event_id": EVENT_ID,
+                "eventtime": EVENT_TIME,
+                "nch": 142,
+                "npulses": 731,
+                "qtot": 905.25,
                 "it_trig": False,
                 "neutrino": {"bdt_up": 0.21, "bdt_down": None},
                 "reco": {
-                    "splinempe": {**direction, "llh": 1042.5, "rllh": 6.4, "fit_stat": 0},
-                    "spefit2": {"zen": 1.19, "azi": 2.51, "fit_stat": 0, "ndof": 145, "llh": 1101.3, "rllh": 7.1},
-                    "l2_online_bestfit": {**direction, "name": "l2_online_MPEFit"},
-                    "energy": {"truncated": 61000.0, "mpe_muex": 15500.0, "spline_mue": 30200.0, "spline_muex": 15800.0},
+                    "splinempe": {
+                        "zen": zenith + 0.0011, "azi": azimuth - 0.0007, "cr_zen": 0.0061, "cr_azi": 0.0058,
+                        "llh": 1012.5, "rllh": 6.21, "fit_stat": 0,
+                        "dir_hits_a": 612.4, "dir_hits_b": 702.9, "dir_hits_c": 811.3, "dir_hits_d": 815.8, "dir_hits_e": 816.2,
+                        "track_len": 512.75, "trk_smth": 0.081, "pb_err1": None, "pb_err2": None,
+                        "bs_est": 0.0031, "it_slc_cnt": 0, "it_hlc_cnt": 0,
+                    },
+                    "spefit2": {
+                        "zen": zenith - 0.0052, "azi": azimuth + 0.0039,
+                        "fit_stat": 0, "ndof": 140, "llh": 1104.1, "rllh": 7.12,
+                    },
+                    "l2_online_bestfit": {
+                        "zen": zenith, "azi": azimuth, "cr_zen": 0.0061, "cr_azi": 0.0058, "name": "l2_online_MPEFit",
+                    },
+                    "energy": {"truncated": 61_250.5, "mpe_muex": 14_030.2, "spline_mue": 29_711.8, "spline_muex": 14_388.6},
                 },
-                "frames": frames,
+                "frames": [_frame(stream) for stream in _FRAME_BYTES],
             },
         },
-    }
+    }  # fmt: skip
 
 
-def main() -> None:
-    """Print the event, or write it to a file."""
-    parser = argparse.ArgumentParser(description="Make the sample event.")
-    parser.add_argument("--out", type=Path, help="write it to this file instead of printing it")
-    out: Path | None = parser.parse_args().out
-    text = json.dumps(sample_event())
-    if out is None:
-        sys.stdout.write(text + "\n")
-    else:
-        out.write_text(text)
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="skydriver_sandbox.sample_event", description="Print the project's sample event.")
+    parser.add_argument("--out", type=Path, help="write it there instead")
+    given = parser.parse_args()
+    text = json.dumps(sample_event(), indent=1) + "\n"
+    if given.out is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        given.out.write_text(text)
+    except OSError as error:
+        sys.stderr.write(f"sample event: {given.out}: {error.strerror}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

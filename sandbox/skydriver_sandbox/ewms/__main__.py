@@ -33,7 +33,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     store = Store(settings.data_dir / "ewms.sqlite")
     await store.open()
     key = await asyncio.to_thread(load_key, settings.data_dir / "keys" / "issuer.pem")
-    issuer = Issuer(f"{public_url}/issuer", key, settings.client_id, settings.client_secret)
+    issuer = Issuer(public_url, key, settings.client_id, settings.client_secret)
     pool = Pool(
         store,
         settings.data_dir / "workers",

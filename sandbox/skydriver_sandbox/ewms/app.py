@@ -93,7 +93,7 @@ class Api:
         app.add_routes(
             [
                 web.get("/healthz", self.healthz),
-                web.get("/issuer/.well-known/openid-configuration", self.discovery),
+                web.get("/.well-known/openid-configuration", self.discovery),
                 web.get("/issuer/jwks", self.jwks),
                 web.post("/issuer/token", self.token),
                 web.get(f"{v1}/", self._for_users(self.root)),

@@ -69,7 +69,10 @@ class Broker:
         url = URL(base + path, encoded=True)
         headers = {"Authorization": auth.encode()}
         try:
-            async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session, session.put(url, json=body) as answer:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+                session.put(url, json=body) as answer,
+            ):
                 if not answer.ok:
                     raise BrokerRefusedError(f"the broker's management interface answered {answer.status}")
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -26,7 +26,7 @@ from skydriver_sandbox.processes import end_leftover, write_identity
 from skydriver_sandbox.worker.job import JITTER_VARIABLE, JOB_VARIABLE, MEAN_VARIABLE, PREFETCH_VARIABLE
 
 log = logging.getLogger("sandbox.ewms")
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 _SETTINGS_PASSED_ON = (MEAN_VARIABLE, JITTER_VARIABLE, PREFETCH_VARIABLE)
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 3.0

@@ -43,8 +43,8 @@ class Issuer:
     def discovery(self) -> dict[str, Any]:
         return {
             "issuer": self._url,
-            "token_endpoint": f"{self._url}/token",
-            "jwks_uri": f"{self._url}/jwks",
+            "token_endpoint": f"{self._url}/issuer/token",
+            "jwks_uri": f"{self._url}/issuer/jwks",
             "grant_types_supported": ["client_credentials"],
             "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
         }
