@@ -3,6 +3,8 @@
 Source: REST contract 1.6, 4.3, 10.
 """
 
+import json
+import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +16,13 @@ from skydriver_api.find.errors import BadFilter, TooSlow
 from skydriver_api.find.filters import parse_filter
 from skydriver_api.find.literals import checked_text
 from skydriver_api.find.nodes import Node
+from skydriver_common.model import wire
 
 __all__ = ["EXCLUDED", "FindQuery", "Limits", "Statement", "find_query", "projected_fields", "statement_for", "stream"]
 
 EXCLUDED = frozenset({"ewms_task", "event_i3live_json_dict", "event_i3live_json_dict__hash"})
+
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 _FETCH_ROWS = 500
 _FETCH_BYTES = 1_000_000
@@ -173,10 +178,9 @@ def _needs_body(fields: frozenset[str] | None) -> bool:
 def _projected(scan_id: str, body: bytes | None, fields: frozenset[str] | None) -> bytes:
     """The fields of a stored Manifest that were asked for, in its own order."""
     if body is None:
-        return orjson.dumps({"scan_id": scan_id} if fields else {})
-    manifest = orjson.loads(body)
+        return wire.encode({"scan_id": scan_id} if fields else {})
+    # orjson is quick, but makes floats of integers beyond 64 bits; the standard library keeps them.
+    manifest = json.loads(body) if _LONG_NUMBER.search(body) else orjson.loads(body)
     if fields is None:
-        for name in EXCLUDED:
-            manifest.pop(name, None)
-        return orjson.dumps(manifest)
-    return orjson.dumps({name: value for name, value in manifest.items() if name in fields})
+        return wire.encode({name: value for name, value in manifest.items() if name not in EXCLUDED})
+    return wire.encode({name: value for name, value in manifest.items() if name in fields})
