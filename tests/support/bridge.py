@@ -9,10 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import orjson
 from pydantic import SecretStr
-from tests.support.fake_ewms import FakeEwms
 
 from skydriver_common.db.bell import Bell
 from skydriver_common.db.pool import Pool, open_pool
@@ -32,6 +30,7 @@ from skydriver_ewms.teardown import Teardown
 from skydriver_ewms.usecases import UseCases
 from skydriver_ewms.workflows import Workflows
 from skydriver_ewms.workforce import Workforces
+from tests.support.fake_ewms import FakeEwms
 
 INTERVAL = timedelta(seconds=60)
 
@@ -196,17 +195,6 @@ async def a_bridge(database_url: str, work_dir: Path, ewms: FakeEwms, **settings
 def a_context(**changes: Any) -> Context:
     """The context of some command."""
     return Context(**{"command_id": uuid.uuid4().hex, "correlation_id": "c", "actor": "test", **changes})
-
-
-async def new_database(server_url: str, template: str) -> str:
-    """A fresh database made from a migrated template; returns its URL."""
-    name = f"t{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(server_url, timeout=10)
-    try:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    finally:
-        await connection.close(timeout=5)
-    return f"{server_url.rpartition('/')[0]}/{name}"
 
 
 def _moment(seconds: float) -> datetime:

@@ -5,13 +5,13 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.support.bridge import Bridge, a_context
-from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AddWorkers, Context
 from skydriver_common.model.rejections import Code, Reply
 from skydriver_ewms.due import ADDITIONS
+from tests.support.bridge import Bridge, a_context
+from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
 
 async def ask(bridge: Bridge, scan_id: str, context: Context | None = None, **changes: Any) -> Reply:

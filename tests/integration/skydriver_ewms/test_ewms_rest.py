@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, TCPConnector
 from pydantic import SecretStr
-from tests.support.unruly_ewms import Unruly, unruly_ewms
 
 from skydriver_common.faults import TryLater
 from skydriver_ewms.adapters.ewms_rest import TASKFORCE_FIELDS, EwmsRest, open_ewms
 from skydriver_ewms.adapters.oauth2 import ClientCredentials
 from skydriver_ewms.ports import NotFound, Refused, UnclearOutcome, WorkflowEnded
 from skydriver_ewms.values import QueueProfile, TaskDirective, Workflow, WorkflowSpec
+from tests.support.unruly_ewms import Unruly, unruly_ewms
 
 WORKFLOW = {"workflow_id": "WF-1", "timestamp": 5.5, "priority": 100, "deactivated": None, "deactivated_ts": None}
 TASKFORCE = {

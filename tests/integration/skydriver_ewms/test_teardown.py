@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import pytest
 import structlog
-from tests.support.bridge import Bridge
-from tests.support.fake_ewms import AWAY, LOST, NOTHING, FakeEwms
 
 from skydriver_common.model import events as ev
 from skydriver_ewms.due import AFTERMATH, STOP
+from tests.support.bridge import Bridge
+from tests.support.fake_ewms import AWAY, LOST, NOTHING, FakeEwms
 
 
 async def test_after_the_final_result_the_workflow_is_finished_but_not_at_once(bridge: Bridge, ewms: FakeEwms) -> None:

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from tests.support.bridge import Bridge, a_bridge, a_context
-from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AssignWorkflow
 from skydriver_common.model.rejections import Code
 from skydriver_ewms.due import ASSIGN, DUPLICATES, QUEUES, STOP
 from skydriver_ewms.values import Workflow, WorkflowSpec
+from tests.support.bridge import Bridge, a_bridge, a_context
+from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
 
 async def test_a_launched_scan_gets_one_workflow_with_its_queues_handed_over(bridge: Bridge, ewms: FakeEwms) -> None:
@@ -95,7 +95,7 @@ async def test_a_request_that_comes_true_very_late_leaves_one_workflow(bridge: B
 
 
 async def test_a_crash_between_the_intent_and_the_record_makes_no_second_workflow(
-    bridge: Bridge, ewms: FakeEwms, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bridge: Bridge, ewms: FakeEwms, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan_id = await bridge.launched_scan()
 
@@ -107,18 +107,18 @@ async def test_a_crash_between_the_intent_and_the_record_makes_no_second_workflo
         await bridge.work(ASSIGN)
     assert len(ewms.live()) == 1
 
-    async with a_bridge(database_url, tmp_path, ewms) as successor:
+    async with a_bridge(database, tmp_path, ewms) as successor:
         await successor.work(ASSIGN, until_s=61)
         assert (await successor.scan(scan_id)).ewms_workflow_id == ewms.live()[0]
     assert len(ewms.workflows) == 1
 
 
 async def test_a_replica_whose_lease_has_ended_does_not_create_besides_another(
-    bridge: Bridge, ewms: FakeEwms, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bridge: Bridge, ewms: FakeEwms, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bridge.launched_scan()
     create = ewms.create_workflow
-    async with a_bridge(database_url, tmp_path, ewms) as twin:
+    async with a_bridge(database, tmp_path, ewms) as twin:
 
         async def slow_create(spec: WorkflowSpec) -> Workflow:
             await twin.work(ASSIGN, until_s=61)  # the lease ends while EWMS takes its time

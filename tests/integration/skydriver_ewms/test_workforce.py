@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from tests.support.bridge import Bridge
-from tests.support.fake_ewms import AWAY, FakeEwms
 
 from skydriver_common.faults import TryLater
 from skydriver_ewms.due import ASSIGN, STOP, WORKFORCE
+from tests.support.bridge import Bridge
+from tests.support.fake_ewms import AWAY, FakeEwms
 
 
 async def test_counts_become_an_event_once_per_change(bridge: Bridge, ewms: FakeEwms) -> None:
