@@ -54,6 +54,7 @@ async def _log_of(database_url: str, scan_id: str) -> list[tuple[int, str]]:
 
 def test_a_scan_survives_the_death_of_every_process(own_system: Running) -> None:
     submitted = own_system.call("POST", "/scan", body=scan_request(sample_event(), nsides={"8": 0, "16": 12}))
+    assert submitted.status_code == 200, submitted.text
     scan_id = submitted.json()["scan_id"]
     wait_until(
         lambda: own_system.get(f"/scan/{scan_id}/status")["scan_state"].startswith("IN_PROGRESS"),

@@ -32,6 +32,7 @@ _LOOK_EVERY_S = 0.5
 _GRACE_S = 3.0
 _MAX_RESTART_PAUSE_S = 10.0
 _SATED_S = 30.0
+_KEPT_LOGS = 200
 PILOT_STATUSES = frozenset(
     {"Started", "RunningInitCommand", "AwaitingFirstMessage", "Tasking", "PendingRemainingTasks", "FatalError", "Done"}
 )
@@ -161,6 +162,7 @@ class Pool:
                 "faults": self._faults.as_json()["worker"],
             }
         )
+        await asyncio.to_thread(_forget_old_logs, self._folder)
         with (self._folder / f"{job.job_id}.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -220,6 +222,14 @@ class Pool:
             self._end(worker)
         if self._watchers:
             await asyncio.wait(set(self._watchers), timeout=_GRACE_S + 2)
+
+
+def _forget_old_logs(folder: Path) -> None:
+    """Keep the newest logs only: an installation may run for months."""
+    logs = list(folder.glob("*.log"))
+    if len(logs) > _KEPT_LOGS:
+        for path in sorted(logs, key=lambda path: path.stat().st_mtime)[:-_KEPT_LOGS]:
+            path.unlink(missing_ok=True)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -13,10 +13,15 @@ from skydriver_sandbox.scanner.progression import (
     variations_of,
 )
 
+DEATHS = ("before-final-result", "before-last-progress")
+
 
 @dataclass(frozen=True)
 class Options:
-    """One scanner's order. Paths are files, seconds are floats; token and queue file stay out of logs."""
+    """One scanner's order. Paths are files, seconds are floats; token and queue file stay out of logs.
+
+    die: where this scanner kills itself, once per scan; empty for nowhere.
+    """
 
     reco_algo: str
     variations: int
@@ -43,6 +48,7 @@ class Options:
     window_ratio: float
     window_min: int
     log_level: str
+    die: str
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,6 +105,7 @@ def read_options(words: Sequence[str], environment: Mapping[str, str]) -> Option
         window_ratio=_positive(environment, "SKYSCAN_PROGRESS_RUNTIME_PREDICTION_WINDOW_RATIO", 0.25),
         window_min=int(_positive(environment, "SKYSCAN_PROGRESS_RUNTIME_PREDICTION_WINDOW_MIN", 400)),
         log_level=environment.get("SKYSCAN_LOG", "INFO").upper(),
+        die=_choice(environment, "SANDBOX_SCANNER_DIE", ("", *DEATHS)),
     )
 
 
@@ -117,4 +124,11 @@ def _positive(environment: Mapping[str, str], name: str, default: float) -> floa
         value = 0.0
     if not 0 < value < float("inf"):
         raise ScanRefusedError(f"the environment variable {name} must be a number above 0")
+    return value
+
+
+def _choice(environment: Mapping[str, str], name: str, allowed: Sequence[str]) -> str:
+    value = environment.get(name, "")
+    if value not in allowed:
+        raise ScanRefusedError(f"the environment variable {name} must be one of {', '.join(filter(None, allowed))}")
     return value

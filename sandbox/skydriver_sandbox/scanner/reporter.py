@@ -6,6 +6,8 @@ ones decide over the scan.
 
 import json
 import logging
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -71,8 +73,17 @@ class Reporter:
 
     async def final(self) -> None:
         """The final result, then the last progress. Raises CallFailedError when SkyDriver does not take one of them."""
+        self._die_if_told("before-final-result")
         await self._send_result(is_final=True, patience=URGENT)
+        self._die_if_told("before-last-progress")
         await self._send_progress("The scan is finished.", "", time.time(), URGENT)
+
+    def _die_if_told(self, where: str) -> None:
+        """A fault switch: end like a crash, but only in the first life of this scan."""
+        marker = self._options.cache_dir / "has-died"
+        if self._options.die == where and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     async def _send_progress(self, summary: str, epilogue: str, ended_at: float | None, patience: Patience) -> None:
         if self._skydriver is None:

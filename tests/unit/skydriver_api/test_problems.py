@@ -29,4 +29,4 @@ def test_projections_select_fields_and_ignore_strangers() -> None:
     assert json.loads(project(manifest, frozenset({"priority", "a.b"}))) == {"priority": 1}
     assert projection_of_query("") is None
     assert projection_of_query("scan_id|*") is None
-    assert projection_of_query("scan_id|priority") == {"scan_id", "priority"}
+    assert projection_of_query("scan_id|priority") == frozenset({"scan_id", "priority"})

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 from structlog.testing import capture_logs
-from tests.support import virtual_time
 
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.loops import Pulse, forever, within
+from tests.support import virtual_time
 
 
 class Script:

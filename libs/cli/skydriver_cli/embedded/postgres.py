@@ -178,13 +178,17 @@ async def _ready(server: Postgres, password: str) -> None:
 
 
 def _forget_a_stranger(lock_file: Path) -> None:
-    """After a power cut, the number in the lock file may belong to a stranger whom Postgres would take for its twin."""
+    """After a crash, the number in the lock file may belong to a stranger, or to a process that is dead and not yet reaped
+    by init: Postgres would take either for its twin."""
     try:
         pid = int(lock_file.read_text().split("\n", 1)[0])
-        program = Path(os.readlink(f"/proc/{pid}/exe")).name
     except (OSError, ValueError):
         return
-    if not program.startswith("postgres"):
+    try:
+        program = Path(os.readlink(f"/proc/{pid}/exe")).name
+    except OSError:
+        program = ""  # gone, or a zombie
+    if processes.identify(pid) is None or (program and not program.startswith("postgres")):
         lock_file.unlink()
 
 

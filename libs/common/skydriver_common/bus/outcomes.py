@@ -106,7 +106,7 @@ class _Settling(BaseMiddleware[Any, Any]):
         try:
             # best effort: a gateway that has died must not undo what is committed
             await self._settle.broker.publish(
-                reply.body, queue=msg.reply_to, correlation_id=msg.correlation_id, headers=reply_headers(reply),
+                reply.body, queue=msg.reply_to, correlation_id=msg.correlation_id, headers=dict(reply_headers(reply)),
                 mandatory=False, content_type="application/octet-stream",
             )  # fmt: skip
         except (OSError, RuntimeError, TimeoutError) as error:

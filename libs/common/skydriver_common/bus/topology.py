@@ -14,8 +14,6 @@ DEAD_LETTERS = "skydriver.dead-letters"
 DELIVERY_LIMIT = 50
 """Deliveries after which the broker itself gives a message up; our own handling settles it long before."""
 
-_QUORUM = {"x-queue-type": "quorum"}
-
 
 def command_queue(key: str) -> RabbitQueue:
     """The queue of one command, named and routed by its key."""
@@ -51,5 +49,5 @@ async def declare(channel: AbstractChannel) -> None:
         (DEAD, AioExchangeType.TOPIC),
     ):
         await channel.declare_exchange(exchange.name, kind, durable=True)
-    dead = await channel.declare_queue(DEAD_LETTERS, durable=True, arguments=_QUORUM)
+    dead = await channel.declare_queue(DEAD_LETTERS, durable=True, arguments={"x-queue-type": "quorum"})
     await dead.bind(DEAD.name, "#")

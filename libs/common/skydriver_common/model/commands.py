@@ -111,7 +111,18 @@ class AddWorkers(Command):
     debug_cap: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshTaskforces(Command):
+    """See to it that ``ewms_taskforces`` holds the scan's taskforces, at most a minute old if EWMS answers. REST contract 4.17.
+
+    Changes nothing of the scan and is not recorded; the reply is ``{}``, the taskforces are read from the table.
+    """
+
+    key: ClassVar[str] = "ewms.refresh-taskforces"
+    scan_id: str
+
+
 COMMANDS: dict[str, type[Command]] = {
     command.key: command
-    for command in (RequestScan, RescanScan, DeleteScan, PatchManifest, PutResult, AssignWorkflow, AddWorkers)
+    for command in (RequestScan, RescanScan, DeleteScan, PatchManifest, PutResult, AssignWorkflow, AddWorkers, RefreshTaskforces)
 }

@@ -162,21 +162,60 @@ class WorkflowRefused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueuesAwaited(Event):
+    """The workflow's queues are not active yet. place_in_line: how many workflows, of all users, EWMS takes before it."""
+
+    type: ClassVar[str] = "scan.queues-awaited"
+    place_in_line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueuesActivated(Event):
-    """The workflow's queues work and the scanner was given them. queues: alias to queue id (no tokens)."""
+    """The workflow's queues work and the scanner was given them.
+
+    queues: alias to queue id (no tokens). tokens_end_at: Unix seconds when the first of their tokens expires, None: never.
+    """
 
     type: ClassVar[str] = "scan.queues-activated"
     queues: dict[str, str]
+    tokens_end_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueTokensEnding(Event):
+    """The tokens of the scan's queues expire soon and EWMS can't renew them: workers that come later can't connect."""
+
+    type: ClassVar[str] = "scan.queue-tokens-ending"
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartupFileMissing(Event):
+    """The scanner has not uploaded what its workers need to begin. waited_s: since its queues were handed over."""
+
+    type: ClassVar[str] = "scan.startup-file-missing"
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartupFileFound(Event):
+    """What the workers need to begin is uploaded after all."""
+
+    type: ClassVar[str] = "scan.startup-file-found"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkforceChanged(Event):
-    """EWMS reported other worker counts. Shapes: REST contract 8.6."""
+    """EWMS reported other worker counts. Shapes: REST contract 8.6.
+
+    problems: what is wrong with the workers, ``{"code", "text"}`` each; empty while all is well.
+    """
 
     type: ClassVar[str] = "scan.workforce-changed"
     statuses: dict[str, dict[str, int]]
     n_running: int
     top_errors: dict[str, int] = field(default_factory=dict)
+    problems: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +242,10 @@ _LIFECYCLE = (
     LaunchAbandoned, ScannerRestarted, ScannerFailed,
 )  # fmt: skip
 _PROGRESS = (ProgressReported, EventMetadataSet, ScanMetadataSet, ResultReceived)
-_EWMS = (WorkflowAssigned, WorkflowRefused, QueuesActivated, WorkforceChanged, WorkersAdded, WorkflowDeactivated)
+_EWMS = (
+    WorkflowAssigned, WorkflowRefused, QueuesAwaited, QueuesActivated, QueueTokensEnding, StartupFileMissing,
+    StartupFileFound, WorkforceChanged, WorkersAdded, WorkflowDeactivated,
+)  # fmt: skip
 
 EVENTS: dict[str, type[Event]] = {event.type: event for event in (*_LIFECYCLE, *_PROGRESS, *_EWMS)}
 

@@ -37,7 +37,10 @@ class ResultRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ewms:
-    """What EWMS told of the scan's workflow. deactivated: ``ABORTED``, ``FINISHED`` or None."""
+    """What EWMS told of the scan's workflow. deactivated: ``ABORTED``, ``FINISHED`` or None.
+
+    place_in_line: while queues are awaited. tokens_end_at: Unix seconds. problems: of the workers, ``{"code", "text"}`` each.
+    """
 
     deactivated: str | None = None
     refused: str = ""
@@ -46,6 +49,11 @@ class Ewms:
     n_running: int = 0
     top_errors: dict[str, int] = field(default_factory=dict)
     taskforces_added: int = 0
+    place_in_line: int | None = None
+    tokens_end_at: float | None = None
+    are_tokens_ending: bool = False
+    is_startup_file_missing: bool = False
+    problems: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,9 +247,19 @@ def _evolve_ewms(ewms: Ewms, event: ev.Event) -> Ewms:
         case ev.WorkflowRefused():
             return replace(ewms, refused=event.reason)
         case ev.QueuesActivated():
-            return replace(ewms, queues=event.queues)
+            return replace(ewms, queues=event.queues, tokens_end_at=event.tokens_end_at, place_in_line=None)
+        case ev.QueuesAwaited():
+            return replace(ewms, place_in_line=event.place_in_line)
+        case ev.QueueTokensEnding():
+            return replace(ewms, are_tokens_ending=True)
+        case ev.StartupFileMissing():
+            return replace(ewms, is_startup_file_missing=True)
+        case ev.StartupFileFound():
+            return replace(ewms, is_startup_file_missing=False)
         case ev.WorkforceChanged():
-            return replace(ewms, statuses=event.statuses, n_running=event.n_running, top_errors=event.top_errors)
+            return replace(
+                ewms, statuses=event.statuses, n_running=event.n_running, top_errors=event.top_errors, problems=event.problems
+            )
         case ev.WorkersAdded():
             return replace(ewms, taskforces_added=ewms.taskforces_added + 1)
         case ev.WorkflowDeactivated():

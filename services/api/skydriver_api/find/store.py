@@ -115,7 +115,7 @@ def statement_for(query: FindQuery) -> Statement:
     if query.limit is not None:
         args.append(min(query.limit, 2**62))
         limit = f" LIMIT ${len(args)}::bigint"
-    column = "m.body" if _needs_body(query.fields) else "NULL::bytea"
+    column = "m.body" if _needs_body(query.fields) else "NULL::bytea AS body"
     sql = f'SELECT m.scan_id, {column} FROM manifests m WHERE {" AND ".join(where)} ORDER BY m.scan_id COLLATE "C"{limit}'  # noqa: S608
     return Statement(sql, tuple(args), condition.expressions)
 
