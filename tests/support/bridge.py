@@ -24,8 +24,10 @@ from skydriver_common.model.scan import Scan
 from skydriver_ewms import due
 from skydriver_ewms.adapters.profile_files import ProfileFiles
 from skydriver_ewms.additions import Additions
+from skydriver_ewms.checks import Checks
 from skydriver_ewms.due import DueStep
 from skydriver_ewms.settings import BridgeSettings
+from skydriver_ewms.taskforces import Taskforces
 from skydriver_ewms.teardown import Teardown
 from skydriver_ewms.usecases import UseCases
 from skydriver_ewms.workflows import Workflows
@@ -36,7 +38,9 @@ INTERVAL = timedelta(seconds=60)
 
 
 class FakeObjects:
-    """The port `ObjectStore`: URLs that say what they are for."""
+    """The port `ObjectStore`: URLs that say what they are for, objects that are there or not."""
+
+    are_there = False
 
     def presigned_get(self, key: str) -> str:
         return f"https://s3.example/get/{key}"
@@ -45,7 +49,7 @@ class FakeObjects:
         return f"https://s3.example/put/{key}"
 
     async def exists(self, key: str) -> bool:
-        return True
+        return self.are_there
 
 
 @dataclass
@@ -59,6 +63,8 @@ class Bridge:
     usecases: UseCases
     additions: Additions
     workforces: Workforces
+    taskforces: Taskforces
+    objects: FakeObjects
     steps: dict[str, DueStep]
     uows: dict[str, UnitOfWork] = field(default_factory=dict)
 
@@ -173,17 +179,21 @@ async def a_bridge(database_url: str, work_dir: Path, ewms: FakeEwms, **settings
         bell = Bell(pool)
         uows = {writer: UnitOfWork(pool, bell, writer=writer) for writer in ev.WRITERS}
         uow, schedule = uows["ewms_bridge"], Schedule(pool, bell, holder=uuid.uuid4().hex)
-        usecases = UseCases(uow, schedule, teardown_delay=configured.teardown_delay)
+        usecases = UseCases(uow, schedule, teardown_delay=configured.teardown_delay, startup_limit=configured.startup_limit)
         sink = ProfileFiles(work_dir)
-        workflows = Workflows(pool, usecases, schedule, ewms, FakeObjects(), sink, configured)
+        objects = FakeObjects()
+        workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, configured)
         teardown = Teardown(usecases, ewms, sink)
         additions = Additions(pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait)
+        checks = Checks(usecases, objects)
         handlers = {
             due.ASSIGN: workflows.assign, due.DUPLICATES: workflows.duplicates, due.QUEUES: workflows.queues,
             due.STOP: teardown.stop, due.AFTERMATH: teardown.aftermath, due.ADDITIONS: additions.resolve,
+            due.STARTUP: checks.startup, due.TOKENS: checks.tokens,
         }  # fmt: skip
         yield Bridge(
             pool=pool, ewms=ewms, work_dir=work_dir, settings=configured, usecases=usecases, additions=additions,
+            taskforces=Taskforces(pool, usecases, ewms), objects=objects,
             workforces=Workforces(pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=INTERVAL),
             steps={kind: DueStep(schedule, kind, handle) for kind, handle in handlers.items()}, uows=uows,
         )  # fmt: skip

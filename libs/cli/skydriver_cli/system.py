@@ -62,12 +62,13 @@ class Part:
 
 @dataclass(slots=True)
 class System:
-    """A running embedded system. where: name of each part to its address, without secrets."""
+    """A running embedded system. where: name of each part to its address, without secrets. connection: what is needed to use it."""
 
     data_dir: Path
     url: str
     parts: list[Part]
     where: dict[str, str]
+    connection: dict[str, str] = field(repr=False)
     say: Say
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -118,6 +119,7 @@ async def running(options: Options, say: Say) -> AsyncIterator[System]:
             stack.push_async_callback(_stop, system)
             await asyncio.gather(*(_start(data, part) for part in system.parts))
             await _all_ready(system)
+            write_private(data / "connection.json", orjson.dumps(system.connection, option=orjson.OPT_INDENT_2))
             yield system
 
 
@@ -156,7 +158,7 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
 
 
 def _describe(options: Options, ports: dict[str, int], database_url: str, amqp_url: str, say: Say) -> System:
-    """The processes and their environments; keys, tokens and ``connection.json`` are made on the way."""
+    """The processes and their environments; keys, and tokens are made on the way."""
     data = options.data_dir
     key_file = data / "keys" / "key.pem"
     jwks = ensure_key(key_file)
@@ -214,21 +216,15 @@ def _describe(options: Options, ports: dict[str, int], database_url: str, amqp_u
     ]  # fmt: skip
     if options.sandbox:
         parts.insert(0, _sandbox(options, ports, common, amqp_url, client_secret, s3_secret))
-    write_private(
-        data / "connection.json",
-        orjson.dumps(
-            {
-                "url": url,
-                "user_token": signer.user_token(),
-                "system_token": signer.system_token(),
-                "database_url": database_url,
-                "amqp_url": amqp_url,
-            },
-            option=orjson.OPT_INDENT_2,
-        ),
-    )
     where = {"REST API": url, "data folder": str(data)}
-    return System(data, url, parts, where, say)
+    connection = {
+        "url": url,
+        "user_token": signer.user_token(),
+        "system_token": signer.system_token(),
+        "database_url": database_url,
+        "amqp_url": amqp_url,
+    }
+    return System(data, url, parts, where, connection, say)
 
 
 _OVERRIDABLE = frozenset(

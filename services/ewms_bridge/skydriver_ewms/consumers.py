@@ -9,13 +9,14 @@ from faststream.rabbit.annotations import RabbitMessage
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import context_of
-from skydriver_common.model.commands import AddWorkers, AssignWorkflow
+from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.events import LaunchAbandoned, ResultReceived, ScanDeleted, ScanLaunched, ScannerFailed
 from skydriver_common.model.rejections import Reply
 from skydriver_ewms.additions import Additions
+from skydriver_ewms.taskforces import Taskforces
 from skydriver_ewms.usecases import UseCases
 
-CONSUMER = "ewms-bridge"
+CONSUMER = topology.EWMS_BRIDGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Happened:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def register(broker: RabbitBroker, usecases: UseCases, additions: Additions) -> None:
+def register(broker: RabbitBroker, usecases: UseCases, additions: Additions, taskforces: Taskforces) -> None:
     """Subscribe to the commands of this service and to the events it reacts to. Each may arrive more than once."""
 
     @broker.subscriber(topology.command_queue(AssignWorkflow.key), topology.COMMANDS, no_reply=True)
@@ -39,6 +40,11 @@ def register(broker: RabbitBroker, usecases: UseCases, additions: Additions) -> 
     async def add_workers(command: AddWorkers, message: RabbitMessage) -> Reply:
         """Ask EWMS for more workers, once per request."""
         return await additions.add_workers(command, context_of(message))
+
+    @broker.subscriber(topology.command_queue(RefreshTaskforces.key), topology.COMMANDS, no_reply=True)
+    async def refresh_taskforces(command: RefreshTaskforces) -> Reply:
+        """See to it that the kept taskforces of a scan are recent."""
+        return await taskforces.refresh(command)
 
     @broker.subscriber(topology.event_queue(CONSUMER, ScanLaunched.type), topology.EVENTS, no_reply=True)
     async def scan_launched(event: Happened) -> None:

@@ -10,8 +10,10 @@ from skydriver_ewms.adapters.ewms_rest import open_ewms
 from skydriver_ewms.adapters.object_store import open_store
 from skydriver_ewms.adapters.profile_files import ProfileFiles
 from skydriver_ewms.additions import Additions
+from skydriver_ewms.checks import Checks
 from skydriver_ewms.due import DueStep, Handler
 from skydriver_ewms.settings import BridgeSettings
+from skydriver_ewms.taskforces import Taskforces
 from skydriver_ewms.teardown import Teardown
 from skydriver_ewms.usecases import UseCases
 from skydriver_ewms.workflows import Workflows
@@ -19,7 +21,10 @@ from skydriver_ewms.workforce import Workforces
 
 IDLE_S = 15.0
 """The poll behind the wake-ups."""
-HANDS = {due.ASSIGN: 4, due.STOP: 4, due.QUEUES: 2, due.ADDITIONS: 1, due.DUPLICATES: 1, due.AFTERMATH: 1}
+HANDS = {
+    due.ASSIGN: 4, due.STOP: 4, due.QUEUES: 2, due.ADDITIONS: 1, due.DUPLICATES: 1, due.AFTERMATH: 1, due.STARTUP: 1,
+    due.TOKENS: 1,
+}  # fmt: skip
 """Loops per kind of work: a question that EWMS does not answer must not hold up the other scans."""
 WRITE_TIMEOUT_S = 45.0
 """Less than the lease of due work, so that its holder still holds it when EWMS has answered."""
@@ -49,9 +54,11 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     )
     sink = ProfileFiles(settings.work_dir)
     pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
-    usecases = UseCases(uow, schedule, teardown_delay=settings.teardown_delay)
+    usecases = UseCases(uow, schedule, teardown_delay=settings.teardown_delay, startup_limit=settings.startup_limit)
     workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, settings)
     teardown = Teardown(usecases, ewms, sink)
+    checks = Checks(usecases, objects)
+    taskforces = Taskforces(pool, usecases, ewms)
     additions = Additions(pool, uow, schedule, ewms, unclear_wait=settings.unclear_wait)
     workforces = Workforces(
         pool,
@@ -66,10 +73,12 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     _loop(foundation, due.QUEUES, workflows.queues)
     _loop(foundation, due.STOP, teardown.stop)
     _loop(foundation, due.AFTERMATH, teardown.aftermath)
+    _loop(foundation, due.STARTUP, checks.startup)
+    _loop(foundation, due.TOKENS, checks.tokens)
     _loop(foundation, due.ADDITIONS, additions.resolve)
     pulse = service.loop(due.WORKFORCE, workforces.refresh, idle_s=IDLE_S)
     foundation.wake_when_due([due.WORKFORCE], pulse)
-    consumers.register(foundation.broker, usecases, additions)
+    consumers.register(foundation.broker, usecases, additions, taskforces)
     await foundation.start_consuming()
 
 

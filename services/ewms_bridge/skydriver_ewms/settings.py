@@ -41,12 +41,18 @@ class BridgeSettings(ServiceSettings):
     """Between two looks at queues that are not activated yet; the first looks follow faster."""
     activation_limit_s: float = Field(default=21_600.0, gt=0)
     """After this long without activated queues the workflow is given up."""
+    startup_limit_s: float = Field(default=900.0, gt=0)
+    """After this long without the scanner's upload of ``startup.json`` the scan's status says so (REST contract 9.5)."""
     unclear_wait_s: float = Field(default=1_000.0, gt=0)
     """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier."""
 
     @property
     def teardown_delay(self) -> timedelta:
         return timedelta(seconds=self.teardown_delay_s)
+
+    @property
+    def startup_limit(self) -> timedelta:
+        return timedelta(seconds=self.startup_limit_s)
 
     @property
     def unclear_wait(self) -> timedelta:

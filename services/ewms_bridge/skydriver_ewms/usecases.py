@@ -7,24 +7,36 @@ from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.log.views import manifest_body
 from skydriver_common.model.commands import AssignWorkflow, Context
-from skydriver_common.model.events import Event, QueuesActivated, WorkflowRefused
+from skydriver_common.model.events import (
+    Event,
+    QueuesActivated,
+    QueuesAwaited,
+    QueueTokensEnding,
+    StartupFileFound,
+    StartupFileMissing,
+    WorkflowRefused,
+)
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_common.model.scan import Scan
 from skydriver_ewms import store
-from skydriver_ewms.decide import decide_assign, decide_deactivated, stop_label, wants_queues, wants_workflow
-from skydriver_ewms.due import AFTERMATH, ASSIGN, QUEUES, STOP, WORKFORCE, context_of
+from skydriver_ewms.decide import decide_assign, decide_deactivated, is_working, stop_label, wants_queues, wants_workflow
+from skydriver_ewms.due import AFTERMATH, ASSIGN, QUEUES, STARTUP, STOP, TOKENS, WORKFORCE, context_of
 
 AFTERMATH_DELAY = timedelta(seconds=180)
 """After a stop: EWMS's activation loop and its submitters have come round by then."""
+
+TOKEN_WARNING = timedelta(hours=2)
+"""So long before the queues' tokens end it is said."""
 
 
 class UseCases:
     """What the bridge decides, each in one transaction. Every method may raise TryLater."""
 
-    def __init__(self, uow: UnitOfWork, schedule: Schedule, *, teardown_delay: timedelta) -> None:
+    def __init__(self, uow: UnitOfWork, schedule: Schedule, *, teardown_delay: timedelta, startup_limit: timedelta) -> None:
         self._uow = uow
         self._schedule = schedule
         self._teardown_delay = teardown_delay
+        self._startup_limit = startup_limit
 
     async def scan(self, scan_id: str) -> Scan | None:
         """The scan as it is now."""
@@ -67,12 +79,41 @@ class UseCases:
             tx.append(scan_id, [WorkflowRefused(reason=reason)])
             await self._due(tx, STOP, scan_id)
 
-    async def queues_activated(self, scan_id: str, queues: dict[str, str]) -> None:
-        """The scanner was given its queues. queues: alias to queue id."""
+    async def queues_awaited(self, scan_id: str, place_in_line: int) -> None:
+        """The queues are not active yet; how many are before them is told when it changes."""
+        async with self._uow.on_scans(context_of(QUEUES, scan_id, "awaited"), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is not None and wants_queues(scan) and scan.ewms.place_in_line != place_in_line:
+                tx.append(scan_id, [QueuesAwaited(place_in_line=place_in_line)])
+
+    async def queues_activated(self, scan_id: str, queues: dict[str, str], tokens_end_at: float | None) -> None:
+        """The scanner was given its queues. queues: alias to queue id. tokens_end_at: Unix seconds, None: never."""
         async with self._uow.on_scans(context_of(QUEUES, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
-            if scan is not None and wants_queues(scan) and scan.ewms.queues != queues:
-                tx.append(scan_id, [QueuesActivated(queues=queues)])
+            if scan is None or not wants_queues(scan) or scan.ewms.queues == queues:
+                return
+            tx.append(scan_id, [QueuesActivated(queues=queues, tokens_end_at=tokens_end_at)])
+            due_at = tx.now + self._startup_limit
+            await self._schedule.put(STARTUP, scan_id, due_at=due_at, connection=tx.connection)
+            if tokens_end_at is not None:
+                due_at = datetime.fromtimestamp(tokens_end_at, UTC) - TOKEN_WARNING
+                await self._schedule.put(TOKENS, scan_id, due_at=due_at, connection=tx.connection)
+
+    async def startup_file_seen(self, scan_id: str, *, is_there: bool, waited_s: float) -> None:
+        """The workers' start-up file was looked for; a change is told."""
+        async with self._uow.on_scans(context_of(STARTUP, scan_id), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is not None and scan.ewms.is_startup_file_missing == is_there and is_working(scan):
+                tx.append(scan_id, [StartupFileFound() if is_there else StartupFileMissing(waited_s=waited_s)])
+
+    async def tokens_ending(self, scan_id: str) -> bool:
+        """The tokens of the queues end soon. False: nobody needs them any more, or it is known."""
+        async with self._uow.on_scans(context_of(TOKENS, scan_id), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is None or not is_working(scan) or scan.ewms.are_tokens_ending or scan.ewms.tokens_end_at is None:
+                return False
+            tx.append(scan_id, [QueueTokensEnding(ends_at=scan.ewms.tokens_end_at)])
+        return True
 
     async def workflow_deactivated(self, scan_id: str, workflow_id: str, label: str) -> None:
         """EWMS shows the workflow stopped, by whomever."""

@@ -1,5 +1,6 @@
 """Due work: exactly one workflow per scan, and its queues in the scanner's hands. Source: EWMS contract 8, 12."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -15,8 +16,10 @@ from skydriver_ewms.decide import (
     all_activated,
     choose_workflow,
     order_of,
+    place_in_line,
     queue_profile,
     startup_object_key,
+    tokens_end_at,
     wants_queues,
     wants_workflow,
     workflow_spec,
@@ -25,7 +28,7 @@ from skydriver_ewms.due import DUPLICATES
 from skydriver_ewms.ports import Ewms, NotFound, ObjectStore, QueueProfileSink, Refused, UnclearOutcome
 from skydriver_ewms.settings import BridgeSettings
 from skydriver_ewms.usecases import UseCases
-from skydriver_ewms.values import StartupUpload, Workflow
+from skydriver_ewms.values import StartupUpload, Taskforce, Workflow
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +57,7 @@ class Workflows:
         self._objects = objects
         self._sink = sink
         self._settings = settings
+        self._line_known: tuple[float, tuple[Taskforce, ...]] | None = None
 
     async def assign(self, work: Work) -> timedelta | None:
         """Look; adopt what is there, or create; look again; assign the one to keep and abort the others."""
@@ -97,7 +101,8 @@ class Workflows:
             key = startup_object_key(scan.scan_id)
             await self._sink.put_upload(scan.scan_id, StartupUpload(self._objects.presigned_put(key)))
             await self._sink.put_profile(scan.scan_id, queue_profile(profiles))
-            await self._usecases.queues_activated(scan.scan_id, {p.alias: p.mqid for p in profiles})
+            queues = {p.alias: p.mqid for p in profiles}
+            await self._usecases.queues_activated(scan.scan_id, queues, tokens_end_at(profiles))
             log.info("queues.activated", waited_s=_age_s(work))
             return None
         try:
@@ -114,7 +119,21 @@ class Workflows:
             limit_s = self._settings.activation_limit_s
             await self._usecases.refuse_workflow(scan.scan_id, f"EWMS has not activated the queues within {limit_s:g} s")
             return None
-        return timedelta(seconds=min(self._settings.activation_poll_s, FIRST_POLLS_S * 1.5 ** min(work.tries, 20)))
+        pause_s = FIRST_POLLS_S * 1.5 ** min(work.tries, 20)
+        if pause_s < self._settings.activation_poll_s:
+            return timedelta(seconds=pause_s)
+        # not during the first looks: most queues are active by then, and nobody has begun to wonder
+        place = place_in_line(await self._line(), scan.ewms_workflow_id)
+        if place is not None:
+            await self._usecases.queues_awaited(scan.scan_id, place)
+        return timedelta(seconds=self._settings.activation_poll_s)
+
+    async def _line(self) -> tuple[Taskforce, ...]:
+        """Who waits for queues, asked once for all scans that wait."""
+        now = time.monotonic()
+        if self._line_known is None or now - self._line_known[0] > self._settings.activation_poll_s:
+            self._line_known = now, await self._ewms.waiting_for_queues()
+        return self._line_known[1]
 
     async def _look(self, scan: Scan, created: Workflow | None = None) -> Choice:
         """Which of the scan's workflows to keep. created: counts also if EWMS's query does not show it yet."""

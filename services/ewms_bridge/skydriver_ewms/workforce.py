@@ -12,7 +12,7 @@ from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import wire
 from skydriver_common.model.events import WorkforceChanged
 from skydriver_ewms import store
-from skydriver_ewms.decide import Workforce, WorkforceFold
+from skydriver_ewms.decide import Workforce, WorkforceFold, is_working
 from skydriver_ewms.due import WORKFORCE, context_of
 from skydriver_ewms.ports import Ewms
 from skydriver_ewms.store import Watched
@@ -89,14 +89,21 @@ class Workforces:
             scan = tx.scan(scan_id)
             if scan is None:
                 return
-            statuses = {status: dict(counts) for status, counts in workforce.statuses.items()}
+            # ended workers are what a scan without work left should have
+            problems = [{"code": p.code.value, "text": p.text} for p in workforce.problems] if is_working(scan) else []
             event = WorkforceChanged(
-                statuses=statuses, n_running=workforce.n_running, top_errors=dict(workforce.top_errors)
-            )  # fmt: skip
-            if (scan.ewms.statuses, scan.ewms.n_running, scan.ewms.top_errors) != (
-                event.statuses, event.n_running, event.top_errors,
+                statuses={status: dict(counts) for status, counts in workforce.statuses.items()},
+                n_running=workforce.n_running,
+                top_errors=dict(workforce.top_errors),
+                problems=problems,
+            )
+            known = scan.ewms
+            if (known.statuses, known.n_running, known.top_errors, known.problems) != (
+                event.statuses, event.n_running, event.top_errors, event.problems,
             ):  # fmt: skip
                 tx.append(scan_id, [event])
+        if problems:
+            log.warning("workforce.trouble", scan_id=scan_id, problems=[p["code"] for p in problems])
 
 
 def _digest(workforce: Workforce) -> str:

@@ -4,12 +4,22 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.abc import ExchangeType as AioExchangeType
 from faststream.rabbit import ExchangeType, QueueType, RabbitExchange, RabbitQueue
 
+from skydriver_common.model.events import Event, LaunchAbandoned, ResultReceived, ScanDeleted, ScanLaunched, ScannerFailed
+
 COMMANDS = RabbitExchange("skydriver.commands", type=ExchangeType.DIRECT, durable=True)
 EVENTS = RabbitExchange("skydriver.events", type=ExchangeType.TOPIC, durable=True)
 SCANNER = RabbitExchange("skydriver.scanner", type=ExchangeType.TOPIC, durable=True)
 DEAD = RabbitExchange("skydriver.dead", type=ExchangeType.TOPIC, durable=True)
 
 DEAD_LETTERS = "skydriver.dead-letters"
+
+EWMS_BRIDGE = "ewms-bridge"
+
+EVENT_CONSUMERS: dict[str, tuple[type[Event], ...]] = {
+    EWMS_BRIDGE: (ScanLaunched, ResultReceived, ScanDeleted, ScannerFailed, LaunchAbandoned),
+}
+"""Who reacts to which events. Whoever publishes declares these queues first: an event that finds no queue would be lost to a
+consumer that has not started yet."""
 
 DELIVERY_LIMIT = 50
 """Deliveries after which the broker itself gives a message up; our own handling settles it long before."""
@@ -49,5 +59,10 @@ async def declare(channel: AbstractChannel) -> None:
         (DEAD, AioExchangeType.TOPIC),
     ):
         await channel.declare_exchange(exchange.name, kind, durable=True)
+    for consumer, events in EVENT_CONSUMERS.items():
+        for event in events:
+            queue = event_queue(consumer, event.type)
+            declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments or {}))
+            await declared.bind(EVENTS.name, event.type)
     dead = await channel.declare_queue(DEAD_LETTERS, durable=True, arguments={"x-queue-type": "quorum"})
     await dead.bind(DEAD.name, "#")

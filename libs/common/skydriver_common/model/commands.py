@@ -124,5 +124,14 @@ class RefreshTaskforces(Command):
 
 COMMANDS: dict[str, type[Command]] = {
     command.key: command
-    for command in (RequestScan, RescanScan, DeleteScan, PatchManifest, PutResult, AssignWorkflow, AddWorkers, RefreshTaskforces)
+    for command in (
+        RequestScan,
+        RescanScan,
+        DeleteScan,
+        PatchManifest,
+        PutResult,
+        AssignWorkflow,
+        AddWorkers,
+        RefreshTaskforces,
+    )
 }

@@ -21,6 +21,11 @@ def wants_queues(scan: Scan) -> bool:
     return scan.may_run and scan.has_workflow and scan.ewms.deactivated is None and not scan.ewms.refused
 
 
+def is_working(scan: Scan) -> bool:
+    """Whether its workers have something to do: there is a live workflow and no final result yet."""
+    return scan.may_run and scan.has_workflow and scan.ewms.deactivated is None
+
+
 def stop_label(scan: Scan) -> str | None:
     """With which word the workflow is to be stopped now or soon; None: it is to go on.
 
