@@ -82,7 +82,7 @@ class FakeEwms:
         if workflow_id not in self.workflows:
             return ()
         is_on = workflow_id in self.activated
-        rest = ("token", "rabbitmq", "user@127.0.0.1:5672") if is_on else (None, None, None)
+        rest = ("queue-password", "rabbitmq", "user@127.0.0.1:5672") if is_on else (None, None, None)
         aliases = ("from-client-queue", "to-client-queue")
         return tuple(QueueProfile(f"a{workflow_id}{alias}", alias, is_on, *rest) for alias in aliases)
 

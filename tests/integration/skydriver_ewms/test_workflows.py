@@ -30,7 +30,7 @@ async def test_a_launched_scan_gets_one_workflow_with_its_queues_handed_over(bri
 
     assert bridge.handed_over(scan_id)["ewms.json"]["toclient"]["name"] == f"a{workflow_id}to-client-queue"
     assert await bridge.types(scan_id) == ["scan.workflow-assigned", "scan.queues-activated"]
-    assert "token" not in str((await bridge.scan(scan_id)).ewms)
+    assert "queue-password" not in str((await bridge.scan(scan_id)).ewms)
     assert await bridge.due(ASSIGN) == await bridge.due(QUEUES) == []
 
 
