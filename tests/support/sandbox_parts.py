@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
@@ -39,7 +40,7 @@ async def until(what: Callable[[], Awaitable[Any]], *, limit_s: float = 30.0, ev
 
 def presigned(base: str, method: str, key: str, *, bucket: str = "scans", expires_s: int = 600) -> str:
     """An address signed by botocore, so that the stand-in's check is not judged by itself."""
-    request = AWSRequest(method=method, url=f"{base}/{bucket}/{key}")
+    request = AWSRequest(method=method, url=f"{base}/{bucket}/{quote(key)}")
     S3SigV4QueryAuth(Credentials(S3_KEY_ID, S3_SECRET), "s3", "us-east-1", expires=expires_s).add_auth(request)
     return str(request.url)
 
@@ -106,7 +107,7 @@ class Ewms:
 
 @contextlib.asynccontextmanager
 async def running_ewms(
-    data_dir: Path, amqp_url: str, *, workers: int = 2, port: int = 0, **environment: str
+    data_dir: Path, amqp_url: str, *, workers: int = 2, port: int = 0, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[Ewms]:
     """The stand-in as a process of its own; ended with SIGTERM."""
     process = await asyncio.create_subprocess_exec(
@@ -114,7 +115,7 @@ async def running_ewms(
         "--max-local-workers", str(workers),
         env={
             **os.environ, "SANDBOX_AMQP_URL": amqp_url, "SANDBOX_CLIENT_SECRET": CLIENT_SECRET, "SANDBOX_S3_KEY_ID": S3_KEY_ID,
-            "SANDBOX_S3_SECRET": S3_SECRET, "SANDBOX_ADMIN_TOKEN": ADMIN_TOKEN, "SANDBOX_STATUS_INTERVAL_S": "0.2", **environment,
+            "SANDBOX_S3_SECRET": S3_SECRET, "SANDBOX_ADMIN_TOKEN": ADMIN_TOKEN, "SANDBOX_STATUS_INTERVAL_S": "0.2", **(environment or {}),
         },
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
@@ -204,7 +205,7 @@ class FakeSkyDriver:
         self.calls.append(call)
         if self.refuse.get(call):
             status = self.refuse[call].pop(0)
-            raise web.HTTPException() if status == 0 else _refusal(status)
+            raise _refusal(status)
 
     async def manifest(self, request: web.Request) -> web.Response:
         self._note(request, "manifest")

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Stage:
 async def staged(
     folder: Path, amqp_url: str, *, event: Any = None, nsides: list[str] | None = None, workers: int = 2, **environment: str
 ) -> AsyncIterator[Stage]:
-    async with running_ewms(folder / "ewms", amqp_url, workers=workers, **environment) as ewms:
+    async with running_ewms(folder / "ewms", amqp_url, workers=workers, environment=environment) as ewms:
         bridge = Bridge(ewms, folder / "scan")
         skydriver = FakeSkyDriver(event or sample_event(), bridge.n_running)
         async with serving(skydriver):
@@ -138,10 +139,10 @@ async def test_workers_killed_in_mid_scan_are_run_again_and_no_pixel_is_lost(tmp
         await stage.prepare()
         scan = asyncio.create_task(stage.run())
         for _ in range(3):
-            before = len(stage.skydriver.calls)
             pids = await until(lambda: _list_of(stage.worker_pids()))
+            seen = len(stage.skydriver.calls)
             os.kill(pids[0], signal.SIGKILL)
-            await until(lambda before=before: _list_of(stage.skydriver.calls[before + 1 :]))  # type: ignore[misc]
+            await until(partial(_longer_than, stage.skydriver.calls, seen))
         assert await scan == 0, stage.scanner.log()
         stage.check_final(SMALL)
 
@@ -292,6 +293,10 @@ def _is_running(pid: int) -> bool:
 
 async def _true(value: bool) -> bool:
     return value
+
+
+async def _longer_than(values: list[Any], length: int) -> bool:
+    return len(values) > length
 
 
 async def _list_of(values: list[Any]) -> list[Any]:
