@@ -106,7 +106,7 @@ def test_a_traceback_shows_no_local_variables(configure: Configure, log_format: 
         if logger == "ours":
             structlog.get_logger().exception("loop.failed", loop="relay")
         else:
-            logging.getLogger("faststream").exception("it failed")
+            logging.getLogger("some.library").exception("it failed")
     text = out.getvalue()
     assert "fail_with_a_secret_in_a_local_variable" in text
     assert "ValueError: the password has the wrong length" in text

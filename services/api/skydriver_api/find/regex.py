@@ -264,7 +264,7 @@ class _Reader:
 
     def member(self) -> _Item:
         char = self.take()
-        if char == "[" and self.peek() and self.peek() in ":.=":
+        if char == "[" and self.peek() and self.peek() in ":.=" and self.pattern.find(self.peek() + "]", self.at + 1) >= 0:
             raise self.bad("POSIX classes are not supported; write the characters")
         if char == "\\":
             char = self.take()
