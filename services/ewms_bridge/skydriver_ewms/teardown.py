@@ -66,6 +66,7 @@ class Teardown:
                         "workflow.workers-came-back", workflow_id=taskforce.workflow_id, phase=taskforce.phase,
                         taskforce_uuid=taskforce.taskforce_uuid, n_workers=taskforce.n_workers, cluster_id=taskforce.cluster_id,
                     )  # fmt: skip
+        await self._usecases.workflow_gone(scan.scan_id)
         return None
 
     async def _look(self, workflow_id: str) -> Workflow | None:

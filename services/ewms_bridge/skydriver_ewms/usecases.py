@@ -22,7 +22,7 @@ from skydriver_ewms import store
 from skydriver_ewms.decide import decide_assign, decide_deactivated, is_working, stop_label, wants_queues, wants_workflow
 from skydriver_ewms.due import AFTERMATH, ASSIGN, QUEUES, STARTUP, STOP, TOKENS, WORKFORCE, context_of
 
-AFTERMATH_DELAY = timedelta(seconds=180)
+AFTERMATH_DELAY = timedelta(seconds=300)
 """After a stop: EWMS's activation loop and its submitters have come round by then."""
 
 TOKEN_WARNING = timedelta(hours=2)
@@ -124,10 +124,11 @@ class UseCases:
                 await self._schedule.put(
                     AFTERMATH, scan_id, due_at=datetime.now(UTC) + AFTERMATH_DELAY, connection=tx.connection
                 )
-            await store.unwatch(tx.connection, scan_id)
+                # its workers are watched until they are gone, so that the counts do not stop at those of its last minute
+                tx.rings.append((DUE_CHANNEL, WORKFORCE))
 
     async def workflow_gone(self, scan_id: str) -> None:
-        """EWMS knows no such workflow: there is nothing to stop and nothing to watch."""
+        """The workflow is over with all its workers, or EWMS does not know it: there is nothing to watch any more."""
         async with self._uow.on_scans(context_of(STOP, scan_id, "gone"), [scan_id]) as tx:
             await store.unwatch(tx.connection, scan_id)
 

@@ -54,19 +54,21 @@ class Workforces:
             again = max(RETRY_AFTER, timedelta(seconds=fault.after_s))
             await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=datetime.now(UTC) + again)
             raise
-        told = []
+        told, over = [], []
         for one in watched:
             workforce = workforces[one.workflow_id].result()
+            if (label := stopped.get(one.workflow_id)) is not None:
+                await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
             seen = _digest(workforce)
             if seen != one.seen:
                 await self._tell(one.scan_id, workforce)
-            if (label := stopped.get(one.workflow_id)) is not None:
-                await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
-            else:
-                told.append((one.scan_id, seen, datetime.now(UTC) + self._pace(one, now)))
-        if told:
-            await store.refreshed(self._pool, told, now=datetime.now(UTC))
-        return len(watched) == MOST
+            if label is not None and (workforce.has_ended or not workforce.n_alive):
+                over.append(one.scan_id)
+            told.append((one.scan_id, seen, datetime.now(UTC) + self._pace(one, now)))
+        await store.refreshed(self._pool, told, now=datetime.now(UTC))
+        for scan_id in over:
+            await self._usecases.workflow_gone(scan_id)
+        return True
 
     def _pace(self, one: Watched, now: datetime) -> timedelta:
         return self._fast_interval if now - one.since < YOUNG else self._interval

@@ -102,7 +102,7 @@ async def test_workers_that_come_back_after_a_stop_are_told_to_operators(bridge:
     ewms.report(next(iter(ewms.workflows)), phase="pre-launch")
 
     with structlog.testing.capture_logs() as lines:
-        await bridge.work(AFTERMATH, until_s=200)
+        await bridge.work(AFTERMATH, until_s=301)
 
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["workflow.workers-came-back"]
     assert await bridge.due(AFTERMATH) == []

@@ -79,9 +79,27 @@ async def test_a_workflow_stopped_by_somebody_else_is_noticed_and_asked_for_no_m
     assert await bridge.workforces.refresh() is False
 
 
-async def test_a_stopped_workflow_is_asked_for_no_more(bridge: Bridge) -> None:
+async def test_a_stopped_workflow_is_watched_until_its_workers_are_gone(bridge: Bridge, ewms: FakeEwms) -> None:
     scan_id = await bridge.running()
+    ewms.report(workflow_id := ewms.live()[0], statuses={"RUNNING": {"Tasking": 3}}, cluster_id=7)
+    await bridge.workforces.refresh()
     await bridge.deleted(scan_id)
     await bridge.work(STOP)
+    await bridge.pass_time(WORKFORCE, 61)
+    await bridge.workforces.refresh()
+    assert (await bridge.scan(scan_id)).ewms.n_running == 3
 
+    ewms.report(workflow_id, statuses={"REMOVED": {"Tasking": 3}}, phase="condor-complete")
+    await bridge.pass_time(WORKFORCE, 61)
+    await bridge.workforces.refresh()
+
+    assert (await bridge.scan(scan_id)).ewms.n_running == 0
+    assert (await bridge.scan(scan_id)).ewms.problems == []
     assert await bridge.workforces.refresh() is False
+
+
+async def test_the_loop_is_told_when_the_next_look_is_due(bridge: Bridge) -> None:
+    await bridge.running()
+
+    assert await bridge.workforces.refresh() is True, "it looks once more, and then waits just long enough"
+    assert await bridge.workforces.refresh() > 50

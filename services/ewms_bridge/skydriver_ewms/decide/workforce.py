@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from skydriver_ewms.decide.failures import Problem, is_ended, is_submission_given_up, problems_of
+from skydriver_ewms.decide.failures import OVER, Problem, is_ended, is_submission_given_up, problems_of
 from skydriver_ewms.values import Taskforce
 
 RUNNING = "RUNNING"
@@ -17,7 +17,8 @@ class Workforce:
     """The workers of one scan, summed over its taskforces.
 
     statuses, n_running, top_errors: exactly as REST contract 8.6 defines them. The others are for the scan's status:
-    n_requested: workers asked for. n_unsubmitted: those of them no pool has taken yet. n_idle: waiting in a pool.
+    n_requested: workers asked for. n_unsubmitted: those of them no pool has taken yet. n_idle: waiting in a pool. n_alive: jobs
+    that have not ended, running, waiting or held.
     has_ended: every taskforce is over, so none of them will ever run again.
     """
 
@@ -27,6 +28,7 @@ class Workforce:
     n_requested: int = 0
     n_unsubmitted: int = 0
     n_idle: int = 0
+    n_alive: int = 0
     n_taskforces: int = 0
     has_ended: bool = False
     problems: tuple[Problem, ...] = ()
@@ -72,6 +74,7 @@ class WorkforceFold:
             n_requested=self._n_requested,
             n_unsubmitted=self._n_unsubmitted,
             n_idle=sum(self._statuses.get(IDLE, {}).values()),
+            n_alive=sum(sum(counts.values()) for status, counts in self._statuses.items() if status not in OVER),
             n_taskforces=self._n_taskforces,
             has_ended=has_ended,
             problems=problems_of(
