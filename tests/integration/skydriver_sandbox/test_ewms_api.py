@@ -1,7 +1,6 @@
 """The stand-in over HTTP: as strict as EWMS's contract, with its error answers, pages, phases and faults."""
 
 import asyncio
-import copy
 import os
 import sys
 import time
@@ -103,12 +102,6 @@ def _task(**changes: Any) -> dict[str, Any]:
     return body
 
 
-def _worker(**changes: Any) -> dict[str, Any]:
-    body = workflow_request(START)
-    body["tasks"][0]["worker_config"] |= changes
-    return body
-
-
 def _pilot(**changes: Any) -> dict[str, Any]:
     body = workflow_request(START)
     body["tasks"][0]["pilot_config"] |= changes
@@ -124,65 +117,22 @@ def _without(*path: str | int) -> dict[str, Any]:
     return body
 
 
-_TWICE = workflow_request(START)
-_TWICE["tasks"].append(copy.deepcopy(_TWICE["tasks"][0]))
-
-
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        pytest.param([], "the body must be type object", id="no-object"),
-        pytest.param(workflow_request(START) | {"foo": 1}, "'foo': additional", id="extra"),
-        pytest.param(_without("public_queue_aliases"), "'public_queue_aliases': missing", id="no-aliases"),
-        pytest.param(
-            workflow_request(START) | {"public_queue_aliases": ["a", "a"]},
-            "'public_queue_aliases': has non-unique",
-            id="aliases",
-        ),
-        pytest.param(workflow_request(START) | {"tasks": []}, "'tasks': must have at least 1", id="no-tasks"),
-        pytest.param(_TWICE, "'tasks': has non-unique items", id="equal-tasks"),
-        pytest.param(workflow_request(START) | {"priority": True}, "'priority': must be type integer", id="priority"),
-        pytest.param(_task(foo=1), "'tasks.0.foo': additional", id="task-extra"),
-        pytest.param(_task(cluster_locations=[]), "'tasks.0.cluster_locations': must have at least 1", id="no-cluster"),
-        pytest.param(_task(cluster_locations=["osg", "osg"]), "'tasks.0.cluster_locations': has non-unique", id="clusters"),
-        pytest.param(_task(cluster_locations=["mars"]), "'tasks.0.cluster_locations': unknown cluster", id="unknown-cluster"),
-        pytest.param(_task(task_env={"A": 1}), "'tasks.0.task_env.A': must be type string", id="env-number"),
-        pytest.param(_task(task_env={"A": None}), "'tasks.0.task_env.A': must be type string", id="env-null"),
-        pytest.param(_task(n_workers=True), "'tasks.0.n_workers': must be type integer", id="true-workers"),
-        pytest.param(_task(n_workers=2.5), "'tasks.0.n_workers': must be type integer", id="half-workers"),
-        pytest.param(_task(n_workers="2"), "'tasks.0.n_workers': must be type integer", id="text-workers"),
-        pytest.param(
-            _without("tasks", 0, "worker_config", "condor_requirements"),
-            "'tasks.0.worker_config.condor_requirements': missing",
-            id="no-requirements",
-        ),
-        pytest.param(_worker(n_cores=1.5), "'tasks.0.worker_config.n_cores': must be type integer", id="cores"),
-        pytest.param(_worker(worker_disk=None), "'tasks.0.worker_config.worker_disk': must be type string or", id="disk"),
-        pytest.param(_pilot(image_source="docker"), "'tasks.0.pilot_config.image_source': must be one of", id="source"),
-        pytest.param(_pilot(tag="banana"), "'tasks.0.pilot_config.tag': does not match", id="tag-pattern"),
-        pytest.param(_pilot(tag="9.9.9"), "'tasks.0.pilot_config.tag': no such pilot image", id="tag-unknown"),
+        pytest.param(_task(foo=1), "'tasks.0.foo': additional", id="schema"),
+        pytest.param(_task(cluster_locations=["mars"]), "'tasks.0.cluster_locations': unknown cluster", id="cluster"),
+        pytest.param(_pilot(tag="9.9.9"), "'tasks.0.pilot_config.tag': no such pilot image", id="tag"),
         pytest.param(_pilot(tag="the-latest-thing"), "no such pilot image", id="tag-loose-pattern"),
-        pytest.param(_pilot(environment={"A": True}), "'tasks.0.pilot_config.environment.A'", id="pilot-bool"),
-        pytest.param(_pilot(environment={"A": 1.5}), "'tasks.0.pilot_config.environment.A'", id="pilot-float"),
-        pytest.param(_pilot(environment={"A": []}), "'tasks.0.pilot_config.environment.A'", id="pilot-empty-list"),
         pytest.param(_pilot(environment={"EWMS_PILOT_TASK_ARGS": "x"}), "cannot override EWMS_PILOT_TASK_ARGS", id="forbidden"),
-        pytest.param(_pilot(input_files=["a", "a"]), "'tasks.0.pilot_config.input_files': has non-unique", id="files"),
-        pytest.param(_without("tasks", 0, "pilot_config", "tag"), "'tasks.0.pilot_config.tag': missing", id="no-tag"),
     ],
 )
-async def test_a_workflow_that_breaks_the_schema_is_refused_by_field(ewms: Ewms, body: Any, field: str) -> None:
+async def test_a_workflow_that_is_refused_leaves_nothing(ewms: Ewms, body: Any, field: str) -> None:
     status, answer = await ewms.call("POST", "/v1/workflows", body)
     assert status == 400
     assert answer["code"] == 400
     assert field in answer["error"]
     assert (await ewms.call("POST", "/v1/query/workflows", {"query": {}}))[1]["workflows"] == []
-
-
-async def test_several_complaints_are_joined(ewms: Ewms) -> None:
-    _, answer = await ewms.call("POST", "/v1/workflows", _worker(n_cores="1", priority=None))
-    assert answer["error"] == (
-        "'tasks.0.worker_config.n_cores': must be type integer; 'tasks.0.worker_config.priority': must be type integer"
-    )
 
 
 @pytest.mark.parametrize(
@@ -399,24 +349,13 @@ async def test_activation_can_undo_a_stop(ewms: Ewms) -> None:
     assert all(taskforce["phase_change_log"][1]["target_phase"] == "pre-launch" for taskforce in taskforces)
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {"nonsense": 1},
-        {"create_fails": -1},
-        {"create_fails": True},
-        {"activation_stuck": 1},
-        {"worker": {"die": "x"}},
-        {"worker": {"x": 1}},
-    ],
-    ids=["name", "negative", "bool", "number", "text", "worker-name"],
-)
-async def test_unknown_faults_are_refused(ewms: Ewms, wanted: dict[str, Any]) -> None:
+async def test_faults_are_for_the_admin_only(ewms: Ewms) -> None:
+    await ewms.faults(create_fails=3)
     headers = {"Authorization": "Bearer an admin token"}
-    async with ewms.session.post(f"{ewms.url}/sandbox/faults", json=wanted, headers=headers) as answer:
-        assert answer.status == 400
     async with ewms.session.delete(f"{ewms.url}/sandbox/faults", headers=headers) as answer:
         assert (await answer.json())["create_fails"] == 0
+    async with ewms.session.post(f"{ewms.url}/sandbox/faults", json={"nonsense": 1}, headers=headers) as answer:
+        assert answer.status == 400
     async with ewms.session.get(f"{ewms.url}/sandbox/faults") as answer:
         assert answer.status == 403
 

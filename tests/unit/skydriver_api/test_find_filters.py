@@ -165,7 +165,11 @@ def test_nothing_of_the_input_becomes_part_of_the_statement(query: dict[str, Any
 
 
 def test_equal_values_share_a_parameter() -> None:
-    assert compile_filter(parse_filter({"$or": [{"x": 1}, {"x": 1}, {"y": 1}]})).args == ("x", "1", "y")
+    assert compile_filter(parse_filter({"$and": [{"x": 1}, {"x": 1}, {"y": 1}]})).args == ("x", "1", "y")
+
+
+def test_branches_on_one_path_are_one_in() -> None:
+    assert parse_filter({"$or": [{"x": 1}, {"y": 2}, {"x": 3}]}) == parse_filter({"$or": [{"x": {"$in": [1, 3]}}, {"y": 2}]})
 
 
 @pytest.mark.parametrize(

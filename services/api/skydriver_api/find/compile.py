@@ -65,7 +65,6 @@ def compile_filter(node: Node) -> Condition:
     lookup = lookup_condition(node, compiler.bind)
     exact = compiler.node(node, "m.doc", is_object=True)
     sql = f"{lookup} AND {exact}" if lookup else exact
-    compiler.check_size(len(sql))
     return Condition(sql, tuple(compiler.args), tuple(compiler.expressions))
 
 
@@ -78,6 +77,7 @@ class _Compiler:
         self._size = 0
 
     def check_size(self, added: int) -> None:
+        """Stop while the statement is being written: added is the length of one more condition on a field."""
         self._size += added
         if self._size > MAX_SQL or len(self.args) > MAX_PARAMETERS:
             raise BadFilter("the filter is too large; use $in instead of many branches, or ask in parts")
@@ -113,7 +113,7 @@ class _Compiler:
                 sql = self.itself(test, root)
             case Field(path, test):
                 sql = self.field(path, test, root, is_object)
-        self.check_size(len(sql))
+                self.check_size(len(sql))
         return sql
 
     def field(self, path: tuple[str, ...], test: Test, root: str, is_object: bool) -> str:

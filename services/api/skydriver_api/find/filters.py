@@ -18,6 +18,7 @@ from skydriver_api.find.nodes import (
     Exists,
     Field,
     IsIn,
+    Json,
     Matches,
     Node,
     Not,
@@ -75,7 +76,22 @@ def _filter(raw: object, path: str, depth: int) -> Node:
 def _logical(key: str, nodes: tuple[Node, ...]) -> Node:
     if key == "$and":
         return All(nodes)
-    return Any(nodes) if key == "$or" else Not(Any(nodes))
+    either = Any(_merged(nodes))
+    return either if key == "$or" else Not(either)
+
+
+def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Branches that ask one path for one value each are one `$in`, which costs the same for two values and for ten thousand."""
+    values: dict[tuple[str, ...], list[Json]] = {}
+    others: list[Node] = []
+    for node in nodes:
+        match node:
+            case Field(path, Equals(value)):
+                values.setdefault(path, []).append(value)
+            case _:
+                others.append(node)
+    asked = (Field(path, Equals(some[0]) if len(some) == 1 else IsIn(tuple(some))) for path, some in values.items())
+    return (*asked, *others)
 
 
 def _check_depth(depth: int, path: str) -> None:
