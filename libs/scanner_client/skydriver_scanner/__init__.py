@@ -1,0 +1,1 @@
+"""What a scanner server needs to talk to SkyDriver, and nothing else: importable without any other package of ours."""
