@@ -29,6 +29,14 @@ _PLACES = (
     "/usr/local/sbin",
     "/opt/homebrew/sbin",
 )
+# A queue declared moments before a kill -9 may come back as a follower of nobody: its member list survives, its term does
+# not, and RabbitMQ 3.10 then never calls an election, so the queue hangs every client for ever. The only member is the
+# rightful leader, so the node asks such queues to elect during its first minutes. No spaces: the start script splits words.
+_ELECT_LEADERS = (
+    "-eval spawn(fun()->lists:foreach(fun(_)->timer:sleep(1000),catch(lists:foreach(fun(Member)->"
+    "(case(element(2,Member))of(follower)->catch(ra:trigger_election({element(1,Member),node()}));(_)->(ok)end)"
+    "end,ets:tab2list(ra_state)))end,lists:seq(1,120))end)."
+)
 _NEEDED_PARTS = ("rabbit-*", "rabbit_common-*", "rabbitmq_prelaunch-*")
 
 
@@ -159,7 +167,7 @@ def _environment(home: Path, script: Path, ports: dict[str, int], logs: Path) ->
         "RABBITMQ_MAX_NUMBER_OF_PROCESSES": "131072",
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
             "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none "  # two schedulers that sleep instead of spinning
-            "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"
+            "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1} " + _ELECT_LEADERS
         ),
         "detached": "1",  # the script then becomes the node, instead of waiting for it in a shell
     }
