@@ -2,6 +2,13 @@
 
 import os
 
+from hypothesis import settings
+
+# The same examples in each run, so that a gate is green or red for a reason; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("gate", derandomize=True, database=None)
+settings.register_profile("explore", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
 pytest_plugins = ["tests.support.servers"]
 
 for _name in [name for name in os.environ if name.startswith("SKYDRIVER_") and not name.startswith("SKYDRIVER_TEST_")]:

@@ -121,7 +121,7 @@ def _single(one: Any, name: str, value: Any, whole: Mapping[str, Any]) -> bool:
         case "$type":
             return any(_is_type(one, kind) for kind in ([value] if isinstance(value, str) else value))
         case "$regex":
-            flags = sum(_FLAGS[flag] for flag in whole.get("$options", ""))
+            flags = sum((_FLAGS[flag] for flag in whole.get("$options", "")), start=re.ASCII)
             return isinstance(one, str) and re.search(value, one, flags) is not None
         case "$mod":
             if _kind(one) != "number":
