@@ -121,7 +121,9 @@ def _single(one: Any, name: str, value: Any, whole: Mapping[str, Any]) -> bool:
         case "$type":
             return any(_is_type(one, kind) for kind in ([value] if isinstance(value, str) else value))
         case "$regex":
-            flags = sum((_FLAGS[flag] for flag in whole.get("$options", "")), start=re.ASCII)
+            # \w and its kin are ASCII; letter case follows Unicode, so Python's re.ASCII would take too much
+            value = value.replace(r"\w", "[0-9A-Za-z_]")
+            flags = sum(_FLAGS[flag] for flag in whole.get("$options", ""))
             return isinstance(one, str) and re.search(value, one, flags) is not None
         case "$mod":
             if _kind(one) != "number":
