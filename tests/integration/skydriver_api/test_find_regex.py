@@ -80,8 +80,9 @@ def test_an_expression_is_found_in_the_same_texts_as_by_python(postgres: Connect
         try:
             rewritten = to_postgres(expression, frozenset(options), "here")
         except BadFilter as refused:  # `(?=a) *` under x: the space is ignored, and a repeated assertion is refused here
-            assert "x" in options and "nothing to repeat" in str(refused)
-            return
+            if "x" in options and "nothing to repeat" in str(refused):
+                return
+            raise
         answers = [answer for (answer,) in postgres.execute(FIND, [rewritten, texts])]
         assert answers == [reference.search(text) is not None for text in texts]
 
