@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from skydriver_cli.client import Client, Connection, find_connection
+from skydriver_cli.log_commands import log
 from skydriver_cli.problems import Problem
 
 app = typer.Typer(
     help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )  # fmt: skip
+app.add_typer(log, name="log")
 out, err = Console(), Console(stderr=True)
 
 DataDir = Annotated[
@@ -230,7 +232,8 @@ def show_result(content: dict[str, Any]) -> None:
         out.print("the scan has no result yet")
         return
     skymap = content["skyscan_result"]
-    table = Table("nside", "pixels", title=f"scan {content['scan_id']}: {'final' if content['is_final'] else 'partial'} result")
+    out.print(f"{'final' if content['is_final'] else 'partial'} result of scan [bold]{content['scan_id']}[/bold]")
+    table = Table("nside", "pixels")
     for name, part in sorted(skymap.items(), key=lambda item: int(item[0].removeprefix("nside-"))):
         table.add_row(name.removeprefix("nside-"), str(len(part["data"])))
     out.print(table)

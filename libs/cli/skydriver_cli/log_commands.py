@@ -1,0 +1,200 @@
+"""``skydriver log …``: who did what, and when. Reads the database, not the REST API; safe beside the live system."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database, moment
+from skydriver_cli.problems import Problem
+from skydriver_common.log import past, selection
+from skydriver_common.log.read import LoggedEvent, history
+from skydriver_common.log.selection import Link, Selection
+from skydriver_common.log.statistics import Statistics, statistics
+from skydriver_common.model.wire import UnknownEvent
+
+log = typer.Typer(help="The event log: what happened, who did it, and proof.", no_args_is_help=True)
+out = Console()
+
+ScanOption = Annotated[str | None, typer.Option("--scan", help="Only this scan.")]
+TypeOption = Annotated[list[str] | None, typer.Option("--type", help="Only this type of event; may be given several times.")]
+SinceOption = Annotated[str | None, typer.Option("--since", help="Only from this time on (ISO 8601, UTC without a zone).")]
+
+_POLL_S = 0.5
+
+
+@log.command()
+def tail(
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Stay, and print what comes.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, max=100_000, help="How many of the newest.")] = 20,
+    scan: ScanOption = None,
+    type_: TypeOption = None,
+    since: SinceOption = None,
+    data_dir: DataDir = HERE,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the newest events, in the order in which they were committed.
+
+    Example: skydriver log tail -f --type scan.result-received
+    """
+    chosen = _selection(scan, type_, since)
+    asyncio.run(_interruptible(_tail(database_url, data_dir, chosen, lines, follow, as_json)))
+
+
+@log.command()
+def show(position: int, data_dir: DataDir = HERE, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Print one event with everything that is stored about it.
+
+    Example: skydriver log show 4711
+    """
+
+    async def work() -> Link | None:
+        async with database(database_url, data_dir) as connection:
+            return await selection.at(connection, position)
+
+    found = asyncio.run(work())
+    if found is None:
+        raise Problem(f"the log has no event at position {position}")
+    whole = orjson.loads(found.event.as_json())
+    whole |= {"xid": found.cursor.xid, "prev_hash": found.prev_hash.hex(), "hash": found.hash.hex()}
+    if as_json:
+        print_json(whole)
+    else:
+        out.print_json(json.dumps(whole))
+
+
+@log.command()
+def stats(data_dir: DataDir = HERE, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Events per type and day, sizes, and how far the relay and the consumers are behind.
+
+    Example: skydriver log stats --json
+    """
+
+    async def work() -> Statistics:
+        async with database(database_url, data_dir) as connection:
+            return await statistics(connection)
+
+    found = asyncio.run(work())
+    if as_json:
+        print_json(
+            {"events": found.events, "per_type_and_day": found.counts, "sizes": found.sizes, "relays": found.relays,
+             "consumers": found.consumers}
+        )  # fmt: skip
+        return
+    for title, rows in (("events", found.counts), ("relay", found.relays), ("consumers", found.consumers)):
+        if rows:
+            table = Table(*rows[0], title=title)
+            for row in rows:
+                table.add_row(*(str(value) for value in row.values()))
+            out.print(table)
+    for name, size in found.sizes.items():
+        out.print(f"{name}: {size / 1e6:.1f} MB")
+
+
+@log.command("history")
+def history_(scan_id: str, data_dir: DataDir = HERE, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """The story of one scan: when, who, what changed.
+
+    Example: skydriver log history 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c
+    """
+
+    async def work() -> int:
+        version = 0
+        async with database(database_url, data_dir) as connection:
+            while True:
+                before = version
+                async for logged in history(connection, scan_id, after=version):
+                    version = logged.version
+                    show_event(logged, as_json, with_scan=False)
+                if version == before:
+                    return version
+
+    if not asyncio.run(work()):
+        raise Problem(f"the log knows no scan {scan_id}")
+
+
+@log.command()
+def state(
+    scan_id: str,
+    at: Annotated[str, typer.Option("--at", help="A version, or a time (ISO 8601, UTC without a zone).")],
+    data_dir: DataDir = HERE,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """A scan's manifest as it was then.
+
+    Example: skydriver log state 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c --at 2026-11-24T12:00:00Z
+    """
+    version = int(at) if at.isdigit() and len(at) < 8 else None
+    when: datetime | None = moment(at, "--at") if version is None else None
+
+    async def work() -> Any:
+        async with database(database_url, data_dir) as connection:
+            return await past.state_at(connection, scan_id, version=version, moment=when)
+
+    scan = asyncio.run(work())
+    if scan is None:
+        raise Problem(f"there was no scan {scan_id} at {at}")
+    if as_json:
+        print_json({"scan_id": scan_id, "version": scan.version, "scan_state": scan.state, "manifest": scan.manifest()})
+        return
+    out.print(f"scan {scan_id}, version {scan.version}: [bold]{scan.state}[/bold]")
+    out.print_json(json.dumps(scan.manifest()))
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    sys.stdout.write(orjson.dumps(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) -> None:
+    """One event: a line of JSON, or a readable line."""
+    if as_json:
+        sys.stdout.write(logged.as_json().decode() + "\n")
+        return
+    try:
+        what = past.describe(logged)
+    except UnknownEvent:
+        what = f"{logged.type} (written by a newer release)"
+    place = f"{logged.position:>8}  {logged.scan_id}" if with_scan else f"{logged.version:>4}"
+    when = logged.recorded_at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    out.print(f"{when}  {place}  {logged.actor:<24}  {what}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _selection(scan: str | None, types: Sequence[str] | None, since: str | None) -> Selection:
+    return Selection(
+        scan_id=scan, types=tuple(types) if types else None, since=moment(since, "--since") if since is not None else None
+    )
+
+
+async def _tail(database_url: str | None, data_dir: Any, chosen: Selection, lines: int, follow: bool, as_json: bool) -> None:
+    async with database(database_url, data_dir) as connection:
+        cursor = await selection.head(connection)
+        for found in await selection.newest(connection, chosen, up_to=cursor, most=lines):
+            show_event(found.event, as_json)
+        while follow:
+            sys.stdout.flush()
+            await asyncio.sleep(_POLL_S)
+            end = await selection.head(connection)
+            async for page in selection.pages(connection, chosen, after=cursor):
+                for found in page:
+                    show_event(found.event, as_json)
+                cursor = page[-1].cursor
+            cursor = max(cursor, end, key=lambda it: (int(it.xid), it.position))
+
+
+async def _interruptible(work: Any) -> None:
+    """Ctrl-C ends it without a traceback: nothing is half done by reading."""
+    try:
+        await work
+    except asyncio.CancelledError:
+        return

@@ -1,0 +1,75 @@
+"""Where the database and the message broker are, for the commands that operate the event log."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import asyncpg
+import typer
+
+from skydriver_cli.problems import Problem
+from skydriver_common.db.pool import Connection
+from skydriver_common.faults import TryLater
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="SKYDRIVER_DATA_DIR", help="Folder that holds the embedded system.")
+]
+DatabaseUrl = Annotated[
+    str | None, typer.Option("--database-url", help="The database; default: SKYDRIVER_DATABASE_URL, else the data folder's.")
+]
+AmqpUrl = Annotated[
+    str | None, typer.Option("--amqp-url", help="The broker; default: SKYDRIVER_AMQP_URL, else the data folder's.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+HERE = Path("data")
+
+
+def find_url(given: str | None, name: str, data_dir: Path) -> str:
+    """``database_url`` or ``amqp_url``: from the option, else the environment, else ``connection.json``. Raises Problem."""
+    url = given or os.environ.get(f"SKYDRIVER_{name.upper()}")
+    if url:
+        return url
+    try:
+        return str(json.loads((data_dir / "connection.json").read_text())[name])
+    except (OSError, ValueError, KeyError):
+        option = "--" + name.replace("_", "-")
+        raise Problem(
+            f"no {name.replace('_', ' ')} is known: there is no {data_dir / 'connection.json'}",
+            f"Start a system with `skydriver up`, or set {option} or SKYDRIVER_{name.upper()}",
+        ) from None
+
+
+@asynccontextmanager
+async def database(given: str | None, data_dir: Path) -> AsyncIterator[Connection]:
+    """A connection of an operator's own. Raises Problem when there is no database, or it goes away."""
+    url = find_url(given, "database_url", data_dir)
+    try:
+        connection = await asyncpg.connect(
+            url,
+            timeout=10,
+            command_timeout=600,
+            server_settings={"application_name": "skydriver-cli", "timezone": "UTC", "jit": "off"},
+        )
+    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Problem(f"the database can't be reached ({type(error).__name__})", "Check the URL and the server") from error
+    try:
+        yield connection
+    except TryLater as error:
+        raise Problem(error.what, "Try again") from error
+    except asyncpg.UndefinedTableError as error:
+        raise Problem("the database has no event log of this release", "Run `skydriver migrate` first") from error
+    finally:
+        await connection.close(timeout=5)
+
+
+def moment(text: str, option: str) -> datetime:
+    """ISO 8601 to a moment; without a zone it is UTC. Raises Problem naming the option."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise Problem(f"{option}: {text!r} is no time", "Write it as 2026-11-24 or 2026-11-24T12:30:00Z", exit_code=2) from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

@@ -1,0 +1,105 @@
+"""Looking back: a scan as it was then, and its story in words."""
+
+from datetime import datetime
+
+from skydriver_common.db.pool import Connection, Pool
+from skydriver_common.log.read import LoggedEvent, history
+from skydriver_common.model import events as ev
+from skydriver_common.model.scan import Scan, evolve
+
+_PAGE = 1000
+
+
+async def state_at(
+    connection: Pool | Connection, scan_id: str, *, version: int | None = None, moment: datetime | None = None
+) -> Scan | None:
+    """The scan after this version, or as of this moment (inclusive); None when it did not exist then. Raises TryLater."""
+    scan: Scan | None = None
+    while True:
+        count = 0
+        async for logged in history(connection, scan_id, after=scan.version if scan else 0, most=_PAGE):
+            if (version is not None and logged.version > version) or (moment is not None and logged.recorded_at > moment):
+                return scan
+            scan = evolve(scan, logged.event, scan_id=scan_id, recorded_at=logged.recorded_at.timestamp())
+            count += 1
+        if count < _PAGE:
+            return scan
+
+
+def describe(logged: LoggedEvent) -> str:
+    """What the event changed, in one line for a person. Raises UnknownEvent."""
+    return sentence(logged.event)
+
+
+def sentence(event: ev.Event) -> str:
+    """One line that says what became so."""
+    return _of_the_launch(event) or _of_the_scanner(event) or _of_ewms(event) or event.type
+
+
+def _of_the_launch(event: ev.Event) -> str:
+    match event:
+        case ev.ScanRequested():
+            return f"requested: event {event.request['i3_event_id']}, priority {event.request['priority']}"
+        case ev.RescanRecorded():
+            return f"its request was used again for scan {event.rescan_id}"
+        case ev.ScanReplaced():
+            return f"replaced by scan {event.by_scan_id}"
+        case ev.ScanDeleted():
+            return "deleted"
+        case ev.LaunchAttempted():
+            return f"taken from the backlog, attempt {event.attempt}"
+        case ev.ScanLaunched():
+            return f"scanner server launched ({event.launcher}: {event.job})"
+        case ev.LaunchFailed():
+            return f"launch attempt {event.attempt} failed: {event.reason}"
+        case ev.LaunchAbandoned():
+            return f"launch given up: {event.reason}"
+        case ev.ScannerRestarted():
+            return f"scanner server started again (time {event.restarts}): {event.reason}"
+        case ev.ScannerFailed():
+            return f"scanner server failed: {event.reason}"
+        case _:
+            return ""
+
+
+def _of_the_scanner(event: ev.Event) -> str:
+    match event:
+        case ev.ProgressReported():
+            summary = event.progress.get("summary")
+            stats = event.progress.get("processing_stats")
+            end = ", finished" if isinstance(stats, dict) and stats.get("finished") else ""
+            return f"progress: {summary or 'a report'}{end}"
+        case ev.EventMetadataSet():
+            return f"event metadata: run {event.event_metadata.get('run_id')}, event {event.event_metadata.get('event_id')}"
+        case ev.ScanMetadataSet():
+            return f"scan metadata: {len(event.scan_metadata)} fields"
+        case ev.ResultReceived():
+            return f"{'final' if event.is_final else 'partial'} result, {event.size_bytes} bytes ({event.digest[:19]}…)"
+        case _:
+            return ""
+
+
+def _of_ewms(event: ev.Event) -> str:
+    match event:
+        case ev.WorkflowAssigned():
+            return f"EWMS workflow {event.workflow_id} at {event.ewms_address}"
+        case ev.WorkflowRefused():
+            return f"EWMS refused a workflow: {event.reason}"
+        case ev.QueuesAwaited():
+            return f"waits for its queues, place {event.place_in_line} in line"
+        case ev.QueuesActivated():
+            return f"queues work: {', '.join(event.queues)}"
+        case ev.QueueTokensEnding():
+            return "the tokens of its queues end soon"
+        case ev.StartupFileMissing():
+            return f"no startup file after {event.waited_s:.0f} s"
+        case ev.StartupFileFound():
+            return "the startup file is there"
+        case ev.WorkforceChanged():
+            return f"workers: {event.n_running} running, {sum(event.top_errors.values())} errors"
+        case ev.WorkersAdded():
+            return f"{event.n_workers} workers added at {event.cluster_location}"
+        case ev.WorkflowDeactivated():
+            return f"EWMS workflow {event.label.lower()}"
+        case _:
+            return ""

@@ -1,0 +1,118 @@
+"""Choosing events: by scan, type, time and place, in commit-safe order, a page in memory at a time."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from skydriver_common.db.pool import Connection, Pool, load_statements
+from skydriver_common.db.translate import database_faults
+from skydriver_common.log.read import LoggedEvent, logged_event
+
+sql = load_statements("skydriver_common.log", "selection.sql")
+
+PAGE = 1000
+"""Events in memory at a time; with the largest requests a page is some MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the log: after the event with this transaction id and position. ``START`` is before the first."""
+
+    xid: str
+    position: int
+
+
+START = Cursor("0", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which events. None: any. since: inclusive, until: exclusive, both by recorded_at."""
+
+    scan_id: str | None = None
+    types: tuple[str, ...] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """As the statements take them."""
+        return {
+            "scan_id": self.scan_id,
+            "types": None if self.types is None else list(self.types),
+            "since": self.since,
+            "until": self.until,
+        }
+
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An event with its place in the order of commits and in its scan's hash chain."""
+
+    event: LoggedEvent
+    cursor: Cursor
+    prev_hash: bytes
+    hash: bytes
+
+
+def link(row: Any) -> Link:
+    """A row of the log with its chain as a value."""
+    return Link(logged_event(row), Cursor(row["xid"], row["position"]), row["prev_hash"], row["hash"])
+
+
+async def pages(
+    connection: Pool | Connection, selection: Selection = EVERYTHING, *, after: Cursor = START, page: int = PAGE
+) -> AsyncIterator[list[Link]]:
+    """Selected events after a cursor, oldest first, up to what is committed for good; never empty pages. Raises TryLater."""
+    statement = sql.select_past if selection.scan_id is None else sql.select_past_of_scan
+    while True:
+        with database_faults():
+            rows = [
+                row
+                async for row in statement(
+                    connection, xid=after.xid, position=after.position, most=page, **selection.parameters()
+                )
+            ]
+        if rows:
+            yield [link(row) for row in rows]
+            after = Cursor(rows[-1]["xid"], rows[-1]["position"])
+        if len(rows) < page:
+            return
+
+
+async def newest(connection: Pool | Connection, selection: Selection, *, up_to: Cursor, most: int) -> list[Link]:
+    """The ``most`` newest selected events up to a cursor, oldest first. Raises TryLater."""
+    parameters = selection.parameters()
+    del parameters["until"]
+    with database_faults():
+        rows = [
+            row
+            async for row in sql.select_newest(
+                connection, xid=up_to.xid, position=up_to.position, most=most, **parameters
+            )
+        ]  # fmt: skip
+    return [link(row) for row in reversed(rows)]
+
+
+async def head(connection: Pool | Connection) -> Cursor:
+    """The cursor of the newest event that is committed for good; START for an empty log. Raises TryLater."""
+    with database_faults():
+        row = await sql.committed_head(connection)
+    return START if row is None else Cursor(row["xid"], row["position"])
+
+
+async def before(connection: Pool | Connection, position: int) -> Cursor:
+    """The cursor from which reading begins with this position; the head when the log ends before it. Raises TryLater."""
+    with database_faults():
+        row = await sql.cursor_before(connection, position=position)
+    return await head(connection) if row is None else Cursor(row["xid"], row["position"])
+
+
+async def at(connection: Pool | Connection, position: int) -> Link | None:
+    """The event at a position, or None. Raises TryLater."""
+    with database_faults():
+        row = await sql.event_at(connection, position=position)
+    return None if row is None else link(row)

@@ -1,0 +1,45 @@
+"""How much the log holds, what it weighs, and how far behind its readers are."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from skydriver_common.db.pool import Connection, Pool
+from skydriver_common.db.translate import database_faults
+from skydriver_common.log.selection import sql
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Rows as dictionaries: counts (day, type, events, bytes), relays (relay, position, moved_at, events_behind, lag_s),
+    consumers (consumer, events, last_at). sizes: table to bytes on disk."""
+
+    counts: list[dict[str, Any]]
+    sizes: dict[str, int]
+    relays: list[dict[str, Any]]
+    consumers: list[dict[str, Any]]
+
+    @property
+    def events(self) -> int:
+        """How many events the log holds."""
+        return sum(int(row["events"]) for row in self.counts)
+
+
+async def statistics(connection: Pool | Connection) -> Statistics:
+    """Numbers as of now. Raises TryLater."""
+    with database_faults():
+        return Statistics(
+            counts=[_plain(row) async for row in sql.counts_by_type_and_day(connection)],
+            sizes={row["name"]: row["bytes"] async for row in sql.sizes(connection)},
+            relays=[_plain(row) async for row in sql.relay_lag(connection)],
+            consumers=[_plain(row) async for row in sql.consumed_by(connection)],
+        )
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else _number(value) for name, value in row.items()}
+
+
+def _number(value: Any) -> Any:
+    """Postgres sums integers as numeric."""
+    return int(value) if type(value).__name__ == "Decimal" else value
