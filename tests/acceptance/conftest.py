@@ -1,5 +1,6 @@
 """The whole system, started by its own command and used through its front doors only."""
 
+import functools
 import json
 import os
 import signal
@@ -96,6 +97,17 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     stop(running)
 
 
+@pytest.fixture(scope="session")
+def quiet_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One system whose scans stay in the backlog, as low priority lets only one an hour start; that one is used up here."""
+    running = start(tmp_path_factory.mktemp("a quiet system"), SKYDRIVER_LOW_PRIORITY_INTERVAL_S="3600")
+    first = running.call("POST", "/scan", body=scan_request(sample_event())).json()["scan_id"]
+    wait_until(lambda: running.get("/scans/backlog")["entries"] == [], 30, "the first scan is launched")
+    running.call("DELETE", f"/scan/{first}")
+    yield running
+    stop(running)
+
+
 @pytest.fixture
 def own_system(tmp_path: Path) -> Iterator[Running]:
     """A system of the test's own, to be ill-treated."""
@@ -104,6 +116,7 @@ def own_system(tmp_path: Path) -> Iterator[Running]:
     stop(running)
 
 
+@functools.cache
 def sample_event() -> dict[str, Any]:
     """The project's own sample event."""
     made = subprocess.run([sys.executable, "-m", "skydriver_sandbox.sample_event"], check=True, capture_output=True, timeout=60)

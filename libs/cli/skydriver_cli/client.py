@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,8 @@ import aiohttp
 from skydriver_cli.problems import Problem
 
 _TIMEOUT_S = 60.0
+_HEARTBEAT_LIMIT_S = 45.0
+"""Without a heartbeat for so long, a stream is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,33 @@ class Client:
             raise Problem(
                 f"{self._connection.url} does not answer ({type(error).__name__})", "Is the system up? See `skydriver status`"
             ) from error
+
+    async def events(self, scan_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """The scan's events after a version, then live, until the server ends the stream. Raises Problem."""
+        assert self._session is not None
+        try:
+            async with self._session.get(
+                f"{self._connection.url}/scan/{scan_id}/events",
+                headers={"Accept": "text/event-stream", "Last-Event-ID": str(after)},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_HEARTBEAT_LIMIT_S),
+            ) as response:
+                if response.status != 200:
+                    raise Problem(_reason(response.status, await response.read()), _advice(response.status))
+                rest = b""
+                async for chunk in response.content.iter_any():
+                    *blocks, rest = (rest + chunk).split(b"\n\n")
+                    for block in blocks:
+                        for line in block.split(b"\n"):
+                            if line.startswith(b"data: "):
+                                yield json.loads(line.removeprefix(b"data: "))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StreamLost(
+                f"{self._connection.url} does not answer ({type(error).__name__})", "Is the system up? See `skydriver status`"
+            ) from error
+
+
+class StreamLost(Problem):
+    """The stream broke off; it can be taken up again where it was."""
 
 
 def _reason(status: int, content: bytes) -> str:

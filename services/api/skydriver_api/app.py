@@ -1,57 +1,96 @@
-"""The application: every route with the roles it allows, and the size of body it accepts."""
+"""The application: every route with the roles it allows, what it takes and what it answers."""
 
+import orjson
 from aiohttp import web
 
+from skydriver_api import schemas
 from skydriver_api.deps import DEPS, Deps
-from skydriver_api.middleware import Handler, allowing, answers
-from skydriver_api.routes import ewms, find, operations, results, scans
+from skydriver_api.middleware import allowing, answers
+from skydriver_api.openapi import document
+from skydriver_api.payloads import requests as bodies
+from skydriver_api.route import MIB, Handler, Route
+from skydriver_api.routes import ewms, find, history, operations, results, scans
 from skydriver_common.auth import Role, TokenVerifier
 
 _U = frozenset({Role.USER})
 _S = frozenset({Role.SYSTEM})
 _US = _U | _S
-_MIB = 1024 * 1024
 _SCAN = r"/scan/{scan_id:[A-Za-z0-9_]+}"
+_DELETED = ("include_deleted",)
 
-_LARGE = {"/scan": 32 * _MIB, f"{_SCAN}/result": 101 * _MIB}
-"""Bodies beyond 1 MiB are accepted here only. Source: REST contract 1.1."""
 
-ROUTES: list[tuple[str, str, frozenset[Role], Handler]] = [
-    ("GET", "/", _U, operations.get_root),
-    ("GET", "/scans/backlog", _U, operations.get_backlog),
-    ("POST", "/scans/find", _U, find.find_scans),
-    ("POST", "/scan", _U, scans.request_scan),
-    ("POST", f"{_SCAN}/actions/rescan", _US, scans.rescan_scan),
-    ("POST", f"{_SCAN}/actions/add-workers", _U, ewms.add_workers),
-    ("GET", _SCAN, _US, scans.get_scan),
-    ("DELETE", _SCAN, _U, scans.delete_scan),
-    ("GET", f"{_SCAN}/manifest", _US, scans.get_manifest),
-    ("PATCH", f"{_SCAN}/manifest", _S, scans.patch_manifest),
-    ("GET", f"{_SCAN}/i3-event", _US, scans.get_i3_event),
-    ("GET", f"{_SCAN}/result", _U, results.get_result),
-    ("PUT", f"{_SCAN}/result", _S, results.put_result),
-    ("GET", f"{_SCAN}/status", _US, ewms.get_status),
-    ("GET", f"{_SCAN}/logs", _U, ewms.get_logs),
-    ("GET", r"/scan-request/{scan_id:[A-Za-z0-9_]+}", _U, scans.get_scan_request),
-    ("GET", f"{_SCAN}/ewms/workflow-id", _US, ewms.get_workflow_id),
-    ("POST", f"{_SCAN}/ewms/workflow-id", _S, ewms.post_workflow_id),
-    ("GET", f"{_SCAN}/ewms/workforce", _US, ewms.get_workforce),
-]
+def _get(
+    path: str, handler: Handler, summary: str, roles: frozenset[Role], answer: str, *,
+    query: tuple[str, ...] = (), redirects: bool = False, streams: bool = False,
+) -> Route:  # fmt: skip
+    return Route(
+        method="GET", path=path, handler=handler, summary=summary, roles=roles, answer=schemas.ref(answer), query=query,
+        redirects=redirects, streams=streams,
+    )  # fmt: skip
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(method="GET", path="/", handler=operations.get_root, summary="Whether the server answers", roles=_U,
+          answer=schemas.EMPTY),
+    Route(method="GET", path="/openapi.json", handler=operations.get_openapi, summary="This document", roles=frozenset(),
+          answer={"type": "object"}),
+    Route(method="POST", path="/scans/find", handler=find.find_scans, summary="Find scans by a Mongo-style filter", roles=_U,
+          answer=schemas.ref("Manifests"), body=bodies.FindBody),
+    _get("/scans/backlog", operations.get_backlog, "Scans that wait for their launch", _U, "Backlog"),
+    Route(method="POST", path="/scan", handler=scans.request_scan, summary="Request a scan", roles=_U,
+          answer=schemas.ref("Manifest"), body=bodies.WholeScanRequest, asks=True, most_bytes=32 * MIB),
+    Route(method="POST", path=f"{_SCAN}/actions/rescan", handler=scans.rescan_scan, summary="Scan the same request again",
+          roles=_US, answer=schemas.ref("Manifest"), body=bodies.RescanBody, body_is_optional=True, redirects=True, asks=True),
+    Route(method="POST", path=f"{_SCAN}/actions/add-workers", handler=ewms.add_workers, summary="Ask EWMS for more workers",
+          roles=_U, answer=schemas.ref("AddedWorkers"), body=bodies.AddWorkersBody, redirects=True, asks=True, refusals=(500,)),
+    _get(_SCAN, scans.get_scan, "Manifest and result", _US, "Scan", query=_DELETED, redirects=True),
+    Route(method="DELETE", path=_SCAN, handler=scans.delete_scan, summary="Stop a scan and hide it", roles=_U,
+          answer=schemas.ref("Scan"), body=bodies.DeleteBody, body_is_optional=True, redirects=True, asks=True),
+    _get(f"{_SCAN}/manifest", scans.get_manifest, "What is known of a scan", _US, "Manifest",
+         query=("include_deleted", "projection"), redirects=True),
+    Route(method="PATCH", path=f"{_SCAN}/manifest", handler=scans.patch_manifest, summary="A scanner's progress and metadata",
+          roles=_S, answer=schemas.ref("Manifest"), body=bodies.PatchBody, asks=True),
+    _get(f"{_SCAN}/i3-event", scans.get_i3_event, "The event as it was posted", _US, "I3Event", redirects=True),
+    _get(f"{_SCAN}/result", results.get_result, "The skymap", _U, "Result", query=_DELETED, redirects=True),
+    Route(method="PUT", path=f"{_SCAN}/result", handler=results.put_result, summary="A scanner's skymap", roles=_S,
+          answer=schemas.ref("Result"), body=bodies.ResultBody, asks=True, most_bytes=101 * MIB),
+    _get(f"{_SCAN}/status", ewms.get_status, "State and workforce", _US, "Status", redirects=True),
+    _get(f"{_SCAN}/logs", ewms.get_logs, "Where the scanner server's log can be seen", _U, "Logs", redirects=True),
+    _get(f"{_SCAN}/events", history.get_events,
+         "The scan's events: a page, or with `Accept: text/event-stream` a stream that starts after `Last-Event-ID`", _US,
+         "Events", query=("after", "limit"), streams=True),
+    _get(r"/scan-request/{scan_id:[A-Za-z0-9_]+}", scans.get_scan_request, "The request, ready to be posted again", _U,
+         "ScanRequest"),
+    _get(f"{_SCAN}/ewms/workflow-id", ewms.get_workflow_id, "The scan's EWMS workflow", _US, "WorkflowId", redirects=True),
+    Route(method="POST", path=f"{_SCAN}/ewms/workflow-id", handler=ewms.post_workflow_id, summary="Set the EWMS workflow, once",
+          roles=_S, answer=schemas.ref("Manifest"), body=bodies.WorkflowIdBody, asks=True),
+    _get(f"{_SCAN}/ewms/workforce", ewms.get_workforce, "Workers, summed over all taskforces", _US, "Workforce", redirects=True),
+    _get(f"{_SCAN}/ewms/taskforces", ewms.get_taskforces, "EWMS' taskforces, all fields", _US, "Taskforces", redirects=True),
+)  # fmt: skip
+"""Source: REST contract 3. ``/scan/{id}/events`` is an addition (1.10)."""
 
 
 def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
     """The REST application, ready to be served."""
-    app = web.Application(middlewares=[answers], client_max_size=_MIB)
+    app = web.Application(middlewares=[answers], client_max_size=MIB)
     app[DEPS] = deps
-    for method, path, roles, handler in ROUTES:
-        limit = _LARGE.get(path)
-        app.router.add_route(method, path, allowing(roles, verifier, _accepting(handler, limit)))
+    app[operations.OPENAPI] = orjson.dumps(document(ROUTES))
+    for route in ROUTES:
+        handler = _accepting(route.handler, route.most_bytes)
+        if route.roles:
+            handler = allowing(route.roles, verifier, handler)
+        app.router.add_route(route.method, route.path, handler)
+
+    async def end_streams(_: web.Application) -> None:
+        deps.live.close()
+
+    app.on_shutdown.append(end_streams)
     return app
 
 
-def _accepting(handler: Handler, most_bytes: int | None) -> Handler:
-    """The handler on a request that may have a body of so many bytes; None: the application's limit."""
-    if most_bytes is None:
+def _accepting(handler: Handler, most_bytes: int) -> Handler:
+    """The handler on a request that may have a body of so many bytes."""
+    if most_bytes == MIB:
         return handler
 
     async def accepting(request: web.Request) -> web.StreamResponse:

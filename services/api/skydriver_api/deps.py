@@ -6,19 +6,21 @@ from aiohttp import web
 
 from skydriver_api.commander import Commander
 from skydriver_api.images import ImageResolver
+from skydriver_api.live import LiveEvents
+from skydriver_api.log_links import LogLinks
 from skydriver_api.reads import Reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deps:
-    """clusters: name to its most workers with client logs, None: no cap. dashboard_url: empty = none."""
+    """clusters: name to its most workers with client logs, None: no cap."""
 
     reads: Reads
     commander: Commander
     images: ImageResolver
+    live: LiveEvents
+    links: LogLinks
     clusters: dict[str, int | None]
-    dashboard_url: str = ""
-    namespace: str = ""
 
 
 DEPS = web.AppKey("deps", Deps)

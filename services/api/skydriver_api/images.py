@@ -39,6 +39,9 @@ class ImageCatalog(Protocol):
     async def pushed(self) -> Mapping[str, float]:
         """Tag to the time of its push, Unix seconds. Raises CatalogAway."""
 
+    async def pushed_again(self) -> Mapping[str, float]:
+        """The same, as new as is reasonable: a tag was not in the list. Raises CatalogAway."""
+
 
 class EmbeddedCatalog:
     """The documented set of the embedded system."""
@@ -46,6 +49,10 @@ class EmbeddedCatalog:
     async def pushed(self) -> Mapping[str, float]:
         """See ImageCatalog."""
         return {tag: time.mktime(day.timetuple()) for tag, day in EMBEDDED.items()}
+
+    async def pushed_again(self) -> Mapping[str, float]:
+        """See ImageCatalog."""
+        return await self.pushed()
 
 
 def without_v(tag: str) -> str:
@@ -80,15 +87,11 @@ class ImageResolver:
         pushed = await self._catalog.pushed()
         tag = resolve_tag(text, pushed)
         if tag is None:
+            pushed = await self._catalog.pushed_again()
+            tag = resolve_tag(text, pushed)
+        if tag is None:
             raise ImageNotFound("no such image is found")
         oldest = resolve_tag(self._minimum, pushed)
         if oldest is not None and pushed[tag] < pushed[oldest]:
             raise ImageTooOld(f"the image is too old; the minimum is {self._minimum}")
         return tag
-
-
-def open_images(source: str, *, minimum: str) -> ImageResolver:
-    """The resolver on the configured catalogue. Raises ValueError for a source of another form."""
-    if source != "embedded":
-        raise ValueError("SKYDRIVER_IMAGE_CATALOG: must be embedded")
-    return ImageResolver(EmbeddedCatalog(), minimum=minimum)

@@ -5,12 +5,14 @@ from aio_pika.exceptions import AMQPError
 from aiohttp import web
 
 from skydriver_api.app import make_app
+from skydriver_api.catalogs import open_images
 from skydriver_api.commander import Commander
 from skydriver_api.deps import Deps
-from skydriver_api.images import open_images
+from skydriver_api.live import LiveEvents
+from skydriver_api.log_links import LogLinks
 from skydriver_api.reads import Reads
 from skydriver_api.settings import ApiSettings
-from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, TokenVerifier
+from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
 from skydriver_common.bus.broker import connect
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.foundation import open_service_pool
@@ -31,15 +33,21 @@ def main() -> None:
         service.ready_check("message broker", lambda: not bus.is_closed and bus.connected.is_set())
         commander = Commander(bus, deadline_s=settings.command_deadline_s)
         await commander.open()
-        deps = Deps(
-            reads=Reads(pool),
-            commander=commander,
-            images=open_images(settings.image_catalog, minimum=settings.minimum_image),
-            clusters=settings.clusters,
+        live = LiveEvents(bus)
+        await live.open()
+        session = await service.stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
+        try:
+            images = open_images(settings.image_catalog, minimum=settings.minimum_image, session=session)
+        except ValueError as error:
+            raise StartupProblem(f"SKYDRIVER_IMAGE_CATALOG: {error}") from error
+        links = LogLinks(
             dashboard_url=settings.logs_dashboard_url,
             namespace=settings.kubernetes_namespace,
+            prometheus_url=settings.prometheus_url,
+            session=session,
         )
-        session = await service.stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
+        service.stack.push_async_callback(links.close)
+        deps = Deps(reads=Reads(pool), commander=commander, images=images, live=live, links=links, clusters=settings.clusters)
         await _serve(service, settings, make_app(deps, _verifier(settings, session)))
 
     run("api", settings, build)
@@ -49,7 +57,11 @@ def _verifier(settings: ApiSettings, session: aiohttp.ClientSession) -> TokenVer
     keys: KeySource = (
         JwksFile(settings.auth_jwks_file) if settings.auth_jwks_file else OidcDiscovery(settings.auth_issuer, session)
     )
-    return TokenVerifier([Issuer(settings.auth_issuer, keys)], audience=settings.auth_audience)
+    issuers = [Issuer(settings.auth_issuer, keys)]
+    if settings.scan_token_jwks_file:
+        issuers.append(Issuer(settings.scan_token_issuer, JwksFile(settings.scan_token_jwks_file), scan_tokens_only=True))
+    rules = [RoleRule.parse(Role.USER, settings.auth_user_claim), RoleRule.parse(Role.SYSTEM, settings.auth_system_claim)]
+    return TokenVerifier(issuers, audience=settings.auth_audience, role_rules=rules)
 
 
 async def _serve(service: Service, settings: ApiSettings, app: web.Application) -> None:

@@ -2,19 +2,18 @@
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
 
 from skydriver_api.failures import HttpProblem, response_of
+from skydriver_api.route import Handler
 from skydriver_common.auth import InvalidToken, Principal, Role, TokenVerifier, bearer_token
 from skydriver_common.faults import BadMessage, TryLater
 from skydriver_common.model.ids import ScanId
 
 log = structlog.get_logger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PRINCIPAL = web.RequestKey("principal", Principal)
 ROLES = web.RequestKey("roles", frozenset[Role])
 """Effective roles: those of the token that the route allows (REST contract 1.2)."""

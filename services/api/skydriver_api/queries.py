@@ -16,3 +16,13 @@ def flag(request: web.Request, name: str) -> bool:
     if text in _FALSE or not text:
         return False
     raise HttpProblem(400, f"{name}: must be true or false")
+
+
+def whole_number(text: str, name: str, *, default: int, least: int = 0, most: int = 2**31 - 1) -> int:
+    """A whole number of the query string or a header. Raises HttpProblem 400 naming the parameter."""
+    text = text.strip()
+    if not text:
+        return default
+    if text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most:
+        return int(text)
+    raise HttpProblem(400, f"{name}: must be a whole number from {least} to {most}")

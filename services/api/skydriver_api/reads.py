@@ -1,7 +1,12 @@
 """View queries: typed, bounded, one round trip each."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+
+import zstandard
 
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.translate import database_faults
@@ -109,3 +114,35 @@ class Reads:
         with database_faults():
             async for row in _sql.backlog(self.pool):
                 yield BacklogRow(**dict(row))
+
+    async def taskforces(self, scan_id: str) -> bytes | None:
+        """``{"taskforces": [...]}`` as EWMS gave them last, or None."""
+        with database_faults():
+            packed: bytes | None = await _sql.taskforces(self.pool, scan_id=scan_id)
+        return None if packed is None else await asyncio.to_thread(_unzipped, packed)
+
+    async def scan_start(self, scan_id: str) -> float | None:
+        """When the scanner server began, Unix seconds (REST contract 8.7), or None when the scan is unknown."""
+        with database_faults():
+            row = await _sql.scan_start(self.pool, scan_id=scan_id)
+        if row is None:
+            return None
+        for told in (row["progress_start"], row["scanner_start"]):
+            if (moment := _moment(told)) is not None:
+                return moment
+        return float(row["requested_at"])
+
+
+def _moment(text: str | None) -> float | None:
+    """Unix seconds of a number or a time as text, None when it is neither."""
+    if text is None:
+        return None
+    with suppress(ValueError, OverflowError):
+        return float(text)
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text).timestamp()
+    return None
+
+
+def _unzipped(packed: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().decompress(packed)

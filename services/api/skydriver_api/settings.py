@@ -1,9 +1,11 @@
 """Settings of the REST gateway."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from skydriver_common.auth import Role, RoleRule
 from skydriver_common.runtime.settings import ServiceSettings
 
 
@@ -17,13 +19,36 @@ class ApiSettings(ServiceSettings):
     auth_audience: str = "skydriver"
     auth_jwks_file: Path | None = None
     """Public keys of the issuer; unset: OIDC discovery."""
+    auth_user_claim: str = "resource_access/skydriver-external/roles=users"
+    """Claim path and value that make a token one of role *user* (REST contract 1.2)."""
+    auth_system_claim: str = "resource_access/skydriver-internal/roles=system"
+    """The same for role *system*."""
+    scan_token_issuer: str = ""
+    """The ``iss`` of tokens for single scans, when the dispatcher signs them and people's tokens come from elsewhere."""
+    scan_token_jwks_file: Path | None = None
+    """Public keys of that issuer; it is trusted with tokens for single scans only."""
     image_catalog: str = "embedded"
-    """``embedded``, ``directory:PATH`` or ``registry:URL``."""
+    """``embedded``, ``directory:/PATH`` (as on CVMFS), ``registry:URL`` (its list of tags), or the last two by a comma."""
     minimum_image: str = "v4.0.0"
     clusters: dict[str, int | None] = Field(default={"osg": 100, "sub-2": 100, "local": 5})
     """Cluster name to its most workers with ``client-logs``; null: no cap (REST contract 8.4)."""
     logs_dashboard_url: str = ""
     kubernetes_namespace: str = ""
     prometheus_url: str = ""
+    """Knows when a scanner server's log ends; empty: links to logs have no time window."""
     command_deadline_s: float = Field(default=10.0, gt=0)
     """How long a command may wait before it must not take effect any more."""
+
+    @field_validator("auth_user_claim", "auth_system_claim")
+    @classmethod
+    def _is_a_claim(cls, text: str) -> str:
+        RoleRule.parse(Role.USER, text)
+        return text
+
+    @model_validator(mode="after")
+    def _scan_tokens_are_whole(self) -> Self:
+        if bool(self.scan_token_issuer) != bool(self.scan_token_jwks_file):
+            raise ValueError("SKYDRIVER_SCAN_TOKEN_ISSUER and SKYDRIVER_SCAN_TOKEN_JWKS_FILE: set both, or none")
+        if self.scan_token_issuer == self.auth_issuer:
+            raise ValueError("SKYDRIVER_SCAN_TOKEN_ISSUER: must differ from SKYDRIVER_AUTH_ISSUER")
+        return self

@@ -242,4 +242,4 @@ async def test_a_deleted_scan_takes_no_workflow_by_command(bridge: Bridge) -> No
     await bridge.append("dispatcher", scan_id, ev.ScanDeleted())
     command = AssignWorkflow(scan_id=scan_id, workflow_id="WF-x", ewms_address="http://e")
 
-    assert (await bridge.usecases.assign_workflow(command, a_context())).code == Code.SCAN_IS_DELETED
+    assert (await bridge.usecases.assign_workflow(command, a_context())).code == Code.WORKFLOW_NOT_WANTED

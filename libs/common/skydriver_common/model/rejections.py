@@ -16,6 +16,7 @@ class Code(StrEnum):
     SCAN_IS_DELETED = "scan-is-deleted"
     WORKFLOW_IS_MISSING = "workflow-is-missing"
     WORKFLOW_IS_SET = "workflow-is-set"
+    WORKFLOW_NOT_WANTED = "workflow-not-wanted"
     WORKFLOW_HAS_ENDED = "workflow-has-ended"
     TOO_MANY_DEBUG_WORKERS = "too-many-debug-workers"
     CLUSTER_REFUSED = "cluster-refused"

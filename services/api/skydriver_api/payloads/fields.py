@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainValidator
+from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from skydriver_api.payloads.invalid import expected, expected_within
 from skydriver_api.payloads.sizes import MAX_BYTES, NoSize, parse_size
@@ -14,6 +14,7 @@ _RESERVED_VARIABLES = frozenset(
     {"SKYSCAN_EWMS_JSON", "SKYSCAN_SKYDRIVER_ADDRESS", "SKYSCAN_SKYDRIVER_SCAN_ID", "SKYSCAN_SKYDRIVER_AUTH"}
 )
 _RESERVED_CLASSIFIERS = frozenset({"rescan", "origin_scan_id"})
+_EVENT_KINDS = ("real", "real_event", "sim", "simulated", "simulated_event")
 _LARGEST_INTEGER = 2**63 - 1
 _MOST_ENTRIES = 25
 
@@ -110,8 +111,8 @@ def size_bytes(default: int) -> BeforeValidator:
 
 def event_kind(value: Any) -> str:
     """Whether the event is real or simulated."""
-    if value not in ("real", "real_event", "sim", "simulated", "simulated_event"):
-        raise expected("must be one of real, real_event, sim, simulated, simulated_event")
+    if value not in _EVENT_KINDS:
+        raise expected(f"must be one of {', '.join(_EVENT_KINDS)}")
     return str(value)
 
 
@@ -234,26 +235,123 @@ def _entries(value: Any, *, longest_key: int, longest_value: int) -> list[tuple[
     return problems
 
 
-Integer = Annotated[int, PlainValidator(integer, json_schema_input_type=int)]
-Priority = Annotated[int, PlainValidator(priority, json_schema_input_type=int)]
-Positive = Annotated[int, PlainValidator(positive, json_schema_input_type=int)]
-Number = Annotated[int | float, PlainValidator(number, json_schema_input_type=float)]
-Boolean = Annotated[bool, PlainValidator(boolean, json_schema_input_type=bool)]
-Text = Annotated[str, PlainValidator(text, json_schema_input_type=str)]
-NonBlank = Annotated[str, PlainValidator(non_blank, json_schema_input_type=str)]
-OneWord = Annotated[str, PlainValidator(one_word, json_schema_input_type=str)]
-DockerTag = Annotated[str, PlainValidator(docker_tag, json_schema_input_type=str)]
-JsonObject = Annotated[dict[str, Any], PlainValidator(json_object, json_schema_input_type=dict[str, Any])]
-EventKind = Annotated[str, PlainValidator(event_kind, json_schema_input_type=str)]
-Threshold = Annotated[int | float, PlainValidator(threshold, json_schema_input_type=float)]
-Fraction = Annotated[int | float, PlainValidator(fraction, json_schema_input_type=float)]
-Nsides = Annotated[dict[str, int], PlainValidator(nsides, json_schema_input_type=dict[str, int])]
+_INTEGER = {"type": "integer", "minimum": -_LARGEST_INTEGER, "maximum": _LARGEST_INTEGER}
+_POSITIVE = _INTEGER | {"minimum": 1}
+_PLAIN_VALUE = {"type": ["boolean", "number", "null"]}
+
+
+def _plain_values(*, longest_key: int, longest_value: int, **more: Any) -> WithJsonSchema:
+    """An object of plain values."""
+    return WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": _MOST_ENTRIES,
+            "propertyNames": {"maxLength": longest_key, **more},
+            "additionalProperties": {"anyOf": [{"type": "string", "maxLength": longest_value}, _PLAIN_VALUE]},
+        }
+    )
+
+
+Integer = Annotated[int, PlainValidator(integer), WithJsonSchema(_INTEGER)]
+Priority = Annotated[
+    int, PlainValidator(priority), WithJsonSchema({"type": "integer", "minimum": 1 - 2**31, "maximum": 2**31 - 1})
+]
+Positive = Annotated[int, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
+Number = Annotated[int | float, PlainValidator(number), WithJsonSchema({"type": "number"})]
+Boolean = Annotated[bool, PlainValidator(boolean), WithJsonSchema({"type": "boolean"})]
+Text = Annotated[str, PlainValidator(text), WithJsonSchema({"type": "string"})]
+NonBlank = Annotated[str, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
+OneWord = Annotated[str, PlainValidator(one_word), WithJsonSchema({"type": "string", "pattern": r"^\S+$"})]
+DockerTag = Annotated[str, PlainValidator(docker_tag), WithJsonSchema({"type": "string", "pattern": f"^{_TAG.pattern}$"})]
+I3Event = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "object"}, {"type": "string"}],
+            "description": "A realtime event: a JSON object that is not empty, or the text of one",
+        }
+    ),
+]
+JsonObject = Annotated[dict[str, Any], PlainValidator(json_object), WithJsonSchema({"type": "object"})]
+EventKind = Annotated[str, PlainValidator(event_kind), WithJsonSchema({"enum": list(_EVENT_KINDS)})]
+Threshold = Annotated[
+    int | float, PlainValidator(threshold), WithJsonSchema({"type": "number", "minimum": 0.1, "maximum": 1.0})
+]
+Fraction = Annotated[int | float, PlainValidator(fraction), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
+Nsides = Annotated[
+    dict[str, int],
+    PlainValidator(nsides),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"pattern": "^0*[1-9][0-9]*$", "maxLength": 18},
+            "additionalProperties": _INTEGER | {"minimum": 0},
+            "description": "nside to pixel extension, coarse to fine",
+        }
+    ),
+]
 Clusters = Annotated[
     list[tuple[str, int]],
-    PlainValidator(clusters, json_schema_input_type=dict[str, int] | list[tuple[str, int]]),
+    PlainValidator(clusters),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "propertyNames": {"pattern": r"\S"},
+                    "additionalProperties": _POSITIVE,
+                },
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "array",
+                        "prefixItems": [{"type": "string", "pattern": r"\S"}, _POSITIVE],
+                        "minItems": 2,
+                        "maxItems": 2,
+                    },
+                },
+            ],
+            "description": "Cluster names (the server knows which) to numbers of workers",
+        }
+    ),
 ]
-DebugModes = Annotated[list[str], PlainValidator(debug_modes, json_schema_input_type=str | list[str])]
-Classifiers = Annotated[dict[str, Any], PlainValidator(classifiers, json_schema_input_type=dict[str, Any])]
-Environment = Annotated[dict[str, Any], PlainValidator(environment, json_schema_input_type=dict[str, Any])]
-Projection = Annotated[frozenset[str] | None, PlainValidator(manifest_projection, json_schema_input_type=str | list[str])]
-FindProjection = Annotated[list[str] | None, PlainValidator(find_projection, json_schema_input_type=str | list[str])]
+DebugModes = Annotated[
+    list[str],
+    PlainValidator(debug_modes),
+    WithJsonSchema({"anyOf": [{"enum": ["client-logs"]}, {"type": "array", "items": {"enum": ["client-logs"]}}]}),
+]
+Classifiers = Annotated[
+    dict[str, Any],
+    PlainValidator(classifiers),
+    _plain_values(longest_key=25, longest_value=25, **{"not": {"enum": sorted(_RESERVED_CLASSIFIERS)}}),
+]
+Environment = Annotated[
+    dict[str, Any],
+    PlainValidator(environment),
+    _plain_values(
+        longest_key=128, longest_value=4096, pattern=f"^{_VARIABLE.pattern}$", **{"not": {"enum": sorted(_RESERVED_VARIABLES)}}
+    ),
+]
+_PROJECTION = WithJsonSchema(
+    {
+        "anyOf": [
+            {"const": "*"},
+            {"type": "array", "items": {"type": "string", "pattern": r"\S"}, "uniqueItems": True},
+        ],
+        "description": "Manifest fields to keep",
+    }
+)
+Projection = Annotated[frozenset[str] | None, PlainValidator(manifest_projection), _PROJECTION]
+FindProjection = Annotated[list[str] | None, PlainValidator(find_projection), _PROJECTION]
+SIZE_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([a-zA-Z]+)?\s*$"},
+        ],
+        "description": "Bytes, or text such as 8GB or 4GiB; 0: the default",
+    }
+)

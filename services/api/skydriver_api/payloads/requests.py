@@ -33,6 +33,20 @@ class _Tolerant(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def _whole_scan_request(schema: dict[str, Any]) -> None:
+    """Add the older names of fields, which have the shape of the new ones, and say what must be there."""
+    properties = schema["properties"]
+    for new, old in _ALIASES.items():
+        properties[old] = properties[new] | {"deprecated": True}
+    properties["memory"] = {"enum": ["", 0, None], "deprecated": True}
+    schema["required"] = [name for name in schema["required"] if name != "request_clusters"]
+    schema["anyOf"] = [{"required": ["request_clusters"]}, {"required": ["cluster"]}]
+    schema["oneOf"] = [
+        {"required": [_EVENT], "properties": {"i3_event_id": {"const": ""}}},
+        {"required": ["i3_event_id"], "properties": {"i3_event_id": {"minLength": 1}, _EVENT: {"enum": [{}]}}},
+    ]
+
+
 class ScanRequestBody(_Model):
     """``POST /scan`` without its event, names of today only."""
 
@@ -44,14 +58,22 @@ class ScanRequestBody(_Model):
     request_clusters: f.Clusters
     i3_event_id: f.Text = ""
     predictive_scanning_threshold: f.Threshold = 1.0
-    scanner_server_memory_bytes: Annotated[int, f.size_bytes(1_024_000_000)] = 1_024_000_000
-    worker_memory_bytes: Annotated[int, f.size_bytes(8_000_000_000)] = 8_000_000_000
-    worker_disk_bytes: Annotated[int, f.size_bytes(1_000_000_000)] = 1_000_000_000
+    scanner_server_memory_bytes: Annotated[int, f.size_bytes(1_024_000_000), f.SIZE_SCHEMA] = 1_024_000_000
+    worker_memory_bytes: Annotated[int, f.size_bytes(8_000_000_000), f.SIZE_SCHEMA] = 8_000_000_000
+    worker_disk_bytes: Annotated[int, f.size_bytes(1_000_000_000), f.SIZE_SCHEMA] = 1_000_000_000
     debug_mode: f.DebugModes = []
     classifiers: f.Classifiers = {}
     priority: f.Priority = 0
     scanner_server_env_from_user: f.Environment = {}
     manifest_projection: f.Projection = None
+
+
+class WholeScanRequest(ScanRequestBody):
+    """``POST /scan`` as it may be sent, older names included: for the description only; ``parse_scan_request`` reads it."""
+
+    model_config = ConfigDict(json_schema_extra=_whole_scan_request)
+
+    event_i3live_json: f.I3Event = {}
 
 
 class ParsedScanRequest:
@@ -84,6 +106,13 @@ class ParsedScanRequest:
             "i3_event_id": i3_event_id,
             "scanner_server_env_from_user": body.scanner_server_env_from_user,
         }
+
+
+class ResultBody(_Model):
+    """``PUT /scan/{id}/result``: for the description only; ``split_result_body`` reads it without touching the skymap."""
+
+    skyscan_result: f.JsonObject
+    is_final: f.Boolean
 
 
 class RescanBody(_Model):

@@ -1,6 +1,7 @@
 """What EWMS does for a scan: workflow id, workforce, status. Answered from views, never by waiting for EWMS."""
 
-from urllib.parse import quote
+import asyncio
+from contextlib import suppress
 
 import orjson
 from aiohttp import web
@@ -8,25 +9,32 @@ from aiohttp import web
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.failures import body_of
 from skydriver_api.idempotency import ask
+from skydriver_api.middleware import PRINCIPAL
 from skydriver_api.payloads.requests import parse_add_workers, parse_workflow_id
 from skydriver_api.reads import StatusView
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import scan_id_of, visible
-from skydriver_common.model.commands import AddWorkers, AssignWorkflow
+from skydriver_common.faults import TryLater
+from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.ids import NOT_YET_REQUESTED
+
+_NO_TASKFORCES = b'{"taskforces":[]}'
+_REFRESH_LIMIT_S = 7.0
+_LOGS_LIMIT_S = 5.0
 
 
 async def get_status(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/status``: REST contract 4.13."""
     deps = request.app[DEPS]
     view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
+    await _look_for_the_end_of_the_log(deps, view.scan_id)
     head = orjson.dumps(
         {
             "scan_state": view.state,
             "is_deleted": view.is_deleted,
             "ewms_deactivated": view.deactivated,
             "scan_complete": view.state == "SCAN_HAS_FINAL_RESULT",
-            "scanner_server_logs": {"url": _logs_url(deps, view.scan_id)},
+            "scanner_server_logs": {"url": deps.links.url(view.scan_id)},
         }
     )
     return json_response(b'%b,"ewms_workforce":%b}' % (head[:-1], _workforce(view)))
@@ -36,7 +44,10 @@ async def get_logs(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/logs``: REST contract 4.14."""
     deps = request.app[DEPS]
     view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
-    return json_response(orjson.dumps({"scanner_server": {"url": _logs_url(deps, view.scan_id)}}))
+    looking = await _look_for_the_end_of_the_log(deps, view.scan_id)
+    if looking is not None:
+        await asyncio.wait({looking}, timeout=_LOGS_LIMIT_S)
+    return json_response(orjson.dumps({"scanner_server": {"url": deps.links.url(view.scan_id)}}))
 
 
 async def get_workforce(request: web.Request) -> web.StreamResponse:
@@ -44,6 +55,18 @@ async def get_workforce(request: web.Request) -> web.StreamResponse:
     deps = request.app[DEPS]
     view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
     return json_response(_workforce(view))
+
+
+async def get_taskforces(request: web.Request) -> web.StreamResponse:
+    """``GET /scan/{id}/ewms/taskforces``: REST contract 4.17. The bridge is asked to refresh them; what is kept is the answer."""
+    deps = request.app[DEPS]
+    view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
+    if view.ewms_workflow_id in (None, NOT_YET_REQUESTED):
+        return json_response(_NO_TASKFORCES)
+    with suppress(TryLater, TimeoutError):  # the bridge is away: the last known ones, as when EWMS is
+        async with asyncio.timeout(_REFRESH_LIMIT_S):
+            await deps.commander.ask(RefreshTaskforces(scan_id=view.scan_id), actor=request[PRINCIPAL].subject)
+    return json_response(await deps.reads.taskforces(view.scan_id) or _NO_TASKFORCES)
 
 
 async def get_workflow_id(request: web.Request) -> web.StreamResponse:
@@ -91,9 +114,9 @@ def _workforce(view: StatusView) -> bytes:
     return b'{"workflow_id":%b,%b' % (orjson.dumps(view.ewms_workflow_id), view.workforce[1:])
 
 
-def _logs_url(deps: Deps, scan_id: str) -> str | None:
-    """Where the scanner server's log can be seen: REST contract 8.7. None without a dashboard."""
-    if not deps.dashboard_url:
+async def _look_for_the_end_of_the_log(deps: Deps, scan_id: str) -> "asyncio.Task[None] | None":
+    """Begin to look; ``status`` does not wait for it and shows the window the next time."""
+    if not deps.links.have_windows:
         return None
-    namespace, container = quote(deps.namespace, safe=""), quote(f"skyscan-server-{scan_id}", safe="")
-    return f"{deps.dashboard_url}&var-namespace={namespace}&var-container={container}"
+    started = await deps.reads.scan_start(scan_id)
+    return None if started is None else deps.links.look_up(scan_id, started)

@@ -1,4 +1,4 @@
-"""The front door's own routes: liveness, backlog."""
+"""The front door's own routes: liveness, its description, backlog."""
 
 import orjson
 from aiohttp import web
@@ -6,10 +6,17 @@ from aiohttp import web
 from skydriver_api.deps import DEPS
 from skydriver_api.routes.answers import json_response
 
+OPENAPI = web.AppKey("openapi", bytes)
+
 
 async def get_root(_: web.Request) -> web.StreamResponse:
     """``GET /``: REST contract 4.1."""
     return json_response(b"{}")
+
+
+async def get_openapi(request: web.Request) -> web.StreamResponse:
+    """``GET /openapi.json``: REST contract 4.2."""
+    return json_response(request.app[OPENAPI])
 
 
 async def get_backlog(request: web.Request) -> web.StreamResponse:

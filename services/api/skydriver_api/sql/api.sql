@@ -33,3 +33,13 @@ SELECT scan_id, queued_at, priority, taken_at, attempts FROM backlog ORDER BY qu
 -- name: i3_event_exists(i3_event_id)$
 -- Whether an event is stored. Index: i3_events_pkey.
 SELECT EXISTS (SELECT FROM i3_events WHERE i3_event_id = :i3_event_id);
+
+-- name: taskforces(scan_id)$
+-- The taskforces as EWMS gave them last, zstd. Index: ewms_taskforces_pkey.
+SELECT body FROM ewms_taskforces WHERE scan_id = :scan_id;
+
+-- name: scan_start(scan_id)^
+-- What tells when a scanner server began, the first that is there. Index: manifests_pkey.
+SELECT doc #>> '{progress,start}' AS progress_start,
+       doc #>> '{progress,processing_stats,start,scanner start}' AS scanner_start, doc ->> 'timestamp' AS requested_at
+  FROM manifests WHERE scan_id = :scan_id;

@@ -63,7 +63,7 @@ def decide_assign(scan: Scan | None, command: AssignWorkflow) -> list[Event] | R
     if scan is None:
         return unknown(command.scan_id)
     if scan.is_deleted:
-        return Rejection(Code.SCAN_IS_DELETED, f"Scan {scan.scan_id} is deleted")
+        return Rejection(Code.WORKFLOW_NOT_WANTED, f"Scan {scan.scan_id} is deleted: abort the workflow")
     if scan.has_workflow or scan.ewms_workflow_id is None:
         if (scan.ewms_workflow_id, scan.ewms_address) == (command.workflow_id, command.ewms_address):
             return []

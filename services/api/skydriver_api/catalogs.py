@@ -1,0 +1,162 @@
+"""Sources of scanner images: a folder of unpacked images as on CVMFS, an HTTP registry, or both. Source: REST contract 8.2."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+import structlog
+
+from skydriver_api.images import CatalogAway, EmbeddedCatalog, ImageResolver
+
+log = structlog.get_logger(__name__)
+
+_IMAGE = "skymap_scanner:"
+_LOOK_LIMIT_S = 5.0
+_FRESH_S = 300.0
+_STALE_S = 1800.0
+_AGAIN_S = 10.0
+_MOST_PAGES = 100
+_PAGE_LIMIT_BYTES = 4 * 1024 * 1024
+_FOLDER_THREADS = 4
+
+
+class Source(Protocol):
+    """Where a list of images is read from."""
+
+    async def pushed(self) -> Mapping[str, float]:
+        """Tag to the time of its push, Unix seconds. Raises CatalogAway."""
+
+
+class DirectoryCatalog:
+    """Entries ``skymap_scanner:<tag>`` of a folder; a network file system may hang, so looking has a limit."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._slots = asyncio.Semaphore(_FOLDER_THREADS)
+
+    async def pushed(self) -> Mapping[str, float]:
+        """See Source; the time is that of the entry."""
+        try:
+            async with asyncio.timeout(_LOOK_LIMIT_S), self._slots:
+                return await asyncio.to_thread(self._entries)
+        except (OSError, TimeoutError) as error:
+            raise CatalogAway("the folder of images can't be read") from error
+
+    def _entries(self) -> dict[str, float]:
+        with os.scandir(self._folder) as entries:
+            return {
+                entry.name.removeprefix(_IMAGE): entry.stat(follow_symlinks=False).st_mtime
+                for entry in entries
+                if entry.name.startswith(_IMAGE)
+            }
+
+
+class RegistryCatalog:
+    """A registry's list of tags: pages of ``{"results": [{"name", "tag_last_pushed"}], "next": URL | null}``, as Docker Hub has it."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url = url
+        self._session = session
+
+    async def pushed(self) -> Mapping[str, float]:
+        """See ImageCatalog."""
+        try:
+            async with asyncio.timeout(_LOOK_LIMIT_S * 3):
+                return await self._all_pages()
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            log.warning("images.registry-away", error=type(error).__name__)
+            raise CatalogAway("the image registry can't be read") from error
+
+    async def _all_pages(self) -> dict[str, float]:
+        tags: dict[str, float] = {}
+        url: str | None = self._url
+        for _ in range(_MOST_PAGES):
+            if url is None:
+                return tags
+            if urlsplit(url)[:2] != urlsplit(self._url)[:2]:
+                raise ValueError("the registry leads to another host")
+            page = await self._page(url)
+            tags |= {
+                str(entry["name"]): datetime.fromisoformat(entry["tag_last_pushed"]).timestamp()
+                for entry in page["results"]
+                if entry.get("tag_last_pushed")
+            }
+            url = urljoin(url, page["next"]) if page.get("next") else None
+        raise ValueError("the registry's list does not end")
+
+    async def _page(self, url: str) -> Any:
+        limit = aiohttp.ClientTimeout(total=_LOOK_LIMIT_S)
+        async with self._session.get(url, timeout=limit, allow_redirects=False) as response:
+            if response.status != 200:
+                raise ValueError(f"the registry answered with status {response.status}")
+            if (response.content_length or 0) > _PAGE_LIMIT_BYTES:
+                raise ValueError("the registry's page is too large")
+            return await response.json(content_type=None)
+
+
+class BothCatalogs:
+    """An image must be in the folder and on the registry; the registry knows when it was pushed."""
+
+    def __init__(self, folder: Source, registry: Source) -> None:
+        self._folder = folder
+        self._registry = registry
+
+    async def pushed(self) -> Mapping[str, float]:
+        """See ImageCatalog."""
+        unpacked, pushed = await asyncio.gather(self._folder.pushed(), self._registry.pushed())
+        return {tag: moment for tag, moment in pushed.items() if tag in unpacked}
+
+
+class CachedCatalog:
+    """Remembers a list for minutes; looks again soon when a tag is missing; while the source is away, an older list is used a while."""
+
+    def __init__(self, catalog: Source, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._tags: Mapping[str, float] = {}
+        self._read_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def pushed(self, *, not_older_than_s: float = _FRESH_S) -> Mapping[str, float]:
+        """See ImageCatalog."""
+        async with self._lock:
+            age_s = self._clock() - self._read_at
+            if age_s <= not_older_than_s:
+                return self._tags
+            try:
+                self._tags = await self._catalog.pushed()
+                self._read_at = self._clock()
+            except CatalogAway:
+                if age_s > _STALE_S:
+                    raise
+            return self._tags
+
+    async def pushed_again(self) -> Mapping[str, float]:
+        """The list once more, for a tag that was not in it: at most every ten seconds from the source."""
+        return await self.pushed(not_older_than_s=_AGAIN_S)
+
+
+def open_images(source: str, *, minimum: str, session: aiohttp.ClientSession) -> ImageResolver:
+    """The resolver on the configured source: ``embedded``, ``directory:PATH``, ``registry:URL``, or both by a comma.
+
+    Raises ValueError for a source of another form.
+    """
+    if source == "embedded":
+        return ImageResolver(EmbeddedCatalog(), minimum=minimum)
+    parts: dict[str, Source] = {}
+    for part in source.split(","):
+        kind, _, where = part.strip().partition(":")
+        if kind == "directory" and Path(where).is_absolute():
+            parts["directory"] = DirectoryCatalog(Path(where))
+        elif kind == "registry" and urlsplit(where).scheme in ("http", "https") and urlsplit(where).hostname:
+            parts["registry"] = RegistryCatalog(where, session)
+        else:
+            raise ValueError("must be embedded, directory:/PATH, registry:URL, or directory:/PATH,registry:URL")
+    catalog = BothCatalogs(parts["directory"], parts["registry"]) if len(parts) == 2 else next(iter(parts.values()))
+    return ImageResolver(CachedCatalog(catalog), minimum=minimum)

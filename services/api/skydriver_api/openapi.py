@@ -1,0 +1,133 @@
+"""The OpenAPI document, made from the routes and from the models that check the bodies. Source: REST contract 4.2."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from skydriver_api import schemas
+from skydriver_api.route import Route
+from skydriver_api.routes.history import DEFAULT_EVENTS, MOST_EVENTS
+from skydriver_common.auth import Role
+
+VERSION = "1.0.0"
+_BOOLEAN_PATTERN = "^([tT][rR][uU][eE]|[tTyYfFnN01]|[yY][eE][sS]|[oO][nN]|[fF][aA][lL][sS][eE]|[nN][oO]|[oO][fF][fF])?$"
+_SCAN_ID = {"name": "scan_id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[A-Za-z0-9_]+$"}}
+
+
+def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+_FLAG = {"type": "string", "pattern": _BOOLEAN_PATTERN}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "no_redirect": _query("no_redirect", _FLAG, "Answer for this very scan, even when it was replaced (true/false)."),
+    "include_deleted": _query("include_deleted", _FLAG, "Show a deleted scan (true/false)."),
+    "projection": _query("projection", {"type": "string"}, "Manifest fields to keep, joined by `|`; `*`: all."),
+    "after": _query("after", {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "Only events after this version."),
+    "limit": _query(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": DEFAULT_EVENTS},
+        "The most events of the answer.",
+    ),
+}
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    "description": "Makes the request safe to repeat: the same key and body give the recorded answer again.",
+}
+_ERRORS = {
+    400: "The request is wrong: every problem is named, with the path of its field",
+    401: "No valid token",
+    403: "The token's role does not allow this, or it is good for another scan only",
+    404: "There is no such scan, or it is deleted",
+    413: "The body is too large",
+    422: "The scan's state does not allow this, or the Idempotency-Key was used for another request",
+    500: "A part behind the server failed; the admins can help",
+    503: "Try again later (Retry-After): nothing was changed, or the request may be repeated",
+}
+
+
+def document(routes: Iterable[Route]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes."""
+    components: dict[str, Any] = dict(schemas.COMPONENTS)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(_plain(route.path), {})[route.method.lower()] = _operation(route, components)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "SkyDriver REST API",
+            "version": VERSION,
+            "description": "Scan the sky for the origin of a neutrino event.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _plain(path: str) -> str:
+    """``/scan/{scan_id:[a-z]+}/status`` to ``/scan/{scan_id}/status``."""
+    return re.sub(r"\{(\w+):[^}]*\}", r"{\1}", path)
+
+
+def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
+    has_scan = "{scan_id" in route.path
+    names = [*route.query, *(["no_redirect"] if route.redirects else [])]
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__,
+        "summary": route.summary,
+        "parameters": [
+            *([_SCAN_ID] if has_scan else []),
+            *(PARAMETERS[name] for name in names),
+            *([_KEY] if route.method == "POST" and route.asks else []),
+        ],
+        "responses": _responses(route, has_scan),
+        "security": [{"bearer": []}] if route.roles else [],
+    }
+    if route.roles:
+        operation["x-roles"] = sorted(role.value for role in Role if role in route.roles)
+    if route.body is not None:
+        operation["requestBody"] = {
+            "required": not route.body_is_optional,
+            "content": {"application/json": {"schema": _body_schema(route, components)}},
+        }
+    return operation
+
+
+def _body_schema(route: Route, components: dict[str, Any]) -> dict[str, Any]:
+    assert route.body is not None
+    schema = route.body.model_json_schema(ref_template="#/components/schemas/{model}")
+    components |= schema.pop("$defs", {})
+    components[route.body.__name__] = schema
+    return schemas.ref(route.body.__name__)
+
+
+def _responses(route: Route, has_scan: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": route.answer}}
+    if route.streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    responses: dict[str, Any] = {"200": {"description": "Done", "content": content}}
+    if route.redirects:
+        responses["307"] = {"description": "The scan was replaced: ask for the one in `Location` (same method and body)"}
+    statuses = {503, *route.refusals}
+    if route.roles:
+        statuses |= {401, 403}
+    if has_scan:
+        statuses.add(404)
+    if has_scan or route.body is not None or route.query:
+        statuses.add(400)
+    if route.body is not None:
+        statuses.add(413)
+    if route.method == "POST" and route.asks:
+        statuses.add(422)
+    if not route.roles:
+        statuses.discard(503)
+    error = {"application/json": {"schema": schemas.ref("Error")}}
+    for status in sorted(statuses):
+        responses[str(status)] = {"description": _ERRORS[status], "content": error}
+    return responses
