@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from skydriver_cli import log_proof_commands
 from skydriver_cli.client import Client, Connection, find_connection
 from skydriver_cli.log_commands import log
 from skydriver_cli.problems import Problem
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )  # fmt: skip
+log_proof_commands.add_to(log)
 app.add_typer(log, name="log")
 out, err = Console(), Console(stderr=True)
 

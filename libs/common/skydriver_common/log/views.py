@@ -120,3 +120,5 @@ async def write_side_views(sql: Any, connection: Connection, before: Scan | None
         await sql.leave_backlog(connection, scan_id=key)
     if after.ewms.statuses and (before is None or before.ewms != after.ewms):
         await sql.write_workforce(connection, scan_id=key, body=workforce_body(after))
+    if not after.ewms.statuses and before is not None and before.ewms.statuses:
+        await sql.leave_workforce(connection, scan_id=key)

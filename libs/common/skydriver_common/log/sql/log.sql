@@ -63,6 +63,9 @@ DELETE FROM backlog WHERE scan_id = :scan_id;
 INSERT INTO workforces (scan_id, body) VALUES (:scan_id, :body)
 ON CONFLICT ON CONSTRAINT workforces_pkey DO UPDATE SET body = excluded.body;
 
+-- name: leave_workforce(scan_id)!
+DELETE FROM workforces WHERE scan_id = :scan_id;
+
 -- name: past_cursor(xid, position, most)
 -- Committed events after a cursor, in commit-safe order: never past a transaction that is still open. Index: event_log_relay_order.
 SELECT xid::text, position, event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id, data

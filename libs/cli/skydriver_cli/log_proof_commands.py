@@ -1,0 +1,221 @@
+"""``skydriver log verify | seal | rebuild``: that nobody altered the log, and that the views are what it says."""
+
+import asyncio
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from skydriver_cli.embedded.secret_files import write_private
+from skydriver_cli.log_commands import print_json
+from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database
+from skydriver_cli.problems import Problem
+from skydriver_common.db.pool import Connection
+from skydriver_common.log import rebuild as rebuilding
+from skydriver_common.log import seal as sealing
+from skydriver_common.log.schemas import SchemaIsThere
+from skydriver_common.log.verify import Break, Report
+from skydriver_common.log.verify import verify as walk
+from skydriver_common.model.scan import HistoryBroken
+from skydriver_common.model.wire import UnknownEvent
+
+out = Console()
+
+Key = Annotated[
+    Path | None, typer.Option("--key", help="Ed25519 key, PEM; default: keys/seal.pem (to verify: keys/seal.pub.pem) in the data folder.")
+]  # fmt: skip
+
+
+def add_to(log: typer.Typer) -> None:
+    """Register the commands."""
+    log.command()(verify)
+    log.command()(seal)
+    log.command()(rebuild)
+
+
+def verify(
+    since: Annotated[int, typer.Option("--since", min=0, help="Only events from this position on.")] = 0,
+    seal_file: Annotated[Path | None, typer.Option("--seal", help="Hold the log against this seal, too.")] = None,
+    key: Key = None,
+    data_dir: DataDir = HERE,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Walk the hash chains and report the first broken link of each scan; exits 1 when there is one.
+
+    Example: skydriver log verify --seal 2026-11.seal --key seal.pub.pem
+    """
+    against = None if seal_file is None else _read_seal(seal_file, key or data_dir / "keys" / "seal.pub.pem")
+
+    async def work() -> tuple[Report, list[Break]]:
+        async with database(database_url, data_dir) as connection:
+            with progress("verifying", await _events(connection), as_json) as told:
+                report = await walk(connection, since=since, told=told)
+            return report, [] if against is None else await sealing.held_against(connection, against)
+
+    report, unsealed = asyncio.run(work())
+    breaks = report.breaks + unsealed
+    if as_json:
+        print_json(
+            {"events": report.events, "scans": report.scans, "sealed_scans": 0 if against is None else len(against.heads),
+             "breaks": [_plain(found) for found in breaks]}
+        )  # fmt: skip
+    else:
+        for found in breaks:
+            place = "" if found.position is None else f" (position {found.position})"
+            out.print(f"[red]✗[/red] scan {found.scan_id}, version {found.version}{place}: {found.what}", soft_wrap=True)
+        if not breaks:
+            out.print(f"[green]✓[/green] {report.events} events of {report.scans} scans are as they were written")
+    if breaks:
+        raise typer.Exit(1)
+
+
+def seal(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Write the seal here. Keep it away from the database.")],
+    key: Key = None,
+    data_dir: DataDir = HERE,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a checkpoint of the log: a Merkle root over the newest link of every scan.
+
+    A key is made when there is none; its public half is written beside it. Example: skydriver log seal -o today.seal
+    """
+    signer = _signing_key(key or data_dir / "keys" / "seal.pem")
+
+    async def work() -> sealing.Seal:
+        async with database(database_url, data_dir) as connection:
+            return await sealing.make_seal(connection, signer)
+
+    made = asyncio.run(work())
+    try:
+        output.write_bytes(made.as_json())
+    except OSError as error:
+        raise Problem(f"{output} can't be written: {error.strerror}") from error
+    if as_json:
+        print_json({"made_at": made.made_at, "events": made.events, "scans": len(made.heads), "root": made.root})
+    else:
+        out.print(f"sealed {made.events} events of {len(made.heads)} scans, root {made.root}", soft_wrap=True)
+
+
+def rebuild(
+    check: Annotated[bool, typer.Option("--check", help="Compare with the live views; report every row that differs.")] = False,
+    into: Annotated[
+        str | None, typer.Option("--into", help="Write the views into this new schema and leave them there.")
+    ] = None,
+    swap: Annotated[
+        bool, typer.Option("--swap", help="Put the fresh views in place of the live ones, in one transaction.")
+    ] = False,
+    data_dir: DataDir = HERE,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold the whole log into fresh views, beside the live ones. Exactly one of --check, --into and --swap.
+
+    Example: skydriver log rebuild --check
+    """
+    if [check, into is not None, swap].count(True) != 1:
+        raise Problem("say exactly one of --check, --into and --swap", exit_code=2)
+    try:
+        differs = asyncio.run(
+            _check(database_url, data_dir, as_json) if check else _rebuild(database_url, data_dir, into, as_json)
+        )
+    except SchemaIsThere as error:
+        raise Problem(str(error), "Choose another name", exit_code=2) from error
+    except (HistoryBroken, UnknownEvent) as error:
+        raise Problem(f"the log can't be folded: {error}", "See `skydriver log verify`") from error
+    if differs:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def progress(what: str, total: int | None, as_json: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's standard error; call it with how far the work is."""
+    hidden = as_json or not sys.stderr.isatty()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} events"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> bool:
+    async with database(database_url, data_dir) as connection:
+        with progress("folding", await _events(connection), as_json) as told:
+            found = await rebuilding.check(connection, told=told)
+    if as_json:
+        differences = [{"view": one.view, "key": one.key, "what": one.what} for one in found.differences]
+        print_json({"events": found.events, "scans": found.scans, "differences": differences})
+    else:
+        for one in found.differences:
+            out.print(f"[red]✗[/red] {one.view} {one.key}: {one.what}", soft_wrap=True)
+        if not found.differences:
+            out.print(f"[green]✓[/green] the views are what {found.events} events of {found.scans} scans say")
+    return bool(found.differences)
+
+
+async def _rebuild(database_url: str | None, data_dir: Path, into: str | None, as_json: bool) -> bool:
+    schema = into or f"rebuild_{secrets.token_hex(6)}"
+    async with database(database_url, data_dir) as reading, database(database_url, data_dir) as writing:
+        with progress("folding", await _events(reading), as_json) as told:
+            if into is None:
+                done = await rebuilding.swap(reading, writing, schema, told=told)
+            else:
+                done, _ = await rebuilding.into(reading, writing, schema, told=told)
+    if as_json:
+        print_json({"events": done.events, "scans": done.scans, "schema": into, "writers_kept_out_s": round(done.locked_s, 4)})
+    elif into is None:
+        out.print(f"{done.events} events folded and swapped in; writers were kept out for {done.locked_s * 1000:.0f} ms")
+    else:
+        out.print(f"{done.events} events of {done.scans} scans folded into the schema {into}")
+    return False
+
+
+async def _events(connection: Connection) -> int | None:
+    """About how many events there are, for the bar."""
+    found: int | None = await connection.fetchval("SELECT max(position) FROM event_log")
+    return found
+
+
+def _signing_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        if not path.exists():
+            made = Ed25519PrivateKey.generate()
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            write_private(path, made.private_bytes(serialization.Encoding.PEM, form, plain))
+            public = serialization.PublicFormat.SubjectPublicKeyInfo
+            path.with_suffix(".pub.pem").write_bytes(made.public_key().public_bytes(serialization.Encoding.PEM, public))
+        found = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise Problem(f"{path} is no readable private key ({type(error).__name__})") from error
+    if not isinstance(found, Ed25519PrivateKey):
+        raise Problem(f"{path} is no Ed25519 key")
+    return found
+
+
+def _read_seal(path: Path, key: Path) -> sealing.Seal:
+    try:
+        public = serialization.load_pem_public_key(key.read_bytes())
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise Problem(
+            f"{key} or {path} can't be read ({type(error).__name__})", "Name the seal's public key with --key"
+        ) from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise Problem(f"{key} is no Ed25519 key")
+    try:
+        return sealing.read_seal(content, public)
+    except sealing.SealBroken as error:
+        raise Problem(f"{path}: {error}") from error
+
+
+def _plain(found: Break) -> dict[str, Any]:
+    return {"scan_id": found.scan_id, "version": found.version, "position": found.position, "what": found.what}

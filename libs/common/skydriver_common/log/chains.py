@@ -1,0 +1,57 @@
+"""The hash chains as they lie in the database: read scan by scan, some links in memory at a time."""
+
+from collections.abc import AsyncIterator
+
+from skydriver_common.db.pool import Connection, Pool, load_statements
+from skydriver_common.db.translate import database_faults
+from skydriver_common.log.selection import Link, link
+from skydriver_common.log.unit_of_work import microseconds
+from skydriver_common.model import wire
+
+sql = load_statements("skydriver_common.log", "chains.sql")
+
+PAGE = 2000
+
+
+async def chains(connection: Pool | Connection, *, since: int = 0, page: int = PAGE) -> AsyncIterator[list[Link]]:
+    """Every link from a position on, ordered by scan and version; a scan may go on in the next page. Raises TryLater."""
+    scan_id, version = "", 0
+    while True:
+        with database_faults():
+            rows = [
+                row async for row in sql.chains(connection, scan_id=scan_id, version=version, since=since, most=page)
+            ]  # fmt: skip
+        if rows:
+            yield [link(row) for row in rows]
+            scan_id, version = rows[-1]["scan_id"], rows[-1]["version"]
+        if len(rows) < page:
+            return
+
+
+async def chains_of(connection: Pool | Connection, scan_ids: list[str]) -> list[Link]:
+    """All links of these scans, ordered by scan and version. Raises TryLater."""
+    with database_faults():
+        return [link(row) async for row in sql.chains_of(connection, scan_ids=scan_ids)]
+
+
+async def heads(connection: Pool | Connection, *, page: int = PAGE) -> AsyncIterator[tuple[str, int, bytes]]:
+    """The newest link of each scan, (scan_id, version, hash), in order of scan. Raises TryLater."""
+    scan_id = ""
+    while True:
+        with database_faults():
+            rows = [row async for row in sql.heads(connection, scan_id=scan_id, most=page)]
+        for row in rows:
+            yield row["scan_id"], row["version"], row["hash"]
+        if len(rows) < page:
+            return
+        scan_id = rows[-1]["scan_id"]
+
+
+def hash_of(one: Link) -> bytes:
+    """The hash that this link must have, by what it holds."""
+    event = one.event
+    return wire.chain_hash(
+        prev_hash=one.prev_hash, event_id=str(event.event_id), scan_id=event.scan_id, version=event.version,
+        type_=event.type, schema_version=event.schema_version, recorded_at_us=microseconds(event.recorded_at),
+        actor=event.actor, command_id=event.command_id, correlation_id=event.correlation_id, data=event.data,
+    )  # fmt: skip

@@ -1,0 +1,189 @@
+"""Views from nothing but the log: compared with the live ones, or put in their place."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from skydriver_common.db.pool import Connection
+from skydriver_common.db.translate import database_faults
+from skydriver_common.faults import TryLater
+from skydriver_common.log import schemas
+from skydriver_common.log.chains import chains_of, sql
+from skydriver_common.log.fold import VIEWS, Rows, fold_links, folded
+from skydriver_common.log.unit_of_work import sql as writing
+
+_ROUNDS = 20
+_FEW_SCANS = 50
+_TRIES_FOR_THE_LOCK = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row that is not what the log says. what: missing, surplus, or the columns that differ."""
+
+    view: str
+    key: str
+    what: str
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What was compared."""
+
+    events: int = 0
+    scans: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What a rebuild did. locked_s: how long writers were kept out, 0.0 without a swap."""
+
+    events: int
+    scans: int
+    locked_s: float = 0.0
+
+
+Told = Callable[[int], None]
+"""Called with the number of events folded so far."""
+
+
+def _quiet(_: int) -> None:
+    return
+
+
+async def check(connection: Connection, *, told: Told = _quiet) -> Comparison:
+    """Fold the log and compare with the live views, in one snapshot that holds nobody up. Raises TryLater, HistoryBroken."""
+    found = Comparison()
+    with database_faults():
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            after = ""
+            async for rows in folded(connection):
+                up_to = rows.scan_ids[-1] if rows.scan_ids else after
+                await _compare(connection, rows, after, up_to, found)
+                after = up_to
+                found.events += rows.events
+                found.scans += len(rows.scan_ids)
+                told(found.events)
+            await _compare(connection, Rows(), after, None, found)
+            surplus = [
+                Difference("i3_events", row["i3_event_id"], "surplus") async for row in sql.i3_events_of_no_scan(connection)
+            ]
+    found.differences += surplus
+    return found
+
+
+async def into(reading: Connection, writing_to: Connection, schema: str, *, told: Told = _quiet) -> tuple[Rebuilt, str]:
+    """Fold the log into fresh tables in a new schema; returns the xmin of what was read, for catching up.
+
+    Two connections: the one that reads keeps one snapshot, the one that writes commits batch by batch, so that the relay is
+    not held up. Raises TryLater, HistoryBroken, SchemaIsThere.
+    """
+    with database_faults():
+        await schemas.create(writing_to, schema)
+        events = scans = 0
+        async with reading.transaction(isolation="repeatable_read", readonly=True):
+            xmin: str = await sql.snapshot_xmin(reading)
+            async for rows in folded(reading):
+                await _write(writing_to, schema, rows)
+                events, scans = events + rows.events, scans + len(rows.scan_ids)
+                told(events)
+        await schemas.add_indexes(writing_to, schema)
+    return Rebuilt(events=events, scans=scans), xmin
+
+
+async def swap(reading: Connection, writing_to: Connection, schema: str, *, told: Told = _quiet) -> Rebuilt:
+    """Rebuild into a schema, catch up with what was written meanwhile, and exchange the tables in one transaction.
+
+    The replaced tables are dropped. Raises TryLater (also when writers hold the tables for too long; nothing is changed
+    then), HistoryBroken, SchemaIsThere.
+    """
+    done, xmin = await into(reading, writing_to, schema, told=told)
+    with database_faults():
+        for _ in range(_ROUNDS):
+            xmin, behind = await _catch_up(writing_to, schema, xmin)
+            if behind <= _FEW_SCANS:
+                break
+        began = 0.0
+        for last in (*[False] * (_TRIES_FOR_THE_LOCK - 1), True):
+            try:
+                async with writing_to.transaction():
+                    await schemas.lock(writing_to)
+                    began = time.monotonic()
+                    await _catch_up(writing_to, schema, xmin)
+                    await schemas.exchange(writing_to, schema)
+                break
+            except asyncpg.LockNotAvailableError as error:
+                if last:
+                    raise TryLater("the views are in use by a long transaction", 5.0) from error
+        locked_s = time.monotonic() - began
+        await schemas.drop(writing_to, schema)
+    return Rebuilt(events=done.events, scans=done.scans, locked_s=locked_s)
+
+
+async def _catch_up(connection: Connection, schema: str, xmin: str) -> tuple[str, int]:
+    """Fold again the scans that changed since; returns from where to look next time, and how many there were."""
+    next_xmin: str = await sql.snapshot_xmin(connection)
+    changed = [row["scan_id"] async for row in sql.scans_changed_since(connection, xid=xmin)]
+    for start in range(0, len(changed), 200):
+        part = changed[start : start + 200]
+        rows = await fold_links(connection, await chains_of(connection, part))
+        async with _inside(connection, schema):
+            for name, columns in VIEWS.items():
+                if columns[0] == "scan_id":
+                    await connection.execute(f"DELETE FROM {name} WHERE scan_id = ANY ($1)", part)  # noqa: S608  (our own names)
+            await _insert(connection, rows)
+    return next_xmin, len(changed)
+
+
+async def _write(connection: Connection, schema: str, rows: Rows) -> None:
+    async with connection.transaction(), _inside(connection, schema):
+        await _insert(connection, rows)
+
+
+async def _insert(connection: Connection, rows: Rows) -> None:
+    """Into the tables of the search path."""
+    for name, columns in VIEWS.items():
+        if name == "i3_events":
+            for i3_event_id, digest in rows.rows[name]:
+                await writing.write_i3_event(connection, i3_event_id=i3_event_id, digest=digest)
+        elif rows.rows[name]:
+            await connection.copy_records_to_table(name, records=rows.rows[name], columns=columns)
+
+
+@asynccontextmanager
+async def _inside(connection: Connection, schema: str) -> AsyncIterator[None]:
+    """Within a transaction: unqualified names mean this schema's tables and nothing else, so the live ones can't be hit."""
+    async with connection.transaction():
+        before = await connection.fetchval("SHOW search_path")
+        await connection.execute("SELECT set_config('search_path', $1, true)", schemas.quoted(schema))
+        yield
+        await connection.execute("SELECT set_config('search_path', $1, true)", before)
+
+
+async def _compare(connection: Connection, rows: Rows, after: str, up_to: str | None, found: Comparison) -> None:
+    for name, columns in VIEWS.items():
+        if name == "i3_events":
+            ids = [row[0] for row in rows.rows[name]]
+            live = {row["i3_event_id"]: tuple(row) async for row in sql.live_i3_events(connection, ids=ids)}
+        else:
+            statement = getattr(sql, f"live_{name}")
+            live = {row["scan_id"]: tuple(row) async for row in statement(connection, after=after, up_to=up_to)}
+        _differences(name, columns, {row[0]: row for row in rows.rows[name]}, live, found)
+
+
+def _differences(
+    name: str, columns: tuple[str, ...], said: dict[str, tuple[Any, ...]], live: dict[str, tuple[Any, ...]], found: Comparison
+) -> None:
+    for key in sorted(said.keys() | live.keys()):
+        if key not in live:
+            found.differences.append(Difference(name, key, "missing"))
+        elif key not in said:
+            found.differences.append(Difference(name, key, "surplus"))
+        elif said[key] != live[key]:
+            which = [column for column, a, b in zip(columns, said[key], live[key], strict=True) if a != b]
+            found.differences.append(Difference(name, key, f"differs in {', '.join(which)}"))

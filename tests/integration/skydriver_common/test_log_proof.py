@@ -1,0 +1,167 @@
+"""`skydriver log verify | seal | rebuild`: damage done past every guard is found, and views come back from the log alone."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from skydriver_common.log import rebuild
+from skydriver_common.log.verify import verify
+from skydriver_common.model import events as ev
+from tests.support.histories import Store, a_report, skydriver
+
+
+async def _past_the_guards(store: Store, statement: str, *values: Any) -> None:
+    """What a database superuser can do."""
+    async with store.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute(statement, *values)
+
+
+async def _breaks(store: Store) -> list[tuple[str, int]]:
+    async with store.pool.acquire() as connection:
+        report = await verify(connection)
+    return [(found.scan_id, found.version) for found in report.breaks]
+
+
+async def _differences(store: Store) -> list[tuple[str, str, str]]:
+    async with store.pool.acquire() as connection:
+        found = await rebuild.check(connection)
+    return [(one.view, one.key, one.what) for one in found.differences]
+
+
+@pytest.mark.parametrize(
+    ("damage", "version"),
+    [
+        ("UPDATE event_log SET data = '{}' WHERE scan_id = $1 AND version = 6", 6),
+        ("UPDATE event_log SET actor = 'somebody' WHERE scan_id = $1 AND version = 2", 2),
+        ("UPDATE event_log SET recorded_at = recorded_at + interval '1 us' WHERE scan_id = $1 AND version = 4", 4),
+        ("UPDATE event_log SET prev_hash = hash WHERE scan_id = $1 AND version = 3", 3),
+        ("DELETE FROM event_log WHERE scan_id = $1 AND version = 5", 5),
+        ("DELETE FROM event_log WHERE scan_id = $1 AND version = 1", 1),
+        ("DELETE FROM event_log WHERE scan_id = $1 AND version > 7", 8),
+        ("DELETE FROM event_log WHERE scan_id = $1", 1),
+    ],
+    ids=["content", "actor", "time", "link", "middle", "first", "tail", "all"],
+)
+async def test_the_first_broken_link_of_each_scan_is_named(store: Store, damage: str, version: int) -> None:
+    victim, other = await store.a_finished_scan(), await store.a_finished_scan()
+    assert await _breaks(store) == []
+    await _past_the_guards(store, damage, victim)
+    assert await _breaks(store) == [(victim, version)]
+    assert other not in (await skydriver("log", "verify", "--database-url", store.url)).out
+
+
+async def test_verifying_from_a_position_on_checks_only_what_came_since(store: Store) -> None:
+    scan_id = await store.a_finished_scan()
+    await _past_the_guards(store, "UPDATE event_log SET data = '{}' WHERE scan_id = $1 AND version = 2", scan_id)
+    ran = await skydriver("log", "verify", "--since", "4", "--json", "--database-url", store.url)
+    assert (ran.code, ran.json["events"], ran.json["breaks"]) == (0, 6, [])
+    assert (await skydriver("log", "verify", "--database-url", store.url)).code == 1
+
+
+async def test_a_seal_betrays_a_tail_that_was_removed_with_its_traces(store: Store, tmp_path: Path) -> None:
+    scan_id, gone = await store.a_finished_scan(), await store.a_finished_scan()
+    seal, key = tmp_path / "a.seal", tmp_path / "seal.pem"
+    url = ("--database-url", store.url, "--json")
+    made = (await skydriver("log", "seal", "-o", str(seal), "--key", str(key), *url)).json
+    assert (made["events"], made["scans"]) == (18, 2)
+    assert key.stat().st_mode & 0o77 == 0
+    against = ("log", "verify", "--seal", str(seal), "--key", str(tmp_path / "seal.pub.pem"), *url)
+    await store.append("dispatcher", scan_id, ev.ScanDeleted())
+    assert (await skydriver(*against)).json["breaks"] == []
+
+    # a superuser shortens one history, removes another, and makes the views fit
+    await _past_the_guards(store, "DELETE FROM event_log WHERE scan_id = $1 AND version > 8 OR scan_id = $2", scan_id, gone)
+    head = await store.pool.fetchval("SELECT hash FROM event_log WHERE scan_id = $1 AND version = 8", scan_id)
+    await _past_the_guards(store, "UPDATE manifests SET version = 8, head_hash = $2 WHERE scan_id = $1", scan_id, head)
+    await _past_the_guards(store, "DELETE FROM manifests WHERE scan_id = $1", gone)
+    assert (await skydriver("log", "verify", *url)).json["breaks"] == []
+    ran = await skydriver(*against)
+    assert ran.code == 1
+    assert {found["scan_id"] for found in ran.json["breaks"]} == {scan_id, gone}
+
+
+async def test_a_seal_that_was_changed_or_signed_by_another_is_refused(store: Store, tmp_path: Path) -> None:
+    await store.a_finished_scan()
+    seal = tmp_path / "a.seal"
+    url = ("--database-url", store.url)
+    await skydriver("log", "seal", "-o", str(seal), "--key", str(tmp_path / "one.pem"), *url)
+    await skydriver("log", "seal", "-o", str(tmp_path / "b.seal"), "--key", str(tmp_path / "two.pem"), *url)
+    other = await skydriver("log", "verify", "--seal", str(seal), "--key", str(tmp_path / "two.pub.pem"), *url)
+    assert "was not signed with this key" in other.err
+    seal.write_text(seal.read_text().replace(', 9, "', ', 8, "').replace("9,\n", "8,\n"))
+    changed = await skydriver("log", "verify", "--seal", str(seal), "--key", str(tmp_path / "one.pub.pem"), *url)
+    assert changed.code == 1
+    assert "seal" in changed.err
+
+
+async def test_every_row_that_differs_from_the_log_is_reported(store: Store) -> None:
+    scans = sorted([await store.a_finished_scan(), await store.a_finished_scan(), await store.a_scan()])
+    assert await _differences(store) == []
+    await store.pool.execute("UPDATE manifests SET body = '{}', priority = 7 WHERE scan_id = $1", scans[0])
+    await store.pool.execute("DELETE FROM results WHERE scan_id = $1", scans[1])
+    await store.pool.execute("INSERT INTO workforces VALUES ('zzz', '{}')")
+    await store.pool.execute("INSERT INTO i3_events VALUES ('none', 'sha256:9')")
+    found = await _differences(store)
+    assert ("manifests", scans[0], "differs in body, priority") in found
+    assert ("results", scans[1], "missing") in found
+    assert ("workforces", "zzz", "surplus") in found
+    assert ("i3_events", "none", "surplus") in found
+    ran = await skydriver("log", "rebuild", "--check", "--json", "--database-url", store.url)
+    assert ran.code == 1
+    assert len(ran.json["differences"]) == len(found)
+
+
+async def test_a_workforce_that_ends_is_forgotten_by_the_view_as_by_the_fold(store: Store) -> None:
+    scan_id = await store.a_finished_scan()
+    await store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={}, n_running=0))
+    assert await _differences(store) == []
+
+
+async def test_views_in_a_schema_of_their_own_equal_the_live_ones(store: Store) -> None:
+    for _ in range(3):
+        await store.a_finished_scan()
+    live = await store.views()
+    ran = await skydriver("log", "rebuild", "--into", "fresh", "--json", "--database-url", store.url)
+    assert ran.json["events"] == 27
+    for name, rows in live.items():
+        assert [tuple(row) for row in await store.pool.fetch(f"SELECT * FROM fresh.{name} ORDER BY 1")] == rows
+    assert (await skydriver("log", "rebuild", "--into", "fresh", "--database-url", store.url)).code == 2
+    assert (await skydriver("log", "rebuild", "--into", "public", "--database-url", store.url)).code == 2
+
+
+async def test_a_swap_beside_writers_loses_nothing_and_repairs_the_views(store: Store) -> None:
+    scans = [await store.a_finished_scan() for _ in range(5)]
+    before = await _indexes(store)
+    await store.pool.execute("UPDATE manifests SET state = 'nonsense' WHERE scan_id = $1", scans[0])
+    stop = asyncio.Event()
+
+    async def writer(scan_id: str) -> int:
+        done = 0
+        while not stop.is_set():
+            done += 1
+            await store.append("progress", scan_id, a_report(100 + done))
+        return done
+
+    writers = [asyncio.create_task(writer(scan_id)) for scan_id in scans[:3]]
+    try:
+        reading, writing = [await asyncpg.connect(store.url) for _ in range(2)]
+        done = await rebuild.swap(reading, writing, "fresh")
+        await reading.close()
+        await writing.close()
+    finally:
+        stop.set()
+    written = sum(await asyncio.gather(*writers))
+    assert done.locked_s < 1.0
+    assert await store.pool.fetchval("SELECT count(*) FROM event_log") == 45 + written
+    assert await _differences(store) == []
+    assert await _indexes(store) == before
+    assert await store.pool.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'fresh%'") == 0
+
+
+async def _indexes(store: Store) -> list[Any]:
+    return [tuple(row) for row in await store.pool.fetch(
+        """SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2""")]  # fmt: skip
