@@ -92,7 +92,8 @@ def _answers(running: Running) -> bool:
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One system for all tests that don't harm it; its folder has a space in its name on purpose."""
-    running = start(tmp_path_factory.mktemp("a system"))
+    # workers of a finished scan are let go soon: there are two in all
+    running = start(tmp_path_factory.mktemp("a system"), SKYDRIVER_TEARDOWN_DELAY_S="1")
     yield running
     stop(running)
 

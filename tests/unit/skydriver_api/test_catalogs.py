@@ -1,0 +1,159 @@
+"""Sources of scanner images: a folder, a registry, both; and how long a list is believed."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from skydriver_api.catalogs import CachedCatalog, open_images
+from skydriver_api.images import CatalogAway, ImageNotFound, ImageTooOld
+
+OLD, NEW = "2024-01-01T00:00:00.123456Z", "2025-01-01T00:00:00Z"
+
+
+def _unpacked(folder: Path, **tags: int) -> Path:
+    for tag, moment in tags.items():
+        image = folder / f"skymap_scanner:{tag.lstrip('v').replace('_', '.')}"
+        image.mkdir()
+        os.utime(image, (moment, moment))
+    (folder / "another_image:9.9.9").mkdir()
+    return folder
+
+
+class Registry:
+    """A list of tags in two pages, which can be away."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.asked = 0
+        self.pages: list[list[dict[str, Any]]] = [
+            [{"name": "4.0.0", "tag_last_pushed": OLD}, {"name": "3.9.9", "tag_last_pushed": "2023-01-01T00:00:00Z"}],
+            [{"name": "4.1.0", "tag_last_pushed": NEW}, {"name": "never-pushed", "tag_last_pushed": None}],
+        ]
+
+    async def tags(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        number = int(request.query.get("page", "0"))
+        following = f"{request.path}?page={number + 1}" if number + 1 < len(self.pages) else None
+        return web.json_response({"results": self.pages[number], "next": following}, status=self.status)
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[tuple[Registry, str]]:
+    registry = Registry()
+    app = web.Application()
+    app.router.add_get("/tags", registry.tags)
+    async with TestServer(app) as server:
+        yield registry, str(server.make_url("/tags"))
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def test_a_folder_of_unpacked_images_is_listed(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    folder = _unpacked(tmp_path, v4_0_0=1000, v4_1_2=2000, v3_0_1=500)
+    images = open_images(f"directory:{folder}", minimum="v4.0.0", session=session)
+    assert await images.resolve("v4") == "4.1.2"
+    with pytest.raises(ImageTooOld):
+        await images.resolve("3.0.1")
+    with pytest.raises(ImageNotFound):
+        await images.resolve("9.9.9")
+
+
+async def test_a_folder_that_is_away_is_no_missing_image(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    with pytest.raises(CatalogAway):
+        await open_images(f"directory:{tmp_path / 'nowhere'}", minimum="v4", session=session).resolve("latest")
+
+
+async def test_a_registry_is_read_to_its_last_page(registry: tuple[Registry, str], session: aiohttp.ClientSession) -> None:
+    images = open_images(f"registry:{registry[1]}", minimum="v4.0.0", session=session)
+    assert await images.resolve("latest") == "4.1.0"
+    with pytest.raises(ImageTooOld):
+        await images.resolve("3.9.9")
+    with pytest.raises(ImageNotFound):
+        await images.resolve("never-pushed")
+
+
+async def test_with_both_an_image_must_be_in_both(
+    tmp_path: Path, registry: tuple[Registry, str], session: aiohttp.ClientSession
+) -> None:
+    folder = _unpacked(tmp_path, v4_0_0=1, v5_0_0=1)
+    images = open_images(f"directory:{folder},registry:{registry[1]}", minimum="v4.0.0", session=session)
+    assert await images.resolve("latest") == "4.0.0"
+    with pytest.raises(ImageNotFound):
+        await images.resolve("5.0.0")
+
+
+async def test_a_registry_that_fails_is_away(registry: tuple[Registry, str], session: aiohttp.ClientSession) -> None:
+    registry[0].status = 500
+    with pytest.raises(CatalogAway):
+        await open_images(f"registry:{registry[1]}", minimum="v4", session=session).resolve("latest")
+
+
+async def test_a_registry_that_leads_elsewhere_is_not_followed(
+    registry: tuple[Registry, str], session: aiohttp.ClientSession
+) -> None:
+    async def elsewhere(_: web.Request) -> web.Response:
+        return web.json_response({"results": [], "next": registry[1]})
+
+    app = web.Application()
+    app.router.add_get("/tags", elsewhere)
+    async with TestServer(app) as other:
+        with pytest.raises(CatalogAway):
+            await open_images(f"registry:{other.make_url('/tags')}", minimum="v4", session=session).resolve("latest")
+
+
+class Source:
+    def __init__(self) -> None:
+        self.tags: Mapping[str, float] = {"1.0.0": 1.0}
+        self.is_away = False
+        self.asked = 0
+
+    async def pushed(self) -> Mapping[str, float]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise CatalogAway("away")
+        return self.tags
+
+
+async def test_a_list_is_believed_for_minutes_and_used_a_while_longer_when_the_source_is_away() -> None:
+    now, source = [0.0], Source()
+    cached = CachedCatalog(source, clock=lambda: now[0])
+    await asyncio.gather(*(cached.pushed() for _ in range(5)))
+    assert source.asked == 1
+    now[0] = 299
+    await cached.pushed()
+    assert source.asked == 1
+    now[0], source.is_away = 301, True
+    assert await cached.pushed() == source.tags
+    now[0] = 1801
+    with pytest.raises(CatalogAway):
+        await cached.pushed()
+
+
+async def test_a_missing_tag_is_looked_for_again_soon_but_not_at_once() -> None:
+    now, source = [0.0], Source()
+    cached = CachedCatalog(source, clock=lambda: now[0])
+    await cached.pushed()
+    source.tags = {"1.0.0": 1.0, "2.0.0": 2.0}
+    assert "2.0.0" not in await cached.pushed_again()
+    now[0] = 11
+    assert "2.0.0" in await cached.pushed_again()
+
+
+@pytest.mark.parametrize(
+    "source", ["", "folder:/x", "directory:relative", "registry:ftp://x", "registry:", "embedded,directory:/x"]
+)
+async def test_a_source_of_another_form_is_refused(source: str, session: aiohttp.ClientSession) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        open_images(source, minimum="v4", session=session)
