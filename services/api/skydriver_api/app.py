@@ -74,7 +74,7 @@ def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
     """The REST application, ready to be served."""
     app = web.Application(middlewares=[answers], client_max_size=MIB)
     app[DEPS] = deps
-    app[operations.OPENAPI] = orjson.dumps(document(ROUTES))
+    app[operations.OPENAPI] = orjson.dumps(document(ROUTES, clusters=deps.clusters))
     for route in ROUTES:
         handler = _accepting(route.handler, route.most_bytes)
         if route.roles:

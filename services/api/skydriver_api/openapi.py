@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from skydriver_api import schemas
+from skydriver_api.payloads.requests import WholeScanRequest
 from skydriver_api.route import Route
 from skydriver_api.routes.history import DEFAULT_EVENTS, MOST_EVENTS
 from skydriver_common.auth import Role
@@ -49,12 +50,13 @@ _ERRORS = {
 }
 
 
-def document(routes: Iterable[Route]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these routes."""
+def document(routes: Iterable[Route], *, clusters: Iterable[str]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes. clusters: the names a request may give."""
     components: dict[str, Any] = dict(schemas.COMPONENTS)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(_plain(route.path), {})[route.method.lower()] = _operation(route, components)
+    _name_the_clusters(components[WholeScanRequest.__name__]["properties"], list(clusters))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -68,6 +70,16 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
+
+
+def _name_the_clusters(properties: dict[str, Any], clusters: list[str]) -> None:
+    """Say which clusters there are, in both forms and under both names of the field."""
+    known = {"enum": clusters}
+    for field in ("request_clusters", "cluster"):
+        as_object, as_pairs = (dict(form) for form in properties[field]["anyOf"])
+        as_object["propertyNames"] = known
+        as_pairs["items"] = as_pairs["items"] | {"prefixItems": [known, as_pairs["items"]["prefixItems"][1]]}
+        properties[field] = properties[field] | {"anyOf": [as_object, as_pairs]}
 
 
 def _plain(path: str) -> str:

@@ -117,7 +117,7 @@ COMPONENTS: dict[str, Schema] = {
             "real_or_simulated_event": _TEXT,
             "predictive_scanning_threshold": _NUMBER,
             "classifiers": _FREE,
-            "request_clusters": _array({"type": "array", "prefixItems": [_TEXT, _WHOLE], "minItems": 2, "maxItems": 2}),
+            "request_clusters": _array(_array({"anyOf": [_TEXT, _WHOLE]}) | {"minItems": 2, "maxItems": 2}),
             "worker_memory_bytes": _WHOLE,
             "worker_disk_bytes": _WHOLE,
             "max_pixel_reco_time": _WHOLE,

@@ -262,12 +262,16 @@ Boolean = Annotated[bool, PlainValidator(boolean), WithJsonSchema({"type": "bool
 Text = Annotated[str, PlainValidator(text), WithJsonSchema({"type": "string"})]
 NonBlank = Annotated[str, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 OneWord = Annotated[str, PlainValidator(one_word), WithJsonSchema({"type": "string", "pattern": r"^\S+$"})]
-DockerTag = Annotated[str, PlainValidator(docker_tag), WithJsonSchema({"type": "string", "pattern": f"^{_TAG.pattern}$"})]
+DockerTag = Annotated[
+    str,
+    PlainValidator(docker_tag),
+    WithJsonSchema({"anyOf": [{"const": "latest"}, {"type": "string", "pattern": f"^{_TAG.pattern}$"}]}),
+]
 I3Event = Annotated[
     Any,
     WithJsonSchema(
         {
-            "anyOf": [{"type": "object"}, {"type": "string"}],
+            "anyOf": [{"type": "object", "minProperties": 1}, {"type": "string", "contentMediaType": "application/json"}],
             "description": "A realtime event: a JSON object that is not empty, or the text of one",
         }
     ),
