@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: run test unit check fmt bench setup setup-dev help
+.PHONY: run test unit check fuzz fmt bench setup setup-dev help
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -19,6 +19,9 @@ check: setup-dev  ## ruff, mypy --strict, layers
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
+
+fuzz: setup-dev  ## requests of every kind from the OpenAPI document, for some minutes
+	SKYDRIVER_TEST_FUZZ_EXAMPLES=1000 $(PYTEST) tests/acceptance/test_fuzz.py
 
 fmt: setup-dev  ## format the code
 	$(PYTHON) -m ruff check --fix .

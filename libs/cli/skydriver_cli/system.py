@@ -197,6 +197,7 @@ def _describe(options: Options, ports: dict[str, int], database_url: str, amqp_u
             "SKYDRIVER_WORKFORCE_INTERVAL_S": "5",
             "SKYDRIVER_WORKFORCE_FAST_INTERVAL_S": "1",
             "SKYDRIVER_ACTIVATION_POLL_S": "0.5",
+            "SKYDRIVER_UNCLEAR_WAIT_S": "20",
             "SKYDRIVER_S3_URL": ewms_url,
             "SKYDRIVER_S3_KEY_ID": "skydriver",
             "SKYDRIVER_S3_SECRET": s3_secret,
