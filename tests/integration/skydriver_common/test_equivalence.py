@@ -1,0 +1,188 @@
+"""Whatever is asked, in any order and repeated: the views are what the log says, and the log is whole."""
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule, run_state_machine_as_test
+
+from skydriver_common.db.schedule import Schedule
+from skydriver_common.log import rebuild
+from skydriver_common.log.read import history
+from skydriver_common.log.verify import verify
+from skydriver_common.model import events as ev
+from skydriver_common.model.commands import (
+    AssignWorkflow,
+    Command,
+    Context,
+    DeleteScan,
+    PatchManifest,
+    PutResult,
+    RequestScan,
+    RescanScan,
+)
+from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.rejections import Reply
+from skydriver_common.model.scan import Scan
+from skydriver_dispatcher import decide
+from skydriver_dispatcher.usecases import UseCases
+from skydriver_ewms.usecases import UseCases as BridgeUseCases
+from skydriver_progress import usecases as progress
+from tests.support.histories import Store, a_context, a_report, a_request, a_store
+
+_FLAG = st.booleans()
+_Handler = Callable[[Any, Context], Awaitable[Reply]]
+
+
+class _Machine(RuleBasedStateMachine):
+    """Drives the use cases of all services on one store. Set up by the test."""
+
+    scans = Bundle("scans")
+    runner: asyncio.Runner
+    store: Store
+
+    @initialize()
+    def begin(self) -> None:
+        store = self.store
+        schedule = Schedule(store.pool, store.bell, holder="test")
+        dispatcher = UseCases(store.pool, store.uows["dispatcher"], schedule)
+        bridge = BridgeUseCases(
+            store.uows["ewms_bridge"], schedule, teardown_delay=timedelta(0), startup_limit=timedelta(minutes=1)
+        )
+        self.handlers: dict[type[Command], _Handler] = {
+            RequestScan: dispatcher.request_scan, RescanScan: dispatcher.rescan_scan, DeleteScan: dispatcher.delete_scan,
+            AssignWorkflow: bridge.assign_workflow,
+            PatchManifest: lambda command, context: progress.patch_manifest(command, context, store.uows["progress"]),
+            PutResult: lambda command, context: progress.put_result(command, context, store.uows["progress"]),
+        }  # fmt: skip
+        self.told: list[tuple[Command, Context, Reply]] = []
+
+    def ask(self, command: Command) -> Reply:
+        context = a_context()
+        reply = self.runner.run(self._handle(command, context))
+        self.told.append((command, context, reply))
+        return reply
+
+    async def _handle(self, command: Command, context: Context) -> Reply:
+        return await self.handlers[type(command)](command, context)
+
+    def decide(self, writer: str, scan_id: str, decision: Callable[[Scan], list[ev.Event]]) -> None:
+        """What a background loop does: look, decide, append."""
+
+        async def work() -> None:
+            async with self.store.uows[writer].on_scans(a_context(), [scan_id]) as tx:
+                scan = tx.scan(scan_id)
+                assert scan is not None
+                tx.append(scan_id, decision(scan))
+
+        self.runner.run(work())
+
+    @rule(target=scans, priority=st.integers(0, 200), knows_event=_FLAG)
+    def request(self, priority: int, knows_event: bool) -> Any:
+        scan_id = new_scan_id()
+        request = a_request(scan_id, priority=priority).request
+        digest = f"sha256:{uuid.uuid4().hex}" if knows_event else None
+        reply = self.ask(RequestScan(scan_id=scan_id, request=request, event_digest=digest))
+        return scan_id if reply.is_done else multiple()
+
+    @rule(target=scans, scan=scans, abort=_FLAG, replace=_FLAG)
+    def rescan(self, scan: str, abort: bool, replace: bool) -> Any:
+        new = new_scan_id()
+        reply = self.ask(RescanScan(scan_id=scan, new_scan_id=new, abort_first=abort, replace_scan=replace))
+        return new if reply.is_done else multiple()
+
+    @rule(scan=scans, consent=_FLAG)
+    def delete(self, scan: str, consent: bool) -> None:
+        self.ask(DeleteScan(scan_id=scan, delete_completed_scan=consent))
+
+    @rule(scan=scans, sequence=st.integers(1, 4), producer=st.sampled_from(["", "p", "q"]), finished=_FLAG)
+    def report(self, scan: str, sequence: int, producer: str, finished: bool) -> None:
+        report = a_report(sequence, finished=finished).progress
+        self.ask(PatchManifest(scan_id=scan, progress=report, producer=producer, sequence=sequence))
+
+    @rule(scan=scans, run=st.integers(1, 2), rest=st.sampled_from([{}, {"a": 1}, {"a": 2}]))
+    def metadata(self, scan: str, run: int, rest: dict[str, Any]) -> None:
+        self.ask(PatchManifest(scan_id=scan, event_metadata={"run_id": run}, scan_metadata=rest))
+
+    @rule(scan=scans, digest=st.sampled_from(["sha256:1", "sha256:2"]), final=_FLAG)
+    def result(self, scan: str, digest: str, final: bool) -> None:
+        self.ask(PutResult(scan_id=scan, digest=digest, size_bytes=1, is_final=final))
+
+    @rule(scan=scans, workflow=st.sampled_from(["w1", "w2"]))
+    def assign(self, scan: str, workflow: str) -> None:
+        self.ask(AssignWorkflow(scan_id=scan, workflow_id=workflow, ewms_address="http://ewms"))
+
+    @rule(scan=scans, goes_well=_FLAG)
+    def launch(self, scan: str, goes_well: bool) -> None:
+        self.decide("dispatcher", scan, decide.decide_attempt)
+        if goes_well:
+            self.decide("dispatcher", scan, lambda it: decide.decide_launched(it, launcher="local", job="j"))
+        else:
+            self.decide("dispatcher", scan, lambda it: decide.decide_failed_launch(it, "no", is_final=False, max_attempts=2))
+
+    @rule(scan=scans, exit_code=st.sampled_from([None, 1, 2]))
+    def scanner_ends(self, scan: str, exit_code: int | None) -> None:
+        self.decide("dispatcher", scan, lambda it: decide.decide_exit(it, exit_code=exit_code, log_tail=""))
+
+    @rule(scan=scans, running=st.integers(0, 2))
+    def workers(self, scan: str, running: int) -> None:
+        statuses = {"RUNNING": {"osg": running}} if running else {}
+        self.decide("ewms_bridge", scan, lambda _: [ev.WorkforceChanged(statuses=statuses, n_running=running)])
+
+    @rule(which=st.randoms(use_true_random=False))
+    def repeat(self, which: Any) -> None:
+        if self.told:
+            command, context, reply = which.choice(self.told)
+            assert self.runner.run(self._handle(command, context)) == reply
+
+    @invariant()
+    def the_log_is_whole_and_the_views_are_its_fold(self) -> None:
+        self.runner.run(self._whole())
+
+    async def _whole(self) -> None:
+        async with self.store.pool.acquire() as connection:
+            assert (await verify(connection)).breaks == []
+            assert (await rebuild.check(connection)).differences == []
+
+    @invariant()
+    def the_lifecycle_holds(self) -> None:
+        touched = {getattr(command, name) for command, _, _ in getattr(self, "told", ()) for name in ("scan_id", "new_scan_id")
+                   if hasattr(command, name)}  # fmt: skip
+        for scan_id in touched:
+            self.runner.run(self._lifecycle(scan_id))
+
+    async def _lifecycle(self, scan_id: str) -> None:
+        events = [(logged.version, logged.event) async for logged in history(self.store.pool, scan_id)]
+        assert [version for version, _ in events] == list(range(1, len(events) + 1))
+        count = Counter(event.type for _, event in events)
+        assert count["scan.event-metadata-set"] <= 1
+        assert count["scan.scan-metadata-set"] <= 1
+        assert count["scan.workflow-assigned"] <= 1
+        is_deleted = has_final = False
+        for _, event in events:
+            assert not (is_deleted and isinstance(event, ev.LaunchAttempted | ev.ScanLaunched)), "launched after it was deleted"
+            if isinstance(event, ev.ResultReceived):
+                assert event.is_final or not has_final, "a partial result after the final one"
+            is_deleted |= isinstance(event, ev.ScanDeleted)
+            has_final |= isinstance(event, ev.ResultReceived) and event.is_final
+
+
+def test_views_are_the_fold_of_the_log_after_every_command(database: str) -> None:
+    with asyncio.Runner() as runner:
+        opened = a_store(database)
+        store = runner.run(opened.__aenter__())
+        try:
+            machine = type("Machine", (_Machine,), {"runner": runner, "store": store})
+            run_state_machine_as_test(
+                machine,
+                settings=settings(
+                    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+                ),
+            )  # fmt: skip
+        finally:
+            runner.run(opened.__aexit__(None, None, None))
