@@ -1,0 +1,223 @@
+"""The messages between a scanner and SkyDriver on the bus, to bytes and back: pure. Described in ``docs/scanner-protocol.md``.
+
+Runs on Python 3.9 and needs the standard library alone; ``zstandard`` only for messages that are compressed with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NoReturn
+
+EXCHANGE = "skydriver.scanner"
+SCHEMA_VERSION = "1.0"
+CONTENT_TYPE = "application/json"
+PROGRESS, RESULT, FAILURE = "progress", "result", "failure"
+KINDS = (PROGRESS, RESULT, FAILURE)
+NONE, GZIP, ZSTD = "none", "gzip", "zstd"
+ENCODINGS = (NONE, GZIP, ZSTD)
+
+MAX_WIRE_BYTES = 8 * 1024 * 1024
+"""Largest body on the bus, as sent. What is larger goes over REST."""
+MAX_CONTENT_BYTES = 32 * 1024 * 1024
+"""Largest body once decompressed, so that a small message can't fill a consumer's memory."""
+MAX_SEQUENCE = 2**63 - 1
+
+_MAJOR = 1
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})", re.ASCII)
+
+
+class MessageRefused(Exception):
+    """A message that is not as the protocol says. reason: for people, without a value of the message."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class MessageTooLarge(MessageRefused):
+    """A message beyond a size limit; its content may still be sent over REST."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A message ready to be published, persistent, to ``EXCHANGE``. headers hold the token: never log them."""
+
+    routing_key: str
+    body: bytes = field(repr=False)
+    content_encoding: str
+    headers: Mapping[str, Any] = field(repr=False)
+    content_type: str = CONTENT_TYPE
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message as it was meant. content: the JSON object. The token has not been verified."""
+
+    kind: str
+    scan_id: str
+    producer: str
+    sequence: int
+    schema_version: str
+    content: dict[str, Any] = field(repr=False)
+    token: str = field(repr=False)
+
+
+def routing_key(kind: str, scan_id: str) -> str:
+    """``<kind>.<scan_id>``. Raises MessageRefused."""
+    if kind not in KINDS:
+        raise MessageRefused("the kind of the message is not known")
+    if not _NAME.fullmatch(scan_id):
+        raise MessageRefused("the scan id is none")
+    return f"{kind}.{scan_id}"
+
+
+def pack(
+    kind: str,
+    scan_id: str,
+    content: Mapping[str, Any],
+    *,
+    token: str,
+    producer: str,
+    sequence: int,
+    content_encoding: str = NONE,
+) -> Packed:
+    """A message from its content.
+
+    producer: one life of one scanner process. sequence: grows with every message of a producer.
+    Raises MessageTooLarge when only REST takes it, else MessageRefused; NaN and infinity are refused (scanner contract 2).
+    """
+    headers = {"token": token, "producer": producer, "sequence": sequence, "schema_version": SCHEMA_VERSION}
+    _check(headers)
+    try:
+        plain = json.dumps(content, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MessageRefused("the content is no JSON") from error
+    if len(plain) > MAX_CONTENT_BYTES:
+        raise _too_large("content", MAX_CONTENT_BYTES)
+    body = _compress(plain, content_encoding)
+    if len(body) > MAX_WIRE_BYTES:
+        raise _too_large("body", MAX_WIRE_BYTES)
+    return Packed(routing_key(kind, scan_id), body, content_encoding, headers)
+
+
+def unpack(key: str, headers: Mapping[str, Any], body: bytes, *, content_encoding: str | None) -> Received:
+    """What a message says. content_encoding: None and ``""`` mean ``none``. Raises MessageRefused.
+
+    Newer minor versions and fields that are not known are accepted. Headers are looked at before the body is decompressed.
+    """
+    if len(body) > MAX_WIRE_BYTES:
+        raise _too_large("body", MAX_WIRE_BYTES)
+    kind, _, scan_id = key.partition(".")
+    routing_key(kind, scan_id)
+    _check(headers)
+    content = _parse(_decompress(body, content_encoding or NONE))
+    _check_content(kind, content)
+    return Received(
+        kind=kind,
+        scan_id=scan_id,
+        producer=headers["producer"],
+        sequence=headers["sequence"],
+        schema_version=headers["schema_version"],
+        content=content,
+        token=headers["token"],
+    )
+
+
+def _check(headers: Mapping[str, Any]) -> None:
+    token, producer, sequence = headers.get("token"), headers.get("producer"), headers.get("sequence")
+    if not isinstance(token, str) or not token:
+        raise MessageRefused("header token: is missing")
+    if not isinstance(producer, str) or not _NAME.fullmatch(producer):
+        raise MessageRefused("header producer: must be 1 to 64 letters, digits, - or _")
+    if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 <= sequence <= MAX_SEQUENCE:
+        raise MessageRefused("header sequence: must be a whole number from 0 to 2^63 - 1")
+    version = headers.get("schema_version")
+    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
+    if match is None:
+        raise MessageRefused("header schema_version: must be <major>.<minor>")
+    if int(match[1]) != _MAJOR:
+        raise MessageRefused(f"header schema_version: only {_MAJOR}.x is understood")
+
+
+def _check_content(kind: str, content: dict[str, Any]) -> None:
+    if kind == RESULT:
+        if not isinstance(content.get("skyscan_result"), dict):
+            raise MessageRefused("skyscan_result: must be an object")
+        if not isinstance(content.get("is_final"), bool):
+            raise MessageRefused("is_final: must be true or false")
+    elif kind == FAILURE:
+        reason = content.get("reason")
+        if not isinstance(reason, str) or not reason:
+            raise MessageRefused("reason: must be a text")
+        if not isinstance(content.get("log_tail", ""), str):
+            raise MessageRefused("log_tail: must be a text")
+
+
+def _parse(plain: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(plain.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise MessageRefused("the body is no JSON") from error
+    if not isinstance(content, dict):
+        raise MessageRefused("the body is no JSON object")
+    return content
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError("NaN and infinity are no JSON")
+
+
+def _compress(plain: bytes, encoding: str) -> bytes:
+    if encoding == NONE:
+        return plain
+    if encoding == GZIP:
+        compressor = zlib.compressobj(wbits=31)
+        return compressor.compress(plain) + compressor.flush()
+    if encoding == ZSTD:
+        return bytes(_zstandard().ZstdCompressor().compress(plain))
+    raise MessageRefused(f"content_encoding: must be one of {', '.join(ENCODINGS)}")
+
+
+def _decompress(body: bytes, encoding: str) -> bytes:
+    """At most ``MAX_CONTENT_BYTES``, one whole stream and nothing after it."""
+    if encoding == NONE:
+        return body
+    if encoding not in ENCODINGS:
+        raise MessageRefused(f"content_encoding: must be one of {', '.join(ENCODINGS)}")
+    if encoding == GZIP:
+        stream = zlib.decompressobj(wbits=31)
+        try:
+            plain = stream.decompress(body, MAX_CONTENT_BYTES + 1)
+        except zlib.error as error:
+            raise MessageRefused("the body can't be decompressed") from error
+        is_whole = stream.eof and not stream.unused_data
+    else:
+        zstandard = _zstandard()
+        reader = zstandard.ZstdDecompressor(max_window_size=MAX_CONTENT_BYTES).stream_reader(body)
+        try:
+            plain = bytes(reader.read(MAX_CONTENT_BYTES + 1))
+        except zstandard.ZstdError as error:
+            raise MessageRefused("the body can't be decompressed") from error
+        is_whole = True  # a stream that was cut is no whole JSON
+    if len(plain) > MAX_CONTENT_BYTES:
+        raise _too_large("content", MAX_CONTENT_BYTES)
+    if not is_whole:
+        raise MessageRefused("the body can't be decompressed")
+    return plain
+
+
+def _zstandard() -> Any:
+    try:
+        return import_module("zstandard")
+    except ImportError as error:
+        raise MessageRefused("content_encoding: zstd is not installed here") from error
+
+
+def _too_large(what: str, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(f"the {what} is larger than {limit} bytes: send it over REST")
