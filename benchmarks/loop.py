@@ -25,6 +25,7 @@ from skydriver_sandbox.sample_event import sample_event
 POSTS = 50
 IDLE_S = 15.0
 SCAN_LIMIT_S = 300.0
+_SETTLED_S = 0.4
 
 
 async def main() -> None:
@@ -43,6 +44,7 @@ async def main() -> None:
                 scan_id = await _submit(client, parse_pairs(given.nsides, "--nsides"), priority=100)
                 await _complete(client, scan_id)
                 whole_s = time.monotonic() - began
+                # each waits until the scan before is launched and gone: the figure is for an idle system
                 posts = [await _timed_post(client) for _ in range(POSTS)]
                 launches = [await _timed_launch(client, data) for _ in range(5)]
                 cpu, memory = await _idle(data)
@@ -75,6 +77,7 @@ async def _timed_post(client: Client) -> float:
     scan_id = await _submit(client, {"1": 0}, priority=-10)
     took = time.monotonic() - began
     await client.content("DELETE", f"/scan/{scan_id}", body={"delete_completed_scan": True})
+    await asyncio.sleep(_SETTLED_S)
     return took
 
 
