@@ -1,6 +1,7 @@
-"""View queries: typed, bounded, one round trip each."""
+"""View queries: typed, bounded, at most one round trip each; the hot ones share theirs."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from datetime import datetime
 
 import zstandard
 
+from skydriver_api.batched import BatchedLookup
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.translate import database_faults
-from skydriver_common.log.blobs import unpack
+from skydriver_common.log import blobs
 
 _sql = load_statements("skydriver_api", "api.sql")
+_KEPT_RESULTS_BYTES = 64 * 1024 * 1024
 _NO_WORKFORCE = b'{"statuses":{},"n_running":0,"top_errors":{}}'
 
 
@@ -47,11 +50,14 @@ class StatusView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredResult:
-    """A skymap's bytes as the scanner sent them."""
+class ResultView:
+    """Which skymap of a scan stands. digest: None when there is none yet."""
 
-    skyscan_result: bytes
-    is_final: bool
+    scan_id: str
+    is_deleted: bool
+    replaced_by: str | None
+    digest: str | None
+    is_final: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,33 +76,38 @@ class Reads:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        self._manifests = BatchedLookup(self._find_manifests)
+        self._statuses = BatchedLookup(self._find_statuses)
+        self._results = BatchedLookup(self._find_results)
+        self._bodies = BatchedLookup(self._find_bodies, most=1)
+        self._kept = _KeptResults(_KEPT_RESULTS_BYTES)
 
     async def manifest(self, scan_id: str) -> ManifestView | None:
         """The scan, or None when it is unknown."""
-        with database_faults():
-            row = await _sql.manifest(self.pool, scan_id=scan_id)
-        return None if row is None else ManifestView(**dict(row))
+        return await self._manifests(scan_id)
 
     async def status(self, scan_id: str) -> StatusView | None:
         """State and workforce of the scan, or None when it is unknown."""
-        with database_faults():
-            row = await _sql.status(self.pool, scan_id=scan_id)
-        return None if row is None else StatusView(**dict(row) | {"workforce": row["workforce"] or _NO_WORKFORCE})
+        return await self._statuses(scan_id)
+
+    async def result(self, scan_id: str) -> ResultView | None:
+        """Which skymap the scan has, or None when the scan is unknown."""
+        return await self._results(scan_id)
+
+    async def result_body(self, view: ResultView) -> bytes:
+        """The Result (REST contract 5.2) as JSON, ready to be sent; ``{}`` when there is no skymap."""
+        if view.digest is None:
+            return b"{}"
+        # content-addressed: what is kept can't be out of date
+        body = self._kept.get(view) or await self._bodies(view)
+        assert body is not None, "a result refers to a blob that is not there"
+        return body
 
     async def end_of_chain(self, scan_id: str) -> str:
         """The scan that replaces this one in the end; itself when the chain is a cycle."""
         with database_faults():
             last: str | None = await _sql.end_of_chain(self.pool, scan_id=scan_id)
         return last or scan_id
-
-    async def result(self, scan_id: str) -> StoredResult | None:
-        """The stored skymap, or None."""
-        with database_faults():
-            row = await _sql.result(self.pool, scan_id=scan_id)
-        if row is None:
-            return None
-        content = row["body"] if row["encoding"] == "identity" else await unpack(row["body"], row["size"])
-        return StoredResult(skyscan_result=content, is_final=row["is_final"])
 
     async def scan_request(self, scan_id: str) -> bytes | None:
         """The ScanRequest this scan was made from, as JSON, or None."""
@@ -131,6 +142,57 @@ class Reads:
             if (moment := _moment(told)) is not None:
                 return moment
         return float(row["requested_at"])
+
+    async def _find_manifests(self, scan_ids: list[str]) -> dict[str, ManifestView]:
+        with database_faults():
+            return {row["scan_id"]: ManifestView(**row) async for row in _sql.manifests(self.pool, scan_ids=scan_ids)}
+
+    async def _find_statuses(self, scan_ids: list[str]) -> dict[str, StatusView]:
+        with database_faults():
+            return {
+                row["scan_id"]: StatusView(**dict(row) | {"workforce": row["workforce"] or _NO_WORKFORCE})
+                async for row in _sql.statuses(self.pool, scan_ids=scan_ids)
+            }
+
+    async def _find_results(self, scan_ids: list[str]) -> dict[str, ResultView]:
+        with database_faults():
+            return {row["scan_id"]: ResultView(**row) async for row in _sql.results(self.pool, scan_ids=scan_ids)}
+
+    async def _find_bodies(self, views: list[ResultView]) -> dict[ResultView, bytes]:
+        """One body: a blob can be large."""
+        (view,) = views
+        body = self._kept.get(view)
+        if body is None:
+            assert view.digest is not None
+            skymap = await blobs.get(self.pool, view.digest)
+            body = b'{"scan_id":"%b","skyscan_result":%b,"is_final":%b}' % (
+                view.scan_id.encode(), skymap, b"true" if view.is_final else b"false",
+            )  # fmt: skip
+            self._kept.put(view, body)
+        return {view: body}
+
+
+class _KeptResults:
+    """The bodies that were asked for last, up to so many bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._bodies: OrderedDict[ResultView, bytes] = OrderedDict()
+
+    def get(self, view: ResultView) -> bytes | None:
+        body = self._bodies.get(view)
+        if body is not None:
+            self._bodies.move_to_end(view)
+        return body
+
+    def put(self, view: ResultView, body: bytes) -> None:
+        if len(body) > self._most_bytes // 2 or view in self._bodies:
+            return
+        self._bodies[view] = body
+        self._bytes += len(body)
+        while self._bytes > self._most_bytes:
+            self._bytes -= len(self._bodies.popitem(last=False)[1])
 
 
 def _moment(text: str | None) -> float | None:

@@ -10,7 +10,6 @@ from skydriver_api.idempotency import ask
 from skydriver_api.payloads.requests import split_result_body
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
-from skydriver_api.routes.scans import result_body
 from skydriver_common.log import blobs
 from skydriver_common.model import wire
 from skydriver_common.model.commands import PutResult
@@ -21,8 +20,8 @@ _OFF_THE_LOOP_BYTES = 256 * 1024
 async def get_result(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/result``: REST contract 4.12."""
     reads = request.app[DEPS].reads
-    view = await visible(request, reads, await reads.manifest(scan_id_of(request)), hides_deleted=True)
-    return json_response(result_body(view.scan_id, await reads.result(view.scan_id)))
+    view = await visible(request, reads, await reads.result(scan_id_of(request)), hides_deleted=True)
+    return json_response(await reads.result_body(view))
 
 
 async def put_result(request: web.Request) -> web.StreamResponse:
@@ -42,4 +41,5 @@ async def put_result(request: web.Request) -> web.StreamResponse:
     if stands["digest"] == digest:
         final = b"true" if stands["is_final"] else b"false"
         return json_response(b'{"scan_id":"%b","skyscan_result":%b,"is_final":%b}' % (scan_id.encode(), skymap, final))
-    return json_response(result_body(scan_id, await reads.result(scan_id)))
+    view = await reads.result(scan_id)
+    return json_response(b"{}" if view is None else await reads.result_body(view))

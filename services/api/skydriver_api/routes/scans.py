@@ -14,7 +14,7 @@ from skydriver_api.payloads.requests import (
     parse_rescan,
     parse_scan_request,
 )
-from skydriver_api.reads import ManifestView, StoredResult
+from skydriver_api.reads import ManifestView
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
 from skydriver_common.auth import Role
@@ -62,7 +62,7 @@ async def get_scan(request: web.Request) -> web.StreamResponse:
     deps = request.app[DEPS]
     view = await deps.reads.manifest(scan_id_of(request))
     view = await visible(request, deps.reads, view, hides_deleted=True)
-    return json_response(_with_result(view.body, view.scan_id, await deps.reads.result(view.scan_id)))
+    return json_response(await _with_result(deps, view.body, view.scan_id))
 
 
 async def delete_scan(request: web.Request) -> web.StreamResponse:
@@ -74,7 +74,7 @@ async def delete_scan(request: web.Request) -> web.StreamResponse:
     await visible(request, deps.reads, await deps.reads.manifest(scan_id), no_redirect=parsed.no_redirect)
     command = DeleteScan(scan_id=scan_id, delete_completed_scan=parsed.delete_completed_scan)
     manifest = project(body_of(await ask(request, command, raw)), parsed.manifest_projection)
-    return json_response(_with_result(manifest, scan_id, await deps.reads.result(scan_id)))
+    return json_response(await _with_result(deps, manifest, scan_id))
 
 
 async def get_manifest(request: web.Request) -> web.StreamResponse:
@@ -122,16 +122,9 @@ async def get_scan_request(request: web.Request) -> web.StreamResponse:
     return json_response(body)
 
 
-def result_body(scan_id: str, result: StoredResult | None) -> bytes:
-    """A Result (REST contract 5.2) around the stored bytes; ``{}`` for none."""
-    if result is None:
-        return b"{}"
-    final = b"true" if result.is_final else b"false"
-    return b'{"scan_id":"%b","skyscan_result":%b,"is_final":%b}' % (scan_id.encode(), result.skyscan_result, final)
-
-
-def _with_result(manifest: bytes, scan_id: str, result: StoredResult | None) -> bytes:
-    return b'{"manifest":%b,"result":%b}' % (manifest, result_body(scan_id, result))
+async def _with_result(deps: Deps, manifest: bytes, scan_id: str) -> bytes:
+    view = await deps.reads.result(scan_id)
+    return b'{"manifest":%b,"result":%b}' % (manifest, b"{}" if view is None else await deps.reads.result_body(view))
 
 
 async def _event(deps: Deps, view: ManifestView) -> bytes:

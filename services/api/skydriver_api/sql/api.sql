@@ -1,8 +1,8 @@
--- name: manifest(scan_id)^
--- One scan as readers see it. Index: manifests_pkey.
+-- name: manifests(scan_ids)
+-- Scans as readers see them. Index: manifests_pkey.
 SELECT scan_id, body, is_deleted, replaced_by, event_digest, state, deactivated, ewms_workflow_id, ewms_address,
        has_final_result, request_scan_id
-  FROM manifests WHERE scan_id = :scan_id;
+  FROM manifests WHERE scan_id = ANY(:scan_ids::text[]);
 
 -- name: end_of_chain(scan_id)$
 -- The last scan of a chain of replacements; null for a cycle. Index: manifests_pkey.
@@ -12,15 +12,15 @@ WITH RECURSIVE chain AS (
     SELECT m.scan_id, m.replaced_by, c.depth + 1 FROM chain c JOIN manifests m ON m.scan_id = c.replaced_by WHERE c.depth < 1000)
 SELECT scan_id FROM chain WHERE replaced_by IS NULL LIMIT 1;
 
--- name: result(scan_id)^
--- The stored skymap with its blob. Indexes: results_pkey, blobs_pkey.
-SELECT r.is_final, r.digest, b.encoding, b.size, b.body
-  FROM results r JOIN blobs b ON b.digest = r.digest WHERE r.scan_id = :scan_id;
+-- name: results(scan_ids)
+-- Which skymaps scans have. Indexes: manifests_pkey, results_pkey.
+SELECT m.scan_id, m.is_deleted, m.replaced_by, r.digest, r.is_final
+  FROM manifests m LEFT JOIN results r ON r.scan_id = m.scan_id WHERE m.scan_id = ANY(:scan_ids::text[]);
 
--- name: status(scan_id)^
+-- name: statuses(scan_ids)
 -- What status and workforce need, in one look. Indexes: manifests_pkey, workforces_pkey.
 SELECT m.scan_id, m.is_deleted, m.replaced_by, m.state, m.deactivated, m.ewms_workflow_id, w.body AS workforce
-  FROM manifests m LEFT JOIN workforces w ON w.scan_id = m.scan_id WHERE m.scan_id = :scan_id;
+  FROM manifests m LEFT JOIN workforces w ON w.scan_id = m.scan_id WHERE m.scan_id = ANY(:scan_ids::text[]);
 
 -- name: scan_request(scan_id)$
 -- The request a scan was made from. Indexes: manifests_pkey, scan_requests_pkey.
