@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -81,7 +82,7 @@ class Transaction:
             previous, head_hash = head_hash, wire.chain_hash(
                 prev_hash=head_hash, event_id=str(event_id), scan_id=scan_id, version=scan.version, type_=event.type,
                 schema_version=event.schema_version, recorded_at_us=microseconds(self.now), actor=self.context.actor,
-                command_id=self.context.command_id, correlation_id=self.context.correlation_id, data=data,
+                command_id=self.context.command_id, correlation_id=self.context.correlation_id, data_digest=sha256(data).digest(),
             )  # fmt: skip
             self._events.append(
                 (event_id, scan_id, scan.version, event.type, event.schema_version, self.now, self.context.actor,

@@ -54,16 +54,17 @@ def chain_hash(
     actor: str,
     command_id: str,
     correlation_id: str,
-    data: bytes,
+    data_digest: bytes,
 ) -> bytes:
     """SHA-256 that ties an event, all its columns included, to the one before it in the same scan.
 
-    recorded_at_us: Unix microseconds. Shape of what is hashed: ``prev_hash``, a JSON array of the columns, newline, ``data``.
+    recorded_at_us: Unix microseconds. data_digest: SHA-256 of ``data``; hashing that and not the bytes lets a chain be
+    verified whose payloads were let go. Shape of what is hashed: ``prev_hash``, a JSON array of the columns, newline, digest.
     """
     header = orjson.dumps(
         [event_id, scan_id, version, type_, schema_version, recorded_at_us, actor, command_id, correlation_id]
     )
-    return sha256(b"".join((prev_hash, header, b"\n", data))).digest()
+    return sha256(b"".join((prev_hash, header, b"\n", data_digest))).digest()
 
 
 def encode(value: Any) -> bytes:
