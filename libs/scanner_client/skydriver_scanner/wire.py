@@ -90,14 +90,44 @@ def pack(
     """A message from its content.
 
     producer: one life of one scanner process. sequence: grows with every message of a producer.
-    Raises MessageTooLarge when only REST takes it, else MessageRefused; NaN and infinity are refused (scanner contract 2).
+    Raises MessageTooLarge when only REST takes it, else MessageRefused.
     """
-    headers = {"token": token, "producer": producer, "sequence": sequence, "schema_version": SCHEMA_VERSION}
-    _check(headers)
+    plain = encode(kind, content)
+    return pack_encoded(
+        kind, scan_id, plain, token=token, producer=producer, sequence=sequence, content_encoding=content_encoding
+    )
+
+
+def encode(kind: str, content: Mapping[str, Any]) -> bytes:
+    """The body of a message before it is compressed; the same bytes are the body of the REST call.
+
+    NaN and infinity are kept, as bare tokens, inside ``skyscan_result`` and refused anywhere else (REST contract 1.8).
+    Raises MessageRefused.
+    """
+    _check_content(kind, content)
     try:
-        plain = json.dumps(content, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+        if kind != RESULT:
+            return _dumps(content, allow_nan=False)
+        others = {name: value for name, value in content.items() if name != "skyscan_result"}
+        skymap = _dumps(content["skyscan_result"], allow_nan=True)
+        return b'{"skyscan_result":' + skymap + b"," + _dumps(others, allow_nan=False)[1:]
     except (TypeError, ValueError, RecursionError) as error:
         raise MessageRefused("the content is no JSON") from error
+
+
+def pack_encoded(
+    kind: str,
+    scan_id: str,
+    plain: bytes,
+    *,
+    token: str,
+    producer: str,
+    sequence: int,
+    content_encoding: str = NONE,
+) -> Packed:
+    """A message from what ``encode`` gave. Raises as ``pack``."""
+    headers = {"token": token, "producer": producer, "sequence": sequence, "schema_version": SCHEMA_VERSION}
+    _check(headers)
     if len(plain) > MAX_CONTENT_BYTES:
         raise _too_large("content", MAX_CONTENT_BYTES)
     body = _compress(plain, content_encoding)
@@ -110,13 +140,15 @@ def unpack(key: str, headers: Mapping[str, Any], body: bytes, *, content_encodin
     """What a message says. content_encoding: None and ``""`` mean ``none``. Raises MessageRefused.
 
     Newer minor versions and fields that are not known are accepted. Headers are looked at before the body is decompressed.
+    The ``skyscan_result`` of a result may hold NaN and infinity: store it with an encoder that keeps them as bare tokens
+    (``json.dumps``; orjson would write null).
     """
     if len(body) > MAX_WIRE_BYTES:
         raise _too_large("body", MAX_WIRE_BYTES)
     kind, _, scan_id = key.partition(".")
     routing_key(kind, scan_id)
     _check(headers)
-    content = _parse(_decompress(body, content_encoding or NONE))
+    content = _parse(_decompress(body, content_encoding or NONE), allow_nan=kind == RESULT)
     _check_content(kind, content)
     return Received(
         kind=kind,
@@ -145,7 +177,7 @@ def _check(headers: Mapping[str, Any]) -> None:
         raise MessageRefused(f"header schema_version: only {_MAJOR}.x is understood")
 
 
-def _check_content(kind: str, content: dict[str, Any]) -> None:
+def _check_content(kind: str, content: Mapping[str, Any]) -> None:
     if kind == RESULT:
         if not isinstance(content.get("skyscan_result"), dict):
             raise MessageRefused("skyscan_result: must be an object")
@@ -159,9 +191,13 @@ def _check_content(kind: str, content: dict[str, Any]) -> None:
             raise MessageRefused("log_tail: must be a text")
 
 
-def _parse(plain: bytes) -> dict[str, Any]:
+def _dumps(value: Any, *, allow_nan: bool) -> bytes:
+    return json.dumps(value, allow_nan=allow_nan, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _parse(plain: bytes, *, allow_nan: bool) -> dict[str, Any]:
     try:
-        content = json.loads(plain.decode(), parse_constant=_no_constant)
+        content = json.loads(plain.decode(), parse_constant=None if allow_nan else _no_constant)
     except (ValueError, RecursionError) as error:
         raise MessageRefused("the body is no JSON") from error
     if not isinstance(content, dict):

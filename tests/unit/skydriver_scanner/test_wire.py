@@ -133,3 +133,21 @@ def test_the_token_is_in_no_repr() -> None:
     packed = wire.pack("progress", "a", {}, token="s3cr3t", producer="p", sequence=0)
     received = wire.unpack(packed.routing_key, packed.headers, packed.body, content_encoding="none")
     assert "s3cr3t" not in repr(packed) + repr(received)
+
+
+def test_a_skymap_keeps_its_nan_and_infinity_and_nothing_else_may_hold_them() -> None:
+    skymap = {"nside-1": {"columns": ["llh"], "data": [[float("nan")], [float("inf")], [float("-inf")]]}}
+    packed = wire.pack("result", "a", {"skyscan_result": skymap, "is_final": True}, token="t", producer="p", sequence=0)
+    assert packed.body == (
+        b'{"skyscan_result":{"nside-1":{"columns":["llh"],"data":[[NaN],[Infinity],[-Infinity]]}},"is_final":true}'
+    )
+    received = wire.unpack(packed.routing_key, packed.headers, packed.body, content_encoding=None)
+    assert repr(received.content) == repr({"skyscan_result": skymap, "is_final": True})
+    with pytest.raises(wire.MessageRefused, match="no JSON"):
+        wire.encode("result", {"skyscan_result": {}, "is_final": True, "more": float("nan")})
+
+
+def test_what_is_sent_over_rest_is_what_would_be_sent_on_the_bus() -> None:
+    content = {"reason": "the disk is full", "log_tail": "…"}
+    packed = wire.pack("failure", "a", content, token="t", producer="p", sequence=0, content_encoding="gzip")
+    assert gzip.decompress(packed.body) == wire.encode("failure", content)
