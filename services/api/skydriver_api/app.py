@@ -11,6 +11,7 @@ from skydriver_api.payloads import requests as bodies
 from skydriver_api.route import MIB, Handler, Route
 from skydriver_api.routes import ewms, find, history, operations, results, scans
 from skydriver_common.auth import Role, TokenVerifier
+from skydriver_common.payloads import reports
 
 _U = frozenset({Role.USER})
 _S = frozenset({Role.SYSTEM})
@@ -49,11 +50,11 @@ ROUTES: tuple[Route, ...] = (
     _get(f"{_SCAN}/manifest", scans.get_manifest, "What is known of a scan", _US, "Manifest",
          query=("include_deleted", "projection"), redirects=True),
     Route(method="PATCH", path=f"{_SCAN}/manifest", handler=scans.patch_manifest, summary="A scanner's progress and metadata",
-          roles=_S, answer=schemas.ref("Manifest"), body=bodies.PatchBody, asks=True),
+          roles=_S, answer=schemas.ref("Manifest"), body=reports.PatchBody, asks=True),
     _get(f"{_SCAN}/i3-event", scans.get_i3_event, "The event as it was posted", _US, "I3Event", redirects=True),
     _get(f"{_SCAN}/result", results.get_result, "The skymap", _U, "Result", query=_DELETED, redirects=True),
     Route(method="PUT", path=f"{_SCAN}/result", handler=results.put_result, summary="A scanner's skymap", roles=_S,
-          answer=schemas.ref("Result"), body=bodies.ResultBody, asks=True, most_bytes=101 * MIB),
+          answer=schemas.ref("Result"), body=reports.ResultBody, asks=True, most_bytes=101 * MIB),
     _get(f"{_SCAN}/status", ewms.get_status, "State and workforce", _US, "Status", redirects=True),
     _get(f"{_SCAN}/logs", ewms.get_logs, "Where the scanner server's log can be seen", _U, "Logs", redirects=True),
     _get(f"{_SCAN}/events", history.get_events,

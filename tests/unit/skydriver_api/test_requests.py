@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skydriver_api.payloads.invalid import InvalidBody
 from skydriver_api.payloads.requests import (
     parse_delete,
     parse_patch,
     parse_rescan,
     parse_scan_request,
     parse_workflow_id,
-    split_result_body,
 )
+from skydriver_common.payloads.invalid import InvalidBody
+from skydriver_common.payloads.reports import split_result
 
 CLUSTERS = {"osg": 100, "sub-2": 100, "local": 5}
 REQUIRED = {"docker_tag", "reco_algo", "nsides", "real_or_simulated_event", "max_pixel_reco_time"}
@@ -201,10 +201,10 @@ def test_a_wrong_report_names_its_fields(body: dict[str, Any], named: str) -> No
 
 def test_a_skymap_is_split_off_untouched() -> None:  # 30, 31
     skymap = b'{ "nside-8": {"data": [[0, 1.50, NaN, -Infinity]]} }'
-    assert split_result_body(b'{"is_final": true, "skyscan_result": %b}' % skymap) == (skymap, True)
+    assert split_result(b'{"is_final": true, "skyscan_result": %b}' % skymap) == (skymap, True)
     for wrong, named in ((b"{}", "skyscan_result.*is_final"), (b'{"skyscan_result": null, "is_final": 1}', "is_final")):
         with pytest.raises(InvalidBody, match=named):
-            split_result_body(wrong)
+            split_result(wrong)
 
 
 def test_workflow_ids_are_not_blank() -> None:

@@ -5,8 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
-from skydriver_api.payloads.invalid import expected, expected_within
 from skydriver_api.payloads.sizes import MAX_BYTES, NoSize, parse_size
+from skydriver_common.payloads.invalid import expected, expected_within
+from skydriver_common.payloads.reports import INTEGER_SCHEMA, Boolean, JsonObject, Text, integer, number
+
+__all__ = ["Boolean", "JsonObject", "Text"]  # the shared ones, under the one name that models know
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -15,17 +18,7 @@ _RESERVED_VARIABLES = frozenset(
 )
 _RESERVED_CLASSIFIERS = frozenset({"rescan", "origin_scan_id"})
 _EVENT_KINDS = ("real", "real_event", "sim", "simulated", "simulated_event")
-_LARGEST_INTEGER = 2**63 - 1
 _MOST_ENTRIES = 25
-
-
-def integer(value: Any) -> int:
-    """A JSON number without fractional part; booleans are not numbers."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_INTEGER:
-        raise expected("must be an integer")
-    return value
 
 
 def priority(value: Any) -> int:
@@ -42,27 +35,6 @@ def positive(value: Any) -> int:
     if number < 1:
         raise expected("must be an integer of at least 1")
     return number
-
-
-def number(value: Any) -> int | float:
-    """A JSON number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise expected("must be a number")
-    return value
-
-
-def boolean(value: Any) -> bool:
-    """A JSON boolean; texts and numbers do not count."""
-    if not isinstance(value, bool):
-        raise expected("must be true or false")
-    return value
-
-
-def text(value: Any) -> str:
-    """A text, possibly empty."""
-    if not isinstance(value, str):
-        raise expected("must be a text")
-    return value
 
 
 def non_blank(value: Any) -> str:
@@ -84,13 +56,6 @@ def docker_tag(value: Any) -> str:
     if _TAG.fullmatch(non_blank(value)) is None:
         raise expected("must be an image tag: letters, digits, '.', '_', '-', at most 128 characters")
     return str(value)
-
-
-def json_object(value: Any) -> dict[str, Any]:
-    """A JSON object, free-form."""
-    if not isinstance(value, dict):
-        raise expected("must be a JSON object")
-    return value
 
 
 def size_bytes(default: int) -> BeforeValidator:
@@ -120,13 +85,6 @@ def threshold(value: Any) -> int | float:
     """The predictive scanning threshold of a request."""
     if not 0.1 <= number(value) <= 1.0:
         raise expected("must be a number from 0.1 to 1.0")
-    return number(value)
-
-
-def fraction(value: Any) -> int | float:
-    """A number from 0 to 1."""
-    if not 0.0 <= number(value) <= 1.0:
-        raise expected("must be a number from 0 to 1")
     return number(value)
 
 
@@ -235,8 +193,7 @@ def _entries(value: Any, *, longest_key: int, longest_value: int) -> list[tuple[
     return problems
 
 
-_INTEGER = {"type": "integer", "minimum": -_LARGEST_INTEGER, "maximum": _LARGEST_INTEGER}
-_POSITIVE = _INTEGER | {"minimum": 1}
+_POSITIVE = INTEGER_SCHEMA | {"minimum": 1}
 _PLAIN_VALUE = {"type": ["boolean", "number", "null"]}
 
 
@@ -252,14 +209,10 @@ def _plain_values(*, longest_key: int, longest_value: int, **more: Any) -> WithJ
     )
 
 
-Integer = Annotated[int, PlainValidator(integer), WithJsonSchema(_INTEGER)]
 Priority = Annotated[
     int, PlainValidator(priority), WithJsonSchema({"type": "integer", "minimum": 1 - 2**31, "maximum": 2**31 - 1})
 ]
 Positive = Annotated[int, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
-Number = Annotated[int | float, PlainValidator(number), WithJsonSchema({"type": "number"})]
-Boolean = Annotated[bool, PlainValidator(boolean), WithJsonSchema({"type": "boolean"})]
-Text = Annotated[str, PlainValidator(text), WithJsonSchema({"type": "string"})]
 NonBlank = Annotated[str, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 OneWord = Annotated[str, PlainValidator(one_word), WithJsonSchema({"type": "string", "pattern": r"^\S+$"})]
 DockerTag = Annotated[
@@ -276,12 +229,10 @@ I3Event = Annotated[
         }
     ),
 ]
-JsonObject = Annotated[dict[str, Any], PlainValidator(json_object), WithJsonSchema({"type": "object"})]
 EventKind = Annotated[str, PlainValidator(event_kind), WithJsonSchema({"enum": list(_EVENT_KINDS)})]
 Threshold = Annotated[
     int | float, PlainValidator(threshold), WithJsonSchema({"type": "number", "minimum": 0.1, "maximum": 1.0})
 ]
-Fraction = Annotated[int | float, PlainValidator(fraction), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 Nsides = Annotated[
     dict[str, int],
     PlainValidator(nsides),
@@ -290,7 +241,7 @@ Nsides = Annotated[
             "type": "object",
             "minProperties": 1,
             "propertyNames": {"pattern": "^0*[1-9][0-9]*$", "maxLength": 18},
-            "additionalProperties": _INTEGER | {"minimum": 0},
+            "additionalProperties": INTEGER_SCHEMA | {"minimum": 0},
             "description": "nside to pixel extension, coarse to fine",
         }
     ),

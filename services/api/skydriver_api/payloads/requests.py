@@ -10,8 +10,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from skydriver_api.payloads import fields as f
-from skydriver_api.payloads.invalid import InvalidBody, Problem, problems_of
-from skydriver_api.payloads.jsonbody import Body, NotJson, member_extents, read_object
+from skydriver_common.payloads.invalid import InvalidBody, Problem, problems_of
+from skydriver_common.payloads.jsonbody import Body, NotJson, member_extents, read_object
+from skydriver_common.payloads.reports import ParsedPatch, PatchBody
 
 _ALIASES = {
     "request_clusters": "cluster",
@@ -21,16 +22,11 @@ _ALIASES = {
     "scanner_server_env_from_user": "scanner_server_env",
 }
 _EVENT = "event_i3live_json"
-_SKYMAP = "skyscan_result"
 _EMPTY_OBJECT = b"{}"
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Tolerant(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 def _whole_scan_request(schema: dict[str, Any]) -> None:
@@ -108,13 +104,6 @@ class ParsedScanRequest:
         }
 
 
-class ResultBody(_Model):
-    """``PUT /scan/{id}/result``: for the description only; ``split_result_body`` reads it without touching the skymap."""
-
-    skyscan_result: f.JsonObject
-    is_final: f.Boolean
-
-
 class RescanBody(_Model):
     """``POST /scan/{id}/actions/rescan``."""
 
@@ -155,61 +144,6 @@ class AddWorkersBody(_Model):
     n_workers: f.Positive
     cluster_location: f.NonBlank
     no_redirect: f.Boolean = False
-
-
-class ProcessingStats(_Tolerant):
-    """How the reconstruction goes; unknown keys are dropped. Source: REST contract 5.1.2."""
-
-    start: f.JsonObject
-    runtime: f.JsonObject
-    rate: f.JsonObject = {}
-    end: f.Text = ""
-    finished: f.Boolean = False
-    predictions: f.JsonObject = {}
-
-
-class Progress(_Tolerant):
-    """How far the scan is; unknown keys are dropped. Source: REST contract 5.1.2."""
-
-    summary: f.Text
-    epilogue: f.Text
-    tallies: f.JsonObject
-    processing_stats: ProcessingStats
-    predictive_scanning_threshold: f.Fraction
-    last_updated: f.Text
-    start: f.Integer | None = None
-    end: f.Integer | None = None
-
-
-class EventMetadata(_Tolerant):
-    """What the event is; unknown keys are dropped. Source: REST contract 5.1.1."""
-
-    run_id: f.Integer
-    event_id: f.Integer
-    event_type: f.Text | None
-    mjd: f.Number
-    is_real_event: f.Boolean
-
-
-class PatchBody(_Model):
-    """``PATCH /scan/{id}/manifest``."""
-
-    progress: Progress | None = None
-    event_metadata: EventMetadata | None = None
-    scan_metadata: f.JsonObject = {}
-
-
-class ParsedPatch:
-    """A checked report, as plain data with defaults filled in; None and ``{}``: leave alone."""
-
-    def __init__(self, body: PatchBody) -> None:
-        self.progress = body.progress.model_dump() if body.progress else None
-        self.event_metadata = body.event_metadata.model_dump() if body.event_metadata else None
-        self.scan_metadata = body.scan_metadata
-
-
-class _FinalBody(_Model):
-    is_final: f.Boolean
 
 
 def parse_scan_request(raw: bytes, *, clusters: Mapping[str, int | None]) -> ParsedScanRequest:
@@ -258,21 +192,6 @@ def parse_find(raw: bytes) -> FindBody:
 def parse_patch(raw: bytes) -> ParsedPatch:
     """``PATCH /scan/{id}/manifest``: REST contract 4.10."""
     return ParsedPatch(_parse(PatchBody, raw))
-
-
-def split_result_body(raw: bytes) -> tuple[bytes, bool]:
-    """``PUT /scan/{id}/result``: the skymap's own bytes, untouched, and whether it is final. REST contract 4.12."""
-    body = read_object(raw, payloads=[_SKYMAP])
-    problems = list(body.problems)
-    skymap = body.payloads.get(_SKYMAP)
-    if skymap is None:
-        problems.append(Problem(_SKYMAP, "is required"))
-    elif not skymap.startswith(b"{"):
-        problems.append(Problem(_SKYMAP, "must be a JSON object"))
-    parsed = _checked(_FinalBody, body.values, problems, {}, skipped=_names_of(body.problems))
-    if problems or parsed is None or skymap is None:
-        raise InvalidBody(problems)
-    return skymap, parsed.is_final
 
 
 M = TypeVar("M", bound=BaseModel)

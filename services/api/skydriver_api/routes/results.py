@@ -7,12 +7,12 @@ from aiohttp import web
 from skydriver_api.deps import DEPS
 from skydriver_api.failures import body_of
 from skydriver_api.idempotency import ask
-from skydriver_api.payloads.requests import split_result_body
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
 from skydriver_common.log import blobs
 from skydriver_common.model import wire
 from skydriver_common.model.commands import PutResult
+from skydriver_common.payloads.reports import is_empty_object, split_result
 
 _OFF_THE_LOOP_BYTES = 256 * 1024
 
@@ -30,10 +30,10 @@ async def put_result(request: web.Request) -> web.StreamResponse:
     scan_id = scan_id_of(request)
     raw = await request.read()
     big = len(raw) > _OFF_THE_LOOP_BYTES
-    skymap, is_final = await asyncio.to_thread(split_result_body, raw) if big else split_result_body(raw)
+    skymap, is_final = await asyncio.to_thread(split_result, raw) if big else split_result(raw)
     if await reads.manifest(scan_id) is None:
         raise not_found(scan_id)
-    if skymap.strip()[1:-1].strip() == b"":
+    if is_empty_object(skymap):
         return json_response(b"{}")
     digest = await blobs.put(reads.pool, skymap)
     command = PutResult(scan_id=scan_id, digest=digest, size_bytes=len(skymap), is_final=is_final)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from skydriver_api.payloads.invalid import InvalidBody, Problem, dotted
+from skydriver_common.payloads.invalid import InvalidBody, Problem, dotted
 
 MAX_DEPTH = 200
 """Levels of nesting that are accepted; real bodies have ten. Whatever walks a value later may recurse."""
