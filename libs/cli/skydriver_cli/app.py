@@ -87,12 +87,21 @@ def down(data_dir: DataDir = HERE) -> None:
 
 
 @app.command()
-def status(data_dir: DataDir = HERE, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Say whether the system answers, and what waits for its launch.
+def status(
+    scan_id: Annotated[str | None, typer.Argument(help="A scan; without it the whole system.")] = None,
+    data_dir: DataDir = HERE,
+    url: Url = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether the system answers, and what waits for its launch; or how a scan is, and why it waits or has failed.
 
-    Example: skydriver status --json
+    Example: skydriver status 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c
     """
     connection = find_connection(url, token, data_dir)
+    if scan_id is not None:
+        _show_scan(json.loads(_run(_content(connection, f"/scan/{scan_id}/status"))), as_json)
+        return
     entries = _run(_backlog(connection))
     if as_json:
         out.print_json(json.dumps({"url": connection.url, "answers": True, "backlog": entries}))
@@ -224,6 +233,17 @@ def parse_pairs(text: str, option: str) -> dict[str, int]:
             )
         pairs[name] = int(number)
     return pairs
+
+
+def _show_scan(status: dict[str, Any], as_json: bool) -> None:
+    from skydriver_cli.watching import problem_lines, state_line
+
+    if as_json:
+        out.print_json(json.dumps(status))
+        return
+    out.print(state_line(status), *problem_lines(status["problems"]), sep="\n", highlight=False)
+    if status["ewms_as_of"] is not None:
+        out.print(f"[dim]EWMS was heard of {max(0.0, time.time() - status['ewms_as_of']):.0f} s ago[/dim]", highlight=False)
 
 
 def show_result(content: dict[str, Any]) -> None:

@@ -110,6 +110,7 @@ class _View:
         self.best = ""
         self._state = ""
         self._pace = ""
+        self._problems: list[dict[str, str]] = []
         self._bars = Progress(
             TextColumn("{task.description:>10}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("pixels"), expand=True
         )  # fmt: skip
@@ -119,12 +120,12 @@ class _View:
         lines = [
             Text.from_markup(line) for line in (self._state, self._pace, self.best and f"best so far: {self.best}") if line
         ]
-        return Group(*lines, self._bars)
+        return Group(*lines, *problem_lines(self._problems), self._bars)
 
     def show(self, status: dict[str, Any], progress: dict[str, Any] | None) -> None:
         """Take the newest status and, if there is one, progress."""
-        running = status["ewms_workforce"]["n_running"]
-        self._state = f"[bold]{status['scan_state']}[/bold], {running} worker{'s' if running != 1 else ''}"
+        self._problems = status["problems"]
+        self._state = state_line(status)
         if progress is None:
             return
         stats = progress["processing_stats"]
@@ -144,6 +145,17 @@ class _View:
         if status["scan_complete"]:
             for task in self._bars.tasks:
                 self._bars.update(task.id, total=max(1.0, task.completed), completed=max(1.0, task.completed))
+
+
+def state_line(status: dict[str, Any]) -> str:
+    """The scan's state and its workers, as markup."""
+    running = status["ewms_workforce"]["n_running"]
+    return f"[bold]{status['scan_state']}[/bold], {running} worker{'s' if running != 1 else ''}"
+
+
+def problem_lines(problems: list[dict[str, str]]) -> list[Text]:
+    """Why a scan waits or fails, a line each."""
+    return [Text.assemble(("! ", "yellow"), problem["text"]) for problem in problems]
 
 
 async def _best(client: Client, scan_id: str) -> str:

@@ -38,7 +38,11 @@ class ManifestView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
-    """What ``status`` and ``workforce`` answer from. workforce: JSON object with statuses, n_running, top_errors."""
+    """What ``status`` and ``workforce`` answer from.
+
+    workforce: JSON object with statuses, n_running, top_errors. problems: JSON array of ``{"code", "text"}``. ewms_as_of: Unix
+    seconds of EWMS's last word about the workers, None before the first.
+    """
 
     scan_id: str
     is_deleted: bool
@@ -46,7 +50,9 @@ class StatusView:
     state: str
     deactivated: str | None
     ewms_workflow_id: str | None
+    problems: bytes
     workforce: bytes
+    ewms_as_of: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,6 +146,8 @@ COMPONENTS: dict[str, Schema] = {
             "ewms_deactivated": _or_null({"enum": ["ABORTED", "FINISHED"]}),
             "scan_complete": _YES_NO,
             "scanner_server_logs": _object({"url": _or_null(_TEXT)}),
+            "problems": _array(_object({"code": _TEXT, "text": _TEXT})),
+            "ewms_as_of": _or_null(_NUMBER),
             "ewms_workforce": ref("Workforce"),
         }
     ),

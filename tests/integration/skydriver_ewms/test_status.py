@@ -5,8 +5,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import orjson
+import pytest
 import zstandard
 
+from skydriver_api.reads import Reads
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import RefreshTaskforces
 from skydriver_ewms.due import ASSIGN, QUEUES, STARTUP, TOKENS, WORKFORCE
@@ -99,3 +101,28 @@ async def _kept(bridge: Bridge, scan_id: str) -> dict[str, list[dict[str, object
     packed = await bridge.pool.fetchval("SELECT body FROM ewms_taskforces WHERE scan_id = $1", scan_id)
     document: dict[str, list[dict[str, object]]] = orjson.loads(zstandard.ZstdDecompressor().decompress(packed))
     return document
+
+
+async def test_what_ewms_told_last_keeps_its_age_when_the_workers_are_over(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    reads = Reads(bridge.pool)
+    view = await reads.status(scan_id)
+    assert view is not None
+    assert view.ewms_as_of is None, "EWMS was not asked yet"
+    await bridge.workforces.refresh()
+    view = await reads.status(scan_id)
+    assert view is not None
+    assert view.ewms_as_of == pytest.approx(time.time(), abs=30)
+
+    await bridge.usecases.workflow_gone(scan_id)
+    await bridge.pass_time(WORKFORCE, 61)
+    assert await bridge.workforces.refresh() is False, "nobody asks any more"
+    assert (await reads.status(scan_id)) == view
+
+
+async def test_why_a_scan_waits_is_ready_to_be_sent(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.launched_scan()
+    await bridge.work(ASSIGN)
+    view = await Reads(bridge.pool).status(scan_id)
+    assert view is not None
+    assert [problem["code"] for problem in orjson.loads(view.problems)] == ["waiting-for-queues"]

@@ -14,6 +14,7 @@ VIEWS: dict[str, tuple[str, ...]] = {
     "manifests": (
         "scan_id", "version", "head_hash", "body", "rest", "is_deleted", "replaced_by", "ewms_workflow_id", "ewms_address",
         "event_digest", "priority", "state", "launch_state", "deactivated", "request_scan_id", "has_final_result",
+        "problems",
     ),
     "scan_requests": ("scan_id", "body", "rescan_ids"),
     "results": ("scan_id", "digest", "size", "is_final"),

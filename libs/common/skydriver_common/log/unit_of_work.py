@@ -33,7 +33,7 @@ _REPLY_COLUMNS = ("r_command_ids", "r_fingerprints", "r_codes", "r_reasons", "r_
 _MANIFEST_COLUMNS = (
     "m_scan_ids", "m_versions", "m_head_hashes", "m_bodies", "m_rests", "m_is_deleteds", "m_replaced_bys", "m_workflow_ids",
     "m_ewms_addresses", "m_event_digests", "m_priorities", "m_states", "m_launch_states", "m_deactivateds",
-    "m_request_scan_ids", "m_has_final_results",
+    "m_request_scan_ids", "m_has_final_results", "m_problems",
 )  # fmt: skip
 
 

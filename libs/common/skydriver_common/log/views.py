@@ -9,6 +9,7 @@ from typing import Any
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.model import wire
+from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Ewms, Launch, ResultRef, Scan
 
 _MANIFEST_FIELDS_OF_THE_STATE = (
@@ -46,11 +47,17 @@ def _manifest_row(scan: Scan, head_hash: bytes) -> Iterator[tuple[str, Any]]:
     yield "m_deactivateds", scan.ewms.deactivated
     yield "m_request_scan_ids", scan.request_scan_id
     yield "m_has_final_results", scan.has_final_result
+    yield "m_problems", problems_body(scan)
 
 
 def manifest_body(scan: Scan) -> bytes:
     """The Manifest as JSON, as it is stored and served."""
     return wire.encode(scan.manifest())
+
+
+def problems_body(scan: Scan) -> bytes:
+    """Why the scan waits or fails as JSON, as it is stored and served."""
+    return wire.encode(problems_of(scan))
 
 
 def scan_request_body(scan: Scan) -> bytes:

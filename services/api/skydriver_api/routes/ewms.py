@@ -35,9 +35,10 @@ async def get_status(request: web.Request) -> web.StreamResponse:
             "ewms_deactivated": view.deactivated,
             "scan_complete": view.state == "SCAN_HAS_FINAL_RESULT",
             "scanner_server_logs": {"url": deps.links.url(view.scan_id)},
+            "ewms_as_of": view.ewms_as_of,
         }
     )
-    return json_response(b'%b,"ewms_workforce":%b}' % (head[:-1], _workforce(view)))
+    return json_response(b'%b,"problems":%b,"ewms_workforce":%b}' % (head[:-1], view.problems, _workforce(view)))
 
 
 async def get_logs(request: web.Request) -> web.StreamResponse:

@@ -19,8 +19,8 @@ INSERT INTO ewms_watch (scan_id, workflow_id, since, refresh_at) VALUES (:scan_i
 ON CONFLICT ON CONSTRAINT ewms_watch_pkey DO NOTHING;
 
 -- name: unwatch(scan_id)!
--- Do not ask any more. Index: ewms_watch_pkey.
-DELETE FROM ewms_watch WHERE scan_id = :scan_id;
+-- Do not ask any more; when it was asked last is kept. Index: ewms_watch_pkey.
+UPDATE ewms_watch SET refresh_at = NULL WHERE scan_id = :scan_id;
 
 -- name: claim_watched(now, horizon, held_until, most)
 -- Take all workflows that are due soon; another replica skips them until held_until. Index: ewms_watch_order.
@@ -34,15 +34,15 @@ RETURNING scan_id, workflow_id, since, seen;
 -- Note what was told of these workflows, and when to ask again. Index: ewms_watch_pkey.
 UPDATE ewms_watch w SET seen = r.seen, refresh_at = r.refresh_at, refreshed_at = :now
   FROM unnest(:scan_ids::text[], :seens::text[], :refresh_ats::timestamptz[]) AS r (scan_id, seen, refresh_at)
- WHERE w.scan_id = r.scan_id;
+ WHERE w.scan_id = r.scan_id AND w.refresh_at IS NOT NULL;
 
 -- name: release_watched(scan_ids, refresh_at)!
 -- Give workflows back that could not be asked for. Index: ewms_watch_pkey.
-UPDATE ewms_watch SET refresh_at = :refresh_at WHERE scan_id = ANY(:scan_ids);
+UPDATE ewms_watch SET refresh_at = :refresh_at WHERE scan_id = ANY(:scan_ids) AND refresh_at IS NOT NULL;
 
 -- name: hasten_watched(scan_id, now)!
--- Ask for this workflow's workers at once. Index: ewms_watch_pkey.
-UPDATE ewms_watch SET refresh_at = :now WHERE scan_id = :scan_id;
+-- Ask for this workflow's workers at once, unless they are over. Index: ewms_watch_pkey.
+UPDATE ewms_watch SET refresh_at = :now WHERE scan_id = :scan_id AND refresh_at IS NOT NULL;
 
 -- name: next_refresh()$
 -- When the next workflow is due, or null. Index: ewms_watch_order.

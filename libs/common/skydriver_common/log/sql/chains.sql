@@ -43,7 +43,7 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text;
 
 -- name: live_manifests(after, up_to)
 SELECT scan_id, version, head_hash, body, rest, is_deleted, replaced_by, ewms_workflow_id, ewms_address, event_digest, priority,
-       state, launch_state, deactivated, request_scan_id, has_final_result
+       state, launch_state, deactivated, request_scan_id, has_final_result, problems
   FROM manifests WHERE scan_id > :after AND (:up_to::text IS NULL OR scan_id <= :up_to) ORDER BY scan_id;
 
 -- name: live_scan_requests(after, up_to)

@@ -11,7 +11,7 @@ SELECT w.scan_id, w.version, w.head_hash, w.body, w.rest,
 -- The reply under a command's id, or nothing. Index: command_replies_pkey.
 SELECT fingerprint, code, reason, body FROM command_replies WHERE command_id = :command_id;
 
--- name: record_decision(event_ids, scan_ids, versions, types, schema_versions, recorded_ats, actors, command_ids, correlation_ids, datas, prev_hashes, hashes, m_scan_ids, m_versions, m_head_hashes, m_bodies, m_rests, m_is_deleteds, m_replaced_bys, m_workflow_ids, m_ewms_addresses, m_event_digests, m_priorities, m_states, m_launch_states, m_deactivateds, m_request_scan_ids, m_has_final_results, r_command_ids, r_fingerprints, r_codes, r_reasons, r_bodies)!
+-- name: record_decision(event_ids, scan_ids, versions, types, schema_versions, recorded_ats, actors, command_ids, correlation_ids, datas, prev_hashes, hashes, m_scan_ids, m_versions, m_head_hashes, m_bodies, m_rests, m_is_deleteds, m_replaced_bys, m_workflow_ids, m_ewms_addresses, m_event_digests, m_priorities, m_states, m_launch_states, m_deactivateds, m_request_scan_ids, m_has_final_results, m_problems, r_command_ids, r_fingerprints, r_codes, r_reasons, r_bodies)!
 -- Append events, write the manifests folded from them and the replies, in one statement.
 WITH logged AS (
     INSERT INTO event_log (event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id,
@@ -21,17 +21,18 @@ WITH logged AS (
                          :datas::bytea[], :prev_hashes::bytea[], :hashes::bytea[])),
 folded AS (
     INSERT INTO manifests (scan_id, version, head_hash, body, rest, is_deleted, replaced_by, ewms_workflow_id, ewms_address,
-                           event_digest, priority, state, launch_state, deactivated, request_scan_id, has_final_result)
+                           event_digest, priority, state, launch_state, deactivated, request_scan_id, has_final_result,
+                           problems)
     SELECT * FROM unnest(:m_scan_ids::text[], :m_versions::int[], :m_head_hashes::bytea[], :m_bodies::bytea[],
                          :m_rests::bytea[], :m_is_deleteds::bool[], :m_replaced_bys::text[], :m_workflow_ids::text[],
                          :m_ewms_addresses::text[], :m_event_digests::text[], :m_priorities::int[], :m_states::text[],
                          :m_launch_states::text[], :m_deactivateds::text[], :m_request_scan_ids::text[],
-                         :m_has_final_results::bool[])
+                         :m_has_final_results::bool[], :m_problems::bytea[])
     ON CONFLICT ON CONSTRAINT manifests_pkey DO UPDATE SET
         version = excluded.version, head_hash = excluded.head_hash, body = excluded.body, rest = excluded.rest,
         is_deleted = excluded.is_deleted, replaced_by = excluded.replaced_by, ewms_workflow_id = excluded.ewms_workflow_id,
         ewms_address = excluded.ewms_address, state = excluded.state, launch_state = excluded.launch_state,
-        deactivated = excluded.deactivated, has_final_result = excluded.has_final_result)
+        deactivated = excluded.deactivated, has_final_result = excluded.has_final_result, problems = excluded.problems)
 INSERT INTO command_replies (command_id, fingerprint, code, reason, body)
 SELECT * FROM unnest(:r_command_ids::text[], :r_fingerprints::text[], :r_codes::text[], :r_reasons::text[], :r_bodies::bytea[]);
 

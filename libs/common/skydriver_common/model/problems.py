@@ -1,0 +1,127 @@
+"""Why a scan waits or fails, in words for those who asked for it: what `status` shows beside the state.
+
+Pure and without a clock: the answer is stored with the scan's other views and comes out the same in a rebuild. A cause that
+becomes known by a new event is a new line here. The codes are for programs and never renamed; the texts are free.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from skydriver_common.model.scan import Ewms, Scan
+
+Problem = dict[str, str]
+"""``{"code", "text"}``: text is one line of whole sentences, without secrets and without an end mark."""
+
+ACTIVATION_PERIOD_S = 15.0
+"""EWMS activates the queues of one workflow per this many seconds, for all its users together (EWMS contract 8)."""
+_MAX_QUOTED = 200
+
+
+def problems_of(scan: Scan) -> list[Problem]:
+    """What keeps this scan from its result, the most final first; empty when it goes on well, has its result or is deleted."""
+    if scan.is_deleted or scan.has_final_result:
+        return []
+    found = [*_launch(scan), *_workflow(scan)]
+    if scan.has_workflow and scan.may_run and not scan.ewms.deactivated:
+        found += _workers(scan)
+    return [{"code": code, "text": text} for code, text in found]
+
+
+def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
+    launch = scan.launch
+    match launch.state:
+        case "abandoned":
+            yield "launch-abandoned", f"The scanner server could not be started and is not tried again: {_line(launch.reason)}"
+        case "failed":
+            yield "scanner-failed", f"The scanner server has ended without a result: {_line(launch.reason)}"
+        case "queued" if launch.reason:
+            yield (
+                "launch-failed",
+                f"The scanner server could not be started so far ({_count(launch.attempts, 'attempt')}); it is tried again: "
+                f"{_line(launch.reason)}",
+            )
+        case "launched" if launch.restarts:
+            yield (
+                "scanner-restarted",
+                f"The scanner server had to be started anew ({_count(launch.restarts, 'time')}), and each time the scan begins "
+                f"from the start: {_line(launch.reason)}",
+            )
+
+
+def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:
+    ewms = scan.ewms
+    if ewms.refused:
+        yield "workflow-refused", f"The scan gets no workers: {_line(ewms.refused)}"
+    elif ewms.deactivated:
+        yield "workflow-stopped", f"The scan's workers were stopped at EWMS ({ewms.deactivated}) before it had its result"
+    elif scan.launch.state == "launched" and not scan.has_workflow:
+        yield "waiting-for-workflow", "The scanner server runs and waits for EWMS to take the order for its workers"
+
+
+def _workers(scan: Scan) -> Iterator[tuple[str, str]]:
+    ewms = scan.ewms
+    if not ewms.queues and scan.launch.state == "launched":
+        yield "waiting-for-queues", _waiting_for_queues(ewms)
+    if ewms.is_startup_file_missing:
+        yield (
+            "startup-file-missing",
+            "The scanner server has not uploaded startup.json, which every worker needs to begin: workers wait in vain",
+        )
+    if ewms.are_tokens_ending and ewms.tokens_end_at is not None:
+        yield (
+            "queue-tokens-ending",
+            f"The passwords of the scan's queues end at {_moment(ewms.tokens_end_at)} and EWMS can't renew them: workers that "
+            "come later can't connect",
+        )
+    common = _most_common_error(ewms)
+    for problem in ewms.problems:
+        yield problem["code"], f"{_sentence(problem['text'])}{common}"
+    if ewms.queues and not ewms.problems and not ewms.n_running:
+        yield "waiting-for-workers", _waiting_for_workers(ewms)
+
+
+def _waiting_for_queues(ewms: Ewms) -> str:
+    match ewms.place_in_line:
+        case None:
+            return "The scan waits for EWMS to activate its queues"
+        case 0:
+            return "The scan waits for EWMS to activate its queues; it is the next in line"
+        case ahead:
+            minutes = max(1, round(ahead * ACTIVATION_PERIOD_S / 60))
+            return (
+                f"The scan waits for EWMS to activate its queues, which it does one after the other for all its users: {ahead} "
+                f"before this one, about {_count(minutes, 'minute')}"
+            )
+
+
+def _waiting_for_workers(ewms: Ewms) -> str:
+    idle = sum(ewms.statuses.get("IDLE", {}).values())
+    if idle:
+        return f"No worker runs yet: {idle} of them wait for a free place in their pool"
+    return "No worker runs yet: EWMS has not reported any from its pools"
+
+
+def _most_common_error(ewms: Ewms) -> str:
+    if not ewms.top_errors:
+        return ""
+    text, n = max(ewms.top_errors.items(), key=lambda item: (item[1], item[0]))
+    return f"; their most common error ({n}×): {_line(text)}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _line(text: str) -> str:
+    """Of a text of any shape the last line, where a traceback says what happened, shortened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    last = " ".join(lines[-1].split()) if lines else "no reason is known"
+    return last if len(last) <= _MAX_QUOTED else last[: _MAX_QUOTED - 1] + "…"
+
+
+def _count(n: int, unit: str) -> str:
+    return f"{n} {unit}" if n == 1 else f"{n} {unit}s"
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

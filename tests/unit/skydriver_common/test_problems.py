@@ -1,0 +1,98 @@
+"""What a scan's state says of why it waits or fails."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from skydriver_common.model import events as ev
+from skydriver_common.model.problems import problems_of
+from skydriver_common.model.scan import Scan, fold
+
+ID = "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c"
+REQUESTED = ev.ScanRequested(
+    requested_at=1.0, request={"priority": 0, "i3_event_id": "e"}, request_scan_id=ID, event_digest="sha256:0", classifiers={},
+    scanner_server_args="",
+)  # fmt: skip
+LAUNCHED = ev.ScanLaunched(launcher="local", job="j")
+ASSIGNED = ev.WorkflowAssigned(workflow_id="WF-1", ewms_address="http://ewms")
+QUEUES = ev.QueuesActivated(queues={"a": "b"}, tokens_end_at=1_700_000_000.0)
+AT_WORK = ev.WorkforceChanged(statuses={"RUNNING": {"Tasking": 3}}, n_running=3)
+REPORTED = ev.ProgressReported(progress={"processing_stats": {"rate": {"all": 1}}})
+RUNNING = (LAUNCHED, ASSIGNED, QUEUES, AT_WORK, REPORTED)
+
+
+def a_scan(*events: ev.Event) -> Scan:
+    scan = fold([(event, time.time()) for event in (REQUESTED, *events)], ID)
+    assert scan is not None
+    return scan
+
+
+def codes(*events: ev.Event) -> list[str]:
+    return [problem["code"] for problem in problems_of(a_scan(*events))]
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        pytest.param((), [], id="waits for its launch"),
+        pytest.param(RUNNING, [], id="at work"),
+        pytest.param((ev.LaunchAttempted(attempt=1), ev.LaunchFailed(attempt=1, reason="no quota")), ["launch-failed"]),
+        pytest.param((ev.LaunchAbandoned(reason="no image"),), ["launch-abandoned"]),
+        pytest.param((LAUNCHED,), ["waiting-for-workflow"]),
+        pytest.param((LAUNCHED, ev.WorkflowRefused(reason="tasks.0: no such cluster")), ["workflow-refused"]),
+        pytest.param((LAUNCHED, ASSIGNED), ["waiting-for-queues"]),
+        pytest.param((LAUNCHED, ASSIGNED, QUEUES), ["waiting-for-workers"]),
+        pytest.param((*RUNNING, ev.ScannerRestarted(reason="evicted", restarts=1)), ["scanner-restarted"]),
+        pytest.param((*RUNNING, ev.ScannerFailed(reason="exit code 1")), ["scanner-failed"]),
+        pytest.param((*RUNNING, ev.StartupFileMissing(waited_s=900.0)), ["startup-file-missing"]),
+        pytest.param((*RUNNING, ev.StartupFileMissing(waited_s=900.0), ev.StartupFileFound()), []),
+        pytest.param((*RUNNING, ev.QueueTokensEnding(ends_at=1_700_000_000.0)), ["queue-tokens-ending"]),
+        pytest.param((*RUNNING, ev.WorkflowDeactivated(workflow_id="WF-1", label="ABORTED")), ["workflow-stopped"]),
+    ],
+)  # fmt: skip
+def test_each_cause_is_told_as_long_as_it_holds(events: tuple[ev.Event, ...], said: list[str]) -> None:
+    assert codes(*events) == said
+
+
+@pytest.mark.parametrize("end", [ev.ScanDeleted(), ev.ResultReceived(digest="d", size_bytes=1, is_final=True)])
+def test_a_scan_that_is_over_as_was_wished_has_no_problems(end: ev.Event) -> None:
+    assert codes(*RUNNING, ev.StartupFileMissing(waited_s=900.0), end) == []
+
+
+@pytest.mark.parametrize(("place", "words"), [(0, "the next in line"), (40, "40 before this one, about 10 minutes")])
+def test_the_place_in_the_line_for_queues_is_told(place: int, words: str) -> None:
+    (problem,) = problems_of(a_scan(LAUNCHED, ASSIGNED, ev.QueuesAwaited(place_in_line=place)))
+    assert words in problem["text"]
+
+
+def test_workers_problems_come_with_their_most_common_error_on_one_short_line() -> None:
+    trace = "Traceback (most recent call last):\n  File x\nMemoryError: " + "x" * 1000 + "\n"
+    changed = ev.WorkforceChanged(
+        statuses={"COMPLETED": {"FatalError": 5}}, n_running=0, top_errors={trace: 5, "other": 1},
+        problems=[{"code": "all-workers-ended", "text": "all workers have ended (5 jobs)"}],
+    )  # fmt: skip
+    (problem,) = problems_of(a_scan(LAUNCHED, ASSIGNED, QUEUES, changed))
+
+    assert problem["code"] == "all-workers-ended"
+    assert problem["text"].startswith("All workers have ended (5 jobs); their most common error (5×): MemoryError: xxx")
+    assert "\n" not in problem["text"]
+    assert len(problem["text"]) < 300
+
+
+def test_waiting_workers_are_told_from_workers_nobody_has_heard_of() -> None:
+    waiting: dict[str, Any] = {"statuses": {"IDLE": {"null": 90}}, "n_running": 0}
+    (problem,) = problems_of(a_scan(LAUNCHED, ASSIGNED, QUEUES, ev.WorkforceChanged(**waiting)))
+    assert "90 of them wait" in problem["text"]
+
+
+def test_an_end_time_of_tokens_is_told_in_utc() -> None:
+    (problem,) = problems_of(a_scan(*RUNNING, ev.QueueTokensEnding(ends_at=1_700_000_000.0)))
+    assert "2023-11-14 22:13 UTC" in problem["text"]
+
+
+def test_a_reason_nobody_gave_is_not_made_up() -> None:
+    scan = a_scan(LAUNCHED)
+    problem = problems_of(replace(scan, launch=replace(scan.launch, state="failed", reason="")))[0]
+    assert problem["text"].endswith("no reason is known")
