@@ -11,6 +11,7 @@ from typing import Any
 
 from skydriver_common.db.bell import Bell
 from skydriver_common.db.pool import Pool, open_pool
+from skydriver_common.log import system_log
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
@@ -75,6 +76,14 @@ class Store:
             await self.append("progress", scan_id, a_report(sequence))
         await self.append("progress", scan_id, ev.ResultReceived(digest="sha256:1", size_bytes=10, is_final=True))
         return scan_id
+
+    async def a_system_fact(self, command_id: str | None = None) -> bool:
+        """A fact that belongs to no scan; whether it is new under this command id."""
+        fact = ev.DeadLetterDiscarded(
+            letter_id="l", message_id="m", queue="q", reason="no use", first_failed_at=1.0, last_failed_at=2.0,
+            body_sha256="0" * 64, why="seen to",
+        )  # fmt: skip
+        return await system_log.record(self.pool, self.bell, "operator", a_context(command_id), fact)
 
     async def views(self) -> dict[str, list[tuple[Any, ...]]]:
         """All rows of all views."""

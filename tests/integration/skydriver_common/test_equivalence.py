@@ -134,6 +134,10 @@ class _Machine(RuleBasedStateMachine):
         statuses = {"RUNNING": {"osg": running}} if running else {}
         self.decide("ewms_bridge", scan, lambda _: [ev.WorkforceChanged(statuses=statuses, n_running=running)])
 
+    @rule()
+    def system_fact(self) -> None:
+        assert self.runner.run(self.store.a_system_fact())
+
     @rule(which=st.randoms(use_true_random=False))
     def repeat(self, which: Any) -> None:
         if self.told:

@@ -8,6 +8,7 @@ from skydriver_common.db.pool import Connection
 from skydriver_common.log.chains import chains
 from skydriver_common.log.selection import Link
 from skydriver_common.log.views import ManifestRows, write_side_views
+from skydriver_common.model.events import SYSTEM
 from skydriver_common.model.scan import Scan, evolve
 
 VIEWS: dict[str, tuple[str, ...]] = {
@@ -76,6 +77,8 @@ class Folding:
         if self._scan is not None and self._scan.scan_id != one.event.scan_id:
             await self.finish_scan()
         self.rows.events += 1
+        if one.event.scan_id == SYSTEM:  # of no scan, so of no view
+            return
         self._scan = evolve(
             self._scan, one.event.event, scan_id=one.event.scan_id, recorded_at=one.event.recorded_at.timestamp()
         )

@@ -15,6 +15,8 @@ async def state_at(
 ) -> Scan | None:
     """The scan after this version, or as of this moment (inclusive); None when it did not exist then. Raises TryLater."""
     scan: Scan | None = None
+    if scan_id == ev.SYSTEM:
+        return None
     while True:
         count = 0
         async for logged in history(connection, scan_id, after=scan.version if scan else 0, most=_PAGE):
@@ -33,7 +35,7 @@ def describe(logged: LoggedEvent) -> str:
 
 def sentence(event: ev.Event) -> str:
     """One line that says what became so."""
-    return _of_the_launch(event) or _of_the_scanner(event) or _of_ewms(event) or event.type
+    return _of_the_launch(event) or _of_the_scanner(event) or _of_ewms(event) or _of_the_system(event) or event.type
 
 
 def _of_the_launch(event: ev.Event) -> str:
@@ -101,5 +103,17 @@ def _of_ewms(event: ev.Event) -> str:
             return f"{event.n_workers} workers added at {event.cluster_location}"
         case ev.WorkflowDeactivated():
             return f"EWMS workflow {event.label.lower()}"
+        case _:
+            return ""
+
+
+def _of_the_system(event: ev.Event) -> str:
+    match event:
+        case ev.DeadLetterRedriven():
+            return f"dead letter {event.letter_id} sent back to {event.queue}; it had died of: {event.reason}"
+        case ev.DeadLetterDiscarded():
+            return f"dead letter {event.letter_id} of {event.queue} thrown away: {event.why}; it had died of: {event.reason}"
+        case ev.BreakGlassUsed():
+            return f"the log was opened for changes by {event.database_role}: {event.reason}"
         case _:
             return ""

@@ -78,16 +78,9 @@ class Transaction:
             if event.type not in WRITERS[self.writer]:
                 raise ForeignEvent(f"{self.writer} may not append {event.type}")
             scan = evolve(scan, event, scan_id=scan_id, recorded_at=self.now.timestamp())
-            event_id, data = new_uuid7(self.now.timestamp()), wire.encode_event(event)
-            previous, head_hash = head_hash, wire.chain_hash(
-                prev_hash=head_hash, event_id=str(event_id), scan_id=scan_id, version=scan.version, type_=event.type,
-                schema_version=event.schema_version, recorded_at_us=microseconds(self.now), actor=self.context.actor,
-                command_id=self.context.command_id, correlation_id=self.context.correlation_id, data_digest=sha256(data).digest(),
-            )  # fmt: skip
-            self._events.append(
-                (event_id, scan_id, scan.version, event.type, event.schema_version, self.now, self.context.actor,
-                 self.context.command_id, self.context.correlation_id, data, previous, head_hash)
-            )  # fmt: skip
+            row = chained(event, scan_id=scan_id, version=scan.version, prev_hash=head_hash, now=self.now, context=self.context)
+            head_hash = row[-1]
+            self._events.append(row)
         if scan is not None:
             self._scans[scan_id] = (scan, head_hash)
         return scan
@@ -165,6 +158,18 @@ class UnitOfWork:
             self._bell.ring(LOG_CHANNEL)
         for channel, payload in transaction.rings:
             self._bell.ring(channel, payload)
+
+
+def chained(event: Event, *, scan_id: str, version: int, prev_hash: bytes, now: datetime, context: Context) -> tuple[Any, ...]:
+    """The event's row of the log, in the order of its columns, tied to the one before it; the hash comes last."""
+    event_id, data = new_uuid7(now.timestamp()), wire.encode_event(event)
+    digest = wire.chain_hash(
+        prev_hash=prev_hash, event_id=str(event_id), scan_id=scan_id, version=version, type_=event.type,
+        schema_version=event.schema_version, recorded_at_us=microseconds(now), actor=context.actor,
+        command_id=context.command_id, correlation_id=context.correlation_id, data_digest=sha256(data).digest(),
+    )  # fmt: skip
+    return (event_id, scan_id, version, event.type, event.schema_version, now, context.actor, context.command_id,
+            context.correlation_id, data, prev_hash, digest)  # fmt: skip
 
 
 async def _load(connection: Connection, command_id: str, scan_ids: Sequence[str]) -> list[Any]:

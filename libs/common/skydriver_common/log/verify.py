@@ -8,6 +8,7 @@ from skydriver_common.db.translate import database_faults
 from skydriver_common.log.chains import chains, hash_of, sql
 from skydriver_common.log.selection import Link
 from skydriver_common.model import wire
+from skydriver_common.model.events import SYSTEM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Walk:
 
     def enter(self, one: Link, prev_hash: bytes | None, *, expected: int = 1) -> None:
         """Begin a scan with this link. prev_hash: of the link before it; None: it is missing, ``expected`` should be here."""
-        self.report.scans += 1
+        self.report.scans += one.event.scan_id != SYSTEM
         self._scan_id, self._is_broken = one.event.scan_id, False
         self._version = one.event.version - 1 if prev_hash is not None else expected - 1
         self._hash = prev_hash if prev_hash is not None else wire.GENESIS

@@ -237,6 +237,52 @@ class WorkflowDeactivated(Event):
     label: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemEvent(Event):
+    """Base of facts that belong to no scan. They form a history of their own, under ``SYSTEM`` in place of a scan id, and fold
+    into no view."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterRedriven(SystemEvent):
+    """An operator sent a dead letter back to the queue it had come from. The times are Unix seconds, 0.0: unknown."""
+
+    type: ClassVar[str] = "system.dead-letter-redriven"
+    letter_id: str
+    message_id: str
+    queue: str
+    reason: str
+    first_failed_at: float
+    last_failed_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterDiscarded(SystemEvent):
+    """An operator threw a dead letter away. why: in the operator's words; body_sha256: hex, of what was thrown away."""
+
+    type: ClassVar[str] = "system.dead-letter-discarded"
+    letter_id: str
+    message_id: str
+    queue: str
+    reason: str
+    first_failed_at: float
+    last_failed_at: float
+    body_sha256: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakGlassUsed(SystemEvent):
+    """Somebody opened the log for changes, for one transaction. database_role: who was logged in to the database."""
+
+    type: ClassVar[str] = "system.break-glass-used"
+    reason: str
+    database_role: str
+
+
+SYSTEM = "system"
+"""Stands in place of a scan id for facts that belong to no scan."""
+
 _LIFECYCLE = (
     ScanRequested, RescanRecorded, ScanReplaced, ScanDeleted, LaunchAttempted, ScanLaunched, LaunchFailed,
     LaunchAbandoned, ScannerRestarted, ScannerFailed,
@@ -247,11 +293,17 @@ _EWMS = (
     StartupFileFound, WorkforceChanged, WorkersAdded, WorkflowDeactivated,
 )  # fmt: skip
 
-EVENTS: dict[str, type[Event]] = {event.type: event for event in (*_LIFECYCLE, *_PROGRESS, *_EWMS)}
+_OPERATOR = (DeadLetterRedriven, DeadLetterDiscarded)
+_DATABASE = (BreakGlassUsed,)
+
+EVENTS: dict[str, type[Event]] = {event.type: event for event in (*_LIFECYCLE, *_PROGRESS, *_EWMS, *_OPERATOR, *_DATABASE)}
 
 WRITERS: dict[str, frozenset[str]] = {
     "dispatcher": frozenset(event.type for event in _LIFECYCLE),
     "progress": frozenset(event.type for event in _PROGRESS),
     "ewms_bridge": frozenset(event.type for event in _EWMS),
+    "operator": frozenset(event.type for event in _OPERATOR),
+    "database": frozenset(event.type for event in _DATABASE),
 }
-"""Service name to the event types it may append: each fact has one owner."""
+"""Service name to the event types it may append: each fact has one owner. operator: the command line; database: its own
+functions."""

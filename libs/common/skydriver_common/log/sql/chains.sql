@@ -26,10 +26,12 @@ SELECT e.scan_id, e.version, e.hash FROM unnest(:scan_ids::text[], :versions::in
   JOIN event_log e ON e.scan_id = wanted.scan_id AND e.version = wanted.version;
 
 -- name: heads_that_differ()
--- Scans whose newest link is not the one that their manifest was folded from. Index: event_log_scan_version_key.
+-- Scans whose newest link is not the one that their manifest was folded from; what belongs to no scan has no manifest.
+-- Index: event_log_scan_version_key.
 SELECT coalesce(m.scan_id, h.scan_id) AS scan_id, m.version AS folded, h.version AS logged
   FROM manifests m
-  FULL JOIN (SELECT DISTINCT ON (scan_id) scan_id, version, hash FROM event_log ORDER BY scan_id, version DESC) h
+  FULL JOIN (SELECT DISTINCT ON (scan_id) scan_id, version, hash FROM event_log WHERE scan_id <> 'system'
+               ORDER BY scan_id, version DESC) h
          ON h.scan_id = m.scan_id
  WHERE h.version IS DISTINCT FROM m.version OR h.hash IS DISTINCT FROM m.head_hash ORDER BY 1;
 

@@ -36,6 +36,27 @@ folded AS (
 INSERT INTO command_replies (command_id, fingerprint, code, reason, body)
 SELECT * FROM unnest(:r_command_ids::text[], :r_fingerprints::text[], :r_codes::text[], :r_reasons::text[], :r_bodies::bytea[]);
 
+-- name: claim_command(command_id, fingerprint)$
+-- Note that a command without a reply of its own has taken effect; false when it had before. Waits for a twin that is at it.
+WITH noted AS (
+    INSERT INTO command_replies (command_id, fingerprint, reason, body) VALUES (:command_id, :fingerprint, '', '')
+    ON CONFLICT ON CONSTRAINT command_replies_pkey DO NOTHING RETURNING 1)
+SELECT EXISTS (SELECT FROM noted);
+
+-- name: lock_system_log()$
+-- One writer at a time, until the transaction ends. The number: arbitrary, the same for everybody (break-glass uses it too).
+SELECT pg_advisory_xact_lock(7311003);
+
+-- name: system_head()^
+-- The newest fact that belongs to no scan. Index: event_log_scan_version_key.
+SELECT version, hash FROM event_log WHERE scan_id = 'system' ORDER BY version DESC LIMIT 1;
+
+-- name: append_events(event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id, data, prev_hash, hash)*!
+INSERT INTO event_log (event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id, data,
+                       prev_hash, hash)
+VALUES (:event_id, :scan_id, :version, :type, :schema_version, :recorded_at, :actor, :command_id, :correlation_id, :data,
+        :prev_hash, :hash);
+
 -- name: consume_event(consumer, event_id)!
 -- Note that a consumer has handled an event; a second time violates consumed_events_pkey.
 INSERT INTO consumed_events (consumer, event_id) VALUES (:consumer, :event_id);

@@ -1,0 +1,51 @@
+"""Facts that belong to no scan: a history of their own in the log, chained like a scan's, folded into no view.
+
+One writer at a time appends to it, by a transaction's advisory lock: it is for rare facts, not for a stream of them.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from skydriver_common.db.bell import LOG_CHANNEL, Bell
+from skydriver_common.db.pool import Connection, Pool
+from skydriver_common.db.translate import database_faults
+from skydriver_common.log.unit_of_work import ForeignEvent, chained, sql
+from skydriver_common.model import wire
+from skydriver_common.model.commands import Context
+from skydriver_common.model.events import SYSTEM, WRITERS, SystemEvent
+
+_COLUMNS = (
+    "event_id", "scan_id", "version", "type", "schema_version", "recorded_at", "actor", "command_id", "correlation_id", "data",
+    "prev_hash", "hash",
+)  # fmt: skip
+
+
+async def record(pool: Pool, bell: Bell, writer: str, context: Context, *events: SystemEvent) -> bool:
+    """Append these facts unless this command id has recorded its own before; whether they are new. Raises TryLater, ForeignEvent."""
+    with database_faults():
+        async with pool.acquire() as connection, connection.transaction():
+            is_new: bool = await sql.claim_command(connection, command_id=context.command_id, fingerprint=context.fingerprint)
+            if is_new:
+                await append(connection, writer, context, events)
+    bell.ring(LOG_CHANNEL)
+    return is_new
+
+
+async def append(connection: Connection, writer: str, context: Context, events: Sequence[SystemEvent]) -> None:
+    """Append within the caller's transaction, as late in it as can be: others who append wait until it ends.
+
+    The caller rings the bell after its commit. Raises ForeignEvent, and what the driver raises.
+    """
+    await sql.lock_system_log(connection)
+    head = await sql.system_head(connection)  # a statement of its own: it must see what the lock has waited for
+    version, head_hash = (head["version"], head["hash"]) if head else (0, wire.GENESIS)
+    now = datetime.now(UTC)
+    rows = []
+    for event in events:
+        if event.type not in WRITERS[writer] or not isinstance(event, SystemEvent):
+            raise ForeignEvent(f"{writer} may not append {event.type} to the system's history")
+        version += 1
+        row = chained(event, scan_id=SYSTEM, version=version, prev_hash=head_hash, now=now, context=context)
+        head_hash = row[-1]
+        rows.append(dict(zip(_COLUMNS, row, strict=True)))
+    await sql.append_events(connection, rows)
