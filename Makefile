@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: run test unit check fuzz fmt bench setup setup-dev help
+.PHONY: run test unit check fuzz kube-assets test-kube fmt bench setup setup-dev help
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -23,6 +23,12 @@ check: setup-dev  ## ruff, mypy --strict, layers
 fuzz: setup-dev  ## requests of every kind from the OpenAPI document, for some minutes
 	SKYDRIVER_TEST_FUZZ_EXAMPLES=1000 $(PYTEST) tests/acceptance/test_fuzz.py
 
+kube-assets:  ## build a Kubernetes control plane into a cache folder: ten minutes, once
+	@scripts/kube-assets
+
+test-kube: setup-dev kube-assets  ## the dispatcher and deploy/ against a real Kubernetes control plane
+	$(PYTEST) tests/kube
+
 fmt: setup-dev  ## format the code
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
@@ -37,4 +43,4 @@ setup-dev:
 	@scripts/setup dev
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20

@@ -1,0 +1,233 @@
+"""Starts and stops the control plane's programs on free loopback ports.
+
+The programs are those of ``scripts/kube-assets``. Each is a child that dies with the process that started it, so that a killed
+test run leaves nothing; nothing is read from or written to a cluster of the user's.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from skydriver_cli.embedded import processes
+from skydriver_cli.embedded.ports import LOOPBACK, choose
+from tests.support.kube.certificates import Authority, Pair, signing_key
+
+REPO = Path(__file__).resolve().parents[3]
+STAGES = Path(__file__).with_name("stages.yaml")
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
+CONTROLLERS = (
+    "garbage-collector-controller", "job-controller", "namespace-controller", "node-lifecycle-controller",
+    "pod-garbage-collector-controller", "resourcequota-controller", "serviceaccount-controller",
+    "taint-eviction-controller", "ttl-after-finished-controller",
+)  # fmt: skip
+_START_LIMIT_S = 120.0
+
+
+class AssetsMissing(Exception):
+    """The programs are not there; the text says how to get them."""
+
+
+def find_programs() -> dict[str, Path]:
+    """Paths of the programs. Raises AssetsMissing."""
+    told = subprocess.run([REPO / "scripts" / "kube-assets", "--where"], check=True, capture_output=True, text=True, timeout=60)
+    found, missing = {}, []
+    for line in told.stdout.splitlines():
+        name, state, path = line.split(" ", 2)
+        found[name] = Path(path)
+        if state != "ready":
+            missing.append(name)
+    if missing:
+        raise AssetsMissing(f"{', '.join(missing)} missing: run `make kube-assets`")
+    return found
+
+
+class ControlPlane:
+    """A running control plane. ``start`` makes one; ``folder`` holds its files and logs."""
+
+    def __init__(self, folder: Path, programs: dict[str, Path], ports: dict[str, int], options: Sequence[str]) -> None:
+        self.folder = folder
+        self.programs = programs
+        self._ports = ports
+        self._options = options
+        self._children: dict[str, processes.Child] = {}
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._authority = Authority(folder / "pki")
+        self._server = self._authority.server("kube-apiserver")
+        self._accounts = signing_key(folder / "pki")
+        self.url = f"https://{LOOPBACK}:{ports['api']}"
+        self.kubeconfig = self._kubeconfig("admin", self._authority.client("tests-admin", "system:masters"))
+
+    @staticmethod
+    async def start(folder: Path, *, api_options: Sequence[str] = (), nodes: int = 3) -> "ControlPlane":
+        """Start everything, wait until the API server is ready and the nodes are. Raises AssetsMissing.
+
+        api_options: further options of the API server. Ends what it began when it fails.
+        """
+        plane = ControlPlane(folder, find_programs(), choose(["etcd", "peer", "api", "kwok"], {}), api_options)
+        try:
+            await plane._start_all(nodes)
+        except BaseException:
+            await plane.stop()
+            raise
+        return plane
+
+    async def stop(self) -> None:
+        """End all programs."""
+        for name in ("kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
+            if name in self._children:
+                await self._children.pop(name).stop(ask=(signal.SIGTERM,), grace_s=1.0)
+
+    async def kill_api_server(self) -> None:
+        """End the API server at once, as ``kill -9`` does."""
+        await self._children.pop("kube-apiserver").stop(ask=(), grace_s=0)
+
+    async def start_api_server(self, *, wait: bool = True) -> None:
+        """Start the API server on its port."""
+        files, tokens = self._server, self._accounts
+        await self._run(
+            "kube-apiserver",
+            f"--etcd-servers=http://{LOOPBACK}:{self._ports['etcd']}",
+            f"--bind-address={LOOPBACK}", f"--advertise-address={LOOPBACK}", f"--secure-port={self._ports['api']}",
+            "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.0.0.0/24",
+            f"--tls-cert-file={files.certificate}", f"--tls-private-key-file={files.key}",
+            f"--client-ca-file={self._authority.pair.certificate}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-signing-key-file={tokens.key}", f"--service-account-key-file={tokens.certificate}",
+            "--authorization-mode=RBAC", "--anonymous-auth=false", "--profiling=false",
+            "--default-unreachable-toleration-seconds=2", "--default-not-ready-toleration-seconds=2",
+            *self._options,
+        )  # fmt: skip
+        if wait:
+            await self._until_ready()
+
+    def kubectl(self, *arguments: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run kubectl as administrator; for kustomize and one-off questions, not for loops. Blocks."""
+        done = subprocess.run(
+            [str(self.programs["kubectl"]), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.folder / 'kubectl'}", *arguments],
+            capture_output=True, text=True, input=input, timeout=60, check=False,
+            env={"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)},
+        )  # fmt: skip
+        if check and done.returncode != 0:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
+        return done
+
+    def kubeconfig_with_token(self, name: str, token: str, *, namespace: str = "default") -> Path:
+        """A kubeconfig file for the holder of a token, as a service account has one."""
+        return self._write_kubeconfig(name, {"token": token}, namespace)
+
+    def _kubeconfig(self, name: str, client: Pair) -> Path:
+        user = {"client-certificate": str(client.certificate), "client-key": str(client.key)}
+        return self._write_kubeconfig(name, user, "default")
+
+    def _write_kubeconfig(self, name: str, user: dict[str, str], namespace: str) -> Path:
+        path = self.folder / f"{name}.kubeconfig"
+        content = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "tests",
+            "clusters": [
+                {"name": "tests", "cluster": {"server": self.url, "certificate-authority": str(self._authority.pair.certificate)}}
+            ],
+            "users": [{"name": name, "user": user}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": name, "namespace": namespace}}],
+        }  # fmt: skip
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(content))  # JSON is YAML
+        return path
+
+    async def _start_all(self, nodes: int) -> None:
+        etcd, peer = (f"http://{LOOPBACK}:{self._ports[name]}" for name in ("etcd", "peer"))
+        await self._run(
+            "etcd",
+            f"--data-dir={self.folder / 'etcd'}", f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}",
+            f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync", "--log-level=warn",
+        )  # fmt: skip
+        await self.start_api_server()
+        await self._run(
+            "kube-controller-manager",
+            f"--kubeconfig={self._kubeconfig('controllers', self._authority.client('system:kube-controller-manager', 'system:masters'))}",
+            f"--controllers={','.join(CONTROLLERS)}", "--leader-elect=false", "--secure-port=0",
+            f"--service-account-private-key-file={self._accounts.key}", "--resource-quota-sync-period=2s",
+            "--kube-api-qps=500", "--kube-api-burst=1000", "--concurrent-gc-syncs=20", "--node-monitor-grace-period=20s",
+            "--node-monitor-period=2s",
+        )  # fmt: skip
+        await self._run(
+            "kube-scheduler",
+            f"--kubeconfig={self._kubeconfig('scheduler', self._authority.client('system:kube-scheduler', 'system:masters'))}",
+            "--leader-elect=false", "--secure-port=0", "--kube-api-qps=500", "--kube-api-burst=1000",
+        )  # fmt: skip
+        await self._run(
+            "kwok",
+            f"--kubeconfig={self._kubeconfig('kwok', self._authority.client('kwok', 'system:masters'))}",
+            f"--config={STAGES}", "--manage-all-nodes", "--node-lease-duration-seconds=20", "--cidr=10.1.0.0/16",
+            f"--node-ip={LOOPBACK}", f"--server-address={LOOPBACK}:{self._ports['kwok']}",
+        )  # fmt: skip
+        for number in range(nodes):
+            await self._until(lambda number=number: self._made_node(number), "a node can be made")
+        await self._until(lambda: self._nodes_are_ready(nodes), "the nodes are ready")
+
+    async def _run(self, name: str, *options: str) -> None:
+        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.folder)}
+        self._children[name] = await processes.start(
+            name, [str(self.programs[name]), *options], env=environment, cwd=self.folder, log=self.folder / f"{name}.log",
+            identity_file=self.folder / f"{name}.pid.json", when_parent_dies=signal.SIGKILL,
+        )  # fmt: skip
+
+    async def _until_ready(self) -> None:
+        async with self.session() as session:
+
+            async def is_ready() -> bool:
+                async with session.get("/readyz", timeout=aiohttp.ClientTimeout(total=5)) as answer:
+                    return answer.status == 200
+
+            await self._until(is_ready, "the API server is ready")
+
+    async def _until(self, condition: Any, what: str) -> None:
+        deadline = asyncio.get_running_loop().time() + _START_LIMIT_S
+        while True:
+            try:
+                if await condition():
+                    return
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                pass
+            for child in self._children.values():
+                if child.has_ended:
+                    raise AssertionError(f"{child.name} has ended: {child.last_lines(5)}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(f"not within {_START_LIMIT_S:g} s: {what}")
+            await asyncio.sleep(0.1)
+
+    def session(self) -> aiohttp.ClientSession:
+        """HTTP as administrator; the caller closes it."""
+        context = ssl.create_default_context(cafile=str(self._authority.pair.certificate))
+        admin = json.loads(self.kubeconfig.read_text())["users"][0]["user"]
+        context.load_cert_chain(admin["client-certificate"], admin["client-key"])
+        return aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(ssl=context, limit=50))
+
+    async def _made_node(self, number: int) -> bool:
+        room = {"cpu": "1000", "memory": "4Ti", "ephemeral-storage": "100Ti", "pods": "5000"}
+        node = {
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": f"node-{number}", "labels": {"kubernetes.io/hostname": f"node-{number}"}},
+            "status": {"capacity": room, "allocatable": room},
+        }  # fmt: skip
+        async with self.session() as session, session.post("/api/v1/nodes", json=node) as answer:
+            return answer.status in (201, 409)
+
+    async def _nodes_are_ready(self, nodes: int) -> bool:
+        async with self.session() as session, session.get("/api/v1/nodes") as answer:
+            items = (await answer.json())["items"]
+        ready = [
+            node
+            for node in items
+            if any(each["type"] == "Ready" and each["status"] == "True" for each in node["status"].get("conditions", []))
+            and not any(taint["effect"] == "NoSchedule" for taint in node["spec"].get("taints", []))
+        ]
+        return len(ready) >= nodes
