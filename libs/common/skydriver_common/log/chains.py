@@ -1,7 +1,6 @@
 """The hash chains as they lie in the database: read scan by scan, some links in memory at a time."""
 
 from collections.abc import AsyncIterator
-from hashlib import sha256
 
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.translate import database_faults
@@ -54,5 +53,5 @@ def hash_of(one: Link) -> bytes:
     return wire.chain_hash(
         prev_hash=one.prev_hash, event_id=str(event.event_id), scan_id=event.scan_id, version=event.version,
         type_=event.type, schema_version=event.schema_version, recorded_at_us=microseconds(event.recorded_at),
-        actor=event.actor, command_id=event.command_id, correlation_id=event.correlation_id, data_digest=sha256(event.data).digest(),
+        actor=event.actor, command_id=event.command_id, correlation_id=event.correlation_id, data_digest=wire.payload_digest(event.data),
     )  # fmt: skip

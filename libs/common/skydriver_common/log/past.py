@@ -71,6 +71,10 @@ def _of_the_scanner(event: ev.Event) -> str:
             stats = event.progress.get("processing_stats")
             end = ", finished" if isinstance(stats, dict) and stats.get("finished") else ""
             return f"progress: {summary or 'a report'}{end}"
+        case ev.PayloadLetGo():
+            return "progress: a report whose content was let go"
+        case ev.ProgressCompacted():
+            return f"the content of {event.payloads} progress reports before version {event.before_version} was let go"
         case ev.EventMetadataSet():
             return f"event metadata: run {event.event_metadata.get('run_id')}, event {event.event_metadata.get('event_id')}"
         case ev.ScanMetadataSet():

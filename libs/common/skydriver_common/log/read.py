@@ -17,7 +17,7 @@ from skydriver_common.model.events import Event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedEvent:
-    """One row of the log. data: canonical JSON bytes of the event."""
+    """One row of the log. data: canonical JSON bytes of the event, or what stays of them (``wire.let_go``)."""
 
     position: int
     event_id: UUID
@@ -37,7 +37,10 @@ class LoggedEvent:
         return wire.parse_event(self.type, self.schema_version, self.data)
 
     def as_json(self) -> bytes:
-        """The event with its envelope, for the bus and for readers; ``data`` is passed on as it is stored."""
+        """The event with its envelope, for the bus and for readers; ``data`` is passed on as it is stored.
+
+        Of data that was let go its digest remains: ``"data": null, "data_sha256": "…"``.
+        """
         head = orjson.dumps(
             {
                 "position": self.position, "event_id": str(self.event_id), "scan_id": self.scan_id, "version": self.version,
@@ -45,6 +48,8 @@ class LoggedEvent:
                 "actor": self.actor, "command_id": self.command_id, "correlation_id": self.correlation_id,
             }
         )  # fmt: skip
+        if wire.is_let_go(self.data):
+            return b'%b,"data":null,"data_sha256":"%b"}' % (head[:-1], wire.payload_digest(self.data).hex().encode())
         return b"".join((head[:-1], b',"data":', self.data, b"}"))
 
 

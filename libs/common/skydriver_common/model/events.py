@@ -119,6 +119,24 @@ class ProgressReported(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressCompacted(Event):
+    """Payloads of the scan's old progress reports were let go, their digests kept: of ``payloads`` reports before a version."""
+
+    type: ClassVar[str] = "scan.progress-compacted"
+    before_version: int
+    payloads: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadLetGo(Event):
+    """Stands for a logged event whose payload was let go; never stored itself. of: its type."""
+
+    type: ClassVar[str] = "payload-let-go"
+    of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventMetadataSet(Event):
     """What the scanner read in the i3 event, put once. REST contract 5.1.1."""
 
@@ -287,11 +305,14 @@ _LIFECYCLE = (
     ScanRequested, RescanRecorded, ScanReplaced, ScanDeleted, LaunchAttempted, ScanLaunched, LaunchFailed,
     LaunchAbandoned, ScannerRestarted, ScannerFailed,
 )  # fmt: skip
-_PROGRESS = (ProgressReported, EventMetadataSet, ScanMetadataSet, ResultReceived)
+_PROGRESS = (ProgressReported, ProgressCompacted, EventMetadataSet, ScanMetadataSet, ResultReceived)
 _EWMS = (
     WorkflowAssigned, WorkflowRefused, QueuesAwaited, QueuesActivated, QueueTokensEnding, StartupFileMissing,
     StartupFileFound, WorkforceChanged, WorkersAdded, WorkflowDeactivated,
 )  # fmt: skip
+
+MAY_BE_LET_GO = frozenset({ProgressReported.type})
+"""Types whose payloads may be let go once a later event of the same type has superseded them."""
 
 _OPERATOR = (DeadLetterRedriven, DeadLetterDiscarded)
 _DATABASE = (BreakGlassUsed,)

@@ -173,6 +173,8 @@ def evolve(scan: Scan | None, event: ev.Event, *, scan_id: str, recorded_at: flo
         return replace(manifest_change, last_updated=max(recorded_at, scan.last_updated + _TICK_S))
     if isinstance(event, ev.RescanRecorded):
         return replace(scan, rescan_ids=(*scan.rescan_ids, event.rescan_id))
+    if isinstance(event, ev.ProgressCompacted):
+        return scan
     if isinstance(event, ev.ResultReceived):
         return replace(scan, result=ResultRef(digest=event.digest, size_bytes=event.size_bytes, is_final=event.is_final))
     launch = _evolve_launch(scan.launch, event, recorded_at)
@@ -214,6 +216,8 @@ def _evolve_manifest(scan: Scan, event: ev.Event) -> Scan | None:
             return replace(scan, replaced_by_scan_id=event.by_scan_id)
         case ev.ProgressReported():
             return replace(scan, progress=event.progress, producer=event.producer, sequence=event.sequence)
+        case ev.PayloadLetGo():
+            return scan  # a report changed the manifest; what it said is superseded
         case ev.EventMetadataSet():
             return replace(scan, event_metadata=event.event_metadata)
         case ev.ScanMetadataSet():

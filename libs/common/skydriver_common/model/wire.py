@@ -8,13 +8,16 @@ from typing import Any
 
 import orjson
 
-from skydriver_common.model.events import EVENTS, Event
+from skydriver_common.model.events import EVENTS, MAY_BE_LET_GO, Event, PayloadLetGo
 
 GENESIS = bytes(32)
 """What stands as ``prev_hash`` before a scan's first event."""
 
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """(type, schema version) to a pure function giving the data of the next version; empty while all events are version 1."""
+
+_LET_GO = b"\x00"
+"""How the data of an event begins whose payload was let go; its SHA-256 follows. No JSON begins so."""
 
 _FIELDS = {event: tuple(f.name for f in fields(event)) for event in EVENTS.values()}
 
@@ -30,6 +33,8 @@ def encode_event(event: Event) -> bytes:
 
 def parse_event(type_: str, schema_version: int, data: bytes) -> Event:
     """The event that stored bytes stand for, upcast to the newest version. Raises UnknownEvent."""
+    if is_let_go(data) and type_ in MAY_BE_LET_GO:
+        return PayloadLetGo(of=type_)
     cls = EVENTS.get(type_)
     if cls is None or schema_version > cls.schema_version:
         raise UnknownEvent(f"event {type_} in version {schema_version}")
@@ -40,6 +45,21 @@ def parse_event(type_: str, schema_version: int, data: bytes) -> Event:
         return cls(**content)
     except TypeError as error:
         raise UnknownEvent(f"event {type_} in version {schema_version} has other fields than expected") from error
+
+
+def is_let_go(data: bytes) -> bool:
+    """Whether this stands in place of an event's data that was let go."""
+    return data.startswith(_LET_GO)
+
+
+def let_go(data: bytes) -> bytes:
+    """What stays of an event's data when it is let go."""
+    return data if is_let_go(data) else _LET_GO + sha256(data).digest()
+
+
+def payload_digest(data: bytes) -> bytes:
+    """SHA-256 of an event's data, also when it was let go: what ``chain_hash`` covers."""
+    return data[len(_LET_GO) :] if is_let_go(data) else sha256(data).digest()
 
 
 def chain_hash(

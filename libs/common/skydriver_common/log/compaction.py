@@ -1,0 +1,32 @@
+"""Old progress reports are let go, all but the newest of a scan: rows, versions and the hash chain stay, payloads go.
+
+What stays in place of a payload is its digest (``wire.let_go``), which is what the chain covers: ``verify``, seals and rebuilds
+work as before. That it was done is an event of the scan; the database refuses it otherwise (migration 0060).
+"""
+
+from datetime import datetime
+
+from skydriver_common.db.pool import load_statements
+from skydriver_common.log.unit_of_work import Transaction
+from skydriver_common.model.events import ProgressCompacted
+
+sql = load_statements("skydriver_common.log", "compaction.sql")
+
+AT_ONCE = 500
+"""Payloads per transaction: some MB, well below a second."""
+
+
+async def compact_progress(tx: Transaction, scan_id: str, *, before: datetime, most: int = AT_ONCE) -> int:
+    """Let go of the scan's progress reports that a newer one, itself recorded before this time, has superseded.
+
+    At most ``most`` payloads; returns how many. The scan must be loaded in the transaction.
+    """
+    keep_from = await sql.newest_report_before(tx.connection, scan_id=scan_id, before=before)
+    if keep_from is None:
+        return 0
+    found = await sql.payloads_before(tx.connection, scan_id=scan_id, version=keep_from, most=most)
+    if not found["payloads"]:
+        return 0
+    tx.append(scan_id, [ProgressCompacted(before_version=keep_from, payloads=found["payloads"], size_bytes=found["bytes"])])
+    done = await sql.let_go_of_progress(tx.connection, scan_id=scan_id, keep_from=keep_from, most=most)
+    return int(done["payloads"])

@@ -1,0 +1,120 @@
+"""Old progress reports are let go: the chain verifies, the fold gives the same views, and nothing else can be changed so."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from skydriver_common.log import rebuild
+from skydriver_common.log.compaction import compact_progress
+from skydriver_common.log.past import state_at
+from skydriver_common.log.verify import verify
+from skydriver_common.model import events as ev
+from tests.support.histories import Store, a_context, a_report, skydriver
+
+SOON = timedelta(hours=1)
+
+
+async def _compact(store: Store, scan_id: str, *, most: int = 500, before: datetime | None = None) -> int:
+    async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
+        return await compact_progress(tx, scan_id, before=before or datetime.now(UTC) + SOON, most=most)
+
+
+async def _payloads(store: Store, scan_id: str) -> list[int]:
+    """Versions of the scan's reports that still have their content."""
+    rows = await store.pool.fetch(
+        "SELECT version FROM event_log WHERE scan_id = $1 AND type = 'scan.progress-reported' AND get_byte(data, 0) <> 0"
+        " ORDER BY version",
+        scan_id,
+    )
+    return [row["version"] for row in rows]
+
+
+async def _is_sound(store: Store) -> None:
+    async with store.pool.acquire() as connection:
+        assert (await verify(connection)).breaks == []
+        assert (await rebuild.check(connection)).differences == []
+
+
+async def test_all_but_the_newest_report_go_and_everything_still_proves_itself(store: Store, tmp_path: Path) -> None:
+    scan_id, other = await store.a_finished_scan(), await store.a_finished_scan()
+    url = ("--database-url", store.url)
+    seal = ("--seal", str(tmp_path / "a.seal"), "--key", str(tmp_path / "seal.pub.pem"))
+    await skydriver("log", "seal", "-o", str(tmp_path / "a.seal"), "--key", str(tmp_path / "seal.pem"), *url)
+    before = await store.pool.fetchrow("SELECT body, state FROM manifests WHERE scan_id = $1", scan_id)
+    kept = (await _payloads(store, scan_id))[-1]
+    assert await _compact(store, scan_id) == 2
+    assert await _payloads(store, scan_id) == [kept]
+    assert await _compact(store, scan_id) == 0
+    assert len(await _payloads(store, other)) == 3
+    assert await store.pool.fetchrow("SELECT body, state FROM manifests WHERE scan_id = $1", scan_id) == before
+    await _is_sound(store)
+    assert (await skydriver("log", "verify", *seal, *url)).code == 0
+    history = (await skydriver("log", "history", scan_id, *url)).out
+    assert "2 progress reports before version" in history
+    assert history.count("was let go") >= 1
+    tail = (await skydriver("log", "tail", "--scan", scan_id, "--json", *url)).lines
+    gone = [row for row in tail if row["data"] is None]
+    assert len(gone) == 2
+    assert all(len(row["data_sha256"]) == 64 for row in gone)
+    assert (await skydriver("log", "rebuild", "--swap", *url)).code == 0
+    assert await store.pool.fetchrow("SELECT body, state FROM manifests WHERE scan_id = $1", scan_id) == before
+
+
+async def test_a_scan_that_goes_on_is_compacted_up_to_its_newest_old_report(store: Store) -> None:
+    scan_id = await store.a_scan()
+    for sequence in range(1, 6):
+        await store.append("progress", scan_id, a_report(sequence))
+    cut = await store.pool.fetchval("SELECT recorded_at FROM event_log WHERE scan_id = $1 AND version = 5", scan_id)
+    assert await _compact(store, scan_id, before=cut, most=1) == 1  # bounded batches
+    assert await _payloads(store, scan_id) == [3, 4, 5, 6]
+    assert await _compact(store, scan_id, before=cut) == 1
+    assert await _payloads(store, scan_id) == [4, 5, 6]
+    await store.append("progress", scan_id, a_report(9))
+    await _is_sound(store)
+    async with store.pool.acquire() as connection:
+        then = await state_at(connection, scan_id, version=4)
+    assert then is not None
+    assert then.sequence == 3
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE event_log SET data = '\\x00'::bytea || sha256(data) WHERE scan_id = $1 AND version = 5",
+        "UPDATE event_log SET actor = 'somebody' WHERE scan_id = $1 AND version = 5",
+        "DELETE FROM event_log WHERE scan_id = $1 AND version = 5",
+        "SELECT let_go_of_progress($1, 7, 9)",  # without the event that says so
+        "SELECT let_go_of_progress($1, 4, 9)",  # version 4 is no progress report: no later one would be kept
+    ],
+)
+async def test_nothing_else_can_be_changed_so(store: Store, statement: str) -> None:
+    scan_id = await store.a_finished_scan()
+    rows: list[Any] = await store.pool.fetch("SELECT * FROM event_log ORDER BY position")
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await store.pool.execute(statement, scan_id)
+    assert refused.value.sqlstate in ("SD001", "SD002")
+    assert await store.pool.fetch("SELECT * FROM event_log ORDER BY position") == rows
+
+
+async def test_a_forged_digest_is_found(store: Store) -> None:
+    scan_id = await store.a_finished_scan()
+    await _compact(store, scan_id)
+    async with store.pool.acquire() as connection:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL session_replication_role = replica")
+            await connection.execute(
+                "UPDATE event_log SET data = '\\x00'::bytea || sha256('other') WHERE scan_id = $1 AND get_byte(data, 0) = 0",
+                scan_id,
+            )
+        assert [found.scan_id for found in (await verify(connection)).breaks] == [scan_id]
+
+
+async def test_metadata_and_results_are_never_let_go(store: Store) -> None:
+    scan_id = await store.a_finished_scan()
+    await store.append("progress", scan_id, ev.EventMetadataSet(event_metadata={"run_id": 1}))
+    await _compact(store, scan_id)
+    types = await store.pool.fetch("SELECT DISTINCT type FROM event_log WHERE get_byte(data, 0) = 0")
+    assert [row["type"] for row in types] == ["scan.progress-reported"]
