@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: run test unit check fuzz kube-assets test-kube fmt bench setup setup-dev help
+.PHONY: run test unit check fuzz chaos kube-assets test-kube fmt bench setup setup-dev help
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -28,6 +28,10 @@ kube-assets:  ## build a Kubernetes control plane into a cache folder: ten minut
 
 test-kube: setup-dev kube-assets  ## the dispatcher and deploy/ against a real Kubernetes control plane
 	$(PYTEST) tests/kube
+
+chaos: setup-dev  ## a long fight under faults: SCANS=2000 FAULTS=100 SEED=… RATE=4 REPORT=chaos.json
+	$(PYTHON) -m tests.chaos.fight --scans $(or $(SCANS),2000) --faults $(or $(FAULTS),100) --per-second $(or $(RATE),4) \
+	    $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--json $(REPORT))
 
 fmt: setup-dev  ## format the code
 	$(PYTHON) -m ruff check --fix .

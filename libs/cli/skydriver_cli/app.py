@@ -56,7 +56,10 @@ def up(
     http_port: Annotated[
         int | None, typer.Option("--http-port", min=1, max=65535, help="Port of the REST API; default: any free one.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes of the sandbox at most.")] = 2,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Worker processes of the sandbox at most.")] = 2,
+    replicas: Annotated[
+        list[str] | None, typer.Option("--replicas", help="More than one process of a service: name=count; repeatable.")
+    ] = None,
     no_sandbox: Annotated[
         bool, typer.Option("--no-sandbox", help="Without the stand-in EWMS (set SKYDRIVER_EWMS_URL).")
     ] = False,
@@ -67,7 +70,10 @@ def up(
     """
     from skydriver_cli.system import Options
 
-    options = Options(data_dir=data_dir.absolute(), http_port=http_port, workers=workers, sandbox=not no_sandbox)
+    options = Options(
+        data_dir=data_dir.absolute(), http_port=http_port, workers=workers, sandbox=not no_sandbox,
+        replicas=parse_replicas(replicas or []),
+    )  # fmt: skip
     asyncio.run(_up(options))
 
 
@@ -244,6 +250,23 @@ def _show_scan(status: dict[str, Any], as_json: bool) -> None:
     out.print(state_line(status), *problem_lines(status["problems"]), sep="\n", highlight=False)
     if status["ewms_as_of"] is not None:
         out.print(f"[dim]EWMS was heard of {max(0.0, time.time() - status['ewms_as_of']):.0f} s ago[/dim]", highlight=False)
+
+
+def parse_replicas(words: list[str]) -> dict[str, int]:
+    """``["progress=2"]`` to ``{"progress": 2}``. Raises Problem."""
+    from skydriver_cli.system import REPLICABLE
+
+    found: dict[str, int] = {}
+    for word in words:
+        name, _, count = word.partition("=")
+        if name not in REPLICABLE or not count.isdigit() or int(count) < 1:
+            raise Problem(
+                f"--replicas: {word!r} is not understood",
+                f"Write name=count, with a name of {', '.join(REPLICABLE)}",
+                exit_code=2,
+            )
+        found[name] = int(count)
+    return found
 
 
 def show_result(content: dict[str, Any]) -> None:

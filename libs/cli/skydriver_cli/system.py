@@ -28,6 +28,8 @@ SERVICES = {
     "progress": "skydriver_progress",
     "ewms_bridge": "skydriver_ewms",
 }
+REPLICABLE = ("api", "progress", "ewms_bridge")
+"""Services that may run as more than one process here. Not the dispatcher: its local launcher wants a work folder of its own."""
 ISSUER, AUDIENCE, BUCKET = "skydriver-local", "skydriver", "skydriver"
 READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 6.0
@@ -40,12 +42,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to start. http_port: None = any free one. workers: most worker processes of the sandbox."""
+    """How to start. http_port: None = any free one. workers: most worker processes of the sandbox.
+
+    replicas: name of a service (of REPLICABLE) to its number of processes, where it is not one.
+    """
 
     data_dir: Path
     http_port: int | None = None
     workers: int = 2
     sandbox: bool = True
+    replicas: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -109,8 +115,13 @@ async def running(options: Options, say: Say) -> AsyncIterator[System]:
         if left:
             say(f"ended what an earlier run had left behind: {', '.join(left)}")
         ports = choose_and_remember(
-            [*rabbitmq.PORTS, "postgres", "http", "ewms", *(f"health_{name}" for name in SERVICES)], data / "ports.json"
-        )
+            [
+                *rabbitmq.PORTS, "postgres", "http", "ewms",
+                *(f"http_{number}" for number in range(2, options.replicas.get("api", 1) + 1)),
+                *(f"health_{name}" for service in SERVICES for name in _processes_of(service, options)),
+            ],
+            data / "ports.json",
+        )  # fmt: skip
         if options.http_port is not None:
             ports["http"] = options.http_port
         async with contextlib.AsyncExitStack() as stack:
@@ -205,15 +216,18 @@ def _describe(options: Options, ports: dict[str, int], database_url: str, amqp_u
         },
     }  # fmt: skip
     overrides = {name: value for name, value in os.environ.items() if name in _OVERRIDABLE}
+    scanner = {name: value for name, value in os.environ.items() if name.startswith("SANDBOX_SCAN")}
     parts = [
         Part(
             name,
-            [sys.executable, "-m", module],
-            common | own[name] | overrides | {"SKYDRIVER_HEALTH_PORT": str(ports[f"health_{name}"])}
-            | {key: value for key, value in os.environ.items() if key.startswith("SANDBOX_SCAN") and name == "dispatcher"},
+            [sys.executable, "-m", SERVICES[service]],
+            common | own[service] | overrides | (scanner if service == "dispatcher" else {})
+            | {"SKYDRIVER_HEALTH_PORT": str(ports[f"health_{name}"]), "SKYDRIVER_REPLICA": name}
+            | ({"SKYDRIVER_HTTP_PORT": str(ports[f"http_{number}"])} if service == "api" and number > 1 else {}),
             f"http://{LOOPBACK}:{ports[f'health_{name}']}/readyz",
         )
-        for name, module in SERVICES.items()
+        for service in SERVICES
+        for number, name in enumerate(_processes_of(service, options), start=1)
     ]  # fmt: skip
     if options.sandbox:
         parts.insert(0, _sandbox(options, ports, common, amqp_url, client_secret, s3_secret))
@@ -225,13 +239,20 @@ def _describe(options: Options, ports: dict[str, int], database_url: str, amqp_u
         "database_url": database_url,
         "amqp_url": amqp_url,
     }
+    for number in range(2, options.replicas.get("api", 1) + 1):
+        where[f"REST API {number}"] = connection[f"url_{number}"] = f"http://{LOOPBACK}:{ports[f'http_{number}']}"
     return System(data, url, parts, where, connection, say)
+
+
+def _processes_of(service: str, options: Options) -> list[str]:
+    """Names of a service's processes: ``progress``, ``progress-2`` …"""
+    return [service, *(f"{service}-{number}" for number in range(2, options.replicas.get(service, 1) + 1))]
 
 
 _OVERRIDABLE = frozenset(
     {
         "SKYDRIVER_TEARDOWN_DELAY_S", "SKYDRIVER_LOG_LEVEL", "SKYDRIVER_LOG_FORMAT", "SKYDRIVER_LOW_PRIORITY_INTERVAL_S",
-        "SKYDRIVER_CLUSTERS", "SKYDRIVER_LOGS_DASHBOARD_URL", "SKYDRIVER_COMMAND_DEADLINE_S",
+        "SKYDRIVER_CLUSTERS", "SKYDRIVER_LOGS_DASHBOARD_URL", "SKYDRIVER_COMMAND_DEADLINE_S", "SKYDRIVER_SCANNER_COMMAND",
     }
 )  # fmt: skip
 """Settings of services that a user may change through the environment of ``skydriver up``."""

@@ -11,7 +11,7 @@ from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.foundation import open_foundation
 from skydriver_common.runtime.service import Service, StartupProblem, run
 from skydriver_dispatcher import consumers
-from skydriver_dispatcher.adapters.local import LocalLauncher
+from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
 from skydriver_dispatcher.launching import Launching
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from skydriver_dispatcher.settings import DispatcherSettings
@@ -38,7 +38,11 @@ def main() -> None:
         except ValueError as error:
             raise StartupProblem(f"SKYDRIVER_SCAN_TOKEN_KEY_FILE: {error}") from error
         foundation = await open_foundation(service, settings)
-        launcher = LocalLauncher(settings.work_dir.resolve(), partial(_environment, settings, signer))
+        launcher = LocalLauncher(
+            settings.work_dir.resolve(),
+            partial(_environment, settings, signer),
+            command=settings.scanner_words or SANDBOX_SCANNER,
+        )
         service.stack.push_async_callback(launcher.close)
         launching = Launching(
             foundation.pool, foundation.uow, foundation.schedule, launcher,

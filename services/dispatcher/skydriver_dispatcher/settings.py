@@ -1,10 +1,11 @@
 """Settings of the dispatcher."""
 
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from skydriver_common.runtime.settings import ServiceSettings
 
@@ -16,6 +17,8 @@ class DispatcherSettings(ServiceSettings):
     """Where scanner servers run: ``local`` processes of this machine."""
     work_dir: Path
     """Holds one folder per scan (local launcher)."""
+    scanner_command: str = ""
+    """Words that start a scanner server, as a shell would split them (local launcher); empty: the sandbox's scanner."""
     public_url: str
     """Base URL at which scanners reach the REST API."""
     scan_token_key_file: Path
@@ -30,6 +33,17 @@ class DispatcherSettings(ServiceSettings):
     scanner_result_interval_s: float | None = Field(default=None, gt=0)
     scanner_kill_switch_interval_s: float | None = Field(default=None, gt=0)
     """Forwarded to scanner servers; unset: the scanner's own defaults (60 s, 120 s, 300 s)."""
+
+    @field_validator("scanner_command")
+    @classmethod
+    def _can_be_split(cls, text: str) -> str:
+        shlex.split(text)
+        return text
+
+    @property
+    def scanner_words(self) -> tuple[str, ...]:
+        """The command as words; none: the launcher's own."""
+        return tuple(shlex.split(self.scanner_command))
 
     @property
     def low_priority_interval(self) -> timedelta:

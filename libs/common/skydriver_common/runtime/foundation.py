@@ -68,6 +68,7 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     bell.on_ring(LOG_CHANNEL, lambda _: relay_pulse.wake())
     bell.on_ring(DUE_CHANNEL, on_due)
     schedule = Schedule(pool, bell, holder=service.replica)
+    await schedule.release_all()  # what a former life of this replica held when it was killed
     try:
         bus = await connect(settings.amqp_url.get_secret_value(), name=f"{service.name}-relay")
         async with bus.channel() as channel:

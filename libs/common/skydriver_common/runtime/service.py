@@ -214,7 +214,7 @@ async def serve(
     Logs, signals and the event loop are the caller's affair: `run` is this with all of them. on_created: gets the service
     before `build` does.
     """
-    replica = _replica()
+    replica = settings.replica or _replica()
     health, metrics = Health(), Metrics()
     server = HealthServer(health, metrics, service=name, replica=replica, host=settings.health_host, port=settings.health_port)
     try:
@@ -254,7 +254,9 @@ async def _close(stack: AsyncExitStack) -> bool:
 
 def run(name: str, settings: ServiceSettings, build: Build) -> NoReturn:
     """Be the process of this service: logs, event loop, signals, then `serve`. Ends with the exit code, never returns."""
-    configure_logging(service=name, replica=_replica(), log_format=settings.log_format, log_level=settings.log_level)
+    configure_logging(
+        service=name, replica=settings.replica or _replica(), log_format=settings.log_format, log_level=settings.log_level
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(_log_unhandled)
         code = runner.run(serve(name, settings, build, on_created=partial(_attach, settings.stop_grace_s)))

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from skydriver_dispatcher.ports import ScannerExit
 
 log = structlog.get_logger(__name__)
 
+SANDBOX_SCANNER = (sys.executable, "-m", "skydriver_sandbox.scanner")
 _IN_THE_IMAGE = "python -m skymap_scanner.server "
 _TAIL_LINES, _TAIL_BYTES = 20, 8192
 _KILL_AFTER_S = 5.0
@@ -37,16 +38,16 @@ class _Running:
 
 
 class LocalLauncher:
-    """Starts ``module`` as scanner server; see ``ports.Launcher``."""
+    """Starts ``command`` as scanner server; see ``ports.Launcher``. command: words before the scanner's own arguments."""
 
     name = "local"
 
     def __init__(
-        self, work_dir: Path, environment: Callable[[Scan, Path], dict[str, str]], *, module: str = "skydriver_sandbox.scanner"
+        self, work_dir: Path, environment: Callable[[Scan, Path], dict[str, str]], *, command: Sequence[str] = SANDBOX_SCANNER
     ) -> None:
         self._work_dir = work_dir
         self._environment = environment
-        self._module = module
+        self._command = tuple(command)
         self._running: dict[str, _Running] = {}
         self._stopping: set[str] = set()
         self._ended: deque[ScannerExit] = deque()
@@ -63,7 +64,8 @@ class LocalLauncher:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (folder / "scanner.log").open("ab") as output:
                 child = await asyncio.create_subprocess_exec(
-                    *_command(scan, self._module, folder),
+                    *self._command,
+                    *_arguments(scan, folder),
                     cwd=folder,
                     env=self._environment(scan, folder),
                     stdin=asyncio.subprocess.DEVNULL,
@@ -176,11 +178,11 @@ def _nobody() -> None:
     """Nobody listens yet."""
 
 
-def _command(scan: Scan, module: str, folder: Path) -> list[str]:
-    """The contract's words (8.1) for a process instead of a container."""
+def _arguments(scan: Scan, folder: Path) -> list[str]:
+    """The contract's words (8.1) for a process instead of a container, without the program."""
     words = scan.scanner_server_args.removeprefix(_IN_THE_IMAGE).split()
     places = {"/common-space": str(folder), "/common-space/startup.json": str(folder / "startup.json")}
-    return [sys.executable, "-m", module, *(places.get(word, word) for word in words)]
+    return [places.get(word, word) for word in words]
 
 
 def _write_identity(folder: Path, pid: int) -> None:

@@ -1,0 +1,50 @@
+"""What was asked and what was answered: the driver writes it, the judge reads it."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class ScanRecord:
+    """One scan as its user and its scanner saw it. Only what was acknowledged is listed.
+
+    key: in the scan's classifiers, and the Idempotency-Key. event: the i3 event as it was posted.
+    reports, results: marks of acknowledged reports and partial skymaps. bus_sequences: of messages that the broker confirmed.
+    """
+
+    key: str
+    event: bytes
+    scan_id: str | None = None
+    was_started: bool = False
+    reports: list[str] = field(default_factory=list)
+    refused_reports: list[str] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    final: str | None = None
+    producer: str = ""
+    bus_reports: list[int] = field(default_factory=list)
+    is_deleted: bool = False
+    rescan_key: str | None = None
+    rescan_id: str | None = None
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything of one fight."""
+
+    scans: list[ScanRecord] = field(default_factory=list)
+    refused_keys: list[str] = field(default_factory=list)
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(kind of request, status or what happened instead) to how often."""
+    slowest_503_s: float = 0.0
+    complaints: list[str] = field(default_factory=list)
+    """Answers that break a promise at once: a 500, a 503 without Retry-After, another answer to the same key."""
+    last_write_at: float = field(default_factory=time.monotonic)
+
+    def complain(self, text: str) -> None:
+        """Note a broken promise."""
+        self.complaints.append(text[:500])
+
+    @property
+    def requests(self) -> int:
+        return sum(self.answers.values())
