@@ -34,7 +34,7 @@ ISSUER, AUDIENCE, BUCKET = "skydriver-local", "skydriver", "skydriver"
 READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 6.0
 _LONGEST_PAUSE_S = 30.0
-_HEALTHY_S = 60.0
+_HEALTHY_S = 10.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
 Say = Callable[[str], None]
