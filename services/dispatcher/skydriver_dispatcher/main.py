@@ -55,7 +55,7 @@ def main() -> None:
         foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
         exits = service.loop("exits", watchdog.follow, idle_s=_IDLE_S)
         launcher.on_exit(exits.wake)
-        consumers.register(foundation.broker, UseCases(foundation.pool, foundation.uow, foundation.schedule))
+        consumers.register(foundation.broker, UseCases(foundation.pool, foundation.uow))
         await foundation.start_consuming()
 
     run("dispatcher", settings, build)
