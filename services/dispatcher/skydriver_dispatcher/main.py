@@ -12,6 +12,7 @@ from skydriver_common.runtime.foundation import open_foundation
 from skydriver_common.runtime.service import Service, StartupProblem, run
 from skydriver_dispatcher import consumers
 from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
+from skydriver_dispatcher.bus_environment import bus_environment
 from skydriver_dispatcher.launching import Launching
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from skydriver_dispatcher.settings import DispatcherSettings
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def _environment(settings: DispatcherSettings, signer: TokenSigner, scan: Scan, folder: Path) -> dict[str, str]:
-    return scanner_environment(
+    environment = scanner_environment(
         scan,
         folder,
         base={
@@ -77,3 +78,4 @@ def _environment(settings: DispatcherSettings, signer: TokenSigner, scan: Scan, 
             "SKYSCAN_KILL_SWITCH_CHECK_INTERVAL": settings.scanner_kill_switch_interval_s,
         },
     )
+    return environment | bus_environment(settings.scanner_bus_url, str(folder / "spool"))

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from skydriver_common.runtime.settings import ServiceSettings
+from skydriver_common.runtime.settings import AmqpUrl, ServiceSettings
 
 
 class DispatcherSettings(ServiceSettings):
@@ -29,6 +29,9 @@ class DispatcherSettings(ServiceSettings):
     """Seconds between two launches of scans with a priority below 100 (REST contract 9.6); 0: no throttle."""
     max_attempts: int = Field(default=3, ge=1)
     """Launches that may fail before the scan is given up."""
+    scanner_bus_url: AmqpUrl | None = None
+    """Where scanners reach the bus; unset: they report over REST. Without a login in it the scan's token is the login, which needs
+    the broker's OAuth 2 plugin (``docs/scanner-protocol.md``)."""
     scanner_progress_interval_s: float | None = Field(default=None, gt=0)
     scanner_result_interval_s: float | None = Field(default=None, gt=0)
     scanner_kill_switch_interval_s: float | None = Field(default=None, gt=0)
