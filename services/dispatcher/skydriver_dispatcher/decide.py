@@ -1,5 +1,6 @@
 """Request, rescan, delete, launch, give up: pure."""
 
+import re
 from typing import Any
 
 from skydriver_common.model.commands import DeleteScan, RequestScan, RescanScan
@@ -7,13 +8,16 @@ from skydriver_common.model.events import (
     Event,
     LaunchAbandoned,
     LaunchAttempted,
+    LaunchDeferred,
     LaunchFailed,
     ScanDeleted,
     ScanLaunched,
     ScannerFailed,
     ScannerRestarted,
+    ScannerStageChanged,
     ScanRequested,
 )
+from skydriver_common.model.ids import ScanId, created_at
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.scanner_args import scanner_server_args
@@ -21,6 +25,7 @@ from skydriver_common.model.scanner_args import scanner_server_args
 REFUSED_EXIT_CODE = 2
 """With this code a scanner server says that its input is wrong: starting it again can't help."""
 MAX_RESTARTS = 3
+MAX_REPLACEMENTS, REPLACEMENTS_WITHIN_S = 3, 36_000.0
 
 
 def unknown(scan_id: str) -> Rejection:
@@ -57,8 +62,8 @@ def decide_delete(scan: Scan, command: DeleteScan) -> list[Event] | Rejection:
 
 
 def decide_attempt(scan: Scan) -> list[Event]:
-    """Take the scan from the backlog; nothing when it does not wait any more."""
-    return [LaunchAttempted(attempt=scan.launch.attempts + 1)] if scan.is_waiting else []
+    """Take the scan from the backlog; nothing when it does not wait any more, or still tries what was put off."""
+    return [LaunchAttempted(attempt=scan.launch.attempts + 1)] if scan.is_waiting and not scan.launch.is_deferred else []
 
 
 def decide_launched(scan: Scan, *, launcher: str, job: str) -> list[Event]:
@@ -66,21 +71,61 @@ def decide_launched(scan: Scan, *, launcher: str, job: str) -> list[Event]:
     return [ScanLaunched(launcher=launcher, job=job)] if scan.is_waiting else []
 
 
+def decide_deferred_launch(scan: Scan, reason: str) -> list[Event]:
+    """No room or no answer: the scan waits on, without using an attempt up. Told once per reason (figures may differ)."""
+    launch = scan.launch
+    if not scan.is_waiting or (launch.is_deferred and _without_figures(launch.reason) == _without_figures(reason)):
+        return []
+    return [LaunchDeferred(reason=reason)]
+
+
 def decide_failed_launch(scan: Scan, reason: str, *, is_final: bool, max_attempts: int) -> list[Event]:
     """The launch failed: try again, or give up, visibly."""
     if not scan.is_waiting:
         return []
-    events: list[Event] = [LaunchFailed(attempt=scan.launch.attempts, reason=reason)]
+    failures = scan.launch.failures + 1
+    events: list[Event] = [LaunchFailed(attempt=max(1, scan.launch.attempts), reason=reason)]
     if is_final:
         events.append(LaunchAbandoned(reason=reason))
-    elif scan.launch.attempts >= max_attempts:
-        events.append(LaunchAbandoned(reason=f"given up after {scan.launch.attempts} attempts: {reason}"))
+    elif failures >= max_attempts:
+        events.append(LaunchAbandoned(reason=f"given up after {failures} attempts: {reason}"))
     return events
+
+
+def decide_stage(scan: Scan, *, stage: str, code: str, text: str) -> list[Event]:
+    """The scanner server came further, or something holds it up; told on change, and not for each wording of the same."""
+    if not scan.may_run or (scan.launch.stage, scan.launch.trouble.get("code", "")) == (stage, code):
+        return []
+    return [ScannerStageChanged(stage=stage, code=code, text=text)]
+
+
+def can_end(scan: Scan) -> bool:
+    """Whether the end of its scanner server still means anything for this scan."""
+    return scan.may_run and scan.launch.state == "launched"
+
+
+def decide_last_exit(scan: Scan, *, exit_code: int | None, log_tail: str, cause: str) -> list[Event]:
+    """The scanner server ended by itself, before the final result, where no second one is started for the same scan."""
+    if not can_end(scan):
+        return []
+    reason = cause or "it ended without a final result"
+    return [ScannerFailed(reason=f"the scanner server failed: {reason}", exit_code=exit_code, log_tail=log_tail)]
+
+
+def too_many_replacements(original: Scan, *, now: float) -> str:
+    """Why a scan of this request is not replaced once more, or nothing when it is. Source: REST contract 9.6.
+
+    original: the scan that holds the request. Every rescan counts, whoever asked for it; a scan id tells its time.
+    """
+    recent = sum(now - created_at(ScanId(scan_id)) < REPLACEMENTS_WITHIN_S for scan_id in original.rescan_ids)
+    if recent < MAX_REPLACEMENTS:
+        return ""
+    return f"it is not started again: {recent} scans of the same request in {REPLACEMENTS_WITHIN_S / 3600:g} hours are enough"
 
 
 def decide_exit(scan: Scan, *, exit_code: int | None, log_tail: str) -> list[Event]:
     """The scanner server ended: fine after the final result, a failure when it refused its input, else start it again."""
-    if not scan.may_run or scan.launch.state != "launched":
+    if not can_end(scan):
         return []
     if exit_code == REFUSED_EXIT_CODE:
         return [ScannerFailed(reason="the scanner refused its input", exit_code=exit_code, log_tail=log_tail)]
@@ -102,3 +147,7 @@ def _requested(
         classifiers=classifiers,
         scanner_server_args=scanner_server_args(request),
     )
+
+
+def _without_figures(text: str) -> str:
+    return re.sub(r"[0-9]+", "", text)

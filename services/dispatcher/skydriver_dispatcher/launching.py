@@ -1,59 +1,66 @@
 """Loop steps: take scans from the backlog and start them; stop what must not run."""
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
+from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
-from skydriver_common.db.schedule import ANY_PRIORITY, Schedule, Work
+from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_dispatcher import store
-from skydriver_dispatcher.decide import decide_attempt, decide_failed_launch, decide_launched
-from skydriver_dispatcher.ports import Launcher, LaunchRefused
-from skydriver_dispatcher.usecases import LAUNCH, STOP, context_of_loop
+from skydriver_dispatcher.decide import (
+    decide_attempt,
+    decide_deferred_launch,
+    decide_failed_launch,
+    decide_launched,
+)
+from skydriver_dispatcher.ports import Launcher, LaunchRefused, NoRoom
+from skydriver_dispatcher.usecases import STOP, context_of_loop
 
 log = structlog.get_logger(__name__)
 
 URGENT = 100
 """From this priority on, a scan never waits for the throttle. Source: REST contract 8.5."""
+_HOLD_CAP_S = 60.0
+_NO_ROOM_AGAIN_S = 300.0
+"""A scan that found no room lets the others try first for so long. Source: REST contract 9.6."""
 
 
 class Launching:
-    """Steps ``launch`` and ``stop``; each does one scan."""
+    """Steps ``launch`` and ``stop``; each does one scan. Several loops, and several replicas, may take them at once."""
 
-    def __init__(
-        self, pool: Pool, uow: UnitOfWork, schedule: Schedule, launcher: Launcher, *, interval: timedelta, max_attempts: int
-    ) -> None:
+    def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule, launcher: Launcher, *, max_attempts: int) -> None:
         self._pool = pool
         self._uow = uow
         self._schedule = schedule
         self._launcher = launcher
-        self._interval = interval
         self._max_attempts = max_attempts
+        self._holds = 0
 
     async def launch(self) -> bool | float:
         """Start the most urgent scan that may start."""
-        wait_s = await self._throttled_for()
-        work = await self._schedule.claim(LAUNCH, min_priority=URGENT if wait_s > 0 else ANY_PRIORITY)
-        if work is None:
-            next_s = await self._schedule.seconds_to_next([LAUNCH])
-            return False if next_s is None else max(next_s, wait_s, 0.2)
-        if work.priority < URGENT and self._interval and not await self._take_slot():
-            await self._schedule.postpone(work, timedelta(seconds=1))
-            return True
+        work = await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
+        if not isinstance(work, Work):
+            return False if work is None else max(work, 0.05)
         with structlog.contextvars.bound_contextvars(scan_id=work.scan_id):
             await self._launch(work)
         return True
 
     async def stop(self) -> bool | float:
-        """End the scanner server of one deleted scan."""
+        """End the scanner server of one scan that must not run."""
         work = await self._schedule.claim(STOP)
         if work is None:
             next_s = await self._schedule.seconds_to_next([STOP])
             return False if next_s is None else max(next_s, 0.2)
-        await self._launcher.stop(work.scan_id)
+        try:
+            await self._launcher.stop(work.scan_id)
+        except TryLater as fault:
+            log.warning("stop.deferred", scan_id=work.scan_id, what=fault.what)
+            await self._schedule.postpone(work, timedelta(seconds=max(fault.after_s, min(30.0, 0.5 * 2 ** min(work.tries, 8)))))
+            return True
         await self._schedule.finish(work)
         return True
 
@@ -61,52 +68,72 @@ class Launching:
         scan_id, attempt_id = work.scan_id, str(uuid.uuid4())
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, attempt_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
-            events = decide_attempt(scan) if scan else []
-            if events:
-                scan = tx.append(scan_id, events)
-            else:
+            if scan is None or not scan.is_waiting:
                 await self._schedule.finish(work, connection=tx.connection)
-        if scan is None or not events:
-            return
+                return
+            scan = tx.append(scan_id, decide_attempt(scan)) or scan
         try:
             job = await self._launcher.launch(scan)
         except TryLater as fault:
-            await self._failed(work, fault.what, is_final=False)
+            await self._deferred(work, fault)
             return
         except LaunchRefused as error:
             await self._failed(work, str(error), is_final=True)
             return
+        except Exception as error:
+            # a bug that one scan meets must not keep the others waiting, nor be tried for ever
+            log.exception("launch.broke")
+            await self._failed(work, f"unexpected {type(error).__name__}", is_final=False)
+            return
+        self._holds = 0
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, f"{attempt_id}/launched"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
-            assert scan is not None
-            tx.append(scan_id, decide_launched(scan, launcher=self._launcher.name, job=job))
+            if scan is not None:
+                tx.append(scan_id, decide_launched(scan, launcher=self._launcher.name, job=job))
+            if scan is None or scan.is_deleted:
+                # deleted while it was started: it may run by now, and what stopped it then found nothing
+                await self._schedule.put(STOP, scan_id, connection=tx.connection)
+                tx.rings.append((DUE_CHANNEL, STOP))
             await self._schedule.finish(work, connection=tx.connection)
-        log.info("scan.launched", job=job, attempt=scan.launch.attempts)
-        if scan.is_deleted:
-            await self._schedule.put(STOP, scan_id)
+        log.info("scan.launched", job=job)
+
+    async def _deferred(self, work: Work, fault: TryLater) -> None:
+        """Wait for room or an answer: this scan, and with it all that are not urgent."""
+        context = context_of_loop("launcher", work.scan_id, str(uuid.uuid4()))
+        async with self._uow.on_scans(context, [work.scan_id]) as tx:
+            scan = tx.scan(work.scan_id)
+            if scan is None or not scan.is_waiting:
+                # deleted meanwhile; the call may have had its effect all the same
+                await self._schedule.finish(work, connection=tx.connection)
+                await self._schedule.put(STOP, work.scan_id, connection=tx.connection)
+                tx.rings.append((DUE_CHANNEL, STOP))
+                return
+            tx.append(work.scan_id, decide_deferred_launch(scan, fault.what))
+        log.warning("launch.deferred", reason=fault.what)
+        if work.priority >= URGENT:
+            await self._schedule.postpone(
+                work, timedelta(seconds=max(fault.after_s / 10, min(15.0, 0.5 * 2 ** min(work.tries, 8))))
+            )
+            return
+        self._holds += 1
+        hold_s = max(fault.after_s, min(_HOLD_CAP_S, 0.5 * 2 ** min(self._holds, 8)))
+        await store.hold_launches(self._pool, for_s=hold_s, because=fault.what)
+        await self._schedule.postpone(work, timedelta(seconds=_NO_ROOM_AGAIN_S if isinstance(fault, NoRoom) else hold_s))
 
     async def _failed(self, work: Work, reason: str, *, is_final: bool) -> None:
         context = context_of_loop("launcher", work.scan_id, str(uuid.uuid4()))
         async with self._uow.on_scans(context, [work.scan_id]) as tx:
             scan = tx.scan(work.scan_id)
-            assert scan is not None
-            after = tx.append(
+            after = scan and tx.append(
                 work.scan_id,
                 decide_failed_launch(scan, reason, is_final=is_final, max_attempts=self._max_attempts),
             )
             goes_on = after is not None and after.is_waiting
             if not goes_on:
                 await self._schedule.finish(work, connection=tx.connection)
+                # half of it may have been made
+                await self._schedule.put(STOP, work.scan_id, connection=tx.connection)
+                tx.rings.append((DUE_CHANNEL, STOP))
         log.warning("launch.failed", reason=reason, again=goes_on)
-        if goes_on:
-            await self._schedule.postpone(work, timedelta(seconds=min(300, 2**scan.launch.attempts)))
-
-    async def _throttled_for(self) -> float:
-        """Seconds until a low-priority scan may be launched."""
-        if not self._interval:
-            return 0.0
-        opens_at = await store.throttle_opens_at(self._pool)
-        return 0.0 if opens_at is None else max(0.0, (opens_at - datetime.now(UTC)).total_seconds())
-
-    async def _take_slot(self) -> bool:
-        return await store.pass_throttle(self._pool, now=datetime.now(UTC), interval=self._interval)
+        if after is not None and goes_on:
+            await self._schedule.postpone(work, timedelta(seconds=min(300, 2**after.launch.failures)))

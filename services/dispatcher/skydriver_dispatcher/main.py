@@ -6,22 +6,30 @@ from functools import partial
 from pathlib import Path
 
 from skydriver_common.auth import TokenSigner
+from skydriver_common.kubernetes.client import NoCluster, open_client
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
-from skydriver_common.runtime.foundation import open_foundation
+from skydriver_common.runtime.foundation import Foundation, open_foundation
+from skydriver_common.runtime.loops import Pulse
 from skydriver_common.runtime.service import Service, StartupProblem, run
-from skydriver_dispatcher import consumers
+from skydriver_dispatcher import consumers, store
+from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
+from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
+from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
+from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
-from skydriver_dispatcher.bus_environment import bus_environment
+from skydriver_dispatcher.jobspec import SHARED_DIR, JobSettings
 from skydriver_dispatcher.launching import Launching
-from skydriver_dispatcher.scanner_environment import scanner_environment
+from skydriver_dispatcher.ports import Launcher
+from skydriver_dispatcher.scanner_environment import TOKEN_NAME, scanner_environment
 from skydriver_dispatcher.settings import DispatcherSettings
-from skydriver_dispatcher.usecases import LAUNCH, RELAUNCH, STOP, UseCases
+from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 
 _TOKEN_LIFE = timedelta(days=30)
 """A scanner's token is fixed for the scan and must outlive it (scanner contract 1)."""
 _IDLE_S = 30.0
+_RECONCILE_S = 300.0
 
 
 def main() -> None:
@@ -29,53 +37,147 @@ def main() -> None:
     settings = DispatcherSettings.load()
 
     async def build(service: Service) -> None:
-        try:
-            settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            signer = TokenSigner.from_file(
-                settings.scan_token_key_file, issuer=settings.auth_issuer, audience=settings.auth_audience
-            )
-        except OSError as error:
-            raise StartupProblem(f"{error.filename}: {error.strerror}") from error
-        except ValueError as error:
-            raise StartupProblem(f"SKYDRIVER_SCAN_TOKEN_KEY_FILE: {error}") from error
+        token = _tokens(settings)
         foundation = await open_foundation(service, settings)
-        launcher = LocalLauncher(
-            settings.work_dir.resolve(),
-            partial(_environment, settings, signer),
-            command=settings.scanner_words or SANDBOX_SCANNER,
+        await store.set_throttle_defaults(
+            foundation.pool, interval_s=settings.low_priority_interval_s, max_running=settings.max_running
         )
-        service.stack.push_async_callback(launcher.close)
-        launching = Launching(
-            foundation.pool, foundation.uow, foundation.schedule, launcher,
-            interval=settings.low_priority_interval, max_attempts=settings.max_attempts,
-        )  # fmt: skip
-        watchdog = Watchdog(foundation.pool, foundation.uow, foundation.schedule, launcher)
-        await watchdog.reconcile()
-        foundation.wake_when_due([LAUNCH], service.loop("launch", launching.launch, idle_s=_IDLE_S))
-        foundation.wake_when_due([STOP], service.loop("stop", launching.stop, idle_s=_IDLE_S))
-        foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
-        exits = service.loop("exits", watchdog.follow, idle_s=_IDLE_S)
-        launcher.on_exit(exits.wake)
-        consumers.register(foundation.broker, UseCases(foundation.pool, foundation.uow))
+        if settings.launcher == "kubernetes":
+            await _on_kubernetes(service, settings, foundation, token)
+        else:
+            await _on_this_machine(service, settings, foundation, token)
         await foundation.start_consuming()
 
     run("dispatcher", settings, build)
 
 
-def _environment(settings: DispatcherSettings, signer: TokenSigner, scan: Scan, folder: Path) -> dict[str, str]:
+class _Tokens:
+    """Makes the token of one scan."""
+
+    def __init__(self, signer: TokenSigner) -> None:
+        self._signer = signer
+
+    def __call__(self, scan_id: str) -> str:
+        return self._signer.scan_token(ScanId(scan_id), datetime.now(UTC) + _TOKEN_LIFE)
+
+
+def _tokens(settings: DispatcherSettings) -> _Tokens:
+    try:
+        if settings.work_dir is not None and settings.launcher == "local":
+            settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return _Tokens(
+            TokenSigner.from_file(settings.scan_token_key_file, issuer=settings.auth_issuer, audience=settings.auth_audience)
+        )
+    except OSError as error:
+        raise StartupProblem(f"{error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise StartupProblem(f"SKYDRIVER_SCAN_TOKEN_KEY_FILE: {error}") from error
+
+
+async def _on_this_machine(service: Service, settings: DispatcherSettings, foundation: Foundation, token: _Tokens) -> None:
+    assert settings.work_dir is not None
+    launcher = LocalLauncher(
+        settings.work_dir.resolve(),
+        partial(_process_environment, settings, token),
+        command=settings.scanner_words or SANDBOX_SCANNER,
+    )
+    service.stack.push_async_callback(launcher.close)
+    watchdog = _start(service, settings, foundation, launcher)
+    await watchdog.reconcile()
+
+
+async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundation: Foundation, token: _Tokens) -> None:
+    try:
+        client = await service.stack.enter_async_context(open_client())
+    except NoCluster as problem:
+        raise StartupProblem(str(problem)) from problem
+    jobs = _job_settings(settings)
+    board = NewsBoard()
+    launcher = KubernetesLauncher(
+        client,
+        jobs,
+        environment=partial(
+            scanner_environment,
+            address=settings.public_url,
+            profile_path=f"{SHARED_DIR}/ewms.json",
+            forwarded=settings.forwarded,
+        ),
+        token=token,
+        board=board,
+        timeout_s=settings.kubernetes_timeout_s,
+    )
+    leadership = Leadership(
+        client, namespace=jobs.namespace, name=f"skydriver-dispatcher-{jobs.instance}".lower().replace("_", "-"),
+        holder=service.replica, lease_s=settings.kubernetes_lease_s,
+        timeout_s=min(settings.kubernetes_timeout_s, settings.kubernetes_lease_s / 3),
+    )  # fmt: skip
+    reconcile = Pulse()
+    watch = ClusterWatch(client, jobs, leadership, board, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
+    watchdog = _start(service, settings, foundation, launcher, leadership)
+    service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
+    service.spawn("cluster-watch", watch.run(service.stopping))
+
+
+def _start(
+    service: Service,
+    settings: DispatcherSettings,
+    foundation: Foundation,
+    launcher: Launcher,
+    leadership: Leadership | None = None,
+) -> Watchdog:
+    """The loops and consumers that every launcher has."""
+    pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
+    usecases = UseCases(pool, uow, schedule)
+    launching = Launching(pool, uow, schedule, launcher, max_attempts=settings.max_attempts)
+    watchdog = Watchdog(
+        pool, uow, schedule, launcher, usecases, result_grace=timedelta(seconds=settings.result_grace_s),
+        trouble_limit=timedelta(seconds=settings.scanner_trouble_limit_s),
+        may_act=lambda: leadership is None or leadership.leads,
+    )  # fmt: skip
+    for number in range(settings.launch_hands):
+        foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", launching.launch, idle_s=_IDLE_S))
+    foundation.wake_when_due([STOP], service.loop("stop", launching.stop, idle_s=_IDLE_S))
+    foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
+    foundation.wake_when_due([END], service.loop("settle", watchdog.settle, idle_s=_IDLE_S))
+    foundation.wake_when_due([CHECK], service.loop("check", watchdog.check, idle_s=_IDLE_S))
+    launcher.on_news(service.loop("news", watchdog.follow, idle_s=_IDLE_S).wake)
+    consumers.register(foundation.broker, usecases)
+    return watchdog
+
+
+def _job_settings(settings: DispatcherSettings) -> JobSettings:
+    assert settings.kubernetes_namespace is not None
+    assert settings.instance is not None
+    assert settings.upload_image is not None
+    return JobSettings(
+        namespace=settings.kubernetes_namespace,
+        instance=settings.instance,
+        image=settings.scanner_image,
+        upload_image=settings.upload_image,
+        service_account=settings.scanner_service_account,
+        user_id=settings.scanner_user_id,
+        priority_class=settings.scanner_priority_class,
+        urgent_priority_class=settings.scanner_urgent_priority_class,
+        spread_over=settings.scanner_spread_over,
+        node_selector=settings.scanner_node_selector,
+        deadline_s=settings.scanner_deadline_s,
+        keep_finished_s=settings.scanner_keep_finished_s,
+    )
+
+
+def _process_environment(settings: DispatcherSettings, token: _Tokens, scan: Scan, folder: Path) -> dict[str, str]:
+    """Of a scanner server that is a process here: it gets its token directly, and uploads ``startup.json`` itself."""
+    inherited = ("PATH", "HOME", "LANG", "TZ", "PYTHONDONTWRITEBYTECODE")
+    base = {name: os.environ[name] for name in inherited if name in os.environ}
+    sandbox = {name: value for name, value in os.environ.items() if name.startswith("SANDBOX_SCAN")}
     environment = scanner_environment(
         scan,
-        folder,
-        base={
-            name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "PYTHONDONTWRITEBYTECODE") if name in os.environ
-        }
-        | {name: value for name, value in os.environ.items() if name.startswith("SANDBOX_SCAN")},
         address=settings.public_url,
-        token=signer.scan_token(ScanId(scan.scan_id), datetime.now(UTC) + _TOKEN_LIFE),
-        intervals={
-            "SKYSCAN_PROGRESS_INTERVAL_SEC": settings.scanner_progress_interval_s,
-            "SKYSCAN_RESULT_INTERVAL_SEC": settings.scanner_result_interval_s,
-            "SKYSCAN_KILL_SWITCH_CHECK_INTERVAL": settings.scanner_kill_switch_interval_s,
-        },
+        profile_path=str(folder / "ewms.json"),
+        forwarded=settings.forwarded,
+        base=base | sandbox,
     )
-    return environment | bus_environment(settings.scanner_bus_url, str(folder / "spool"))
+    return environment | {
+        "SKYSCAN_STARTUP_UPLOAD_JSON": str(folder / "startup-upload.json"),
+        TOKEN_NAME: token(scan.scan_id),
+    }

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
 
 
@@ -11,31 +12,59 @@ class LaunchRefused(Exception):
     """Starting this scanner server will never work as asked; the text says why, for the user."""
 
 
+class NoRoom(TryLater):
+    """There is no room for one more scanner server now; there may be when another one has ended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannerExit:
-    """A scanner server has ended. exit_code: None when nobody knows. log_tail: the last lines it wrote."""
+    """A scanner server has ended.
+
+    exit_code: None when nobody knows. log_tail: the last lines it wrote. cause: in words, where the launcher knows more than
+    the exit code. was_taken: something from outside ended it, so that another try can do better.
+    """
 
     scan_id: str
     exit_code: int | None
     log_tail: str
+    cause: str = ""
+    was_taken: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannerStage:
+    """How far a scanner server is on its way to running. stage: ``pending``, ``scheduled``, ``running``.
+
+    code, text: what holds it up, both empty while all is well.
+    """
+
+    scan_id: str
+    stage: str
+    code: str = ""
+    text: str = ""
+
+
+News = ScannerExit | ScannerStage
 
 
 class Launcher(Protocol):
     """Starts and stops scanner servers, one per scan; starting one that runs is a success."""
 
     name: str
+    revives: bool
+    """Whether ``launch`` may start a scan's scanner server again after it has ended; else it takes a new scan."""
 
     async def launch(self, scan: Scan) -> str:
-        """Start the scan's scanner server and return the job's name. Raises TryLater, LaunchRefused."""
+        """Start the scan's scanner server and return the job's name. Raises TryLater (NoRoom), LaunchRefused."""
 
     async def stop(self, scan_id: str) -> None:
         """End the scan's scanner server, if there is one. Raises TryLater."""
 
-    async def running(self) -> set[str]:
-        """Ids of the scans whose scanner server runs now. Raises TryLater."""
+    async def present(self) -> dict[str, bool]:
+        """Scans that have a scanner server, and whether it runs; one whose end is still to be told counts. Raises TryLater."""
 
-    def next_exit(self) -> ScannerExit | None:
-        """The next end of a scanner server that nobody asked for, or None. Each is given once."""
+    def next_news(self) -> News | None:
+        """The next thing to know about a scanner server, or None. An end that ``stop`` asked for may be left out."""
 
-    def on_exit(self, wake: Callable[[], None]) -> None:
-        """Call this whenever there may be an exit to take."""
+    def on_news(self, wake: Callable[[], None]) -> None:
+        """Call this whenever there may be news to take."""

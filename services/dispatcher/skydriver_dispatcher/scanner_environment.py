@@ -1,31 +1,29 @@
 """The scanner server's environment. Source: REST contract 9.3, ours last: a user can't override it."""
 
-from pathlib import Path
 from typing import Any
 
 from skydriver_common.model.scan import Scan
 
+TOKEN_NAME = "SKYSCAN_SKYDRIVER_AUTH"  # noqa: S105  (the variable, not its value)
+ADDRESS_NAME, SCAN_ID_NAME, PROFILE_NAME = "SKYSCAN_SKYDRIVER_ADDRESS", "SKYSCAN_SKYDRIVER_SCAN_ID", "SKYSCAN_EWMS_JSON"
+RESERVED = frozenset({TOKEN_NAME, ADDRESS_NAME, SCAN_ID_NAME, PROFILE_NAME})
+
 
 def scanner_environment(
-    scan: Scan, folder: Path, *, base: dict[str, str], address: str, token: str, intervals: dict[str, float | None]
+    scan: Scan, *, address: str, profile_path: str, forwarded: dict[str, str | float | None], base: dict[str, str] | None = None
 ) -> dict[str, str]:
-    """Variables of one scanner server.
+    """Variables of one scanner server, all but its token.
 
-    base: what any process here needs (PATH …). folder: where ``ewms.json`` and the upload address will be put.
-    intervals: variable name to seconds, None = the scanner's default.
+    profile_path: where ``ewms.json`` will be. base: what any process here needs (PATH …). forwarded: from the service's
+    settings, seconds as numbers, None = the scanner's default.
     """
+    wanted = scan.request["scanner_server_env_from_user"]
     return (
-        base
+        (base or {})
         | {"SKYSCAN_EWMS_PILOT_LOG": "WARNING", "SKYSCAN_MQ_CLIENT_LOG": "WARNING"}
-        | {name: f"{seconds:g}" for name, seconds in intervals.items() if seconds is not None}
-        | {name: _text(value) for name, value in scan.request["scanner_server_env_from_user"].items() if value is not None}
-        | {
-            "SKYSCAN_EWMS_JSON": str(folder / "ewms.json"),
-            "SKYSCAN_STARTUP_UPLOAD_JSON": str(folder / "startup-upload.json"),
-            "SKYSCAN_SKYDRIVER_ADDRESS": address,
-            "SKYSCAN_SKYDRIVER_AUTH": token,
-            "SKYSCAN_SKYDRIVER_SCAN_ID": scan.scan_id,
-        }
+        | {name: value if isinstance(value, str) else f"{value:g}" for name, value in forwarded.items() if value is not None}
+        | {name: _text(value) for name, value in wanted.items() if value is not None and name not in RESERVED}
+        | {PROFILE_NAME: profile_path, ADDRESS_NAME: address, SCAN_ID_NAME: scan.scan_id}
     )
 
 

@@ -1,21 +1,40 @@
 """Settings of the dispatcher."""
 
+import re
 import shlex
-from datetime import timedelta
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from skydriver_common.runtime.settings import AmqpUrl, ServiceSettings
+from skydriver_common.runtime.settings import PREFIX, ServiceSettings
+
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?", re.IGNORECASE)
+
+
+def _form(pattern: re.Pattern[str], what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if pattern.fullmatch(value) is None:
+            raise ValueError(f"must be {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+Label = Annotated[str, _form(_LABEL, "fit for a Kubernetes label: letters, digits, - _ . inside, at most 63")]
+DnsLabel = Annotated[str, _form(_DNS_LABEL, "a Kubernetes name: a-z, 0-9, - inside, at most 63")]
+Image = Annotated[str, _form(_IMAGE, "the name of a container image")]
 
 
 class DispatcherSettings(ServiceSettings):
     """Where scans run, and how fast they are let go."""
 
-    launcher: Literal["local"] = "local"
-    """Where scanner servers run: ``local`` processes of this machine."""
-    work_dir: Path
+    launcher: Literal["local", "kubernetes"] = "local"
+    """Where scanner servers run: ``local`` processes of this machine, or Jobs of ``kubernetes``."""
+    work_dir: Path | None = None
     """Holds one folder per scan (local launcher)."""
     scanner_command: str = ""
     """Words that start a scanner server, as a shell would split them (local launcher); empty: the sandbox's scanner."""
@@ -26,16 +45,67 @@ class DispatcherSettings(ServiceSettings):
     auth_issuer: str = "skydriver-local"
     auth_audience: str = "skydriver"
     low_priority_interval_s: float = Field(default=300.0, ge=0)
-    """Seconds between two launches of scans with a priority below 100 (REST contract 9.6); 0: no throttle."""
+    """Seconds between two launches of scans with a priority below 100 (REST contract 9.6); 0: no throttle. `skydriver throttle`
+    changes it at run time."""
+    max_running: int | None = Field(default=None, ge=0)
+    """Scans that may run at once before one with a priority below 100 has to wait; unset: any number. Changeable likewise."""
+    launch_hands: int = Field(default=4, ge=1, le=64)
+    """Launches of one replica at a time."""
     max_attempts: int = Field(default=3, ge=1)
     """Launches that may fail before the scan is given up."""
-    scanner_bus_url: AmqpUrl | None = None
-    """Where scanners reach the bus; unset: they report over REST. Without a login in it the scan's token is the login, which needs
-    the broker's OAuth 2 plugin (``docs/scanner-protocol.md``)."""
     scanner_progress_interval_s: float | None = Field(default=None, gt=0)
     scanner_result_interval_s: float | None = Field(default=None, gt=0)
     scanner_kill_switch_interval_s: float | None = Field(default=None, gt=0)
     """Forwarded to scanner servers; unset: the scanner's own defaults (60 s, 120 s, 300 s)."""
+    scanner_mq_timeout_s: float | None = Field(default=None, gt=0)
+    """After so long without a message from its workers a scanner gives up; unset: its own default (7200 s)."""
+    scanner_log: str | None = None
+    scanner_log_third_party: str | None = None
+    """Log levels of scanner servers; unset: their own defaults."""
+
+    instance: Label | None = None
+    """Name of this installation, in the labels of its Kubernetes objects; no two in one namespace may have the same."""
+    kubernetes_namespace: DnsLabel | None = None
+    """Where Jobs and Secrets are made. The cluster is that of KUBECONFIG, else the one this process is a pod of."""
+    kubernetes_timeout_s: float = Field(default=15.0, gt=0, le=50)
+    """For one call of the Kubernetes API."""
+    kubernetes_lease_s: float = Field(default=15.0, ge=1, le=300)
+    """So long after the death of the replica that watches the cluster another one takes over."""
+    scanner_image: Image = "icecube/skymap_scanner"
+    """Repository of the scanner image; the tag comes from the request."""
+    upload_image: Image | None = None
+    """SkyDriver's own image, with tag: runs the upload of ``startup.json`` beside the scanner."""
+    scanner_service_account: DnsLabel | None = None
+    scanner_user_id: int = Field(default=1000, ge=1, le=2**31 - 1)
+    """User and group of the scanner's processes; never root."""
+    scanner_priority_class: str | None = None
+    scanner_urgent_priority_class: str | None = None
+    """PriorityClass of the pods, and of those of scans with a priority from 100 on."""
+    scanner_spread_over: str | None = None
+    """Node label over whose values pods are spread, such as ``kubernetes.io/hostname``."""
+    scanner_node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels that a node must have, as a JSON object."""
+    scanner_deadline_s: int = Field(default=172_800, ge=60)
+    """The longest life of a scan (REST contract 9.1)."""
+    scanner_keep_finished_s: int = Field(default=600, ge=60)
+    """How long a finished Job stays (REST contract 9.1); not too short: how it ended is read from it."""
+    scanner_trouble_limit_s: float = Field(default=900.0, gt=0)
+    """How long a scan waits for an image that can't be pulled, or a container that can't be made, before it has failed."""
+    result_grace_s: float = Field(default=20.0, ge=0)
+    """After a scanner server's clean end: how long its final result may still be on its way."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        problems = list(self._missing())
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _missing(self) -> Iterator[str]:
+        needed = {"local": ("work_dir",), "kubernetes": ("instance", "kubernetes_namespace", "upload_image")}[self.launcher]
+        for name in needed:
+            if getattr(self, name) is None:
+                yield f"{PREFIX}{name.upper()}: is not set ({PREFIX}LAUNCHER is {self.launcher})"
 
     @field_validator("scanner_command")
     @classmethod
@@ -49,5 +119,13 @@ class DispatcherSettings(ServiceSettings):
         return tuple(shlex.split(self.scanner_command))
 
     @property
-    def low_priority_interval(self) -> timedelta:
-        return timedelta(seconds=self.low_priority_interval_s)
+    def forwarded(self) -> dict[str, str | float | None]:
+        """What scanner servers are told: variable to value, None: the scanner's own default."""
+        return {
+            "SKYSCAN_PROGRESS_INTERVAL_SEC": self.scanner_progress_interval_s,
+            "SKYSCAN_RESULT_INTERVAL_SEC": self.scanner_result_interval_s,
+            "SKYSCAN_KILL_SWITCH_CHECK_INTERVAL": self.scanner_kill_switch_interval_s,
+            "SKYSCAN_MQ_TIMEOUT_FROM_CLIENTS": self.scanner_mq_timeout_s,
+            "SKYSCAN_LOG": self.scanner_log,
+            "SKYSCAN_LOG_THIRD_PARTY": self.scanner_log_third_party,
+        }

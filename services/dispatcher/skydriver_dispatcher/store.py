@@ -1,12 +1,16 @@
 """The dispatcher's own questions to the database."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from skydriver_common.db.pool import Connection, Pool, load_statements
+from skydriver_common.db.schedule import Work
 from skydriver_common.db.translate import database_faults
+from skydriver_common.model import wire
 
 _sql = load_statements("skydriver_dispatcher", "dispatcher.sql")
-_LOW_PRIORITY = "low-priority-launches"
+
+LAUNCH = "launch"
+"""Due work: one row per waiting scan. The statements of the throttle know it by this name."""
 
 
 async def digest_of_event(connection: Connection, i3_event_id: str) -> str | None:
@@ -28,14 +32,36 @@ async def should_run(pool: Pool) -> set[str]:
         return {row["scan_id"] async for row in _sql.should_run(pool)}
 
 
-async def throttle_opens_at(pool: Pool) -> datetime | None:
-    """When the next low-priority scan may be launched; None: at once. Raises TryLater."""
+async def claim_launch(pool: Pool, *, holder: str, lease: timedelta) -> Work | float | None:
+    """Lease the scan that may start now; else the seconds after which to ask again, None: when something changes.
+
+    Urgent scans (REST contract 8.5) come first and at once, the others by priority and waiting time, as the throttle allows.
+    Raises TryLater.
+    """
     with database_faults():
-        opens: datetime | None = await _sql.throttle_opens_at(pool, name=_LOW_PRIORITY)
-    return opens
+        row = await _sql.claim_launch(pool, now=datetime.now(UTC), lease_s=lease.total_seconds(), holder=holder)
+    if row["scan_id"] is None:
+        wait_s: float | None = row["wait_s"]
+        return wait_s
+    return Work(
+        kind=LAUNCH, scan_id=row["scan_id"], priority=row["priority"], created_at=row["created_at"], due_at=row["due_at"],
+        tries=row["tries"], note=wire.decode(row["note"]),
+    )  # fmt: skip
 
 
-async def pass_throttle(pool: Pool, *, now: datetime, interval: timedelta) -> bool:
-    """Take the slot of low-priority launches; False when another replica was faster. Raises TryLater."""
+async def set_throttle_defaults(pool: Pool, *, interval_s: float, max_running: int | None) -> None:
+    """Note what the settings say of the throttle. Raises TryLater."""
     with database_faults():
-        return bool(await _sql.pass_throttle(pool, name=_LOW_PRIORITY, now=now, next_at=now + interval))
+        await _sql.set_throttle_defaults(pool, interval_s=interval_s, max_running=max_running)
+
+
+async def hold_launches(pool: Pool, *, for_s: float, because: str) -> None:
+    """Let nothing below priority 100 start for so long. Raises TryLater."""
+    with database_faults():
+        await _sql.hold_launches(pool, until=datetime.now(UTC) + timedelta(seconds=for_s), because=because)
+
+
+async def release_launches(connection: Connection | Pool) -> None:
+    """End a hold: there may be room again. Raises TryLater."""
+    with database_faults():
+        await _sql.release_launches(connection, now=datetime.now(UTC))

@@ -1,26 +1,41 @@
 """One unit of work around each decision."""
 
+from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
+from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.log.views import manifest_body
 from skydriver_common.model.commands import Context, DeleteScan, RequestScan, RescanScan
-from skydriver_common.model.events import RescanRecorded, ScanDeleted, ScanReplaced, ScanRequested
+from skydriver_common.model.events import (
+    RescanRecorded,
+    ScanDeleted,
+    ScannerFailed,
+    ScannerLost,
+    ScanReplaced,
+    ScanRequested,
+)
+from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Code, Rejection, Reply
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
-from skydriver_dispatcher.decide import decide_delete, decide_request, decide_rescan, unknown
+from skydriver_dispatcher.decide import can_end, decide_delete, decide_request, decide_rescan, too_many_replacements, unknown
 
-LAUNCH = "launch"
+LAUNCH = store.LAUNCH
 STOP = "stop"
 RELAUNCH = "relaunch"
+END = "scanner-end"
+"""An end of a scanner server that is judged a little later."""
+CHECK = "scanner-check"
+"""A trouble of a scanner server that must be over by then."""
 
 
 class UseCases:
     """The commands of the dispatcher."""
 
-    def __init__(self, pool: Pool, uow: UnitOfWork) -> None:
+    def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule) -> None:
         self._pool = pool
         self._uow = uow
+        self._schedule = schedule
 
     async def request_scan(self, command: RequestScan, context: Context) -> Reply:
         """Store the request and put the scan on the backlog; replies with its Manifest."""
@@ -34,7 +49,7 @@ class UseCases:
                 case Rejection() as no:
                     reply = Reply.refused(no)
                 case event:
-                    reply = Reply(body=manifest_body(self._enqueue(tx, command.scan_id, event)))
+                    reply = Reply(body=manifest_body(await self._enqueue(tx, command.scan_id, event)))
             tx.record(reply)
         return reply
 
@@ -51,13 +66,7 @@ class UseCases:
             elif original is None:
                 reply = Reply.refused(Rejection(Code.REQUEST_UNKNOWN, f"The request of scan {command.scan_id} is not stored"))
             else:
-                if command.abort_first:
-                    self._delete(tx, command)
-                tx.append(original.scan_id, [RescanRecorded(rescan_id=command.new_scan_id)])
-                event = decide_rescan(original, command, now=tx.now.timestamp())
-                reply = Reply(body=manifest_body(self._enqueue(tx, command.new_scan_id, event)))
-                if command.replace_scan:
-                    tx.append(command.scan_id, [ScanReplaced(by_scan_id=command.new_scan_id)])
+                reply = Reply(body=manifest_body(await self._rescan(tx, command, original)))
             tx.record(reply)
         return reply
 
@@ -71,21 +80,60 @@ class UseCases:
                 case Rejection() as no:
                     reply = Reply.refused(no)
                 case _:
-                    reply = Reply(body=manifest_body(self._delete(tx, command)))
+                    reply = Reply(body=manifest_body(await self._delete(tx, command)))
             tx.record(reply)
         return reply
 
-    def _delete(self, tx: Transaction, command: DeleteScan | RescanScan) -> Scan:
+    async def replace_scan(
+        self, scan_id: str, reason: str, exit_code: int | None, log_tail: str, context: Context
+    ) -> str | None:
+        """A scan whose scanner server was taken away goes on as a new scan; the id of the new one.
+
+        None: it does not, since the scan has ended meanwhile, or was replaced too often already (then it has failed). Readers of
+        the old scan are sent to the new one. Source: REST contract 9.6.
+        """
+        new = new_scan_id()
+        holder = await store.request_holder(self._pool, scan_id) or scan_id
+        async with self._uow.on_scans(context, sorted({scan_id, holder, new})) as tx:
+            scan, original = tx.scan(scan_id), tx.scan(holder)
+            if scan is None or original is None or not can_end(scan):
+                return None
+            await store.release_launches(tx.connection)
+            tx.rings.append((DUE_CHANNEL, LAUNCH))
+            why_not = too_many_replacements(original, now=tx.now.timestamp())
+            if why_not:
+                tx.append(scan_id, [ScannerFailed(reason=f"{reason}; {why_not}", exit_code=exit_code, log_tail=log_tail)])
+                await self._schedule.put(STOP, scan_id, priority=scan.priority, connection=tx.connection)
+                tx.rings.append((DUE_CHANNEL, STOP))
+                return None
+            tx.append(scan_id, [ScannerLost(reason=reason, exit_code=exit_code, log_tail=log_tail)])
+            command = RescanScan(scan_id=scan_id, new_scan_id=new, abort_first=True, replace_scan=True)
+            await self._rescan(tx, command, original)
+        return new
+
+    async def _rescan(self, tx: Transaction, command: RescanScan, original: Scan) -> Scan:
+        if command.abort_first:
+            await self._delete(tx, command)
+        tx.append(original.scan_id, [RescanRecorded(rescan_id=command.new_scan_id)])
+        event = decide_rescan(original, command, now=tx.now.timestamp())
+        scan = await self._enqueue(tx, command.new_scan_id, event)
+        if command.replace_scan:
+            tx.append(command.scan_id, [ScanReplaced(by_scan_id=command.new_scan_id)])
+        return scan
+
+    async def _delete(self, tx: Transaction, command: DeleteScan | RescanScan) -> Scan:
         after = tx.append(command.scan_id, [ScanDeleted()])
         assert after is not None
-        tx.due.drop(LAUNCH, command.scan_id)
-        tx.due.put(STOP, command.scan_id, now=tx.now, priority=after.priority)
+        await self._schedule.drop(LAUNCH, command.scan_id, connection=tx.connection)
+        await self._schedule.put(STOP, command.scan_id, priority=after.priority, connection=tx.connection)
+        tx.rings.append((DUE_CHANNEL, STOP))
         return after
 
-    def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested) -> Scan:
+    async def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested) -> Scan:
         scan = tx.append(scan_id, [event])
         assert scan is not None
-        tx.due.put(LAUNCH, scan_id, now=tx.now, priority=scan.priority)
+        await self._schedule.put(LAUNCH, scan_id, priority=scan.priority, connection=tx.connection)
+        tx.rings.append((DUE_CHANNEL, LAUNCH))
         return scan
 
 

@@ -1,88 +1,220 @@
-"""Watch over running scanner servers: restart what died, tell what failed, after a restart reconcile with reality."""
+"""Watch over scanner servers: tell how they do, restart or replace what died, after a restart reconcile with reality."""
 
 import uuid
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
 from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log.unit_of_work import UnitOfWork
-from skydriver_common.model.events import ScannerRestarted
+from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
+from skydriver_common.model.events import ScannerFailed, ScannerRestarted
+from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
-from skydriver_dispatcher.decide import decide_exit
-from skydriver_dispatcher.ports import Launcher, ScannerExit
-from skydriver_dispatcher.usecases import RELAUNCH, STOP, context_of_loop
+from skydriver_dispatcher.decide import can_end, decide_exit, decide_last_exit, decide_stage
+from skydriver_dispatcher.podfacts import CONTAINER_CONFIG, IMAGE_PULL
+from skydriver_dispatcher.ports import Launcher, ScannerExit, ScannerStage
+from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases, context_of_loop
 
 log = structlog.get_logger(__name__)
 
 _RESTART_AFTER_S = 1.0
 """The first restart is immediate, later ones wait 3 and 15 times this long."""
+_LAUNCH_GRACE_S = 2.0
+"""A scanner server can end before the launch that started it is written down."""
+_LAUNCH_GRACE_TRIES = 60
+_GIVEN_UP = frozenset({IMAGE_PULL, CONTAINER_CONFIG})
+"""Troubles that a scan does not wait for without limit."""
 
 
 class Watchdog:
-    """``follow`` exits as they happen; ``reconcile`` what should run with what does."""
+    """``follow`` news as they come; ``reconcile`` what should run with what does; ``settle`` and ``check`` what was put off.
 
-    def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule, launcher: Launcher) -> None:
+    result_grace: after a clean end, how long a final result may still be under way. trouble_limit: how long a scan waits for an
+    image that can't be pulled, or a container that can't be made.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        uow: UnitOfWork,
+        schedule: Schedule,
+        launcher: Launcher,
+        usecases: UseCases,
+        *,
+        result_grace: timedelta = timedelta(seconds=20),
+        trouble_limit: timedelta = timedelta(minutes=15),
+        may_act: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._pool = pool
         self._uow = uow
         self._schedule = schedule
         self._launcher = launcher
+        self._usecases = usecases
+        self._result_grace = result_grace
+        self._trouble_limit = trouble_limit
+        self._may_act = may_act
 
-    async def reconcile(self) -> None:
-        """After a start: launch again what should run and does not, stop what runs and should not."""
+    async def reconcile(self) -> bool:
+        """Start or replace what should run and is not there, stop what runs and should not. Raises TryLater."""
+        if not self._may_act():
+            return False
+        # in this order: what is launched in between is in neither of the two differences
         wanted = await store.should_run(self._pool)
-        running = await self._launcher.running()
-        for scan_id in wanted - running:
-            await self.handle(ScannerExit(scan_id=scan_id, exit_code=None, log_tail=""))
-        for scan_id in running - wanted:
-            if await self._is_superfluous(scan_id):
-                await self._schedule.put(STOP, scan_id)
+        present = await self._launcher.present()
+        for scan_id in wanted - present.keys():
+            gone = ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause="it is not there any more", was_taken=True)
+            await self._ended(gone)
+        for scan_id, runs in present.items():
+            if runs and scan_id not in wanted:
+                await self._stop_if_superfluous(scan_id)
+        return False
 
     async def follow(self) -> bool:
-        """Handle one end of a scanner server."""
-        ended = self._launcher.next_exit()
-        if ended is None:
-            return False
-        await self.handle(ended)
+        """Handle one piece of news."""
+        news = self._launcher.next_news()
+        match news:
+            case None:
+                return False
+            case ScannerStage():
+                await self._came_to(news)
+            case ScannerExit():
+                await self._ended(news)
         return True
 
-    async def handle(self, ended: ScannerExit) -> None:
-        """Decide what an end means, and act on it. Raises TryLater."""
-        context = context_of_loop("watchdog", ended.scan_id, str(uuid.uuid4()))
-        async with self._uow.on_scans(context, [ended.scan_id]) as tx:
-            scan = tx.scan(ended.scan_id)
-            if scan is None:
-                return
-            events = decide_exit(scan, exit_code=ended.exit_code, log_tail=ended.log_tail)
-            tx.append(ended.scan_id, events)
-            for event in events:
-                log.warning("scanner.ended", scan_id=ended.scan_id, exit_code=ended.exit_code, outcome=event.type)
-                if isinstance(event, ScannerRestarted):
-                    # in the same transaction: a dispatcher that dies here does not forget the restart
-                    await self._schedule.put(
-                        RELAUNCH, ended.scan_id, priority=scan.priority, connection=tx.connection,
-                        due_at=tx.now + timedelta(seconds=_RESTART_AFTER_S * (4 ** (event.restarts - 1) - 1)),
-                    )  # fmt: skip
-                    tx.rings.append((DUE_CHANNEL, RELAUNCH))
+    async def settle(self) -> bool | float:
+        """Judge one end that was put off."""
+        work = await self._schedule.claim(END)
+        if work is None:
+            return await self._until_next(END)
+        ended = ScannerExit(**work.note)
+        scan = await self._look(work.scan_id)
+        if scan is not None and scan.is_waiting and work.tries < _LAUNCH_GRACE_TRIES:
+            await self._schedule.postpone(work, timedelta(seconds=_LAUNCH_GRACE_S))
+            return True
+        await self._ended(ended, put_off=False)
+        await self._schedule.finish(work)
+        return True
+
+    async def check(self) -> bool | float:
+        """Give a scan up whose trouble lasts too long."""
+        work = await self._schedule.claim(CHECK)
+        if work is None:
+            return await self._until_next(CHECK)
+        async with self._on(work.scan_id) as tx:
+            scan = tx.scan(work.scan_id)
+            if scan is not None and can_end(scan) and scan.launch.trouble.get("code") in _GIVEN_UP:
+                limit_s = self._trouble_limit.total_seconds()
+                reason = f"given up after {limit_s:g} s: {scan.launch.trouble['text']}"
+                tx.append(work.scan_id, [ScannerFailed(reason=reason)])
+                await self._stop(tx, work.scan_id)
+                log.warning("scanner.given_up", scan_id=work.scan_id, reason=reason)
+            await self._schedule.finish(work, connection=tx.connection)
+        return True
 
     async def relaunch(self) -> bool | float:
         """Start one scanner server again, if its scan still wants it."""
         work = await self._schedule.claim(RELAUNCH)
         if work is None:
-            next_s = await self._schedule.seconds_to_next([RELAUNCH])
-            return False if next_s is None else max(next_s, 0.2)
-        async with self._uow.on_scans(context_of_loop("watchdog", work.scan_id, str(uuid.uuid4())), [work.scan_id]) as tx:
-            scan = tx.scan(work.scan_id)
+            return await self._until_next(RELAUNCH)
+        scan = await self._look(work.scan_id)
         if scan is not None and scan.may_run:
             await self._launcher.launch(scan)
         await self._schedule.finish(work)
         return True
 
-    async def _is_superfluous(self, scan_id: str) -> bool:
-        """Whether a running scanner server belongs to a scan that is deleted, failed or unknown (not: just finishing)."""
-        context = context_of_loop("watchdog", scan_id, str(uuid.uuid4()))
-        async with self._uow.on_scans(context, [scan_id]) as tx:
+    async def _came_to(self, news: ScannerStage) -> None:
+        async with self._on(news.scan_id) as tx:
+            scan = tx.scan(news.scan_id)
+            if scan is None or _is_over(scan):
+                # made by a launch that lost its race with a deletion
+                await self._stop(tx, news.scan_id)
+                return
+            events = decide_stage(scan, stage=news.stage, code=news.code, text=news.text)
+            tx.append(news.scan_id, events)
+            if events and news.code in _GIVEN_UP:
+                await self._schedule.put(CHECK, news.scan_id, due_at=tx.now + self._trouble_limit, connection=tx.connection)
+            elif events:
+                await self._schedule.drop(CHECK, news.scan_id, connection=tx.connection)
+        if events:
+            log.info("scanner.stage", scan_id=news.scan_id, stage=news.stage, code=news.code)
+
+    async def _ended(self, ended: ScannerExit, *, put_off: bool = True) -> None:
+        """Decide what an end means, and act on it. Raises TryLater."""
+        async with self._on(ended.scan_id) as tx:
+            scan = tx.scan(ended.scan_id)
+            if scan is None or not scan.may_run:
+                await self._room(tx)
+                return
+            grace = timedelta(seconds=_LAUNCH_GRACE_S) if scan.is_waiting else self._result_grace
+            if put_off and (scan.is_waiting or ended.exit_code == 0):
+                await self._schedule.put(END, ended.scan_id, due_at=tx.now + grace, note=_note(ended), connection=tx.connection)
+                tx.rings.append((DUE_CHANNEL, END))
+                return
+            if self._launcher.revives:
+                await self._revive(tx, scan, ended)
+                return
+            if not ended.was_taken:
+                events = decide_last_exit(scan, exit_code=ended.exit_code, log_tail=ended.log_tail, cause=ended.cause)
+                tx.append(ended.scan_id, events)
+                await self._room(tx)
+        if not ended.was_taken:
+            log.warning("scanner.failed", scan_id=ended.scan_id, exit_code=ended.exit_code, cause=ended.cause)
+            return
+        context = context_of_loop("watchdog", ended.scan_id, str(uuid.uuid4()))
+        reason = f"the scanner server was lost: {ended.cause}"
+        new = await self._usecases.replace_scan(ended.scan_id, reason, ended.exit_code, ended.log_tail, context)
+        log.warning("scanner.lost", scan_id=ended.scan_id, cause=ended.cause, replaced_by=new)
+
+    async def _revive(self, tx: Transaction, scan: Scan, ended: ScannerExit) -> None:
+        events = decide_exit(scan, exit_code=ended.exit_code, log_tail=ended.log_tail)
+        tx.append(ended.scan_id, events)
+        for event in events:
+            log.warning("scanner.ended", scan_id=ended.scan_id, exit_code=ended.exit_code, outcome=event.type)
+            if isinstance(event, ScannerRestarted):
+                # in the same transaction: a dispatcher that dies here does not forget the restart
+                await self._schedule.put(
+                    RELAUNCH, ended.scan_id, priority=scan.priority, connection=tx.connection,
+                    due_at=tx.now + timedelta(seconds=_RESTART_AFTER_S * (4 ** (event.restarts - 1) - 1)),
+                )  # fmt: skip
+                tx.rings.append((DUE_CHANNEL, RELAUNCH))
+
+    async def _stop_if_superfluous(self, scan_id: str) -> None:
+        """Stop a running scanner server whose scan is deleted, failed or unknown (not: just starting or finishing)."""
+        async with self._on(scan_id) as tx:
             scan = tx.scan(scan_id)
-            return scan is None or scan.is_deleted or scan.launch.state in ("abandoned", "failed")
+            if scan is None or _is_over(scan):
+                await self._stop(tx, scan_id)
+                log.warning("scanner.superfluous", scan_id=scan_id)
+
+    async def _stop(self, tx: Transaction, scan_id: str) -> None:
+        await self._schedule.put(STOP, scan_id, connection=tx.connection)
+        tx.rings.append((DUE_CHANNEL, STOP))
+
+    async def _room(self, tx: Transaction) -> None:
+        """Something has ended: what waits for room may try."""
+        await store.release_launches(tx.connection)
+        tx.rings.append((DUE_CHANNEL, LAUNCH))
+
+    async def _look(self, scan_id: str) -> Scan | None:
+        async with self._on(scan_id) as tx:
+            return tx.scan(scan_id)
+
+    async def _until_next(self, kind: str) -> bool | float:
+        next_s = await self._schedule.seconds_to_next([kind])
+        return False if next_s is None else max(next_s, 0.2)
+
+    def _on(self, scan_id: str) -> AbstractAsyncContextManager[Transaction]:
+        return self._uow.on_scans(context_of_loop("watchdog", scan_id, str(uuid.uuid4())), [scan_id])
+
+
+def _is_over(scan: Scan) -> bool:
+    return scan.is_deleted or scan.launch.state in ("abandoned", "failed")
+
+
+def _note(ended: ScannerExit) -> dict[str, Any]:
+    return {name: getattr(ended, name) for name in ScannerExit.__slots__}

@@ -14,7 +14,6 @@ from aio_pika.abc import AbstractRobustConnection, DeliveryMode
 from aio_pika.exceptions import AMQPError
 
 from skydriver_common.bus import topology
-from skydriver_common.bus.stops import stop_message
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
@@ -35,20 +34,15 @@ class Relay:
         self._bus = bus
         self._name = name
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self._is_active = False
-        self._next_try = 0.0
         self._channel: aio_pika.abc.AbstractChannel | None = None
         self.lag_s = 0.0
 
     async def step(self) -> bool | float:
         """Publish one batch. True: there is more. Raises TryLater while Postgres or RabbitMQ is away."""
-        if not self._is_active and (wait_s := self._next_try - time.monotonic()) > 0:
-            return wait_s  # woken, but another replica is at it
+        connection = await self._locked_connection()
+        if connection is None:
+            return _STANDBY_S
         try:
-            connection = await self._locked_connection()
-            if connection is None:
-                self._next_try = time.monotonic() + _STANDBY_S
-                return _STANDBY_S
             return await self._publish_batch(connection)
         except TryLater:
             await self.close()
@@ -75,31 +69,26 @@ class Relay:
                 self._channel = await self._bus.channel(publisher_confirms=True)
                 await topology.declare(self._channel)
             exchange = await self._channel.get_exchange(topology.EVENTS.name, ensure=False)
-            stops = await self._channel.get_exchange(topology.STOP.name, ensure=False)
-            signals = [(signal, event) for event in events if (signal := stop_message(event)) is not None]
             async with asyncio.timeout(30):
-                await asyncio.gather(
-                    *(stops.publish(signal, event.scan_id, mandatory=False) for signal, event in signals),
-                    *(exchange.publish(_message(event), event.type, mandatory=False) for event in events),
-                )
+                await asyncio.gather(*(exchange.publish(_message(event), event.type, mandatory=False) for event in events))
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             self._channel = None
             raise TryLater("the message broker can't be reached", 1.0) from error
 
     async def _locked_connection(self) -> "asyncpg.Connection[asyncpg.Record] | None":
         """The connection that holds the relay's lock, or None while another replica holds it."""
-        if self._connection is None or self._connection.is_closed():
-            self._is_active = False
-            with database_faults():
-                self._connection = await asyncpg.connect(
-                    self._database_url, timeout=10, command_timeout=30, server_settings={"application_name": "skydriver-relay"}
-                )
-        if not self._is_active:
-            with database_faults():
-                self._is_active = bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY))
-            if self._is_active:
+        if self._connection is not None and not self._connection.is_closed():
+            return self._connection
+        with database_faults():
+            connection = await asyncpg.connect(
+                self._database_url, timeout=10, command_timeout=30, server_settings={"application_name": "skydriver-relay"}
+            )
+            if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
                 log.info("relay.active")
-        return self._connection if self._is_active else None
+                self._connection = connection
+                return connection
+            await connection.close(timeout=5)
+        return None
 
     async def close(self) -> None:
         """Give the lock back."""
@@ -107,7 +96,6 @@ class Relay:
             with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await self._connection.close(timeout=5)
             self._connection = None
-        self._is_active = False
 
 
 def _message(event: read.LoggedEvent) -> aio_pika.Message:

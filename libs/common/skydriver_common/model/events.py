@@ -82,11 +82,45 @@ class LaunchFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchDeferred(Event):
+    """The scanner server can't be started for now (no room, no answer); it will be tried again, and no attempt is used up.
+
+    Told when the reason changes, not at every try.
+    """
+
+    type: ClassVar[str] = "scan.launch-deferred"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchAbandoned(Event):
     """The launcher has given up; the scan ends here."""
 
     type: ClassVar[str] = "scan.launch-abandoned"
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannerStageChanged(Event):
+    """The scanner server came further, or something holds it up. stage: ``pending``, ``scheduled``, ``running``.
+
+    code, text: what holds it up, empty while all is well.
+    """
+
+    type: ClassVar[str] = "scan.scanner-stage-changed"
+    stage: str
+    code: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannerLost(Event):
+    """The scanner server was taken away from outside (killed, evicted, deleted). exit_code: None when unknown."""
+
+    type: ClassVar[str] = "scan.scanner-lost"
+    reason: str
+    exit_code: int | None = None
+    log_tail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +337,7 @@ SYSTEM = "system"
 
 _LIFECYCLE = (
     ScanRequested, RescanRecorded, ScanReplaced, ScanDeleted, LaunchAttempted, ScanLaunched, LaunchFailed,
-    LaunchAbandoned, ScannerRestarted, ScannerFailed,
+    LaunchDeferred, LaunchAbandoned, ScannerStageChanged, ScannerLost, ScannerRestarted, ScannerFailed,
 )  # fmt: skip
 _PROGRESS = (ProgressReported, ProgressCompacted, EventMetadataSet, ScanMetadataSet, ResultReceived)
 _EWMS = (

@@ -31,6 +31,11 @@ def is_scan_id(text: str) -> bool:
     return _SCAN_ID.fullmatch(text) is not None
 
 
+def created_at(scan_id: ScanId) -> float:
+    """When a scan with an id of today was requested, in Unix seconds; 0.0 for a very old id, which does not say."""
+    return int(scan_id[:11], 16) / 1000 if is_scan_id(scan_id) else 0.0
+
+
 def new_i3_event_id() -> str:
     """Id of a stored i3 event: a UUIDv4 as 32 hex digits. Source: REST contract, section 4.5."""
     return uuid.uuid4().hex

@@ -7,7 +7,7 @@ becomes known by a new event is a new line here. The codes are for programs and 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from skydriver_common.model.scan import Ewms, Scan
+from skydriver_common.model.scan import Ewms, Launch, Scan
 
 Problem = dict[str, str]
 """``{"code", "text"}``: text is one line of whole sentences, without secrets and without an end mark."""
@@ -21,7 +21,7 @@ def problems_of(scan: Scan) -> list[Problem]:
     """What keeps this scan from its result, the most final first; empty when it goes on well, has its result or is deleted."""
     if scan.is_deleted or scan.has_final_result:
         return []
-    found = [*_launch(scan), *_workflow(scan)]
+    found = [*_launch(scan), *_scanner(scan.launch), *_workflow(scan)]
     if scan.has_workflow and scan.may_run and not scan.ewms.deactivated:
         found += _workers(scan)
     return [{"code": code, "text": text} for code, text in found]
@@ -34,6 +34,8 @@ def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
             yield "launch-abandoned", f"The scanner server could not be started and is not tried again: {_line(launch.reason)}"
         case "failed":
             yield "scanner-failed", f"The scanner server has ended without a result: {_line(launch.reason)}"
+        case "queued" if launch.is_deferred:
+            yield "launch-deferred", f"The scan waits until it can be started; no attempt is used up: {_line(launch.reason)}"
         case "queued" if launch.reason:
             yield (
                 "launch-failed",
@@ -48,6 +50,16 @@ def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
             )
 
 
+def _scanner(launch: Launch) -> Iterator[tuple[str, str]]:
+    """What holds the scanner server up on its way to running."""
+    if launch.state == "launched" and launch.trouble:
+        yield launch.trouble["code"], f"The scanner server does not get on: {_line(launch.trouble['text'])}"
+    elif launch.state == "launched" and launch.stage == "pending":
+        yield "scanner-pending", "The scanner server waits for a node of the cluster"
+    elif launch.state == "launched" and launch.stage == "scheduled":
+        yield "scanner-starting", "The scanner server has its node; its container starts as soon as image and queues are there"
+
+
 def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:
     ewms = scan.ewms
     if ewms.refused:
@@ -55,7 +67,7 @@ def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:
     elif ewms.deactivated:
         yield "workflow-stopped", f"The scan's workers were stopped at EWMS ({ewms.deactivated}) before it had its result"
     elif scan.launch.state == "launched" and not scan.has_workflow:
-        yield "waiting-for-workflow", "The scanner server runs and waits for EWMS to take the order for its workers"
+        yield "waiting-for-workflow", "The scanner server is launched and waits for EWMS to take the order for its workers"
 
 
 def _workers(scan: Scan) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,11 @@ _TICK_S = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How far the launch is. state: queued, launched, abandoned, failed. taken_at: Unix seconds, 0.0 = never."""
+    """How far the launch is. state: queued, launched, abandoned, failed. taken_at: Unix seconds, 0.0 = never.
+
+    failures: attempts that failed by the scan's own doing. is_deferred: waits for room or an answer, see reason. stage: of the
+    scanner server, see ``ScannerStageChanged``; trouble: ``{"code", "text"}`` of what holds it up, empty while all is well.
+    """
 
     state: str = "queued"
     attempts: int = 0
@@ -24,6 +28,11 @@ class Launch:
     restarts: int = 0
     reason: str = ""
     log_tail: str = ""
+    failures: int = 0
+    is_deferred: bool = False
+    stage: str = ""
+    trouble: dict[str, str] = field(default_factory=dict)
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,15 +242,25 @@ def _evolve_launch(launch: Launch, event: ev.Event, recorded_at: float) -> Launc
         case ev.LaunchAttempted():
             return replace(launch, attempts=event.attempt, taken_at=recorded_at)
         case ev.ScanLaunched():
-            return replace(launch, state="launched", launcher=event.launcher, job=event.job, reason="")
+            return replace(launch, state="launched", launcher=event.launcher, job=event.job, reason="", is_deferred=False)
         case ev.LaunchFailed():
-            return replace(launch, reason=event.reason)
+            return replace(launch, reason=event.reason, failures=launch.failures + 1, is_deferred=False)
+        case ev.LaunchDeferred():
+            attempts = launch.attempts if launch.is_deferred else max(0, launch.attempts - 1)
+            return replace(launch, reason=event.reason, attempts=attempts, is_deferred=True)
         case ev.LaunchAbandoned():
             return replace(launch, state="abandoned", reason=event.reason)
+        case ev.ScannerStageChanged():
+            trouble = {"code": event.code, "text": event.text} if event.code else {}
+            return replace(launch, stage=event.stage, trouble=trouble)
+        case ev.ScannerLost():
+            return replace(launch, reason=event.reason, log_tail=event.log_tail, exit_code=event.exit_code, trouble={})
         case ev.ScannerRestarted():
             return replace(launch, restarts=event.restarts, reason=event.reason)
         case ev.ScannerFailed():
-            return replace(launch, state="failed", reason=event.reason, log_tail=event.log_tail)
+            return replace(
+                launch, state="failed", reason=event.reason, log_tail=event.log_tail, exit_code=event.exit_code, trouble={}
+            )
         case _:
             return None
 

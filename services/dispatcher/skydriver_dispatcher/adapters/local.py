@@ -19,7 +19,7 @@ import structlog
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
-from skydriver_dispatcher.ports import ScannerExit
+from skydriver_dispatcher.ports import News, ScannerExit
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class LocalLauncher:
     """Starts ``command`` as scanner server; see ``ports.Launcher``. command: words before the scanner's own arguments."""
 
     name = "local"
+    revives = True
 
     def __init__(
         self, work_dir: Path, environment: Callable[[Scan, Path], dict[str, str]], *, command: Sequence[str] = SANDBOX_SCANNER
@@ -94,18 +95,18 @@ class LocalLauncher:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(running.pidfd, signal.SIGKILL)
 
-    async def running(self) -> set[str]:
-        """Scans whose process is alive, those of an earlier dispatcher included."""
+    async def present(self) -> dict[str, bool]:
+        """Scans whose process is alive, those of an earlier dispatcher included, and those whose end is still to be told."""
         if self._work_dir.is_dir():
             for folder in self._work_dir.iterdir():
                 self._adopt(folder.name)
-        return set(self._running)
+        return {ended.scan_id: False for ended in self._ended} | dict.fromkeys(self._running, True)
 
-    def next_exit(self) -> ScannerExit | None:
+    def next_news(self) -> News | None:
         """The next end that nobody asked for, or None."""
         return self._ended.popleft() if self._ended else None
 
-    def on_exit(self, wake: Callable[[], None]) -> None:
+    def on_news(self, wake: Callable[[], None]) -> None:
         """Call this whenever there may be an exit to take."""
         self._wake = wake
 

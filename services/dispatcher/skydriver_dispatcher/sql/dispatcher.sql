@@ -7,17 +7,29 @@ SELECT digest FROM i3_events WHERE i3_event_id = :i3_event_id;
 SELECT request_scan_id FROM manifests WHERE scan_id = :scan_id;
 
 -- name: should_run()
--- Scans whose scanner server should be running and is not about to be started. Indexes: manifests_running, due_work_pkey.
+-- Scans whose scanner server should be running, and neither is about to be started nor has an end that waits for its verdict.
+-- Indexes: manifests_running, due_work_pkey.
 SELECT m.scan_id FROM manifests m
  WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result
-   AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind = 'relaunch' AND d.scan_id = m.scan_id);
+   AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('relaunch', 'scanner-end') AND d.scan_id = m.scan_id);
 
--- name: throttle_opens_at(name)$
--- When the next one may pass, or null.
-SELECT next_at FROM throttles WHERE name = :name;
+-- name: claim_launch(now, lease_s, holder)^
+-- Lease the scan that may start now, or learn when to ask again. Indexes: due_work_order, due_work_launch_rank.
+SELECT o_scan_id AS scan_id, o_priority AS priority, o_created_at AS created_at, o_due_at AS due_at, o_tries AS tries,
+       o_note AS note, o_wait_s AS wait_s
+  FROM claim_launch_v1(:now::timestamptz, :lease_s, :holder);
 
--- name: pass_throttle(name, now, next_at)$
--- Take the slot if it is free: true, or null when somebody else took it.
-INSERT INTO throttles (name, next_at) VALUES (:name, :next_at)
-ON CONFLICT ON CONSTRAINT throttles_pkey DO UPDATE SET next_at = excluded.next_at WHERE throttles.next_at <= :now
-RETURNING true;
+-- name: set_throttle_defaults(interval_s, max_running)!
+-- What the settings say; what was set at run time stands above it.
+UPDATE launch_throttle SET default_interval_s = :interval_s, default_max_running = :max_running
+ WHERE (default_interval_s, default_max_running) IS DISTINCT FROM (:interval_s, :max_running);
+
+-- name: hold_launches(until, because)!
+-- Let nothing below priority 100 start before this time; a place in the interval that was taken for nothing is given back.
+UPDATE launch_throttle SET held_until = :until::timestamptz, held_because = :because, next_at = least(next_at, :until::timestamptz);
+
+-- name: release_launches(now)!
+-- There may be room again: no hold, and urgent scans that were put off are due.
+WITH released AS (UPDATE launch_throttle SET held_until = '-infinity', held_because = '' WHERE held_until > :now::timestamptz)
+UPDATE due_work SET due_at = :now::timestamptz
+ WHERE kind = 'launch' AND priority >= 100 AND due_at > :now::timestamptz AND leased_by IS NULL;

@@ -1,0 +1,1 @@
+"""What the services that talk to Kubernetes share: how our objects are called, the client, and what its errors mean."""

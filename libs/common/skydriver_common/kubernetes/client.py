@@ -1,0 +1,151 @@
+"""The Kubernetes client, and what its errors mean: the only place that looks at status codes.
+
+A refusal is told from a fault by whether trying again can help. A 403 is either *exceeded quota*, which passes, or a missing
+right, which does not; the API server says which only in its text.
+"""
+
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+from kubernetes_asyncio import config
+from kubernetes_asyncio.client import ApiClient, Configuration
+from kubernetes_asyncio.client.exceptions import ApiException
+
+from skydriver_common.faults import Fault, TryLater
+
+log = structlog.get_logger(__name__)
+
+_IN_CLUSTER_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_QUOTA_AFTER_S = 30.0
+_MAX_RETRY_AFTER_S = 60.0
+_POOL = 32
+
+
+class NoCluster(Exception):
+    """There is no usable configuration of a cluster; the text says what was looked for."""
+
+
+class QuotaExceeded(TryLater):
+    """The namespace's ResourceQuota has no room for the object now."""
+
+
+class AlreadyExists(Fault):
+    """An object of this name is there."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} exists already")
+
+
+class NotFound(Fault):
+    """There is no such object."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} does not exist")
+
+
+class Refused(Fault):
+    """The API server will not do this, and asking again would not help. reason: its own words, one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Gone(Fault):
+    """The resource version is too old: list again."""
+
+
+@asynccontextmanager
+async def open_client(kubeconfig: str | None = None) -> AsyncIterator[ApiClient]:
+    """A client by a kubeconfig file (default: ``KUBECONFIG``) if there is one, else by the pod's service account.
+
+    Raises NoCluster.
+    """
+    configuration = Configuration()
+    kubeconfig = kubeconfig or os.environ.get("KUBECONFIG")
+    try:
+        if kubeconfig:
+            await config.load_kube_config(kubeconfig, client_configuration=configuration, persist_config=False)
+        elif _IN_CLUSTER_TOKEN.exists():
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            raise NoCluster("KUBECONFIG: is not set, and this is no pod with a service account")
+    except (config.ConfigException, OSError) as error:
+        raise NoCluster(f"KUBECONFIG: can't be used: {_one_line(str(error))}") from error
+    configuration.connection_pool_maxsize = _POOL
+    async with ApiClient(configuration) as client:
+        yield client
+
+
+@contextmanager
+def kubernetes_faults(what: str) -> Iterator[None]:
+    """Translate what a call raises. what: the call in words, for texts.
+
+    Raises TryLater (away, busy, no answer in time), QuotaExceeded, AlreadyExists, NotFound, Gone, Refused.
+    """
+    try:
+        yield
+    except ApiException as error:
+        raise meaning(error.status or 0, error.body, dict(error.headers or {}), what) from error
+    except TimeoutError as error:
+        raise TryLater(f"Kubernetes does not answer: {what}", 2.0) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise TryLater(f"the Kubernetes API can't be reached: {what}", 2.0) from error
+
+
+def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what: str) -> Fault:
+    """What an answer that is no success means. body: a Status object of the API, or anything."""
+    reason, message = _status(body)
+    match status:
+        case 403 if "exceeded quota" in message:
+            return QuotaExceeded(f"Kubernetes has no room: {message}", _QUOTA_AFTER_S)
+        case 404 if "namespaces" in message:
+            return TryLater(f"Kubernetes: {message}", 30.0)
+        case 404:
+            return NotFound(what)
+        case 409 if reason == "AlreadyExists" or "exists" in message.lower():
+            return AlreadyExists(what)
+        case 410:
+            return Gone(message)
+        case 401:
+            log.error("kubernetes.not_authenticated", what=what)
+            return TryLater("Kubernetes does not accept our credentials", 10.0)
+        case 403:
+            log.error("kubernetes.forbidden", what=what, message=message)
+            return Refused(f"Kubernetes forbids it: {message}")
+        case 400 | 404 | 405 | 413 | 415 | 422:
+            return Refused(f"Kubernetes refuses it: {message or f'HTTP {status}'}")
+        case _:  # 408, 409 (conflict), 429, 5xx, and what no API server says
+            return TryLater(f"Kubernetes answers {status} ({message or reason or 'no text'}): {what}", _retry_after_s(headers))
+
+
+def _status(body: str | bytes | None) -> tuple[str, str]:
+    """Reason and message of a Status object; of any other body nothing but its beginning."""
+    try:
+        status: Any = json.loads(body or "")
+    except ValueError:
+        status = None
+    if not isinstance(status, dict):
+        return "", ""
+    return str(status.get("reason") or ""), _one_line(str(status.get("message") or ""))
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()[:500]
+
+
+def _retry_after_s(headers: dict[str, str]) -> float:
+    for name, value in headers.items():
+        if name.lower() == "retry-after":
+            try:
+                return min(_MAX_RETRY_AFTER_S, max(0.0, float(value)))
+            except ValueError:
+                break
+    return 2.0

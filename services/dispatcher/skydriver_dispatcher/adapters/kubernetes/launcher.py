@@ -1,0 +1,151 @@
+"""Makes and deletes a scan's Job and Secret; see ``ports.Launcher``.
+
+Each call may be repeated: names are functions of the scan id, and an object of ours that is there is a success. The Job comes
+first, since it owns the Secret; its pod waits for the Secret.
+"""
+
+from collections.abc import Callable
+
+import structlog
+from kubernetes_asyncio.client import ApiClient, BatchV1Api, CoreV1Api, V1Job, V1Secret
+
+from skydriver_common.faults import TryLater
+from skydriver_common.kubernetes import names
+from skydriver_common.kubernetes.client import AlreadyExists, Gone, NotFound, QuotaExceeded, Refused, kubernetes_faults
+from skydriver_common.model.scan import Scan
+from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
+from skydriver_dispatcher.adapters.kubernetes.reading import list_pages
+from skydriver_dispatcher.jobspec import JobSettings, job_of, secret_of
+from skydriver_dispatcher.podfacts import is_finished, scan_id_of
+from skydriver_dispatcher.ports import LaunchRefused, News, NoRoom
+
+log = structlog.get_logger(__name__)
+
+
+class KubernetesLauncher:
+    """A scanner server is a Job of this namespace.
+
+    environment: of the scanner container, without its token. token: of one scan. timeout_s: for each call.
+    """
+
+    name = "kubernetes"
+    revives = False
+
+    def __init__(
+        self,
+        client: ApiClient,
+        settings: JobSettings,
+        *,
+        environment: Callable[[Scan], dict[str, str]],
+        token: Callable[[str], str],
+        board: NewsBoard,
+        timeout_s: float = 15.0,
+    ) -> None:
+        self._jobs = BatchV1Api(client)
+        self._core = CoreV1Api(client)
+        self._settings = settings
+        self._environment = environment
+        self._token = token
+        self._board = board
+        self._timeout_s = timeout_s
+
+    async def launch(self, scan: Scan) -> str:
+        """Create Job and Secret unless they are there. Raises TryLater (QuotaExceeded), LaunchRefused."""
+        job = job_of(scan, self._settings, self._environment(scan))
+        try:
+            uid = await self._create_job(scan.scan_id, job)
+            secret = secret_of(scan, self._settings, job_uid=uid, token=self._token(scan.scan_id))
+            await self._create_secret(scan.scan_id, secret, uid)
+        except QuotaExceeded as fault:
+            raise NoRoom(fault.what, fault.after_s) from fault
+        except Refused as refusal:
+            raise LaunchRefused(refusal.reason) from refusal
+        except NotFound as fault:  # there a moment ago, or the wrong server
+            raise TryLater(f"Kubernetes: {fault}", 2.0) from fault
+        return names.job_name(scan.scan_id)
+
+    async def stop(self, scan_id: str) -> None:
+        """Delete the scan's Job with its pods, and its Secret; nothing there is fine. Raises TryLater.
+
+        Selected by labels: an object of somebody else that has the name stays.
+        """
+        selector = names.selector(self._settings.instance, scan_id)
+        try:
+            with kubernetes_faults("delete the Job of a scan"):
+                await self._jobs.delete_collection_namespaced_job(
+                    self._settings.namespace, label_selector=selector, propagation_policy="Foreground",
+                    _request_timeout=self._timeout_s,
+                )  # fmt: skip
+            with kubernetes_faults("delete the Secret of a scan"):
+                await self._core.delete_collection_namespaced_secret(
+                    self._settings.namespace, label_selector=selector, _request_timeout=self._timeout_s
+                )
+        except NotFound:
+            return
+        except Refused as refusal:
+            log.error("kubernetes.stop_refused", scan_id=scan_id, reason=refusal.reason)
+            raise TryLater(f"a Job can't be deleted: {refusal.reason}", 30.0) from refusal
+
+    async def present(self) -> dict[str, bool]:
+        """Scans with a Job that is not being deleted, and whether it has not finished. Raises TryLater."""
+        present: dict[str, bool] = {}
+        try:
+            async for page in list_pages(self._jobs.list_namespaced_job, self._settings, timeout_s=self._timeout_s):
+                for job in page.items:
+                    scan_id = scan_id_of(job)
+                    if scan_id and "deletionTimestamp" not in job["metadata"]:
+                        present[scan_id] = not is_finished(job)
+        except (Refused, Gone, NotFound) as fault:
+            raise TryLater(f"our Jobs can't be listed: {fault}", 5.0) from fault
+        return present
+
+    def next_news(self) -> News | None:
+        """See ``ports.Launcher``."""
+        return self._board.take()
+
+    def on_news(self, wake: Callable[[], None]) -> None:
+        """See ``ports.Launcher``."""
+        self._board.on_news(wake)
+
+    async def _create_job(self, scan_id: str, job: V1Job) -> str:
+        """Create the Job, or find that ours is there; its uid."""
+        try:
+            with kubernetes_faults("create the Job of a scan"):
+                made = await self._jobs.create_namespaced_job(
+                    self._settings.namespace, job, field_validation="Strict", _request_timeout=self._timeout_s
+                )
+        except AlreadyExists:
+            with kubernetes_faults("look at the Job of a scan"):
+                made = await self._jobs.read_namespaced_job(
+                    names.job_name(scan_id), self._settings.namespace, _request_timeout=self._timeout_s
+                )
+            self._check_ours(made, scan_id, "Job")
+            if made.metadata.deletion_timestamp is not None:
+                raise TryLater("the scan's former Job is still being deleted", 5.0) from None
+        return str(made.metadata.uid)
+
+    async def _create_secret(self, scan_id: str, secret: V1Secret, job_uid: str) -> None:
+        try:
+            with kubernetes_faults("create the Secret of a scan"):
+                await self._core.create_namespaced_secret(
+                    self._settings.namespace, secret, field_validation="Strict", _request_timeout=self._timeout_s
+                )
+        except AlreadyExists:
+            with kubernetes_faults("look at the Secret of a scan"):
+                found = await self._core.read_namespaced_secret(
+                    names.secret_name(scan_id), self._settings.namespace, _request_timeout=self._timeout_s
+                )
+            self._check_ours(found, scan_id, "Secret")
+            if any(owner.uid == job_uid for owner in found.metadata.owner_references or ()):
+                return
+            # of a former Job of this scan: the garbage collector would take it from under the new one
+            with kubernetes_faults("delete the Secret of a scan"):
+                await self._core.delete_namespaced_secret(
+                    names.secret_name(scan_id), self._settings.namespace, _request_timeout=self._timeout_s
+                )
+            raise TryLater("the scan's former Secret had to go first", 1.0) from None
+
+    def _check_ours(self, found: V1Job | V1Secret, scan_id: str, kind: str) -> None:
+        labels = found.metadata.labels or {}
+        if labels.get(names.SCAN_ID_LABEL) != scan_id or labels.get(names.INSTANCE_LABEL) != self._settings.instance:
+            raise LaunchRefused(f"there is a {kind} {found.metadata.name} which is not ours")

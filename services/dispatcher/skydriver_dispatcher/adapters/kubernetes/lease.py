@@ -1,0 +1,135 @@
+"""Which replica acts on what it sees: a Kubernetes Lease, held by one at a time.
+
+The client library's leader election is not used: it has no timeouts, lets connection errors escape and never gives the lease back,
+so that every restart would leave nobody watching for a whole lease time.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+from kubernetes_asyncio.client import ApiClient, CoordinationV1Api, V1Lease, V1LeaseSpec, V1ObjectMeta
+
+from skydriver_common.faults import TryLater
+from skydriver_common.kubernetes.client import AlreadyExists, NotFound, Refused, kubernetes_faults
+
+log = structlog.get_logger(__name__)
+
+
+class Leadership:
+    """Takes, keeps and gives back one Lease. holder: this replica.
+
+    Clocks of replicas are not compared: a foreign lease is free when it did not change for its whole duration as *this*
+    replica's clock measures it. ``leads`` ends before the lease does, so that two never act at once.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        *,
+        namespace: str,
+        name: str,
+        holder: str,
+        lease_s: float = 15.0,
+        timeout_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = CoordinationV1Api(client)
+        self._namespace = namespace
+        self._name = name
+        self._holder = holder
+        self._lease_s = lease_s
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._until = 0.0
+        self._seen: tuple[str, str] | None = None
+        self._seen_at = 0.0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica may act now."""
+        return self._clock() < self._until
+
+    async def renew(self) -> float:
+        """Take or keep the lease if that is possible; seconds until the next call makes sense. Raises TryLater."""
+        began = self._clock()
+        led = self.leads
+        if await self._try():
+            self._until = began + self._lease_s * 2 / 3
+        if self.leads != led:
+            log.info("lease.taken" if self.leads else "lease.lost", lease=self._name)
+        return self._lease_s / 3 * random.uniform(0.8, 1.0)  # noqa: S311  (spreads replicas, no secret)
+
+    async def give_back(self) -> None:
+        """Let another replica lead at once; failing is harmless, the lease ends by itself."""
+        if not self.leads:
+            return
+        self._until = 0.0
+        try:
+            lease = await self._read()
+            if lease is not None and lease.spec is not None and lease.spec.holder_identity == self._holder:
+                lease.spec.holder_identity = ""
+                await self._replace(lease)
+        except (TryLater, Refused, NotFound):
+            log.info("lease.not_given_back", lease=self._name)
+
+    async def _try(self) -> bool:
+        try:
+            lease = await self._read()
+            if lease is None:
+                return await self._create()
+            if not self._is_free(lease):
+                return False
+            spec = lease.spec
+            if spec.holder_identity != self._holder:
+                spec.acquire_time, spec.lease_transitions = _now(), (spec.lease_transitions or 0) + 1
+            spec.holder_identity, spec.renew_time, spec.lease_duration_seconds = self._holder, _now(), round(self._lease_s)
+            return await self._replace(lease)
+        except Refused as refusal:
+            raise TryLater(f"the Lease {self._name} can't be used: {refusal.reason}", 10.0) from refusal
+
+    def _is_free(self, lease: V1Lease) -> bool:
+        if lease.spec is None:
+            lease.spec = V1LeaseSpec()
+        holder = lease.spec.holder_identity
+        if not holder or holder == self._holder:
+            return True
+        seen = (holder, str(lease.metadata.resource_version))
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, self._clock()
+        return self._clock() - self._seen_at > (lease.spec.lease_duration_seconds or self._lease_s)
+
+    async def _read(self) -> V1Lease | None:
+        try:
+            with kubernetes_faults("read the lease"):
+                return await self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=self._timeout_s)
+        except NotFound:
+            return None
+
+    async def _create(self) -> bool:
+        spec = V1LeaseSpec(
+            holder_identity=self._holder, acquire_time=_now(), renew_time=_now(),
+            lease_duration_seconds=round(self._lease_s), lease_transitions=0,
+        )  # fmt: skip
+        lease = V1Lease(metadata=V1ObjectMeta(name=self._name, namespace=self._namespace), spec=spec)
+        try:
+            with kubernetes_faults("create the lease"):
+                await self._api.create_namespaced_lease(self._namespace, lease, _request_timeout=self._timeout_s)
+        except AlreadyExists:
+            return False
+        return True
+
+    async def _replace(self, lease: V1Lease) -> bool:
+        """Write it, unless somebody else has meanwhile (its version has changed: 409)."""
+        try:
+            with kubernetes_faults("renew the lease"):
+                await self._api.replace_namespaced_lease(self._name, self._namespace, lease, _request_timeout=self._timeout_s)
+        except NotFound:
+            return False
+        return True
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

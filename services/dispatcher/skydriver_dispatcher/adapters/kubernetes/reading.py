@@ -1,0 +1,102 @@
+"""Lists and watches as raw JSON: a thousand pod updates a second are read, not turned into typed objects first."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from skydriver_common.faults import TryLater
+from skydriver_common.kubernetes import names
+from skydriver_common.kubernetes.client import Gone, kubernetes_faults, meaning
+from skydriver_dispatcher.jobspec import JobSettings
+
+_PAGE = 500
+_WATCH_S = 300
+_SILENCE_S = 30.0
+_LINE_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Part of a list. resource_version: from which a watch goes on after the last page."""
+
+    items: list[dict[str, Any]]
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One event of a watch. type: ADDED, MODIFIED, DELETED or BOOKMARK; of a bookmark only the version counts."""
+
+    type: str
+    item: dict[str, Any]
+
+    @property
+    def resource_version(self) -> str:
+        return str(self.item["metadata"]["resourceVersion"])
+
+
+ListCall = Callable[..., Any]
+"""A list method of the client's APIs."""
+
+
+async def list_pages(call: ListCall, settings: JobSettings, *, timeout_s: float) -> AsyncIterator[Page]:
+    """All our objects of one kind, in pages. Raises TryLater, Refused, Gone (the list took too long; start again)."""
+    token: str | None = None
+    while True:
+        with kubernetes_faults("list our objects"):
+            response = await call(
+                settings.namespace, label_selector=names.selector(settings.instance), limit=_PAGE, _preload_content=False,
+                _request_timeout=timeout_s, **({"_continue": token} if token else {}),
+            )  # fmt: skip
+            body = await response.read()
+        if response.status != 200:
+            raise meaning(response.status, body, dict(response.headers), "list our objects")
+        content = orjson.loads(body)
+        token = content["metadata"].get("continue")
+        yield Page(items=content["items"] or [], resource_version=content["metadata"]["resourceVersion"])
+        if not token:
+            return
+
+
+async def changes(call: ListCall, settings: JobSettings, version: str, *, timeout_s: float) -> AsyncGenerator[Change, None]:
+    """What changes after this version, until the server ends the watch. Raises TryLater, Refused, Gone.
+
+    The server ends it after some minutes. One that is silent much longer than that (no bookmark either) is given up as dead.
+    """
+    lasts_s = random.randint(_WATCH_S, 2 * _WATCH_S)  # noqa: S311  (spreads reconnects, no secret)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=lasts_s + _SILENCE_S)
+    with kubernetes_faults("watch our objects"):
+        async with asyncio.timeout(timeout_s):
+            response = await call(
+                settings.namespace, label_selector=names.selector(settings.instance), watch=True, resource_version=version,
+                allow_watch_bookmarks=True, timeout_seconds=lasts_s, _preload_content=False, _request_timeout=timeout,
+            )  # fmt: skip
+        async with response:
+            if response.status != 200:
+                raise meaning(response.status, await response.read(), dict(response.headers), "watch our objects")
+            async for line in _lines(response.content):
+                try:
+                    event = orjson.loads(line)
+                except ValueError as error:
+                    raise TryLater("a watch brings what is no JSON") from error
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise meaning(status.get("code") or 500, orjson.dumps(status), {}, "watch our objects")
+                yield Change(type=event["type"], item=event["object"])
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines; a half one at the end (a dropped connection) is left out. Raises Gone for one that is too long."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+        if len(rest) > _LINE_BYTES:
+            raise Gone("an event of the watch is too long")

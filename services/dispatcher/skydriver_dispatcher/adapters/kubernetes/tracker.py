@@ -1,0 +1,95 @@
+"""From a stream of Jobs and Pods to news: only what changed, each end once, whichever of the two tells it first."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from skydriver_dispatcher.podfacts import exit_of_job, job_end, news_of_pod, scan_id_of
+from skydriver_dispatcher.ports import News, ScannerExit
+
+POD_GRACE_S = 5.0
+"""A Job that has failed is judged without its pod only after so long: the pod knows why, but may be told later."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One Job as far as it was told."""
+
+    scan_id: str
+    is_job_known: bool = False
+    told: tuple[str, str] | None = None
+    has_ended: bool = False
+    overdue_at: float | None = None
+    job_exit: ScannerExit | None = None
+
+
+@dataclass(slots=True)
+class Tracker:
+    """Feed it every Job and Pod; ``tell`` gets the news. Bounded by the Jobs in the cluster."""
+
+    tell: Callable[[News], None]
+    clock: Callable[[], float] = time.monotonic
+    _jobs: dict[str, _Seen] = field(default_factory=dict)
+
+    def saw_job(self, job: dict[str, Any], *, is_gone: bool = False) -> None:
+        """A Job was listed, made, changed or (is_gone) deleted."""
+        scan_id, uid = scan_id_of(job), str(job["metadata"]["uid"])
+        if scan_id is None:
+            return
+        seen = self._jobs.setdefault(uid, _Seen(scan_id))
+        seen.is_job_known = True
+        end = job_end(job)
+        if end is not None and not seen.has_ended and seen.overdue_at is None:
+            seen.overdue_at, seen.job_exit = self.clock() + POD_GRACE_S, exit_of_job(scan_id, end)
+            if end.is_success:
+                self._end(seen, seen.job_exit)
+        if is_gone or "deletionTimestamp" in job["metadata"]:
+            self._gone(uid, forget=is_gone)
+
+    def saw_pod(self, pod: dict[str, Any], *, is_gone: bool = False) -> None:
+        """A pod was listed, made, changed or (is_gone) deleted. Without an end of its own, its Job will tell what that means."""
+        news = news_of_pod(pod)
+        owner = next((each["uid"] for each in pod["metadata"].get("ownerReferences") or () if each["kind"] == "Job"), None)
+        if news is None or owner is None:
+            return
+        seen = self._jobs.setdefault(owner, _Seen(news.scan_id))
+        if is_gone and not seen.is_job_known:
+            del self._jobs[owner]  # its Job was gone before we looked
+            return
+        if seen.has_ended:
+            return
+        if isinstance(news, ScannerExit):
+            self._end(seen, news)
+        elif seen.told != (news.stage, news.code):
+            seen.told = (news.stage, news.code)
+            self.tell(news)
+
+    def listed(self, kind: str, uids: set[str]) -> None:
+        """All of this kind was listed, and these are all there are: every other Job is gone."""
+        if kind == "jobs":
+            # not those of which only a pod was seen: their Job may be younger than the list
+            for uid in [uid for uid, seen in self._jobs.items() if seen.is_job_known and uid not in uids]:
+                self._gone(uid, forget=True)
+
+    def tell_overdue(self) -> None:
+        """Judge the failed Jobs whose pods were not heard of in time."""
+        now = self.clock()
+        for seen in self._jobs.values():
+            if seen.overdue_at is not None and not seen.has_ended and now >= seen.overdue_at and seen.job_exit is not None:
+                self._end(seen, seen.job_exit)
+
+    def _end(self, seen: _Seen, ended: ScannerExit) -> None:
+        seen.has_ended = True
+        self.tell(ended)
+
+    def _gone(self, uid: str, *, forget: bool) -> None:
+        seen = self._jobs[uid]
+        if not seen.has_ended:
+            cause = "its Job was deleted by somebody else"
+            known = seen.job_exit
+            self._end(
+                seen, known or ScannerExit(scan_id=seen.scan_id, exit_code=None, log_tail="", cause=cause, was_taken=True)
+            )
+        if forget:
+            del self._jobs[uid]

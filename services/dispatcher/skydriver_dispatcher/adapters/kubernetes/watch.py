@@ -1,0 +1,145 @@
+"""Watches our Jobs and Pods while this replica leads, and puts what it sees on the news board.
+
+Each kind is listed once and then watched from the list's version on. A watch that ends is taken up again where it was; only when
+the API has forgotten that version (410) is everything listed again. What a list does not show any more counts as deleted.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import aclosing
+
+import structlog
+from kubernetes_asyncio.client import ApiClient, BatchV1Api, CoreV1Api
+
+from skydriver_common.faults import TryLater
+from skydriver_common.kubernetes.client import Gone, NotFound, Refused
+from skydriver_common.runtime.loops import within
+from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
+from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
+from skydriver_dispatcher.adapters.kubernetes.reading import ListCall, changes, list_pages
+from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
+from skydriver_dispatcher.jobspec import JobSettings
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_PAUSE_S = 10.0
+_OVERDUE_EVERY_S = 1.0
+
+
+class ClusterWatch:
+    """``run`` it as a root task. on_listed: called when all is listed anew, to compare database and cluster."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        settings: JobSettings,
+        leadership: Leadership,
+        board: NewsBoard,
+        *,
+        on_listed: Callable[[], None],
+        timeout_s: float = 15.0,
+    ) -> None:
+        self._settings = settings
+        self._leadership = leadership
+        self._board = board
+        self._on_listed = on_listed
+        self._timeout_s = timeout_s
+        self._jobs: ListCall = BatchV1Api(client).list_namespaced_job
+        self._pods: ListCall = CoreV1Api(client).list_namespaced_pod
+        self.tracker = Tracker(board.put)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Lead when possible and watch while leading, until the stop; then give the lease back."""
+        watching: list[asyncio.Task[None]] = []
+        try:
+            while not stopping.is_set():
+                pause_s = await self._renew()
+                if self._leadership.leads and not watching:
+                    watching = self._start()
+                elif not self._leadership.leads and watching:
+                    watching = await self._end(watching)
+                for task in watching:
+                    if task.done():
+                        task.result()  # a bug: it ends the service, loudly
+                await within(stopping, pause_s)
+        finally:
+            await self._end(watching)
+            await self._leadership.give_back()
+
+    async def _renew(self) -> float:
+        try:
+            return await self._leadership.renew()
+        except TryLater as fault:
+            log.warning("lease.waiting", what=fault.what, leads=self._leadership.leads)
+            return 1.0
+
+    def _start(self) -> list[asyncio.Task[None]]:
+        self.tracker = Tracker(self._board.put)
+        return [
+            asyncio.create_task(self._follow("jobs", self._jobs)),
+            asyncio.create_task(self._follow("pods", self._pods)),
+            asyncio.create_task(self._mind_overdue()),
+        ]
+
+    async def _end(self, watching: list[asyncio.Task[None]]) -> list[asyncio.Task[None]]:
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+        if watching:
+            self._board.clear()
+        return []
+
+    async def _follow(self, kind: str, call: ListCall) -> None:
+        """List, watch, take up again; for ever. Errors wait, and are told."""
+        version: str | None = None
+        failures = 0
+        while True:
+            try:
+                if version is None:
+                    version = await self._list(kind, call)
+                    failures = 0
+                async with aclosing(changes(call, self._settings, version, timeout_s=self._timeout_s)) as stream:
+                    async for change in stream:
+                        failures = 0
+                        version = change.resource_version
+                        self._see(kind, change.type, change.item)
+                pause_s = random.uniform(0.0, 0.5)  # noqa: S311  (spreads reconnects, no secret)
+            except Gone:
+                log.info("watch.version_gone", kind=kind)
+                version, pause_s = None, random.uniform(0.0, 0.5)  # noqa: S311
+            except (TryLater, Refused, NotFound) as fault:
+                failures += 1
+                pause_s = min(_LONGEST_PAUSE_S, 0.25 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+                if isinstance(fault, TryLater) and fault.after_s > 5:
+                    pause_s = fault.after_s
+                log.warning("watch.interrupted", kind=kind, what=str(fault), again_in_s=round(pause_s, 2))
+            await asyncio.sleep(pause_s)
+
+    async def _list(self, kind: str, call: ListCall) -> str:
+        version = ""
+        found: list[str] = []
+        async for page in list_pages(call, self._settings, timeout_s=self._timeout_s):
+            version = page.resource_version
+            for item in page.items:
+                found.append(item["metadata"]["uid"])
+                self._see(kind, "LISTED", item)
+            await asyncio.sleep(0)
+        self.tracker.listed(kind, set(found))
+        log.info("watch.listed", kind=kind, objects=len(found))
+        if kind == "jobs":
+            self._on_listed()
+        return version
+
+    def _see(self, kind: str, change: str, item: dict[str, object]) -> None:
+        if change == "BOOKMARK":
+            return
+        if kind == "jobs":
+            self.tracker.saw_job(item, is_gone=change == "DELETED")
+        else:
+            self.tracker.saw_pod(item, is_gone=change == "DELETED")
+
+    async def _mind_overdue(self) -> None:
+        while True:
+            await asyncio.sleep(_OVERDUE_EVERY_S)
+            self.tracker.tell_overdue()

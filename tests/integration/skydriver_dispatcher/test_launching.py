@@ -1,0 +1,226 @@
+"""From the backlog to the cluster: order, throttle, refusals, races with deletion."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from skydriver_common.db.schedule import Schedule, Work
+from skydriver_common.model import events as ev
+from skydriver_dispatcher import store as statements
+from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
+from tests.support.histories import Store
+
+QUOTA: dict[str, Any] = {"status": 403, "message": 'jobs.batch "x" is forbidden: exceeded quota: scans, used: 5, limited: 5'}
+
+
+async def queue(store: Store, **scans: tuple[int, float]) -> None:
+    """Waiting scans by name: priority, hours of waiting."""
+    schedule = Schedule(store.pool, store.bell, holder="x")
+    for name, (priority, hours) in scans.items():
+        await schedule.put(statements.LAUNCH, name, priority=priority)
+        await store.pool.execute(
+            "UPDATE due_work SET created_at = now() - make_interval(secs => $2) WHERE scan_id = $1", name, hours * 3600
+        )
+
+
+async def claim(store: Store, holder: str = "x") -> Any:
+    return await statements.claim_launch(store.pool, holder=holder, lease=timedelta(seconds=60))
+
+
+async def order(store: Store) -> list[str]:
+    names = []
+    while isinstance(work := await claim(store), Work):
+        names.append(work.scan_id)
+    return names
+
+
+async def test_urgent_scans_come_first_by_priority_and_age_then_the_others_by_priority_and_waiting(store: Store) -> None:
+    await set_throttle(store)
+    await queue(store, low=(0, 0), old=(0, 1), high=(99, 0), urgent=(100, 0), older_urgent=(100, 1), most_urgent=(500, 0))
+    assert await order(store) == ["most_urgent", "older_urgent", "urgent", "high", "old", "low"]
+
+
+async def test_nothing_starves_a_point_of_priority_is_worth_a_quarter_of_an_hour(store: Store) -> None:
+    await set_throttle(store)
+    await queue(store, patient=(0, 10.1), important=(40, 0), lesser=(39, 0))
+    assert await order(store) == ["patient", "important", "lesser"]
+    await store.pool.execute("DELETE FROM due_work")
+    await queue(store, patient=(0, 9.9), important=(40, 0))
+    assert await order(store) == ["important", "patient"]
+
+
+async def test_no_waiting_makes_a_scan_urgent(store: Store) -> None:
+    await set_throttle(store, interval_s=300)
+    await queue(store, ancient=(99, 10_000), urgent=(100, 0), other=(99, 10_000))
+    assert await order(store) == ["urgent", "ancient"]
+
+
+async def test_the_interval_holds_over_all_replicas_and_urgent_scans_neither_wait_nor_use_it_up(store: Store) -> None:
+    await set_throttle(store, interval_s=300)
+    await queue(store, **{f"low{n}": (n, 0) for n in range(5)}, **{f"urgent{n}": (100, 0) for n in range(3)})
+    claimed = await asyncio.gather(*(claim(store, f"replica{n}") for n in range(8)))
+    names = sorted(work.scan_id for work in claimed if isinstance(work, Work))
+    assert names == ["low4", "urgent0", "urgent1", "urgent2"]
+    waits = [wait for wait in claimed if not isinstance(wait, Work)]
+    assert all(isinstance(wait, float) and 50 < wait <= 300 for wait in waits)
+
+
+async def test_the_cap_counts_what_runs_and_what_is_being_started(store: Store, dispatcher: Dispatcher) -> None:
+    await set_throttle(store, max_running=3)
+    await dispatcher.launched()
+    await queue(store, **{f"low{n}": (0, 0) for n in range(6)})
+    claimed = await asyncio.gather(*(claim(store, f"replica{n}") for n in range(5)))
+    assert sum(isinstance(work, Work) for work in claimed) == 2
+    await queue(store, urgent=(100, 0))
+    assert (await claim(store)).scan_id == "urgent"
+
+
+async def test_what_was_set_at_run_time_stands_above_the_settings(store: Store) -> None:
+    await set_throttle(store, interval_s=300)
+    await store.pool.execute("UPDATE launch_throttle SET interval_s = 0, max_running = 2")
+    await set_throttle(store, interval_s=600, max_running=1)
+    await queue(store, **{f"low{n}": (0, 0) for n in range(4)})
+    assert len(await order(store)) == 2
+
+
+async def test_a_dead_replicas_claim_is_taken_over(store: Store) -> None:
+    await set_throttle(store)
+    await queue(store, low=(0, 0), urgent=(100, 0))
+    assert await order(store) == ["urgent", "low"]
+    await store.pool.execute("UPDATE due_work SET leased_until = now() - interval '1 second'")
+    assert await order(store) == ["urgent", "low"]
+
+
+@pytest.mark.parametrize("priority", [0, 100])
+async def test_without_room_a_scan_waits_uses_no_attempt_up_and_starts_when_there_is_room(
+    dispatcher: Dispatcher, priority: int
+) -> None:
+    await set_throttle(dispatcher.store)
+    dispatcher.cluster.fail("POST", "jobs", **QUOTA, times=100)
+    scan_id = await dispatcher.request(priority=priority)
+    for _ in range(5):
+        await dispatcher.hasten()
+    scan = await dispatcher.scan(scan_id)
+    assert scan.is_waiting
+    assert scan.launch.attempts == 0
+    assert await dispatcher.codes(scan_id) == ["launch-deferred"]
+    assert [event.type for event in await dispatcher.events(scan_id)] == [
+        "scan.requested", "scan.launch-attempted", "scan.launch-deferred",
+    ]  # fmt: skip
+    dispatcher.cluster.faults.clear()
+    await dispatcher.hasten()
+    assert (await dispatcher.scan(scan_id)).launch.state == "launched"
+
+
+async def test_a_full_quota_holds_the_others_back_but_not_an_urgent_scan(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store)
+    dispatcher.cluster.fail("POST", "jobs", **QUOTA, times=1)
+    waiting = [await dispatcher.request() for _ in range(10)]
+    await dispatcher.settle_down()
+    assert dispatcher.cluster.count("POST", "jobs") == 1
+    urgent = await dispatcher.launched()
+    assert dispatcher.cluster.count("POST", "jobs") == 2
+    # the end of a scan makes room: the hold ends
+    await dispatcher.delete(urgent)
+    await dispatcher.settle_down()
+    await statements.release_launches(dispatcher.store.pool)
+    await dispatcher.settle_down()
+    states = [(await dispatcher.scan(scan_id)).launch.state for scan_id in waiting]
+    assert states.count("launched") == 9  # the first lets the others try for a while
+
+
+async def test_an_answer_of_429_is_waited_for(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store)
+    dispatcher.cluster.fail("POST", "jobs", 429, "busy", headers={"Retry-After": "9"})
+    await dispatcher.request()
+    await dispatcher.settle_down()
+    held = await dispatcher.store.pool.fetchval("SELECT held_until FROM launch_throttle")
+    assert timedelta(seconds=8) < held - datetime.now(UTC) < timedelta(seconds=9.1)
+
+
+async def test_a_refusal_for_good_is_visible(dispatcher: Dispatcher) -> None:
+    dispatcher.cluster.fail("POST", "jobs", 422, "Job.batch is invalid: spec.x: Invalid value")
+    scan_id = await dispatcher.request(priority=100)
+    await dispatcher.settle_down()
+    scan = await dispatcher.scan(scan_id)
+    assert scan.launch.state == "abandoned"
+    assert scan.state == "STOPPED__PRESTARTUP"
+    assert "Invalid value" in scan.launch.reason
+    assert await dispatcher.codes(scan_id) == ["launch-abandoned"]
+    assert isinstance((await dispatcher.events(scan_id))[-1], ev.LaunchAbandoned)
+
+
+async def test_a_scan_that_breaks_the_launcher_is_given_up_after_its_attempts_and_others_go_on(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = await dispatcher.request(priority=200, scanner_server_memory_bytes=None)
+    original = dispatcher.launcher._environment
+
+    def environment(scan: Any) -> dict[str, str]:
+        if scan.scan_id == bad:
+            raise ZeroDivisionError
+        return original(scan)
+
+    monkeypatch.setattr(dispatcher.launcher, "_environment", environment)
+    good = await dispatcher.request(priority=100)
+    for _ in range(4):
+        await dispatcher.hasten()
+    assert (await dispatcher.scan(good)).launch.state == "launched"
+    scan = await dispatcher.scan(bad)
+    assert (scan.launch.state, scan.launch.failures) == ("abandoned", 3)
+    assert "given up after 3 attempts" in scan.launch.reason
+
+
+async def test_deleted_while_the_job_is_being_made_ends_with_nothing_running(dispatcher: Dispatcher) -> None:
+    dispatcher.cluster.fail("POST", "jobs", delay_s=0.3, after=True)
+    scan_id = await dispatcher.request(priority=100)
+    launching = asyncio.create_task(dispatcher.launching.launch())
+    await dispatcher.cluster.until_asked("POST", "jobs")
+    await dispatcher.delete(scan_id)
+    while await dispatcher.launching.stop() is True:  # finds nothing yet
+        pass
+    await launching
+    await dispatcher.settle_down()
+    assert not dispatcher.has_job(scan_id)
+    assert [event.type for event in await dispatcher.events(scan_id)][-1] == "scan.deleted"
+
+
+async def test_a_launch_without_an_answer_that_was_deleted_meanwhile_leaves_nothing(dispatcher: Dispatcher) -> None:
+    dispatcher.cluster.fail("POST", "secrets", drop=True, after=True)
+    dispatcher.cluster.fail("POST", "jobs", delay_s=0.2)
+    scan_id = await dispatcher.request(priority=100)
+    launching = asyncio.create_task(dispatcher.launching.launch())
+    await dispatcher.cluster.until_asked("POST", "jobs")
+    await dispatcher.delete(scan_id)
+    await launching
+    await dispatcher.settle_down()
+    assert not dispatcher.has_job(scan_id)
+
+
+async def test_a_failing_stop_is_repeated_and_does_not_hold_up_others(dispatcher: Dispatcher) -> None:
+    first, second = await dispatcher.launched(), await dispatcher.launched()
+    dispatcher.cluster.fail("DELETE", "jobs", 503)
+    await dispatcher.delete(first)
+    await dispatcher.delete(second)
+    await dispatcher.settle_down()
+    assert dispatcher.has_job(first) != dispatcher.has_job(second)
+    await dispatcher.hasten()
+    assert not dispatcher.has_job(first)
+    assert not dispatcher.has_job(second)
+
+
+async def test_replicas_share_the_backlog_and_start_each_scan_once(store: Store, dispatcher: Dispatcher) -> None:
+    await set_throttle(store)
+    replicas = [a_dispatcher(store, dispatcher.cluster, dispatcher.client, f"r{n}") for n in range(4)]
+    scans = [await dispatcher.request() for _ in range(30)]
+
+    async def work(replica: Dispatcher) -> None:
+        while await replica.launching.launch() is True:
+            pass
+
+    await asyncio.gather(*(work(replica) for replica in replicas))
+    assert {(await dispatcher.scan(scan_id)).launch.state for scan_id in scans} == {"launched"}
+    assert dispatcher.cluster.count("POST", "jobs") == 30
+    assert dispatcher.cluster.count("POST", "secrets") == 30

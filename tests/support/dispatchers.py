@@ -1,0 +1,128 @@
+"""The dispatcher's parts on a test's store and cluster, step by step instead of in loops."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from kubernetes_asyncio.client import ApiClient
+
+from skydriver_common.db.schedule import Schedule
+from skydriver_common.log.read import history
+from skydriver_common.log.views import scan_of_row
+from skydriver_common.model import events as ev
+from skydriver_common.model.commands import DeleteScan, RequestScan
+from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.problems import problems_of
+from skydriver_common.model.scan import Scan
+from skydriver_dispatcher import store as statements
+from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
+from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
+from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
+from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
+from skydriver_dispatcher.launching import Launching
+from skydriver_dispatcher.usecases import UseCases
+from skydriver_dispatcher.watchdog import Watchdog
+from tests.support.histories import Store, a_context, a_request
+from tests.support.kmock_cluster import NAMESPACE, Cluster
+from tests.support.launchers import JOBS, NEEDED, kubernetes_launcher
+
+PATIENCE_S = 20.0
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """One replica. ``settle_down`` takes steps until nothing is left to do."""
+
+    store: Store
+    cluster: Cluster
+    client: ApiClient
+    schedule: Schedule
+    board: NewsBoard
+    launcher: KubernetesLauncher
+    usecases: UseCases
+    launching: Launching
+    watchdog: Watchdog
+    leadership: Leadership
+    watch: ClusterWatch
+
+    async def request(self, **request: Any) -> str:
+        """Ask for a scan as a user does; its id."""
+        scan_id = new_scan_id()
+        body = a_request(scan_id, **NEEDED | request).request
+        await self.usecases.request_scan(RequestScan(scan_id=scan_id, request=body, event_digest="sha256:0"), a_context())
+        return scan_id
+
+    async def delete(self, scan_id: str) -> None:
+        """Delete a scan as a user does."""
+        await self.usecases.delete_scan(DeleteScan(scan_id=scan_id), a_context())
+
+    async def launched(self, **request: Any) -> str:
+        """A scan that was started."""
+        scan_id = await self.request(**{"priority": 100, **request})
+        await self.settle_down()
+        assert (await self.scan(scan_id)).launch.state == "launched"
+        return scan_id
+
+    async def settle_down(self) -> None:
+        """Take every step that is due now."""
+        steps: tuple[Callable[[], Awaitable[bool | float]], ...] = (
+            self.launching.launch, self.launching.stop, self.watchdog.follow, self.watchdog.settle, self.watchdog.check,
+        )  # fmt: skip
+        while any([await step() is True for step in steps]):
+            pass
+
+    async def hasten(self) -> None:
+        """Let everything that waits for its time be due."""
+        await self.store.pool.execute("UPDATE due_work SET due_at = now() - interval '1 second'")
+        await self.store.pool.execute("UPDATE launch_throttle SET held_until = '-infinity', next_at = '-infinity'")
+        await self.settle_down()
+
+    async def scan(self, scan_id: str) -> Scan:
+        """The scan as it is."""
+        row = await self.store.pool.fetchrow("SELECT scan_id, version, body, rest FROM manifests WHERE scan_id = $1", scan_id)
+        assert row is not None
+        return scan_of_row(row)
+
+    async def codes(self, scan_id: str) -> list[str]:
+        """The codes of its problems, as its status shows them."""
+        return [problem["code"] for problem in problems_of(await self.scan(scan_id))]
+
+    async def events(self, scan_id: str) -> list[ev.Event]:
+        """What happened to it."""
+        return [logged.event async for logged in history(self.store.pool, scan_id)]
+
+    def has_job(self, scan_id: str) -> bool:
+        """Whether there is a Job or a Secret of this scan."""
+        name = f"skyscan-{scan_id}"
+        return any((kind, NAMESPACE, name) in self.cluster.objects for kind in ("jobs", "secrets"))
+
+    async def until(self, what: Callable[[], Awaitable[bool]]) -> None:
+        """Wait for a condition, taking due steps meanwhile."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not await what():
+                await self.settle_down()
+                await asyncio.sleep(0.01)
+
+
+def a_dispatcher(store: Store, cluster: Cluster, client: ApiClient, name: str = "one", **watchdog: Any) -> Dispatcher:
+    """A replica of this name."""
+    pool, uow = store.pool, store.uows["dispatcher"]
+    schedule = Schedule(pool, store.bell, holder=name)
+    board = NewsBoard()
+    launcher = kubernetes_launcher(client, board)
+    usecases = UseCases(pool, uow, schedule)
+    leadership = Leadership(client, namespace=NAMESPACE, name="skydriver", holder=name, lease_s=1.5, timeout_s=0.5)
+    return Dispatcher(
+        store=store, cluster=cluster, client=client, schedule=schedule, board=board, launcher=launcher, usecases=usecases,
+        launching=Launching(pool, uow, schedule, launcher, max_attempts=3),
+        watchdog=Watchdog(pool, uow, schedule, launcher, usecases, **{"result_grace": timedelta(0), **watchdog}),
+        leadership=leadership,
+        watch=ClusterWatch(client, JOBS, leadership, board, on_listed=lambda: None, timeout_s=2.0),
+    )  # fmt: skip
+
+
+async def set_throttle(store: Store, *, interval_s: float = 0.0, max_running: int | None = None) -> None:
+    """What the settings say."""
+    await statements.set_throttle_defaults(store.pool, interval_s=interval_s, max_running=max_running)

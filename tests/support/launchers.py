@@ -1,0 +1,37 @@
+"""Launchers for tests, and scans to launch."""
+
+from functools import partial
+from typing import Any
+
+from kubernetes_asyncio.client import ApiClient
+
+from skydriver_common.model.ids import ScanId, new_scan_id
+from skydriver_common.model.scan import Scan, evolve
+from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
+from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
+from skydriver_dispatcher.jobspec import JobSettings
+from skydriver_dispatcher.scanner_environment import scanner_environment
+from tests.support.histories import a_request
+from tests.support.kmock_cluster import NAMESPACE
+
+JOBS = JobSettings(namespace=NAMESPACE, instance="skydriver-test", upload_image="skydriver:1")
+NEEDED: dict[str, Any] = {
+    "scanner_server_memory_bytes": 1_024_000_000,
+    "scanner_server_env_from_user": {},
+}
+
+
+def a_queued_scan(scan_id: ScanId | None = None, **request: Any) -> Scan:
+    """A scan that waits for its launch."""
+    scan_id = scan_id or new_scan_id()
+    return evolve(None, a_request(scan_id, **NEEDED | request), scan_id=scan_id, recorded_at=0.0)
+
+
+def kubernetes_launcher(
+    client: ApiClient, board: NewsBoard, settings: JobSettings = JOBS, *, timeout_s: float = 0.5
+) -> KubernetesLauncher:
+    """A launcher whose tokens can be read."""
+    environment = partial(scanner_environment, address="http://skydriver", profile_path="/common-space/ewms.json", forwarded={})
+    return KubernetesLauncher(
+        client, settings, environment=environment, token=lambda scan_id: f"token-of-{scan_id}", board=board, timeout_s=timeout_s
+    )  # fmt: skip
