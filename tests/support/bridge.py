@@ -24,6 +24,7 @@ from skydriver_common.model.scan import Scan
 from skydriver_ewms import due
 from skydriver_ewms.adapters.profile_files import ProfileFiles
 from skydriver_ewms.additions import Additions
+from skydriver_ewms.breaker import Breaker
 from skydriver_ewms.checks import Checks
 from skydriver_ewms.due import DueStep
 from skydriver_ewms.settings import BridgeSettings
@@ -179,6 +180,7 @@ async def a_bridge(database_url: str, work_dir: Path, ewms: FakeEwms, **settings
         bell = Bell(pool)
         uows = {writer: UnitOfWork(pool, bell, writer=writer) for writer in ev.WRITERS}
         uow, schedule = uows["ewms_bridge"], Schedule(pool, bell, holder=uuid.uuid4().hex)
+        breaker = Breaker(pool, bell)
         usecases = UseCases(uow, schedule, teardown_delay=configured.teardown_delay, startup_limit=configured.startup_limit)
         sink = ProfileFiles(work_dir)
         objects = FakeObjects()
@@ -194,8 +196,8 @@ async def a_bridge(database_url: str, work_dir: Path, ewms: FakeEwms, **settings
         yield Bridge(
             pool=pool, ewms=ewms, work_dir=work_dir, settings=configured, usecases=usecases, additions=additions,
             taskforces=Taskforces(pool, usecases, ewms), objects=objects,
-            workforces=Workforces(pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=INTERVAL),
-            steps={kind: DueStep(schedule, kind, handle) for kind, handle in handlers.items()}, uows=uows,
+            workforces=Workforces(pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=INTERVAL, closed=breaker.closed_for),
+            steps={kind: DueStep(schedule, kind, handle, closed=breaker.closed_for) for kind, handle in handlers.items()}, uows=uows,
         )  # fmt: skip
     finally:
         async with asyncio.timeout(10):

@@ -62,6 +62,9 @@ class FakeEwms:
         """Let the workflow's first taskforce report something else."""
         self.taskforces[workflow_id][0] = replace(self.taskforces[workflow_id][0], **changes)
 
+    async def ping(self) -> None:
+        self._strike("ping")
+
     async def find_workflows_of(self, scan_id: str, since: float) -> tuple[Workflow, ...]:
         self._strike("find")
         return tuple(w for w in self.workflows.values() if self._scan_of(w) == scan_id and w.timestamp >= since)

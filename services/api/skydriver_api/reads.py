@@ -41,7 +41,7 @@ class StatusView:
     """What ``status`` and ``workforce`` answer from.
 
     workforce: JSON object with statuses, n_running, top_errors. problems: JSON array of ``{"code", "text"}``. ewms_as_of: Unix
-    seconds of EWMS's last word about the workers, None before the first.
+    seconds of EWMS's last word about the workers, None before the first. ewms_away_since: Unix seconds, None while it answers.
     """
 
     scan_id: str
@@ -53,6 +53,7 @@ class StatusView:
     problems: bytes
     workforce: bytes
     ewms_as_of: float | None
+    ewms_away_since: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ import structlog
 from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import Context
-from skydriver_ewms.decide import backoff_s
+from skydriver_ewms.decide import backoff_s, urgency_of
+from skydriver_ewms.turnstile import Urgency, urgent
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,8 @@ TOKENS = "ewms-tokens"
 WORKFORCE = "ewms-workforce"
 """No due row: the name under which the workforce loop is woken."""
 
+NEEDS_NO_EWMS = frozenset({STARTUP, TOKENS})
+
 LONGEST_PAUSE_S = 30.0
 _SHORTEST_IDLE_S = 0.2
 
@@ -43,21 +46,32 @@ Handler = Callable[[Work], Awaitable[timedelta | None]]
 """Does one piece of work. None: it is done. A time: it is due again after it. May raise TryLater."""
 
 
-class DueStep:
-    """The loop step for one kind of due work."""
+Closed = Callable[[], Awaitable[float]]
+"""Seconds for which EWMS is not to be asked, 0.0 while it is."""
 
-    def __init__(self, schedule: Schedule, kind: str, handle: Handler) -> None:
+
+async def _never() -> float:
+    return 0.0
+
+
+class DueStep:
+    """The loop step for one kind of due work. closed: work that needs EWMS is left where it is while EWMS is away."""
+
+    def __init__(self, schedule: Schedule, kind: str, handle: Handler, *, closed: Closed = _never) -> None:
         self._schedule = schedule
         self._kind = kind
         self._handle = handle
+        self._closed = _never if kind in NEEDS_NO_EWMS else closed
 
     async def __call__(self) -> bool | float:
         """Do the most urgent piece. Raises TryLater, after which the loop waits too: EWMS or the database is away for all."""
+        if (closed_s := await self._closed()) > 0:
+            return closed_s
         work = await self._schedule.claim(self._kind)
         if work is None:
             next_s = await self._schedule.seconds_to_next([self._kind])
             return False if next_s is None else max(next_s, _SHORTEST_IDLE_S)
-        with structlog.contextvars.bound_contextvars(scan_id=work.scan_id):
+        with structlog.contextvars.bound_contextvars(scan_id=work.scan_id), urgent(_urgency_of(work)):
             try:
                 again_after = await self._handle(work)
             except Exception as fault:
@@ -71,6 +85,15 @@ class DueStep:
             else:
                 await self._schedule.postpone(work, again_after)
         return True
+
+
+def _urgency_of(work: Work) -> Urgency:
+    return urgency_of(
+        starts_a_scan=work.kind in (ASSIGN, QUEUES),
+        stops_workers=work.kind in (STOP, DUPLICATES),
+        counts_workers=False,
+        priority=work.priority,
+    )
 
 
 def context_of(work_kind: str, scan_id: str, what: str = "") -> Context:

@@ -10,6 +10,7 @@ from skydriver_ewms.adapters.ewms_rest import open_ewms
 from skydriver_ewms.adapters.object_store import open_store
 from skydriver_ewms.adapters.profile_files import ProfileFiles
 from skydriver_ewms.additions import Additions
+from skydriver_ewms.breaker import PROBE, Breaker
 from skydriver_ewms.checks import Checks
 from skydriver_ewms.due import DueStep, Handler
 from skydriver_ewms.settings import BridgeSettings
@@ -33,6 +34,7 @@ WRITE_TIMEOUT_S = 45.0
 async def build(service: Service, settings: BridgeSettings) -> None:
     """Open everything the bridge works with, and start it."""
     foundation = await open_foundation(service, settings)
+    breaker = Breaker(foundation.pool, foundation.bell, longest_pause_s=settings.ewms_longest_pause_s)
     ewms = await service.stack.enter_async_context(
         open_ewms(
             url=settings.ewms_url,
@@ -41,6 +43,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
             client_secret=settings.ewms_client_secret,
             instance=settings.instance,
             write_timeout_s=WRITE_TIMEOUT_S,
+            guard=breaker,
         )
     )
     objects = await service.stack.enter_async_context(
@@ -67,26 +70,29 @@ async def build(service: Service, settings: BridgeSettings) -> None:
         ewms,
         interval=timedelta(seconds=settings.workforce_interval_s),
         fast_interval=timedelta(seconds=settings.workforce_fast_interval_s),
+        closed=breaker.closed_for,
     )
-    _loop(foundation, due.ASSIGN, workflows.assign)
-    _loop(foundation, due.DUPLICATES, workflows.duplicates)
-    _loop(foundation, due.QUEUES, workflows.queues)
-    _loop(foundation, due.STOP, teardown.stop)
-    _loop(foundation, due.AFTERMATH, teardown.aftermath)
-    _loop(foundation, due.STARTUP, checks.startup)
-    _loop(foundation, due.TOKENS, checks.tokens)
-    _loop(foundation, due.ADDITIONS, additions.resolve)
+    _loop(foundation, breaker, due.ASSIGN, workflows.assign)
+    _loop(foundation, breaker, due.DUPLICATES, workflows.duplicates)
+    _loop(foundation, breaker, due.QUEUES, workflows.queues)
+    _loop(foundation, breaker, due.STOP, teardown.stop)
+    _loop(foundation, breaker, due.AFTERMATH, teardown.aftermath)
+    _loop(foundation, breaker, due.STARTUP, checks.startup)
+    _loop(foundation, breaker, due.TOKENS, checks.tokens)
+    _loop(foundation, breaker, due.ADDITIONS, additions.resolve)
+    probing = service.loop(PROBE, lambda: breaker.probe(ewms.ping), idle_s=IDLE_S)
+    foundation.wake_when_due([PROBE], probing)
     pulse = service.loop(due.WORKFORCE, workforces.refresh, idle_s=IDLE_S)
     foundation.wake_when_due([due.WORKFORCE], pulse)
     consumers.register(foundation.broker, usecases, additions, taskforces)
     await foundation.start_consuming()
 
 
-def _loop(foundation: Foundation, kind: str, handle: Handler) -> None:
+def _loop(foundation: Foundation, breaker: Breaker, kind: str, handle: Handler) -> None:
     for number in range(HANDS[kind]):
         pulse = Pulse()
         foundation.wake_when_due([kind], pulse)
-        step = DueStep(foundation.schedule, kind, handle)
+        step = DueStep(foundation.schedule, kind, handle, closed=breaker.closed_for)
         foundation.service.loop(f"{kind}-{number}", step, idle_s=IDLE_S, pulse=pulse)
 
 

@@ -5,12 +5,23 @@ nothing was changed.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from skydriver_common.faults import Fault
 from skydriver_ewms.values import Json, QueueProfile, StartupUpload, TaskDirective, Taskforce, Workflow, WorkflowSpec
 
-__all__ = ["Ewms", "EwmsFault", "NotFound", "ObjectStore", "QueueProfileSink", "Refused", "UnclearOutcome", "WorkflowEnded"]
+__all__ = [
+    "Ewms",
+    "EwmsFault",
+    "Guard",
+    "NotFound",
+    "ObjectStore",
+    "QueueProfileSink",
+    "Refused",
+    "UnclearOutcome",
+    "WorkflowEnded",
+]
 
 
 class EwmsFault(Fault):
@@ -55,8 +66,18 @@ class NotFound(EwmsFault):
         super().__init__("EWMS does not know this id")
 
 
+class Guard(Protocol):
+    """What every call to EWMS passes through."""
+
+    def call(self) -> AbstractAsyncContextManager[None]:
+        """Around one call; learns from how it ends. Raises TryLater without the call while EWMS is away."""
+
+
 class Ewms(Protocol):
     """The workflow service. Reads may be repeated at will; `create_workflow` and `add_workers` are never repeated blindly."""
+
+    async def ping(self) -> None:
+        """Whether EWMS answers us; asked past the guard."""
 
     async def find_workflows_of(self, scan_id: str, since: float) -> tuple[Workflow, ...]:
         """All workflows marked with this scan and this installation, stopped ones too, created at or after `since`.

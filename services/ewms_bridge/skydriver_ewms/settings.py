@@ -43,6 +43,8 @@ class BridgeSettings(ServiceSettings):
     """After this long without activated queues the workflow is given up."""
     startup_limit_s: float = Field(default=900.0, gt=0)
     """After this long without the scanner's upload of ``startup.json`` the scan's status says so (REST contract 9.5)."""
+    ewms_longest_pause_s: float = Field(default=60.0, gt=0)
+    """While EWMS is away: longest time between two questions whether it is back."""
     unclear_wait_s: float = Field(default=1_000.0, gt=0)
     """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier."""
 

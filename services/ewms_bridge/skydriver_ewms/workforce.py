@@ -12,10 +12,11 @@ from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import wire
 from skydriver_common.model.events import WorkforceChanged
 from skydriver_ewms import store
-from skydriver_ewms.decide import Workforce, WorkforceFold, is_working
-from skydriver_ewms.due import WORKFORCE, context_of
+from skydriver_ewms.decide import Workforce, WorkforceFold, is_working, urgency_of
+from skydriver_ewms.due import WORKFORCE, Closed, context_of
 from skydriver_ewms.ports import Ewms
 from skydriver_ewms.store import Watched
+from skydriver_ewms.turnstile import urgent
 from skydriver_ewms.usecases import UseCases
 
 log = structlog.get_logger(__name__)
@@ -30,17 +31,28 @@ class Workforces:
     """Step `refresh` of the workforce loop."""
 
     def __init__(
-        self, pool: Pool, uow: UnitOfWork, usecases: UseCases, ewms: Ewms, *, interval: timedelta, fast_interval: timedelta
+        self,
+        pool: Pool,
+        uow: UnitOfWork,
+        usecases: UseCases,
+        ewms: Ewms,
+        *,
+        interval: timedelta,
+        fast_interval: timedelta,
+        closed: Closed,
     ) -> None:
         self._pool = pool
         self._uow = uow
         self._usecases = usecases
         self._ewms = ewms
+        self._closed = closed
         self._interval = interval
         self._fast_interval = min(interval, fast_interval)
 
     async def refresh(self) -> bool | float:
         """Ask for all workflows that are due, with two queries; changes become events. Raises TryLater."""
+        if (closed_s := await self._closed()) > 0:
+            return closed_s
         now = datetime.now(UTC)
         # those due a little later come along: so workflows of the same pace end up in the same question
         watched = await store.claim_watched(self._pool, now=now, ahead=self._fast_interval / 2, hold=HOLD, most=MOST)
@@ -48,8 +60,9 @@ class Workforces:
             next_at = await store.next_refresh(self._pool)
             return False if next_at is None else max(0.1, (next_at - now).total_seconds())
         try:
-            workforces = await self._ask(watched)
-            stopped = await self._stopped(watched)
+            with urgent(urgency_of(starts_a_scan=False, stops_workers=False, counts_workers=True, priority=0)):
+                workforces = await self._ask(watched)
+                stopped = await self._stopped(watched)
         except TryLater as fault:
             again = max(RETRY_AFTER, timedelta(seconds=fault.after_s))
             await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=datetime.now(UTC) + again)

@@ -27,6 +27,12 @@ def problems_of(scan: Scan) -> list[Problem]:
     return [{"code": code, "text": text} for code, text in found]
 
 
+def ewms_away(since: float) -> Problem:
+    """What is added for every scan while EWMS does not answer. since: Unix seconds."""
+    text = f"EWMS has not answered since {_moment(since)}: what is told of the workers may be out of date, changes have to wait"
+    return {"code": "ewms-away", "text": text}
+
+
 def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
     launch = scan.launch
     match launch.state:

@@ -17,8 +17,10 @@ from skydriver_api.routes.lookup import scan_id_of, visible
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.ids import NOT_YET_REQUESTED
+from skydriver_common.model.problems import ewms_away
 
 _NO_TASKFORCES = b'{"taskforces":[]}'
+_ALIVE = ("PENDING__", "IN_PROGRESS__")
 _REFRESH_LIMIT_S = 7.0
 _LOGS_LIMIT_S = 5.0
 
@@ -38,7 +40,7 @@ async def get_status(request: web.Request) -> web.StreamResponse:
             "ewms_as_of": view.ewms_as_of,
         }
     )
-    return json_response(b'%b,"problems":%b,"ewms_workforce":%b}' % (head[:-1], view.problems, _workforce(view)))
+    return json_response(b'%b,"problems":%b,"ewms_workforce":%b}' % (head[:-1], _problems(view), _workforce(view)))
 
 
 async def get_logs(request: web.Request) -> web.StreamResponse:
@@ -108,6 +110,14 @@ async def add_workers(request: web.Request) -> web.StreamResponse:
         debug_cap=deps.clusters.get(parsed.cluster_location),
     )
     return json_response(body_of(await ask(request, command, raw)))
+
+
+def _problems(view: StatusView) -> bytes:
+    """What is stored with the scan, and that EWMS is away, which no event of the scan tells."""
+    if view.ewms_away_since is None or view.deactivated or view.is_deleted or not view.state.startswith(_ALIVE):
+        return view.problems
+    away = orjson.dumps(ewms_away(view.ewms_away_since))
+    return b"[%b%b%b" % (away, b"" if view.problems == b"[]" else b",", view.problems[1:])
 
 
 def _workforce(view: StatusView) -> bytes:

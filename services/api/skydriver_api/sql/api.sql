@@ -20,7 +20,8 @@ SELECT m.scan_id, m.is_deleted, m.replaced_by, r.digest, r.is_final
 -- name: statuses(scan_ids)
 -- What status and workforce need, in one look. Indexes: manifests_pkey, workforces_pkey, ewms_watch_pkey.
 SELECT m.scan_id, m.is_deleted, m.replaced_by, m.state, m.deactivated, m.ewms_workflow_id, m.problems, w.body AS workforce,
-       extract(epoch FROM k.refreshed_at)::float8 AS ewms_as_of
+       extract(epoch FROM k.refreshed_at)::float8 AS ewms_as_of,
+       (SELECT extract(epoch FROM since)::float8 FROM ewms_outages WHERE openings > 0) AS ewms_away_since
   FROM manifests m LEFT JOIN workforces w ON w.scan_id = m.scan_id LEFT JOIN ewms_watch k ON k.scan_id = m.scan_id
  WHERE m.scan_id = ANY(:scan_ids::text[]);
 

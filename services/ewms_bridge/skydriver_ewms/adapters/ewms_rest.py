@@ -6,7 +6,7 @@ is the loops' part; repeating what makes something is nobody's. Source: EWMS con
 
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from skydriver_common.faults import TryLater
 from skydriver_ewms.adapters import ewms_wire as wire
 from skydriver_ewms.adapters.oauth2 import ClientCredentials
-from skydriver_ewms.ports import NotFound, Refused, UnclearOutcome, WorkflowEnded
+from skydriver_ewms.ports import Guard, NotFound, Refused, UnclearOutcome, WorkflowEnded
 from skydriver_ewms.values import (
     INSTANCE_MARK,
     SCAN_MARK,
@@ -70,6 +70,13 @@ class _NoAnswer(Exception):
     """The request went out, and no complete answer came back."""
 
 
+class _NoGuard:
+    """Every call may pass."""
+
+    def call(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+
 class EwmsRest:
     """The port `Ewms` over HTTP. Build it with `open_ewms`.
 
@@ -85,6 +92,7 @@ class EwmsRest:
         base_url: str,
         credentials: ClientCredentials,
         instance: str,
+        guard: Guard | None = None,
         read_timeout_s: float = 30.0,
         write_timeout_s: float = 120.0,
         connect_timeout_s: float = 5.0,
@@ -93,8 +101,13 @@ class EwmsRest:
         self._base = base_url.rstrip("/") + "/v1"
         self._credentials = credentials
         self._instance = instance
+        self._guard = guard or _NoGuard()
         self._read_timeout = aiohttp.ClientTimeout(total=read_timeout_s, sock_connect=connect_timeout_s)
         self._write_timeout = aiohttp.ClientTimeout(total=write_timeout_s, sock_connect=connect_timeout_s)
+
+    async def ping(self) -> None:
+        """See `ports.Ewms`."""
+        await self._answer_to_read("GET", "/", None)
 
     async def find_workflows_of(self, scan_id: str, since: float) -> tuple[Workflow, ...]:
         """See `ports.Ewms`. The time range spares EWMS a scan of all directives ever made."""
@@ -196,6 +209,10 @@ class EwmsRest:
 
     async def _read(self, method: str, path: str, body: dict[str, Json] | None = None) -> dict[str, Json]:
         """A call that may be repeated at will: all that is not an answer is TryLater. Raises NotFound, Refused."""
+        async with self._guard.call():
+            return await self._answer_to_read(method, path, body)
+
+    async def _answer_to_read(self, method: str, path: str, body: dict[str, Json] | None) -> dict[str, Json]:
         try:
             answer = await self._authenticated(self._reads, self._read_timeout, method, path, body)
         except _NotSent as fault:
@@ -212,6 +229,10 @@ class EwmsRest:
 
     async def _make(self, path: str, body: dict[str, Json], what: str) -> _Answer:
         """A call that makes something. Only answers that EWMS gives before it acts count as "nothing happened"."""
+        async with self._guard.call():
+            return await self._answer_to_make(path, body, what)
+
+    async def _answer_to_make(self, path: str, body: dict[str, Json], what: str) -> _Answer:
         try:
             answer = await self._authenticated(self._writes, self._write_timeout, "POST", path, body)
         except _NotSent as fault:
@@ -270,7 +291,14 @@ class EwmsRest:
 
 @asynccontextmanager
 async def open_ewms(
-    *, url: str, issuer: str, client_id: str, client_secret: SecretStr, instance: str, write_timeout_s: float = 120.0
+    *,
+    url: str,
+    issuer: str,
+    client_id: str,
+    client_secret: SecretStr,
+    instance: str,
+    write_timeout_s: float = 120.0,
+    guard: Guard | None = None,
 ) -> AsyncIterator[EwmsRest]:
     """EWMS at `url`, for one process; its connections are closed at the end. Nothing is asked of it before the first call."""
     async with (
@@ -278,7 +306,15 @@ async def open_ewms(
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as writes,
     ):
         credentials = ClientCredentials(reads, issuer=issuer, client_id=client_id, client_secret=client_secret)
-        yield EwmsRest(reads, writes, base_url=url, credentials=credentials, instance=instance, write_timeout_s=write_timeout_s)
+        yield EwmsRest(
+            reads,
+            writes,
+            base_url=url,
+            credentials=credentials,
+            instance=instance,
+            guard=guard,
+            write_timeout_s=write_timeout_s,
+        )
 
 
 async def _limited(response: aiohttp.ClientResponse) -> bytes:

@@ -20,6 +20,7 @@ from skydriver_ewms.decide.scan import (
     wants_workflow,
     workflow_ended,
 )
+from skydriver_ewms.decide.urgency import urgency_of
 from skydriver_ewms.decide.workflow import (
     CLOCK_SKEW_S,
     Choice,
@@ -62,6 +63,7 @@ __all__ = [
     "task_for_cluster",
     "tokens_end_at",
     "unknown",
+    "urgency_of",
     "wants_queues",
     "wants_workflow",
     "workflow_ended",
