@@ -16,6 +16,7 @@ from rich.table import Table
 
 from skydriver_cli import log_proof_commands
 from skydriver_cli.client import Client, Connection, find_connection
+from skydriver_cli.dead_commands import dead
 from skydriver_cli.log_commands import log
 from skydriver_cli.problems import Problem
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )  # fmt: skip
 log_proof_commands.add_to(log)
 app.add_typer(log, name="log")
+app.add_typer(dead, name="dead")
 out, err = Console(), Console(stderr=True)
 
 DataDir = Annotated[

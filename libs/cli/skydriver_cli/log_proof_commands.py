@@ -137,10 +137,15 @@ def rebuild(
 
 
 @contextmanager
-def progress(what: str, total: int | None, as_json: bool) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None, as_json: bool, *, unit: str = "events") -> Iterator[Callable[[int], None]]:
     """A bar on a terminal's standard error; call it with how far the work is."""
     hidden = as_json or not sys.stderr.isatty()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} events"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn(f"{{task.completed:.0f}} {unit}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)

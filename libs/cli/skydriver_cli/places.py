@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ import asyncpg
 import typer
 
 from skydriver_cli.problems import Problem
-from skydriver_common.db.pool import Connection
+from skydriver_common.db.pool import Connection, Pool, open_pool
 from skydriver_common.faults import TryLater
 
 DataDir = Annotated[
@@ -54,16 +54,44 @@ async def database(given: str | None, data_dir: Path) -> AsyncIterator[Connectio
             command_timeout=600,
             server_settings={"application_name": "skydriver-cli", "timezone": "UTC", "jit": "off"},
         )
-    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Problem(f"the database can't be reached ({type(error).__name__})", "Check the URL and the server") from error
+    except _NOT_REACHED as error:
+        raise _unreachable(error) from error
     try:
-        yield connection
+        with _database_problems():
+            yield connection
+    finally:
+        await connection.close(timeout=5)
+
+
+@asynccontextmanager
+async def pool_of(given: str | None, data_dir: Path) -> AsyncIterator[Pool]:
+    """A small pool of an operator's own. Raises Problem as `database` does."""
+    try:
+        pool = await open_pool(find_url(given, "database_url", data_dir), name="cli", size=2)
+    except _NOT_REACHED as error:
+        raise _unreachable(error) from error
+    try:
+        with _database_problems():
+            yield pool
+    finally:
+        await pool.close()
+
+
+_NOT_REACHED = (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+def _unreachable(error: Exception) -> Problem:
+    return Problem(f"the database can't be reached ({type(error).__name__})", "Check the URL and the server")
+
+
+@contextmanager
+def _database_problems() -> Iterator[None]:
+    try:
+        yield
     except TryLater as error:
         raise Problem(error.what, "Try again") from error
     except asyncpg.UndefinedTableError as error:
         raise Problem("the database has no event log of this release", "Run `skydriver migrate` first") from error
-    finally:
-        await connection.close(timeout=5)
 
 
 def moment(text: str, option: str) -> datetime:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import deadline_of, reply_headers, seconds_left
+from skydriver_common.bus.letters import KEY, headers_of_burial
 from skydriver_common.faults import BadMessage, TryLater
 from skydriver_common.log.unit_of_work import AlreadyHandled, DeadlinePassed
 from skydriver_common.model.rejections import Reply
@@ -51,7 +52,7 @@ class _Settling(BaseMiddleware[Any, Any]):
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
         started = time.monotonic()
-        key = msg.raw_message.routing_key or ""
+        key = str(msg.headers.get(KEY) or msg.raw_message.routing_key or "")  # one that was sent back from the dead letters
         with structlog.contextvars.bound_contextvars(command_id=msg.message_id, correlation_id=msg.correlation_id):
             outcome = await self._handle(call_next, msg)
             seconds = time.monotonic() - started
@@ -115,16 +116,14 @@ class _Settling(BaseMiddleware[Any, Any]):
     async def _bury(self, msg: RabbitMessage, reason: str, *, trace: bool = False) -> str:
         """Publish to the dead letters with the reason, confirmed, then ack; until that works the message stays ours."""
         assert self._settle.broker is not None
-        headers = dict(msg.headers) | {
-            "x-reason": reason[:1000],
-            "x-from-exchange": msg.raw_message.exchange or "",
-            "x-from-key": msg.raw_message.routing_key or "",
-            "x-failed-at": str(time.time()),
-        }
-        if trace:
-            headers["x-traceback"] = traceback.format_exc(limit=-8)[:8000]
+        handler = self.context.get_local("handler_")
+        headers = headers_of_burial(
+            msg.headers, reason=reason, queue=str(getattr(getattr(handler, "queue", None), "name", "")),
+            exchange=msg.raw_message.exchange or "", key=msg.raw_message.routing_key or "",
+            trace=traceback.format_exc(limit=-8) if trace else "",
+        )  # fmt: skip
         await self._settle.broker.publish(
-            msg.body, exchange=topology.DEAD, routing_key=msg.raw_message.routing_key or "unknown", headers=headers,
+            msg.body, exchange=topology.DEAD, routing_key=str(headers[KEY]) or "unknown", headers=headers,
             message_id=msg.message_id, correlation_id=msg.correlation_id, persist=True, content_type=msg.content_type,
         )  # fmt: skip
         await msg.ack()

@@ -64,5 +64,11 @@ async def declare(channel: AbstractChannel) -> None:
             queue = event_queue(consumer, event.type)
             declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments or {}))
             await declared.bind(EVENTS.name, event.type)
+    await declare_dead_letters(channel)
+
+
+async def declare_dead_letters(channel: AbstractChannel) -> None:
+    """The place where dead letters are kept."""
+    await channel.declare_exchange(DEAD.name, AioExchangeType.TOPIC, durable=True)
     dead = await channel.declare_queue(DEAD_LETTERS, durable=True, arguments={"x-queue-type": "quorum"})
     await dead.bind(DEAD.name, "#")

@@ -1,0 +1,165 @@
+"""The queue of dead letters, looked through from end to end without losing or reordering what stays in it.
+
+A queue can't be read without taking. So all letters are held unsettled while one looks, a few in memory at a time, and given
+back in the order in which they died. Whoever dies in the middle loses nothing: the broker gives back what a connection held. It
+may do that in another order; the next complete look restores it.
+"""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import AMQPError, DeliveryError
+from aiormq.exceptions import ChannelLockedResource
+
+from skydriver_common.bus import topology
+from skydriver_common.bus.letters import Letter, letter_of, message_back
+from skydriver_common.faults import TryLater
+
+IN_MEMORY = 20
+"""Letters delivered to us at a time; the largest are skymaps of some tens of MB."""
+
+_LOCK = f"{topology.DEAD_LETTERS}.lock"
+_SILENCE_S = 5.0
+_CONFIRM_S = 30.0
+
+
+class InUse(Exception):
+    """Somebody else is looking through the dead letters: two at once would see half each."""
+
+
+class NoWayBack(Exception):
+    """The queue that a letter came from is not there any more: it stays where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A letter in our hands. It goes back unless it is settled."""
+
+    letter: Letter
+    _message: AbstractIncomingMessage
+    _letters: "DeadLetters"
+
+    async def send_back(self) -> None:
+        """Publish it to the queue it came from (or the exchange, when no queue is known), confirmed. It is still to be settled.
+
+        Raises NoWayBack, TryLater.
+        """
+        await self._letters.publish(self.letter, message_back(self.letter, self._message))
+
+    async def settle(self) -> None:
+        """Remove it from the dead letters. Raises TryLater."""
+        await self._letters.settle(self._message)
+
+
+class DeadLetters:
+    """One look through the queue. depth: how many letters there were at its beginning."""
+
+    def __init__(self, channel: AbstractChannel, publishing: AbstractChannel, queue: AbstractQueue) -> None:
+        self._channel = channel
+        self._publishing = publishing
+        self._queue = queue
+        self.depth = queue.declaration_result.message_count or 0
+        self._tags, self._times = array("Q"), array("d")
+        self._settled: set[int] = set()
+
+    async def letters(self) -> AsyncIterator[Held]:
+        """Each letter that was there at the beginning, in order; all that are not settled go back at the end.
+
+        Leave the iteration before its end only on an error. Raises TryLater.
+        """
+        left = self.depth
+        while left > 0:
+            batch = await self._take(min(left, IN_MEMORY))
+            if not batch:
+                break
+            left -= len(batch)
+            for message in batch:
+                letter = letter_of(message)
+                yield Held(letter, message, self)
+                if message.delivery_tag is not None and message.delivery_tag not in self._settled:
+                    self._tags.append(message.delivery_tag)
+                    self._times.append(letter.last_failed_at)
+                self._settled.clear()
+        await self._give_back()
+
+    async def _take(self, most: int) -> list[AbstractIncomingMessage]:
+        """The next letters; fewer when there are no more. They stay unsettled after their consumer is gone."""
+        taken: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+        batch: list[AbstractIncomingMessage] = []
+        with _bus_faults():
+            await self._channel.set_qos(prefetch_count=most)
+            tag = await self._queue.consume(taken.put)
+            while len(batch) < most:
+                try:
+                    batch.append(await asyncio.wait_for(taken.get(), _SILENCE_S))
+                except TimeoutError:
+                    found = await self._channel.declare_queue(self._queue.name, passive=True)
+                    if not found.declaration_result.message_count:
+                        break
+            await self._queue.cancel(tag)
+        while not taken.empty():
+            batch.append(taken.get_nowait())
+        return batch
+
+    async def _give_back(self) -> None:
+        """One by one, oldest failure first: the broker delivers returned letters before others, in the order of their return."""
+        order = sorted(range(len(self._tags)), key=self._times.__getitem__)
+        with _bus_faults():
+            channel = await self._channel.get_underlay_channel()
+            for index in order:
+                await channel.basic_nack(self._tags[index], requeue=True)
+
+    async def publish(self, letter: Letter, message: aio_pika.Message) -> None:
+        """See Held.send_back."""
+        with _bus_faults():
+            try:
+                async with asyncio.timeout(_CONFIRM_S):
+                    if letter.queue:
+                        await self._publishing.default_exchange.publish(message, letter.queue, mandatory=True)
+                    else:
+                        exchange = await self._publishing.get_exchange(letter.exchange, ensure=False)
+                        await exchange.publish(message, letter.key, mandatory=True)
+            except DeliveryError as error:
+                raise NoWayBack(letter.queue or f"{letter.exchange} {letter.key}") from error
+
+    async def settle(self, message: AbstractIncomingMessage) -> None:
+        """See Held.settle."""
+        with _bus_faults():
+            await message.ack()
+        if message.delivery_tag is not None:
+            self._settled.add(message.delivery_tag)
+
+
+@asynccontextmanager
+async def looking_through(amqp_url: str) -> AsyncIterator[DeadLetters]:
+    """Hold the queue of dead letters for one look. Raises InUse, TryLater."""
+    with _bus_faults():
+        connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-dead"})
+    try:
+        with _bus_faults():
+            try:
+                await (await connection.channel()).declare_queue(_LOCK, exclusive=True)
+            except ChannelLockedResource:
+                raise InUse from None
+            channel = await connection.channel(publisher_confirms=False)
+            await topology.declare_dead_letters(channel)
+            queue = await channel.declare_queue(topology.DEAD_LETTERS, passive=True)
+            publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        yield DeadLetters(channel, publishing, queue)
+    finally:
+        with suppress(AMQPError, OSError, TimeoutError, RuntimeError):
+            async with asyncio.timeout(10):
+                await connection.close()
+
+
+@contextmanager
+def _bus_faults() -> Iterator[None]:
+    try:
+        yield
+    except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+        raise TryLater("the message broker can't be reached") from error
