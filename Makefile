@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: run test unit check fuzz chaos kube-assets test-kube fmt bench setup setup-dev help
+.PHONY: run test unit check fuzz chaos kube-assets test-kube fmt bench setup setup-dev docs help
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -39,6 +39,9 @@ fmt: setup-dev  ## format the code
 
 bench: setup-dev  ## measure the loop; prints figures
 	$(PYTHON) benchmarks/loop.py
+
+docs: setup-dev  ## write the pages that are made from the code
+	.venv/bin/skydriver settings --markdown > docs/settings.md
 
 setup:
 	@scripts/setup run

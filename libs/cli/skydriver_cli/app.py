@@ -19,6 +19,7 @@ from skydriver_cli.client import Client, Connection, find_connection
 from skydriver_cli.dead_commands import dead
 from skydriver_cli.log_commands import log
 from skydriver_cli.problems import Problem
+from skydriver_cli.settings_page import show_settings
 
 app = typer.Typer(
     help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
@@ -27,6 +28,7 @@ app = typer.Typer(
 log_proof_commands.add_to(log)
 app.add_typer(log, name="log")
 app.add_typer(dead, name="dead")
+app.command("settings")(show_settings)
 out, err = Console(), Console(stderr=True)
 
 DataDir = Annotated[
