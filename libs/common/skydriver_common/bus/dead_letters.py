@@ -20,12 +20,15 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.letters import Letter, letter_of, message_back
 from skydriver_common.faults import TryLater
 
-IN_MEMORY = 20
+IN_MEMORY = 8
 """Letters delivered to us at a time; the largest are skymaps of some tens of MB."""
 
 _LOCK = f"{topology.DEAD_LETTERS}.lock"
 _SILENCE_S = 5.0
 _CONFIRM_S = 30.0
+_ON_THEIR_WAY = 12
+"""Less than the 32 commands after which RabbitMQ gathers what a channel sends to a quorum queue, and loses its order."""
+_LOOKS, _LOOK_S = 400, 0.005
 
 
 class InUse(Exception):
@@ -98,8 +101,7 @@ class DeadLetters:
                 try:
                     batch.append(await asyncio.wait_for(taken.get(), _SILENCE_S))
                 except TimeoutError:
-                    found = await self._channel.declare_queue(self._queue.name, passive=True)
-                    if not found.declaration_result.message_count:
+                    if not await self._count():
                         break
             await self._queue.cancel(tag)
         while not taken.empty():
@@ -107,12 +109,27 @@ class DeadLetters:
         return batch
 
     async def _give_back(self) -> None:
-        """One by one, oldest failure first: the broker delivers returned letters before others, in the order of their return."""
+        """One by one, oldest failure first: the broker delivers returned letters before others, in the order of their return.
+
+        A few at a time, each time until the broker has them: with many on their way to a quorum queue it takes them as it likes.
+        """
         order = sorted(range(len(self._tags)), key=self._times.__getitem__)
         with _bus_faults():
             channel = await self._channel.get_underlay_channel()
-            for index in order:
-                await channel.basic_nack(self._tags[index], requeue=True)
+            for start in range(0, len(order), _ON_THEIR_WAY):
+                there = await self._count()
+                part = order[start : start + _ON_THEIR_WAY]
+                for index in part:
+                    await channel.basic_nack(self._tags[index], requeue=True)
+                for _ in range(_LOOKS):
+                    if await self._count() >= there + len(part):
+                        break
+                    await asyncio.sleep(_LOOK_S)
+
+    async def _count(self) -> int:
+        """How many letters lie in the queue, those in our hands left out."""
+        found = await self._channel.declare_queue(self._queue.name, passive=True)
+        return found.declaration_result.message_count or 0
 
     async def publish(self, letter: Letter, message: aio_pika.Message) -> None:
         """See Held.send_back."""
