@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.kube.api import Api
 from tests.support.kube.control_plane import ControlPlane
+from tests.support.kube.installation import Installation
+from tests.support.kube.rights import grant
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,21 @@ async def namespace(api: Api) -> AsyncIterator[str]:
     await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
     await api.delete("Namespace", "", name)
+
+
+@pytest.fixture
+async def dispatcher_kubeconfig(control_plane: ControlPlane, api: Api, namespace: str) -> Path:
+    """The dispatcher's way into the cluster: its service account, with exactly the Role that ``deploy/`` ships."""
+    return await grant(control_plane, api, namespace, "skydriver-dispatcher")
+
+
+@pytest.fixture
+async def installation(
+    tmp_path: Path, api: Api, namespace: str, dispatcher_kubeconfig: Path, database: str, clean_bus: str
+) -> AsyncIterator[Installation]:
+    """Services of the test's own; the test starts them."""
+    made = Installation(
+        tmp_path, api=api, namespace=namespace, kubeconfig=dispatcher_kubeconfig, database_url=database, amqp_url=clean_bus
+    )
+    yield made
+    await made.stop()

@@ -12,7 +12,7 @@ import ssl
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -22,6 +22,7 @@ from tests.support.kube.certificates import Authority, Pair, signing_key
 
 REPO = Path(__file__).resolve().parents[3]
 STAGES = Path(__file__).with_name("stages.yaml")
+AUDIT_POLICY = Path(__file__).with_name("audit-policy.yaml")
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
 CONTROLLERS = (
     "garbage-collector-controller", "job-controller", "namespace-controller", "node-lifecycle-controller",
@@ -49,6 +50,15 @@ def find_programs() -> dict[str, Path]:
     return found
 
 
+class Call(NamedTuple):
+    """One call by a service account: verb and resource as Roles name them, the object's name, the answer's HTTP status."""
+
+    verb: str
+    resource: str
+    name: str
+    status: int
+
+
 class ControlPlane:
     """A running control plane. ``start`` makes one; ``folder`` holds its files and logs."""
 
@@ -69,7 +79,8 @@ class ControlPlane:
     async def start(folder: Path, *, api_options: Sequence[str] = (), nodes: int = 3) -> "ControlPlane":
         """Start everything, wait until the API server is ready and the nodes are. Raises AssetsMissing.
 
-        api_options: further options of the API server. Ends what it began when it fails.
+        api_options: further options of the API server. nodes: 0 starts the API server alone, without controllers. Ends what it
+        began when it fails.
         """
         plane = ControlPlane(folder, find_programs(), choose(["etcd", "peer", "api", "kwok"], {}), api_options)
         try:
@@ -89,6 +100,20 @@ class ControlPlane:
         """End the API server at once, as ``kill -9`` does."""
         await self._children.pop("kube-apiserver").stop(ask=(), grace_s=0)
 
+    def calls(self, namespace: str) -> list[Call]:
+        """What service accounts of this namespace have asked the API server, and what it answered."""
+        path, found = self.folder / "audit.log", []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # cut off by a kill
+            what = event.get("objectRef", {})
+            if event["user"]["username"].startswith(f"system:serviceaccount:{namespace}:") and "resource" in what:
+                code = event.get("responseStatus", {}).get("code", 0)
+                found.append(Call(event["verb"], what["resource"], what.get("name", ""), code))
+        return found
+
     async def start_api_server(self, *, wait: bool = True) -> None:
         """Start the API server on its port."""
         files, tokens = self._server, self._accounts
@@ -101,6 +126,7 @@ class ControlPlane:
             f"--client-ca-file={self._authority.pair.certificate}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-signing-key-file={tokens.key}", f"--service-account-key-file={tokens.certificate}",
+            f"--audit-policy-file={AUDIT_POLICY}", f"--audit-log-path={self.folder / 'audit.log'}",
             "--authorization-mode=RBAC", "--anonymous-auth=false", "--profiling=false",
             "--default-unreachable-toleration-seconds=2", "--default-not-ready-toleration-seconds=2",
             *self._options,
@@ -150,6 +176,8 @@ class ControlPlane:
             "--unsafe-no-fsync", "--log-level=warn",
         )  # fmt: skip
         await self.start_api_server()
+        if not nodes:
+            return
         await self._run(
             "kube-controller-manager",
             f"--kubeconfig={self._kubeconfig('controllers', self._authority.client('system:kube-controller-manager', 'system:masters'))}",
