@@ -111,11 +111,11 @@ def _end(scan_id: str, pod: dict[str, Any], status: dict[str, Any], scanner: dic
         return ScannerExit(scan_id=scan_id, exit_code=0, log_tail="")
     if exit_code is None and phase == "Succeeded":
         return ScannerExit(scan_id=scan_id, exit_code=0, log_tail="")
-    if disruption is not None:
+    if reason in TRANSIENT_REASONS or reason in LOST_REASONS:  # says more than the disruption beside it
+        cause, was_taken = _words("the cluster ended its pod", reason, status.get("message")), True
+    elif disruption is not None:
         cause = _words("the cluster took its pod away", disruption.get("reason"), disruption.get("message"))
         was_taken = True
-    elif reason in TRANSIENT_REASONS or reason in LOST_REASONS:
-        cause, was_taken = _words("the cluster ended its pod", reason, status.get("message")), True
     elif why_container in TRANSIENT_REASONS:
         cause, was_taken = _words("it was killed", why_container, None), True
     elif exit_code in TRANSIENT_EXIT_CODES:

@@ -1,0 +1,36 @@
+"""A namespace that has no room: scans wait, and start when there is room."""
+
+from tests.support.kube.api import Api, eventually
+from tests.support.kube.installation import Installation
+
+
+async def test_scans_wait_for_room_without_using_up_attempts(installation: Installation, api: Api) -> None:
+    quota = {
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "scans"}, "spec": {"hard": {"count/jobs.batch": "2"}},
+    }  # fmt: skip
+    await api.create(quota, namespace=installation.namespace)
+
+    async def counted() -> bool:
+        now = await api.get("ResourceQuota", installation.namespace, "scans")
+        return now is not None and "used" in now.get("status", {})
+
+    await eventually(counted, "the quota is in force")
+    await installation.start(max_attempts=1)
+    first, second = await installation.submit(), await installation.submit()
+    for scan_id in (first, second):
+        await installation.event(scan_id, "scan.launched")
+    third = await installation.submit()
+    deferred = await installation.event(third, "scan.launch-deferred")
+    assert "exceeded quota" in deferred["reason"]
+    backlog = (await installation.get("/scans/backlog"))["entries"]
+    assert [entry["scan_id"] for entry in backlog] == [third]
+    assert backlog[0]["pending_timestamp"] is None or backlog[0]["next_attempt"] == 0
+    (problem,) = (await installation.get(f"/scan/{third}/status"))["problems"]
+    assert "quota" in problem["text"]
+
+    await installation.delete(first)
+    await installation.event(third, "scan.launched", limit_s=90)
+    await installation.running_pod(third)
+    kinds = [event["type"] for event in await installation.events(third)]
+    assert "scan.launch-failed" not in kinds
+    await eventually(lambda: installation.gone(first), "nothing is left of the deleted scan")

@@ -1,0 +1,172 @@
+"""Scans on a real control plane, from their request to every kind of end. The dispatcher has exactly the shipped Role."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.support.kube.api import Api, eventually
+from tests.support.kube.installation import Installation
+
+Act = Callable[[Installation, str], Awaitable[None]]
+
+
+async def test_from_the_request_to_the_result(installation: Installation) -> None:
+    await installation.start()
+    scan_id = await installation.submit(scanner_server_env_from_user={"MY_NAME": "my $(PATH) value"})
+    await installation.running_pod(scan_id)
+    job = await installation.job(scan_id)
+    assert job is not None
+    secret = await installation.api.get("Secret", installation.namespace, f"skyscan-{scan_id}")
+    assert secret is not None
+    assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == [job["metadata"]["uid"]]
+    assert "eyJ" not in json.dumps(job)  # how every token begins
+
+    await installation.put_final_result(scan_id)
+    await installation.give_end(scan_id, exit_code="0")
+
+    async def complete() -> bool:
+        conditions = (await installation.job(scan_id) or {}).get("status", {}).get("conditions", [])
+        return any(each["type"] == "Complete" and each["status"] == "True" for each in conditions)
+
+    await eventually(complete, "the Job is complete")
+    assert (await installation.get(f"/scan/{scan_id}/result"))["is_final"]
+    status = await installation.get(f"/scan/{scan_id}/status")
+    assert status["problems"] == []
+    await installation.delete(scan_id)
+    await eventually(lambda: installation.gone(scan_id), "Job, pod and Secret are gone")
+
+
+async def _delete_job(installation: Installation, scan_id: str) -> None:
+    await installation.running_pod(scan_id)
+    await installation.api.delete("Job", installation.namespace, f"skyscan-{scan_id}", propagationPolicy="Background")
+
+
+async def _delete_pod(installation: Installation, scan_id: str) -> None:
+    name = await installation.running_pod(scan_id)
+    await installation.api.delete("Pod", installation.namespace, name)
+
+
+def _ends(**annotations: str) -> Act:
+    async def act(installation: Installation, scan_id: str) -> None:
+        await installation.give_end(scan_id, **annotations)
+
+    return act
+
+
+TAKEN: dict[str, Act] = {
+    "OOMKilled": _ends(exit_code="137", exit_reason="OOMKilled"),
+    "Evicted": _ends(evicted="The node was low on resource: memory."),
+    "exit code 143": _ends(exit_code="143"),
+    "StartError": _ends(exit_code="128", exit_reason="StartError"),
+    "Job was deleted": _delete_job,
+    "pod": _delete_pod,
+}
+"""A word of the reason that is told, and what takes the scanner server away."""
+
+
+async def test_what_was_taken_away_goes_on_as_a_new_scan(installation: Installation) -> None:
+    await installation.start()
+    scans = {word: await installation.submit() for word in TAKEN}
+
+    async def one(word: str, act: Act) -> None:
+        scan_id = scans[word]
+        await act(installation, scan_id)
+        lost = await installation.event(scan_id, "scan.scanner-lost")
+        assert word in lost["reason"], (word, lost)
+        new = (await installation.event(scan_id, "scan.replaced"))["by_scan_id"]
+        await installation.running_pod(new)
+        await eventually(lambda: installation.gone(scan_id), f"nothing is left of the scan that met {word}")
+        assert (await installation.get(f"/scan/{scan_id}/manifest"))["scan_id"] == new, "readers are sent to the new scan"
+
+    await asyncio.gather(*(one(word, act) for word, act in TAKEN.items()))
+
+
+async def test_a_scan_is_replaced_three_times_at_most(installation: Installation) -> None:
+    await installation.start()
+    scan_id = await installation.submit()
+    for _ in range(3):
+        await installation.give_end(scan_id, exit_code="137", exit_reason="OOMKilled")
+        scan_id = (await installation.event(scan_id, "scan.replaced"))["by_scan_id"]
+    await installation.give_end(scan_id, exit_code="137", exit_reason="OOMKilled")
+    failed = await installation.event(scan_id, "scan.scanner-failed")
+    assert "OOMKilled" in failed["reason"]
+    await eventually(lambda: installation.gone(scan_id), "Job, pod and Secret are gone")
+
+
+async def test_an_end_of_its_own_is_told_and_final(installation: Installation) -> None:
+    await installation.start()
+    for code in ("1", "2"):
+        scan_id = await installation.submit()
+        await installation.give_end(scan_id, exit_code=code)
+        failed = await installation.event(scan_id, "scan.scanner-failed")
+        assert failed["exit_code"] == int(code)
+        status = await installation.get(f"/scan/{scan_id}/status")
+        assert status["scan_state"].startswith("STOPPED")
+        assert [problem["code"] for problem in status["problems"]] == ["scanner-failed"]
+        kinds = [event["type"] for event in await installation.events(scan_id)]
+        assert "scan.replaced" not in kinds
+
+
+async def test_an_image_that_cannot_be_pulled_is_told_and_given_up(installation: Installation) -> None:
+    await installation.start(scanner_trouble_limit_s=4)
+    scan_id = await installation.submit(docker_tag="missing")
+
+    async def stage() -> dict[str, Any] | None:
+        told = [event["data"] for event in await installation.events(scan_id) if event["type"] == "scan.scanner-stage-changed"]
+        return next((each for each in told if each["code"]), None)
+
+    trouble = await installation.explained(scan_id, eventually(stage, "the trouble is told"))
+    assert "ImagePullBackOff" in trouble["text"]
+    failed = await installation.event(scan_id, "scan.scanner-failed")
+    assert "ImagePullBackOff" in failed["reason"]
+    await eventually(lambda: installation.gone(scan_id), "Job, pod and Secret are gone")
+
+
+async def test_a_lost_node(installation: Installation, api: Api) -> None:
+    node: dict[str, Any] = {
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": f"doomed-{installation.namespace}", "labels": {"tests/doomed": installation.namespace}},
+        "status": {name: {"cpu": "10", "memory": "1Ti", "ephemeral-storage": "1Ti", "pods": "9"} for name in ("capacity", "allocatable")},
+    }  # fmt: skip
+    await api.create(node)
+    await installation.start(scanner_node_selector=json.dumps({"tests/doomed": installation.namespace}))
+    scan_id = await installation.submit()
+    await installation.running_pod(scan_id)
+    await api.delete("Node", "", node["metadata"]["name"])
+    lost = await installation.event(scan_id, "scan.scanner-lost", limit_s=150)
+    assert "cluster took its pod away" in lost["reason"], lost
+    new = (await installation.event(scan_id, "scan.replaced"))["by_scan_id"]
+
+    async def unschedulable() -> bool:
+        problems = (await installation.get(f"/scan/{new}/status"))["problems"]
+        return any("no node has room" in problem["text"] for problem in problems)
+
+    await installation.explained(new, eventually(unschedulable, "the status says why the new scan waits"))
+    await installation.delete(new)
+    await eventually(lambda: installation.gone(new), "Job, pod and Secret are gone")
+
+
+async def test_what_the_api_server_never_takes_fails_visibly(installation: Installation) -> None:
+    await installation.start(scanner_node_selector='{"no label key!": "x"}')
+    scan_id = await installation.submit()
+    abandoned = await installation.event(scan_id, "scan.launch-abandoned")
+    assert "no label key" in abandoned["reason"], abandoned
+    (problem,) = (await installation.get(f"/scan/{scan_id}/status"))["problems"]
+    assert "no label key" in problem["text"]
+    assert (await installation.get("/scans/backlog"))["entries"] == []
+
+
+@pytest.mark.parametrize("when", ["at once", "while it runs"])
+async def test_a_deleted_scan_leaves_nothing(installation: Installation, when: str) -> None:
+    await installation.start()
+    scans = [await installation.submit() for _ in range(5)]
+    for scan_id in scans:
+        if when == "while it runs":
+            await installation.running_pod(scan_id)
+        await installation.delete(scan_id)
+    for scan_id in scans:
+        await installation.explained(scan_id, eventually(partial(installation.gone, scan_id), "all is gone"))
