@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 EXCHANGE = "skydriver.scanner"
+STOP_EXCHANGE = "skydriver.stop"
+"""Topic exchange; the routing key is the scan id, the body ``{"reason": "deleted" or "deactivated"}``."""
 SCHEMA_VERSION = "1.0"
 CONTENT_TYPE = "application/json"
 PROGRESS, RESULT, FAILURE = "progress", "result", "failure"
@@ -68,13 +70,38 @@ class Received:
     token: str = field(repr=False)
 
 
+def scan_id_of(text: str) -> str | None:
+    """The text when it can be a scan id, else None."""
+    return text if _NAME.fullmatch(text) else None
+
+
 def routing_key(kind: str, scan_id: str) -> str:
     """``<kind>.<scan_id>``. Raises MessageRefused."""
     if kind not in KINDS:
         raise MessageRefused("the kind of the message is not known")
-    if not _NAME.fullmatch(scan_id):
+    if scan_id_of(scan_id) is None:
         raise MessageRefused("the scan id is none")
     return f"{kind}.{scan_id}"
+
+
+def stop_queue(scan_id: str, name: str) -> str:
+    """A queue in which a scanner hears of its scan's end. A scanner may use queues with this beginning and no other."""
+    return f"skydriver.stop.{scan_id}.{name}"
+
+
+def stop_signal(reason: str) -> bytes:
+    """The body of a stop signal: ``deleted``, or ``deactivated`` when the scan's workflow has ended."""
+    return json.dumps({"reason": reason}).encode()
+
+
+def stop_reason(body: bytes) -> str | None:
+    """The reason in a stop signal, None when it is none of ours."""
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return None
+    reason = content.get("reason") if isinstance(content, dict) else None
+    return reason if isinstance(reason, str) and reason else None
 
 
 def pack(

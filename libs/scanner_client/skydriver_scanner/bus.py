@@ -1,0 +1,146 @@
+"""The bus as a scanner sees it: one connection that publishes confirmed messages and hears the stop signal.
+
+Its own loop connects again whenever the connection is lost. Nothing is resent here: who publishes learns what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPException, ChannelClosed, DeliveryError
+
+from skydriver_scanner.wire import EXCHANGE, STOP_EXCHANGE, Packed, stop_queue
+
+log = logging.getLogger("skydriver_scanner")
+
+_TIMEOUT_S = 20.0
+"""Of a connection attempt, and of a confirmation: longer means that the connection is dead."""
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
+_LOST = (AMQPException, ConnectionError, OSError, asyncio.InvalidStateError, asyncio.TimeoutError, RuntimeError)
+
+
+class BusAway(Exception):
+    """The message was not confirmed: it may or may not have arrived, and may be sent again."""
+
+
+class BusRefuses(Exception):
+    """The broker has the message but will not take it, now at least. The text says why."""
+
+
+class Bus:
+    """To be made and used in one event loop. ``run`` keeps the connection up until it is cancelled."""
+
+    def __init__(
+        self,
+        url: str,
+        scan_id: str,
+        session: str,
+        *,
+        on_stop: Callable[[bytes], None],
+        on_up: Callable[[], None],
+    ) -> None:
+        """session: names this session's stop queues. on_stop: called with a stop signal. on_up: after each connect."""
+        self._url = url
+        self._scan_id = scan_id
+        self._session = session
+        self._on_stop = on_stop
+        self._on_up = on_up
+        self._connects = 0
+        self._exchange: AbstractExchange | None = None
+        self._lost = asyncio.Event()
+        self.down_since: float | None = time.monotonic()
+        """When the bus went away (``time.monotonic``), None while it is there."""
+
+    @property
+    def is_up(self) -> bool:
+        return self.down_since is None
+
+    async def run(self) -> None:
+        """Connect, and again when the connection is lost; a login that is refused is tried again more slowly."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            connection: AbstractConnection | None = None
+            try:
+                self._lost.clear()
+                connection = await asyncio.wait_for(aio_pika.connect(self._url, timeout=_TIMEOUT_S), _TIMEOUT_S)
+                connection.close_callbacks.add(self._note_lost)
+                await asyncio.wait_for(self._open(connection), _TIMEOUT_S)
+                pause_s = _FIRST_PAUSE_S
+                await self._lost.wait()
+                log.warning("the bus was lost")
+            except _LOST as error:
+                log.warning("the bus can't be reached (%s)", type(error).__name__)
+            finally:
+                self._set_down()
+                if connection is not None:
+                    with suppress(*_LOST):
+                        await asyncio.wait_for(connection.close(), 2.0)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+            pause_s = min(_MAX_PAUSE_S, pause_s * 2)
+
+    async def publish(self, packed: Packed) -> None:
+        """Publish persistent, mandatory, and wait for the confirmation. Raises BusAway, BusRefuses."""
+        exchange = self._exchange
+        if exchange is None:
+            raise BusAway
+        message = aio_pika.Message(
+            packed.body,
+            headers=dict(packed.headers),
+            content_type=packed.content_type,
+            content_encoding=packed.content_encoding,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=f"{packed.headers['producer']}-{packed.headers['sequence']}",
+        )
+        try:
+            await exchange.publish(message, packed.routing_key, mandatory=True, timeout=_TIMEOUT_S)
+        except DeliveryError as error:
+            raise BusRefuses("the broker has no room or no queue for it") from error
+        except ChannelClosed as error:
+            self._note_lost()
+            raise BusRefuses(f"the broker refuses it ({type(error).__name__})") from error
+        except _LOST as error:
+            self._note_lost()
+            raise BusAway from error
+
+    async def _open(self, connection: AbstractConnection) -> None:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel.close_callbacks.add(self._note_lost)
+        exchange = await channel.get_exchange(EXCHANGE, ensure=False)
+        await self._listen(await connection.channel(publisher_confirms=False))
+        self._exchange = exchange
+        self.down_since = None
+        log.info("the bus is there")
+        self._on_up()
+
+    async def _listen(self, channel: AbstractChannel) -> None:
+        """A queue of this connection alone: a half-dead earlier connection can't take its signals."""
+        self._connects += 1
+        try:
+            queue = await channel.declare_queue(
+                stop_queue(self._scan_id, f"{self._session}-{self._connects}"), exclusive=True, auto_delete=True
+            )
+            await queue.bind(STOP_EXCHANGE, self._scan_id)
+            await queue.consume(self._hear, no_ack=True)
+        except ChannelClosed as error:
+            log.warning("no stop signals over the bus (%s): the status is asked for instead", type(error).__name__)
+        else:
+            channel.close_callbacks.add(self._note_lost)
+
+    async def _hear(self, message: AbstractIncomingMessage) -> None:
+        self._on_stop(message.body)
+
+    def _note_lost(self, *_: object) -> None:
+        self._set_down()
+        self._lost.set()
+
+    def _set_down(self) -> None:
+        self._exchange = None
+        if self.down_since is None:
+            self.down_since = time.monotonic()

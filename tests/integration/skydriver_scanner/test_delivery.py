@@ -1,0 +1,283 @@
+"""What a scanner hands over arrives: over a broker that is cut and restarted, over REST when there is no bus."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+
+from skydriver_cli.embedded import rabbitmq
+from skydriver_cli.embedded.ports import choose
+from skydriver_scanner import (
+    AsyncScannerSession,
+    MessageRefused,
+    NotDelivered,
+    ScannerSession,
+    SessionSettings,
+    SettingsProblem,
+    SpoolFull,
+    wire,
+)
+from tests.integration.skydriver_scanner.conftest import Reader
+from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, until
+from tests.support.tcp_proxy import TcpProxy, proxying
+
+SKYMAP = {"nside-1": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")]]}}
+BODY: dict[str, Any] = {
+    "progress": {"summary": "…"},
+    "event_metadata": {"run_id": 1},
+    "scan_metadata": {"position_variations": 1},
+}
+
+
+def numbered(number: int, size: int = 100) -> dict[str, Any]:
+    return {"number": number, "filler": "x" * size}
+
+
+async def test_each_kind_arrives_as_the_protocol_says(settings: SessionSettings, reader: Reader) -> None:
+    async with AsyncScannerSession(settings) as session:
+        await session.report_progress(**BODY)
+        assert await session.flush(20)
+        await session.put_result(SKYMAP, is_final=True)
+        await session.report_failure("it broke with scan token", log_tail="a line\nscan token")
+    progress, result, failure = reader.received()
+    assert progress.content == BODY
+    assert repr(result.content) == repr({"skyscan_result": SKYMAP, "is_final": True})
+    assert failure.content == {"reason": "it broke with ***", "log_tail": "a line\n***"}
+    assert {one.token for one in reader.received()} == {"scan token"}
+    assert [one.sequence for one in reader.received()] == [0, 1, 2]
+    assert {message.delivery_mode for message in reader.messages} == {aio_pika.DeliveryMode.PERSISTENT}
+    assert list((settings.folder).glob("*.message")) == []
+
+
+async def test_a_folder_belongs_to_one_session(rest_settings: SessionSettings) -> None:
+    async with AsyncScannerSession(rest_settings):
+        with pytest.raises(SettingsProblem, match="another session"):
+            AsyncScannerSession(rest_settings)
+    await AsyncScannerSession(rest_settings).close()
+
+
+async def test_the_blocking_form_says_the_same(settings: SessionSettings, reader: Reader) -> None:
+    def scan() -> int:
+        with ScannerSession(settings) as session:
+            assert session.event() == {"an": "event"}
+            n_workers = session.wait_for_workers(poll_s=0.1, timeout_s=10)
+            session.report_progress(**BODY)
+            assert session.flush(20)
+            session.put_result(SKYMAP, is_final=True)
+            return n_workers
+
+    assert await asyncio.to_thread(scan) == 1
+    assert [one.kind for one in reader.received()] == ["progress", "result"]
+
+
+async def test_every_result_arrives_though_the_connection_is_cut_in_mid_publish(
+    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+) -> None:
+    cuts, results = 8, 40
+    async with AsyncScannerSession(settings) as session:
+        for number in range(results):
+            if number % (results // cuts) == 0:
+                proxy.cut_after_bytes = 3000 + 7000 * (number % 3)  # in the head or in the middle of a message
+            await session.put_result(numbered(number, 7000), is_final=number == results - 1)
+            await session.report_progress({"number": number})
+    received = reader.received()
+    numbers = [one.content["skyscan_result"]["number"] for one in received if one.kind == "result"]
+    assert proxy.connections > 2
+    assert list(dict.fromkeys(numbers)) == list(range(results))
+    by_sequence = {one.sequence: one.content for one in received}
+    assert all(one.content == by_sequence[one.sequence] for one in received)
+    assert [one.content["progress"]["number"] for one in received if one.kind == "progress"][-1] == results - 1
+
+
+async def test_every_result_arrives_though_the_broker_is_restarted(settings: SessionSettings, tmp_path: Path) -> None:
+    ports = choose(list(rabbitmq.PORTS), {})
+    where: dict[str, Any] = {"ports": ports, "run_dir": tmp_path / "run", "logs": tmp_path / "logs"}
+    node = await rabbitmq.start(tmp_path / "node", **where)
+    try:
+        async with proxying(ports["amqp"]) as proxy:
+            connection = await aio_pika.connect(node.url)
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange(wire.EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
+            queue = await channel.declare_queue("all", durable=True, arguments={"x-queue-type": "quorum"})
+            await queue.bind(exchange, "#")
+            await until(lambda: _is_registered(tmp_path / "node", b"all"))
+            url = node.url.replace(f":{ports['amqp']}", f":{proxy.port}")
+            async with AsyncScannerSession(dataclasses.replace(settings, bus_url=url)) as session:
+                await session.put_result(numbered(0), is_final=False)
+                assert await session.flush(20)
+                publishing = asyncio.create_task(_publish(session, range(1, 60)))
+                await asyncio.sleep(0.1)
+                node.child.process.kill()
+                await node.stop()
+                node = await rabbitmq.start(tmp_path / "node", **where)
+                await publishing
+            connection = await aio_pika.connect(node.url)
+            async with connection:
+                queue = await (await connection.channel()).get_queue("all", ensure=False)
+                numbers = []
+                while (message := await queue.get(no_ack=True, fail=False)) is not None:
+                    numbers.append(json.loads(message.body)["skyscan_result"]["number"])
+            assert list(dict.fromkeys(numbers)) == list(range(60))
+    finally:
+        await node.stop()
+
+
+async def _is_registered(node: Path, queue: bytes) -> bool:
+    """Whether the broker has its register of quorum queues on disk, some seconds late: without it a kill loses new queues."""
+    return any(queue in table.read_bytes() for table in node.rglob("names.dets"))
+
+
+async def _publish(session: AsyncScannerSession, numbers: range) -> None:
+    for number in numbers:
+        await session.put_result(numbered(number), is_final=False)
+
+
+async def test_while_the_bus_is_away_the_newest_progress_and_all_results_wait(
+    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+) -> None:
+    proxy.refuse = True
+    async with AsyncScannerSession(settings) as session:
+        for number in range(5):
+            await session.report_progress({"number": number})
+            await session.put_result(numbered(number), is_final=False)
+        assert not await session.flush(0.3)
+        assert len(list(settings.folder.glob("*-result.message"))) == 5
+        proxy.refuse = False
+    received = reader.received()
+    assert [one.content["skyscan_result"]["number"] for one in received if one.kind == "result"] == list(range(5))
+    assert [one.content["progress"]["number"] for one in received if one.kind == "progress"] == [4]
+    assert [one.sequence for one in received] == sorted(one.sequence for one in received)
+
+
+async def test_when_the_bus_stays_away_rest_is_used(
+    settings: SessionSettings, skydriver: FakeSkyDriver, proxy: TcpProxy
+) -> None:
+    proxy.refuse = True
+    skydriver.refuse = {"PUT result": [503, 503], "PATCH manifest": [500]}
+    async with AsyncScannerSession(dataclasses.replace(settings, bus_patience_s=0.2)) as session:
+        await session.put_result(SKYMAP, is_final=True)
+        await session.report_progress(**BODY)
+    assert repr(skydriver.results) == repr([{"skyscan_result": SKYMAP, "is_final": True}])
+    assert skydriver.progress == [BODY]
+
+
+async def test_a_message_that_no_queue_takes_goes_over_rest(
+    settings: SessionSettings, bus: object, skydriver: FakeSkyDriver
+) -> None:
+    async with AsyncScannerSession(settings) as session:
+        await session.put_result({}, is_final=True)
+    assert skydriver.results == [{"skyscan_result": {}, "is_final": True}]
+
+
+async def test_what_is_too_large_for_the_bus_goes_over_rest(
+    settings: SessionSettings, reader: Reader, skydriver: FakeSkyDriver
+) -> None:
+    skymap = {"filler": "x" * wire.MAX_CONTENT_BYTES}
+    async with AsyncScannerSession(settings) as session:
+        await session.put_result(skymap, is_final=True)
+        await session.report_progress(**BODY)
+    assert [one.kind for one in reader.received()] == ["progress"]
+    assert skydriver.results == [{"skyscan_result": skymap, "is_final": True}]
+
+
+async def test_a_session_without_a_bus_uses_rest(rest_settings: SessionSettings, skydriver: FakeSkyDriver) -> None:
+    async with AsyncScannerSession(rest_settings) as session:
+        await session.report_progress(**BODY)
+        await session.put_result({}, is_final=True)
+    assert skydriver.progress == [BODY]
+    assert skydriver.results == [{"skyscan_result": {}, "is_final": True}]
+
+
+async def test_what_is_not_delivered_is_named_and_sent_by_the_next_session(
+    settings: SessionSettings, reader: Reader, proxy: TcpProxy, skydriver: FakeSkyDriver
+) -> None:
+    proxy.refuse = True
+    session = AsyncScannerSession(settings)
+    await session.put_result(SKYMAP, is_final=True)
+    await session.report_progress(**BODY)
+    with pytest.raises(NotDelivered, match="final result, progress") as caught:
+        await session.close(timeout_s=0.3)
+    assert all(one.path is not None and one.path.exists() for one in caught.value.left)
+    assert "scan token" not in "".join(path.read_text() for path in settings.folder.iterdir())
+    proxy.refuse = False
+    async with AsyncScannerSession(settings) as session:
+        await session.report_failure("a later life")
+    old, last, new = reader.received()
+    assert (old.kind, old.sequence, last.kind, last.sequence) == ("result", 0, "progress", 1)
+    assert old.producer == last.producer != new.producer
+
+
+_KILLED = """
+import sys
+from skydriver_scanner import ScannerSession
+session = ScannerSession.from_env()
+for number in range(3):
+    session.put_result({"number": number}, is_final=number == 2)
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_results_outlive_a_killed_scanner(settings: SessionSettings, reader: Reader, proxy: TcpProxy) -> None:
+    proxy.refuse = True
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _KILLED, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={
+            **os.environ, "SKYSCAN_SKYDRIVER_SCAN_ID": SCAN_ID, "SKYSCAN_SKYDRIVER_ADDRESS": settings.address,
+            "SKYSCAN_SKYDRIVER_AUTH": "scan token", "SKYSCAN_SKYDRIVER_BUS_URL": settings.bus_url or "",
+            "SKYSCAN_SKYDRIVER_SPOOL_DIR": str(settings.spool_dir),
+        },
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"taken\n"
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    proxy.refuse = False
+    await AsyncScannerSession(settings).close()
+    assert [one.content["skyscan_result"]["number"] for one in reader.received()] == [0, 1, 2]
+
+
+async def test_a_full_spool_takes_final_results_and_failures_only(
+    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+) -> None:
+    proxy.refuse = True
+    async with AsyncScannerSession(dataclasses.replace(settings, spool_max_bytes=10_000)) as session:
+        await session.put_result(numbered(0, 8000), is_final=False)
+        with pytest.raises(SpoolFull, match="was not taken"):
+            await session.put_result(numbered(1, 8000), is_final=False)
+        await session.put_result(numbered(2, 8000), is_final=True)
+        await session.report_failure("…")
+        await session.report_progress({"number": 3})
+        proxy.refuse = False
+    assert [one.kind for one in reader.received()] == ["result", "result", "failure", "progress"]
+    assert [one.content["skyscan_result"]["number"] for one in reader.received()[:2]] == [0, 2]
+
+
+async def test_what_skydriver_refuses_for_good_is_set_aside_and_named(
+    rest_settings: SessionSettings, skydriver: FakeSkyDriver
+) -> None:
+    skydriver.refuse = {"PUT result": [400], "PATCH manifest": [422]}
+    session = AsyncScannerSession(rest_settings)
+    await session.report_progress(**BODY)
+    assert await session.flush(20)
+    await session.put_result({"bad": 1}, is_final=False)
+    await session.put_result({"good": 1}, is_final=True)
+    with pytest.raises(NotDelivered, match=r"result \(PUT result: HTTP 400\)") as caught:
+        await session.close()
+    assert [one.is_final for one in caught.value.left] == [False]
+    assert [one["skyscan_result"] for one in skydriver.results] == [{"good": 1}]
+
+
+async def test_what_is_no_json_is_refused_at_once(rest_settings: SessionSettings) -> None:
+    async with AsyncScannerSession(rest_settings) as session:
+        with pytest.raises(MessageRefused, match="no JSON"):
+            await session.report_progress({"summary": float("nan")})
+        with pytest.raises(MessageRefused, match="no JSON"):
+            await session.put_result({"x": object()}, is_final=False)
