@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -31,6 +32,7 @@ from skydriver_cli.system import Options, running
 from skydriver_sandbox.sample_event import sample_event
 
 CLUSTERS: dict[str, int | None] = {"osg": None}
+_COSTS = Table("CPU ms per request", title="Where the processor's time goes")
 
 
 def main() -> None:
@@ -52,6 +54,7 @@ async def _measure(seconds: float, connections: int) -> None:
             async with running(Options(data_dir=data), lambda _: None):
                 await _figures(data, seconds, connections, table)
     Console().print(table)
+    Console().print(_COSTS)
 
 
 def _environment(values: dict[str, str]) -> Any:
@@ -85,6 +88,8 @@ async def _figures(data: Path, seconds: float, connections: int, table: Table) -
         for name in ("manifest", "status"):
             got = await load.run("GET", f"{one}/{name}", headers)
             table.add_row(f"GET {name}", f"{got.rate:.0f}/s, {got.rate / raw.rate:.0%} of bare", ">= 50 %")
+        alone = await _Load(session, seconds / 2, 1).run("POST", f"{url}/scan", headers, small)
+        table.add_row("POST scan, one at a time", f"median {alone.median_ms:.1f} ms", "< 20 ms")
         posted = await load.run("POST", f"{url}/scan", headers, small)
         table.add_row("POST scan, small event", f"{posted.rate:.0f}/s, p99 {posted.p99_ms:.0f} ms", ">= 400/s, p99 < 250 ms")
         patched = await load.run("PATCH", f"{one}/manifest", system, json.dumps({"progress": _progress()}).encode())
@@ -112,6 +117,7 @@ async def _figures(data: Path, seconds: float, connections: int, table: Table) -
 class _Figure:
     def __init__(self, took: list[float], seconds: float) -> None:
         self.rate = len(took) / seconds
+        self.median_ms = statistics.median(took) * 1000
         self.p99_ms = statistics.quantiles(took, n=100)[-1] * 1000 if len(took) > 1 else 0.0
 
 
@@ -141,9 +147,49 @@ class _Load:
                 took.append(time.perf_counter() - began)
 
         asks: list[Awaitable[None]] = [ask() for _ in range(self._connections)]
-        began = time.perf_counter()
+        before, began = _processor_seconds(), time.perf_counter()
         await asyncio.gather(*asks)
-        return _Figure(took, time.perf_counter() - began)
+        figure = _Figure(took, time.perf_counter() - began)
+        _note_costs(f"{method} {url.rpartition('/')[2]}, {len(body or b'') / 1000:.0f} kB", before, len(took))
+        return figure
+
+
+_PARTS = {
+    "skydriver_api": "gateway", "skydriver_dispatcher": "dispatcher", "skydriver_progress": "progress",
+    "skydriver_ewms": "bridge", "postgres": "postgres", "beam": "rabbitmq",
+}  # fmt: skip
+
+
+def _processor_seconds() -> dict[str, float]:
+    """Processor time of each part of the system so far, by the names of processes below this one (Linux)."""
+    parents, names, seconds = {}, {}, {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            names[int(folder.name)] = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        parents[int(folder.name)] = int(fields[1])
+        seconds[int(folder.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    sums: dict[str, float] = {}
+    for process in parents:
+        above = process
+        while above in parents and above != os.getpid():
+            above = parents[above]
+        if above != os.getpid():
+            continue
+        part = next((part for name, part in _PARTS.items() if name in names[process]), "others")
+        part = "load" if process == os.getpid() else part
+        sums[part] = sums.get(part, 0.0) + seconds[process]
+    return sums
+
+
+def _note_costs(figure: str, before: dict[str, float], requests: int) -> None:
+    spent = {part: (after - before.get(part, 0.0)) * 1000 / requests for part, after in _processor_seconds().items()}
+    told = ", ".join(f"{part} {ms:.2f}" for part, ms in sorted(spent.items(), key=lambda each: -each[1]) if ms >= 0.01)
+    _COSTS.add_row(f"{figure}: {sum(spent.values()):.2f} = {told}")
 
 
 def _request(filling: bytes) -> bytes:

@@ -112,7 +112,7 @@ def a_dispatcher(store: Store, cluster: Cluster, client: ApiClient, name: str = 
     schedule = Schedule(pool, store.bell, holder=name)
     board = NewsBoard()
     launcher = kubernetes_launcher(client, board)
-    usecases = UseCases(pool, uow, schedule)
+    usecases = UseCases(pool, uow)
     leadership = Leadership(client, namespace=NAMESPACE, name="skydriver", holder=name, lease_s=1.5, timeout_s=0.5)
     return Dispatcher(
         store=store, cluster=cluster, client=client, schedule=schedule, board=board, launcher=launcher, usecases=usecases,

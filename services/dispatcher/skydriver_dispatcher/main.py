@@ -127,7 +127,7 @@ def _start(
 ) -> Watchdog:
     """The loops and consumers that every launcher has."""
     pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
-    usecases = UseCases(pool, uow, schedule)
+    usecases = UseCases(pool, uow)
     launching = Launching(pool, uow, schedule, launcher, max_attempts=settings.max_attempts)
     watchdog = Watchdog(
         pool, uow, schedule, launcher, usecases, result_grace=timedelta(seconds=settings.result_grace_s),

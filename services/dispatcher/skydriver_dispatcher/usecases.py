@@ -2,7 +2,6 @@
 
 from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
-from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.log.views import manifest_body
 from skydriver_common.model.commands import Context, DeleteScan, RequestScan, RescanScan
@@ -32,10 +31,9 @@ CHECK = "scanner-check"
 class UseCases:
     """The commands of the dispatcher."""
 
-    def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule) -> None:
+    def __init__(self, pool: Pool, uow: UnitOfWork) -> None:
         self._pool = pool
         self._uow = uow
-        self._schedule = schedule
 
     async def request_scan(self, command: RequestScan, context: Context) -> Reply:
         """Store the request and put the scan on the backlog; replies with its Manifest."""
@@ -49,7 +47,7 @@ class UseCases:
                 case Rejection() as no:
                     reply = Reply.refused(no)
                 case event:
-                    reply = Reply(body=manifest_body(await self._enqueue(tx, command.scan_id, event)))
+                    reply = Reply(body=manifest_body(self._enqueue(tx, command.scan_id, event)))
             tx.record(reply)
         return reply
 
@@ -66,7 +64,7 @@ class UseCases:
             elif original is None:
                 reply = Reply.refused(Rejection(Code.REQUEST_UNKNOWN, f"The request of scan {command.scan_id} is not stored"))
             else:
-                reply = Reply(body=manifest_body(await self._rescan(tx, command, original)))
+                reply = Reply(body=manifest_body(self._rescan(tx, command, original)))
             tx.record(reply)
         return reply
 
@@ -80,7 +78,7 @@ class UseCases:
                 case Rejection() as no:
                     reply = Reply.refused(no)
                 case _:
-                    reply = Reply(body=manifest_body(await self._delete(tx, command)))
+                    reply = Reply(body=manifest_body(self._delete(tx, command)))
             tx.record(reply)
         return reply
 
@@ -103,37 +101,34 @@ class UseCases:
             why_not = too_many_replacements(original, now=tx.now.timestamp())
             if why_not:
                 tx.append(scan_id, [ScannerFailed(reason=f"{reason}; {why_not}", exit_code=exit_code, log_tail=log_tail)])
-                await self._schedule.put(STOP, scan_id, priority=scan.priority, connection=tx.connection)
-                tx.rings.append((DUE_CHANNEL, STOP))
+                tx.due.put(STOP, scan_id, now=tx.now, priority=scan.priority)
                 return None
             tx.append(scan_id, [ScannerLost(reason=reason, exit_code=exit_code, log_tail=log_tail)])
             command = RescanScan(scan_id=scan_id, new_scan_id=new, abort_first=True, replace_scan=True)
-            await self._rescan(tx, command, original)
+            self._rescan(tx, command, original)
         return new
 
-    async def _rescan(self, tx: Transaction, command: RescanScan, original: Scan) -> Scan:
+    def _rescan(self, tx: Transaction, command: RescanScan, original: Scan) -> Scan:
         if command.abort_first:
-            await self._delete(tx, command)
+            self._delete(tx, command)
         tx.append(original.scan_id, [RescanRecorded(rescan_id=command.new_scan_id)])
         event = decide_rescan(original, command, now=tx.now.timestamp())
-        scan = await self._enqueue(tx, command.new_scan_id, event)
+        scan = self._enqueue(tx, command.new_scan_id, event)
         if command.replace_scan:
             tx.append(command.scan_id, [ScanReplaced(by_scan_id=command.new_scan_id)])
         return scan
 
-    async def _delete(self, tx: Transaction, command: DeleteScan | RescanScan) -> Scan:
+    def _delete(self, tx: Transaction, command: DeleteScan | RescanScan) -> Scan:
         after = tx.append(command.scan_id, [ScanDeleted()])
         assert after is not None
-        await self._schedule.drop(LAUNCH, command.scan_id, connection=tx.connection)
-        await self._schedule.put(STOP, command.scan_id, priority=after.priority, connection=tx.connection)
-        tx.rings.append((DUE_CHANNEL, STOP))
+        tx.due.drop(LAUNCH, command.scan_id)
+        tx.due.put(STOP, command.scan_id, now=tx.now, priority=after.priority)
         return after
 
-    async def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested) -> Scan:
+    def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested) -> Scan:
         scan = tx.append(scan_id, [event])
         assert scan is not None
-        await self._schedule.put(LAUNCH, scan_id, priority=scan.priority, connection=tx.connection)
-        tx.rings.append((DUE_CHANNEL, LAUNCH))
+        tx.due.put(LAUNCH, scan_id, now=tx.now, priority=scan.priority)
         return scan
 
 

@@ -50,7 +50,7 @@ class _Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         store = self.store
         schedule = Schedule(store.pool, store.bell, holder="test")
-        dispatcher = UseCases(store.pool, store.uows["dispatcher"], schedule)
+        dispatcher = UseCases(store.pool, store.uows["dispatcher"])
         bridge = BridgeUseCases(
             store.uows["ewms_bridge"], schedule, teardown_delay=timedelta(0), startup_limit=timedelta(minutes=1)
         )

@@ -34,15 +34,20 @@ class Relay:
         self._bus = bus
         self._name = name
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._is_active = False
+        self._next_try = 0.0
         self._channel: aio_pika.abc.AbstractChannel | None = None
         self.lag_s = 0.0
 
     async def step(self) -> bool | float:
         """Publish one batch. True: there is more. Raises TryLater while Postgres or RabbitMQ is away."""
-        connection = await self._locked_connection()
-        if connection is None:
-            return _STANDBY_S
+        if not self._is_active and (wait_s := self._next_try - time.monotonic()) > 0:
+            return wait_s  # woken, but another replica is at it
         try:
+            connection = await self._locked_connection()
+            if connection is None:
+                self._next_try = time.monotonic() + _STANDBY_S
+                return _STANDBY_S
             return await self._publish_batch(connection)
         except TryLater:
             await self.close()
@@ -77,18 +82,18 @@ class Relay:
 
     async def _locked_connection(self) -> "asyncpg.Connection[asyncpg.Record] | None":
         """The connection that holds the relay's lock, or None while another replica holds it."""
-        if self._connection is not None and not self._connection.is_closed():
-            return self._connection
-        with database_faults():
-            connection = await asyncpg.connect(
-                self._database_url, timeout=10, command_timeout=30, server_settings={"application_name": "skydriver-relay"}
-            )
-            if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
+        if self._connection is None or self._connection.is_closed():
+            self._is_active = False
+            with database_faults():
+                self._connection = await asyncpg.connect(
+                    self._database_url, timeout=10, command_timeout=30, server_settings={"application_name": "skydriver-relay"}
+                )
+        if not self._is_active:
+            with database_faults():
+                self._is_active = bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY))
+            if self._is_active:
                 log.info("relay.active")
-                self._connection = connection
-                return connection
-            await connection.close(timeout=5)
-        return None
+        return self._connection if self._is_active else None
 
     async def close(self) -> None:
         """Give the lock back."""
@@ -96,6 +101,7 @@ class Relay:
             with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await self._connection.close(timeout=5)
             self._connection = None
+        self._is_active = False
 
 
 def _message(event: read.LoggedEvent) -> aio_pika.Message:

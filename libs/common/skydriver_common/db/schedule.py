@@ -1,7 +1,7 @@
 """Due work: timers and leases in Postgres, so that nothing that must happen later lives in a process's memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from skydriver_common.model import wire
 _sql = load_statements("skydriver_common.db", "schedule.sql")
 
 ANY_PRIORITY = -(2**31)
+_WORK_COLUMNS = ("kinds", "scan_ids", "due_ats", "priorities", "created_ats", "notes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,49 @@ class Work:
     due_at: datetime
     tries: int
     note: dict[str, Any]
+
+
+@dataclass(slots=True)
+class DueChanges:
+    """Work put and dropped in the course of a transaction, written at its end in two statements for all."""
+
+    _dropped: set[tuple[str, str]] = field(default_factory=set)
+    _put: dict[tuple[str, str], tuple[datetime, int, datetime, str]] = field(default_factory=dict)
+
+    def put(
+        self, kind: str, scan_id: str, *, now: datetime, due_at: datetime | None = None, priority: int = 0,
+        note: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Note down work, once per (kind, scan): what is there already stays as it is."""
+        self._put.setdefault((kind, scan_id), (due_at or now, priority, now, wire.encode(note or {}).decode()))
+
+    def drop(self, kind: str, scan_id: str) -> None:
+        """The work is not wanted any more."""
+        self._put.pop((kind, scan_id), None)
+        self._dropped.add((kind, scan_id))
+
+    def take_in(self, later: "DueChanges") -> None:
+        """Add what was changed after this."""
+        for key in later._dropped:
+            self.drop(*key)
+        for key, work in later._put.items():
+            self._put.setdefault(key, work)
+
+    @property
+    def kinds(self) -> set[str]:
+        """Kinds of work that were put: their loops have to be woken after the commit."""
+        return {kind for kind, _ in self._put}
+
+    async def write(self, connection: Connection) -> None:
+        """Write the changes, within the caller's transaction, and forget them. Raises what asyncpg raises."""
+        if self._dropped:
+            kinds, scan_ids = zip(*sorted(self._dropped), strict=True)
+            await _sql.drop_all(connection, kinds=list(kinds), scan_ids=list(scan_ids))
+        if self._put:
+            rows = sorted((*key, *work) for key, work in self._put.items())
+            await _sql.put_all(connection, **dict(zip(_WORK_COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+        self._dropped.clear()
+        self._put.clear()
 
 
 class Schedule:

@@ -17,7 +17,12 @@ class BlobMissing(Exception):
 
 
 async def put(pool: Pool | Connection, content: bytes) -> Digest:
-    """Store bytes and return their digest; storing them again changes nothing. Raises TryLater."""
+    """Store bytes and return their digest; storing them again changes nothing. Raises TryLater.
+
+    The statement does not wait for the disk: a blob is worth nothing until a decision refers to it, and the commit of that
+    decision, later in the same write-ahead log, takes everything before it to the disk. Whoever puts one and lets no decision
+    follow may lose it in a crash.
+    """
     big = len(content) > _OFF_THE_LOOP_BYTES
     digest, packed = await asyncio.to_thread(_pack, content) if big else _pack(content)
     encoding, body = ("zstd", packed) if len(packed) < len(content) else ("identity", content)

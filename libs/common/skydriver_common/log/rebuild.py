@@ -149,8 +149,8 @@ async def _insert(connection: Connection, rows: Rows) -> None:
     """Into the tables of the search path."""
     for name, columns in VIEWS.items():
         if name == "i3_events":
-            for i3_event_id, digest in rows.rows[name]:
-                await writing.write_i3_event(connection, i3_event_id=i3_event_id, digest=digest)
+            i3_event_ids, digests = [row[0] for row in rows.rows[name]], [row[1] for row in rows.rows[name]]
+            await writing.write_i3_event(connection, i3_event_id=i3_event_ids, digest=digests)
         elif rows.rows[name]:
             await connection.copy_records_to_table(name, records=rows.rows[name], columns=columns)
 

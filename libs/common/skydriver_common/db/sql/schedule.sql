@@ -4,6 +4,18 @@ INSERT INTO due_work (kind, scan_id, due_at, priority, created_at, note)
 VALUES (:kind, :scan_id, :due_at, :priority, :created_at, :note)
 ON CONFLICT ON CONSTRAINT due_work_pkey DO NOTHING;
 
+-- name: put_all(kinds, scan_ids, due_ats, priorities, created_ats, notes)!
+-- The same for many. Index: due_work_pkey.
+INSERT INTO due_work (kind, scan_id, due_at, priority, created_at, note)
+SELECT kind, scan_id, due_at, priority, created_at, note::jsonb
+  FROM unnest(:kinds::text[], :scan_ids::text[], :due_ats::timestamptz[], :priorities::int[], :created_ats::timestamptz[],
+              :notes::text[]) AS given (kind, scan_id, due_at, priority, created_at, note)
+ON CONFLICT ON CONSTRAINT due_work_pkey DO NOTHING;
+
+-- name: drop_all(kinds, scan_ids)!
+-- The same as drop, for many.
+DELETE FROM due_work WHERE (kind, scan_id) IN (SELECT * FROM unnest(:kinds::text[], :scan_ids::text[]));
+
 -- name: hasten(kind, scan_id, due_at, priority, created_at, note)!
 -- Note down work, or make work that is there already due at once, whoever holds it. Index: due_work_pkey.
 INSERT INTO due_work (kind, scan_id, due_at, priority, created_at, note)

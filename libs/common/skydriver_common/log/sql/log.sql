@@ -1,11 +1,16 @@
--- name: load(command_id, scan_ids)
--- Lock and load scans, with the reply recorded under the command's id. At least one row. Index: manifests_pkey.
+-- name: load(command_ids, scan_ids, consumers, event_ids)
+-- Lock and load scans (kind s), the replies recorded under the commands' ids (r), and which events were consumed (c).
+-- Index: manifests_pkey, command_replies_pkey, consumed_events_pkey.
 WITH wanted AS (
     SELECT scan_id, version, head_hash, body, rest FROM manifests
      WHERE scan_id = ANY(:scan_ids) ORDER BY scan_id FOR UPDATE)
-SELECT w.scan_id, w.version, w.head_hash, w.body, w.rest,
-       r.command_id, r.fingerprint, r.code, r.reason, r.body AS reply_body
-  FROM (VALUES (1)) AS always LEFT JOIN command_replies r ON r.command_id = :command_id LEFT JOIN wanted w ON true;
+SELECT 's' AS kind, scan_id, version, head_hash, body, rest, NULL AS fingerprint, NULL AS code, NULL AS reason FROM wanted
+UNION ALL
+SELECT 'r', command_id, NULL, NULL, body, NULL, fingerprint, code, reason
+  FROM command_replies WHERE command_id = ANY(:command_ids)
+UNION ALL
+SELECT 'c', event_id::text, NULL, NULL, NULL, NULL, consumer, NULL, NULL
+  FROM consumed_events WHERE (consumer, event_id) IN (SELECT * FROM unnest(:consumers::text[], :event_ids::uuid[]));
 
 -- name: recorded_reply(command_id)^
 -- The reply under a command's id, or nothing. Index: command_replies_pkey.
@@ -57,36 +62,44 @@ INSERT INTO event_log (event_id, scan_id, version, type, schema_version, recorde
 VALUES (:event_id, :scan_id, :version, :type, :schema_version, :recorded_at, :actor, :command_id, :correlation_id, :data,
         :prev_hash, :hash);
 
--- name: consume_event(consumer, event_id)!
--- Note that a consumer has handled an event; a second time violates consumed_events_pkey.
-INSERT INTO consumed_events (consumer, event_id) VALUES (:consumer, :event_id);
+-- name: consume_events(consumers, event_ids)!
+-- Note that consumers have handled events; a second time violates consumed_events_pkey.
+INSERT INTO consumed_events (consumer, event_id) SELECT * FROM unnest(:consumers::text[], :event_ids::uuid[]);
 
 -- name: write_scan_request(scan_id, body, rescan_ids)!
-INSERT INTO scan_requests (scan_id, body, rescan_ids) VALUES (:scan_id, :body, :rescan_ids)
+-- Many rows: each parameter is a column. rescan_ids: JSON arrays.
+INSERT INTO scan_requests (scan_id, body, rescan_ids)
+SELECT scan_id, body, ARRAY(SELECT jsonb_array_elements_text(ids::jsonb))
+  FROM unnest(:scan_id::text[], :body::bytea[], :rescan_ids::text[]) AS given (scan_id, body, ids)
 ON CONFLICT ON CONSTRAINT scan_requests_pkey DO UPDATE SET body = excluded.body, rescan_ids = excluded.rescan_ids;
 
 -- name: write_i3_event(i3_event_id, digest)!
-INSERT INTO i3_events (i3_event_id, digest) VALUES (:i3_event_id, :digest)
+-- Many rows: each parameter is a column.
+INSERT INTO i3_events (i3_event_id, digest) SELECT * FROM unnest(:i3_event_id::text[], :digest::text[])
 ON CONFLICT ON CONSTRAINT i3_events_pkey DO NOTHING;
 
 -- name: write_result(scan_id, digest, size, is_final)!
-INSERT INTO results (scan_id, digest, size, is_final) VALUES (:scan_id, :digest, :size, :is_final)
+-- Many rows: each parameter is a column.
+INSERT INTO results (scan_id, digest, size, is_final)
+SELECT * FROM unnest(:scan_id::text[], :digest::text[], :size::bigint[], :is_final::bool[])
 ON CONFLICT ON CONSTRAINT results_pkey DO UPDATE SET digest = excluded.digest, size = excluded.size, is_final = excluded.is_final;
 
 -- name: write_backlog(scan_id, priority, queued_at, taken_at, attempts)!
+-- Many rows: each parameter is a column.
 INSERT INTO backlog (scan_id, priority, queued_at, taken_at, attempts)
-VALUES (:scan_id, :priority, :queued_at, :taken_at, :attempts)
+SELECT * FROM unnest(:scan_id::text[], :priority::int[], :queued_at::float8[], :taken_at::float8[], :attempts::int[])
 ON CONFLICT ON CONSTRAINT backlog_pkey DO UPDATE SET taken_at = excluded.taken_at, attempts = excluded.attempts;
 
 -- name: leave_backlog(scan_id)!
-DELETE FROM backlog WHERE scan_id = :scan_id;
+DELETE FROM backlog WHERE scan_id = ANY(:scan_id::text[]);
 
 -- name: write_workforce(scan_id, body)!
-INSERT INTO workforces (scan_id, body) VALUES (:scan_id, :body)
+-- Many rows: each parameter is a column.
+INSERT INTO workforces (scan_id, body) SELECT * FROM unnest(:scan_id::text[], :body::bytea[])
 ON CONFLICT ON CONSTRAINT workforces_pkey DO UPDATE SET body = excluded.body;
 
 -- name: leave_workforce(scan_id)!
-DELETE FROM workforces WHERE scan_id = :scan_id;
+DELETE FROM workforces WHERE scan_id = ANY(:scan_id::text[]);
 
 -- name: past_cursor(xid, position, most)
 -- Committed events after a cursor, in commit-safe order: never past a transaction that is still open. Index: event_log_relay_order.
@@ -109,7 +122,10 @@ INSERT INTO relay_cursors (relay, xid, position) VALUES (:relay, :xid::text::xid
 ON CONFLICT ON CONSTRAINT relay_cursors_pkey DO UPDATE SET xid = excluded.xid, position = excluded.position, moved_at = now();
 
 -- name: put_blob(digest, encoding, size, body)!
-INSERT INTO blobs (digest, encoding, size, body) VALUES (:digest, :encoding, :size, :body)
+-- The commit does not wait for the disk: the one of the decision that refers to the blob does, and covers this one.
+WITH fast AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+INSERT INTO blobs (digest, encoding, size, body)
+SELECT :digest, :encoding, :size, :body FROM fast
 ON CONFLICT ON CONSTRAINT blobs_pkey DO NOTHING;
 
 -- name: get_blob(digest)^

@@ -1,0 +1,248 @@
+"""Decisions that share a transaction: what comes while others are being written goes into the next one.
+
+One load, one write and one way to the disk for up to ``_MOST`` decisions. They are made one after the other on the states that
+those before them left, as if each had its own transaction. A decision that fails is left out. If the transaction itself fails,
+all of it fails, and its decisions are told to try again, each on its own for a while: so the one that is to blame shows itself.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import asyncpg
+
+from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL, Bell
+from skydriver_common.db.pool import Connection, Pool
+from skydriver_common.db.translate import database_faults
+from skydriver_common.faults import TryLater
+from skydriver_common.log.views import scan_of_row
+from skydriver_common.log.writing import Gathered, RecordedReply, sql
+from skydriver_common.model.commands import Context
+from skydriver_common.model.rejections import Code, Rejection, Reply
+
+_MOST = 32
+_AT_ONCE = 2
+"""Transactions under way: while one is on its way to the disk, the next is decided."""
+_ALONE_S = 1.0
+_TWINS = ("command_replies_pkey", "event_log_scan_version_key", "manifests_pkey")
+_LONGEST_DECISION_S = 20.0
+
+
+class AlreadyHandled(Exception):
+    """The event was handled before: nothing is left to do."""
+
+
+class DeadlinePassed(Exception):
+    """The one who asked has stopped waiting: the decision must not take effect any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One decision to be made. settled: done once it is committed, or with the error for which it is not."""
+
+    context: Context
+    scan_ids: tuple[str, ...]
+    consumes: tuple[str, UUID] | None
+    turn: "asyncio.Future[Turn]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    settled: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+@dataclass(slots=True)
+class Turn:
+    """A member's time to decide. so_far: what was loaded and what those before it decided."""
+
+    connection: Connection
+    so_far: Gathered
+    recorded: dict[str, RecordedReply]
+    has_own_statements: bool = False
+    decision: Gathered = field(default_factory=Gathered)
+    rings: list[tuple[str, str]] = field(default_factory=list)
+    over: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def recorded_reply(self, context: Context) -> Reply | None:
+        """The reply this command was given before."""
+        recorded = self.recorded.get(context.command_id)
+        if recorded is None:
+            return None
+        if recorded.fingerprint != context.fingerprint:
+            return Reply.refused(
+                Rejection(Code.KEY_WAS_USED, "This Idempotency-Key was used before, for a request with another content")
+            )
+        return recorded.reply
+
+    def decided(self, decision: Gathered, rings: list[tuple[str, str]]) -> None:
+        """The decision is made."""
+        self.decision, self.rings = decision, rings
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def failed(self, error: BaseException) -> None:
+        """There will be no decision."""
+        if not self.over.done():
+            self.over.set_exception(_Failed(repr(error)))
+
+
+class Together:
+    """Lets members decide, as many in one transaction as there are."""
+
+    def __init__(self, pool: Pool, bell: Bell) -> None:
+        self._pool = pool
+        self._bell = bell
+        self._waiting: deque[Member] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._alone_until = 0.0
+
+    async def join(self, member: Member) -> Turn:
+        """Wait for the member's turn. Raises TryLater, AlreadyHandled."""
+        self._waiting.append(member)
+        if len(self._under_way) < _AT_ONCE:
+            task = asyncio.create_task(self._work())
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        try:
+            return await member.turn
+        except asyncio.CancelledError:
+            if member.turn.done() and not member.turn.cancelled() and member.turn.exception() is None:
+                member.turn.result().failed(asyncio.CancelledError())
+            raise
+
+    async def _work(self) -> None:
+        while self._waiting:
+            most = 1 if time.monotonic() < self._alone_until else _MOST
+            members = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+            members = [member for member in members if not member.turn.done()]
+            if members:
+                await self._decide(members)
+
+    async def _decide(self, members: Sequence[Member]) -> None:
+        decided: list[tuple[Member, Turn]] = []
+        try:
+            with database_faults():
+                async with self._pool.acquire() as connection, connection.transaction():
+                    await self._take_turns(connection, members, decided)
+                    if any(_is_late(member) for member, _ in decided):
+                        raise DeadlinePassed
+        except BaseException as error:
+            if len(members) > 1 and not isinstance(error, TryLater):
+                self._alone_until = time.monotonic() + _ALONE_S
+                self._waiting.extendleft(member for member in reversed(members) if not member.turn.done())
+            for member in members:
+                if member not in self._waiting:
+                    _settle(member, _meaning(error, member, is_alone=len(members) == 1))
+            if not isinstance(error, Exception):
+                raise
+            return
+        for member in members:
+            _settle(member, None)
+        self._ring([turn for _, turn in decided])
+
+    async def _take_turns(self, connection: Connection, members: Sequence[Member], decided: list[tuple[Member, Turn]]) -> None:
+        """Let each member decide, then write it all. Raises what the database raises, _Failed."""
+        so_far, recorded, consumed = await _load(connection, members)
+        for member in members:
+            if member.turn.done():
+                continue
+            if member.consumes in consumed:
+                member.turn.set_exception(AlreadyHandled())
+                continue
+            turn = Turn(connection, so_far, recorded)
+            member.turn.set_result(turn)
+            try:
+                await _within_the_limit(turn)
+            except _Failed:
+                if turn.has_own_statements:
+                    raise
+                continue
+            if _is_late(member) and not turn.has_own_statements:
+                _settle(member, DeadlinePassed())
+                continue
+            decided.append((member, turn))
+            so_far.take_in(turn.decision)
+            recorded.update((reply.command_id, reply) for reply in turn.decision.replies)
+            if member.consumes is not None:
+                consumed.add(member.consumes)
+                so_far.consumed.append(member.consumes)
+        await so_far.write(connection)
+
+    def _ring(self, turns: Sequence[Turn]) -> None:
+        if any(turn.decision.events for turn in turns):
+            self._bell.ring(LOG_CHANNEL)
+        for ring in {ring for turn in turns for ring in turn.rings}:
+            self._bell.ring(*ring)
+        for kind in {kind for turn in turns for kind in turn.decision.due.kinds}:
+            self._bell.ring(DUE_CHANNEL, kind)
+
+
+class _Failed(Exception):
+    """A member came to no decision."""
+
+
+async def _within_the_limit(turn: Turn) -> None:
+    """Wait until the member has decided. Raises _Failed."""
+    try:
+        async with asyncio.timeout(_LONGEST_DECISION_S):
+            await turn.over
+    except TimeoutError as error:
+        turn.has_own_statements = True  # it may still be at it: nothing of this can be kept
+        raise _Failed("the decision took too long") from error
+
+
+def _is_late(member: Member) -> bool:
+    return member.context.deadline is not None and time.time() > member.context.deadline
+
+
+def _settle(member: Member, error: Exception | None) -> None:
+    """Tell the member how it ended, unless it knows."""
+    for future in (member.turn, member.settled):
+        if future.done():
+            continue
+        if error is None:
+            member.settled.set_result(None)
+        else:
+            future.set_exception(error)
+            future.exception()  # whoever failed by itself does not ask
+
+
+def _meaning(error: BaseException, member: Member, *, is_alone: bool) -> Exception:
+    """What the end of the transaction means for one of its members."""
+    if isinstance(error, TryLater):
+        return error
+    if isinstance(error, DeadlinePassed) and _is_late(member):
+        return error
+    if not is_alone:
+        return TryLater("it was decided together with one that failed", 0.0)
+    if not isinstance(error, Exception):
+        return TryLater("the service is stopping", 0.0)
+    # a twin of this command or event got there first
+    if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name == "consumed_events_pkey":
+        return AlreadyHandled()
+    if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in _TWINS:
+        return TryLater("the same command is being handled elsewhere", 0.02)
+    return error
+
+
+async def _load(
+    connection: Connection, members: Sequence[Member]
+) -> tuple[Gathered, dict[str, RecordedReply], set[tuple[str, UUID] | None]]:
+    """Lock and load what the members ask for: scans, recorded replies by command, consumed events."""
+    consumes = [member.consumes for member in members if member.consumes is not None]
+    loaded, recorded, consumed = Gathered(), dict[str, RecordedReply](), set[tuple[str, UUID] | None]()
+    async for row in sql.load(
+        connection,
+        command_ids=[member.context.command_id for member in members],
+        scan_ids=sorted({scan_id for member in members for scan_id in member.scan_ids}),
+        consumers=[consumer for consumer, _ in consumes],
+        event_ids=[event_id for _, event_id in consumes],
+    ):
+        match row["kind"]:
+            case "s":
+                loaded.scans[row["scan_id"]] = (scan_of_row(row), row["head_hash"])
+            case "r":
+                reply = Reply(body=row["body"], code=row["code"] and Code(row["code"]), reason=row["reason"])
+                recorded[row["scan_id"]] = RecordedReply(row["scan_id"], row["fingerprint"], reply)
+            case _:
+                consumed.add((row["fingerprint"], UUID(row["scan_id"])))
+    return loaded, recorded, consumed

@@ -1,0 +1,182 @@
+"""Decisions that share a transaction: one fails, the others stand; the transaction fails, none stands."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL
+from skydriver_common.faults import TryLater
+from skydriver_common.log.unit_of_work import AlreadyHandled, DeadlinePassed, Transaction, UnitOfWork
+from skydriver_common.log.verify import verify
+from skydriver_common.model.ids import new_uuid7
+from skydriver_common.model.rejections import Reply
+from tests.support.histories import Store, a_context, a_report
+
+Decide = Callable[[Transaction], object]
+
+
+async def _decide(uow: UnitOfWork, scan_id: str, decide: Decide, command_id: str | None = None) -> None:
+    async with uow.on_scans(a_context(command_id), [scan_id]) as tx:
+        decide(tx)
+
+
+async def _at_once(store: Store, scan_id: str, *decides: Decide) -> list[BaseException | None]:
+    """All of them at the same time; how each ended."""
+    uow = store.uows["progress"]
+    return await asyncio.gather(*(_decide(uow, scan_id, decide) for decide in decides), return_exceptions=True)
+
+
+def _reporting(scan_id: str, sequence: int) -> Decide:
+    return lambda tx: tx.append(scan_id, [a_report(sequence)])
+
+
+def _raising(_: Transaction) -> None:
+    raise ValueError("a bug")
+
+
+async def _transactions(store: Store) -> int:
+    return int(await store.pool.fetchval("SELECT count(DISTINCT xid) FROM event_log WHERE type <> 'scan.requested'"))
+
+
+async def test_what_comes_at_once_shares_transactions_and_each_sees_those_before_it(store: Store) -> None:
+    scan_id = await store.a_scan()
+    ends = await _at_once(store, scan_id, *(_reporting(scan_id, n) for n in range(40)))
+    assert ends == [None] * 40
+    assert await _transactions(store) < 10
+    assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 41
+    async with store.pool.acquire() as connection:
+        assert (await verify(connection)).breaks == []
+
+
+async def test_one_that_fails_is_left_out(store: Store) -> None:
+    scan_id = await store.a_scan()
+
+    def appending_then_raising(tx: Transaction) -> None:
+        tx.append(scan_id, [a_report(7)])
+        tx.record(Reply(body=b"{}"))
+        tx.due.put("launch", scan_id, now=tx.now)
+        raise ValueError("a bug")
+
+    ends = await _at_once(store, scan_id, _reporting(scan_id, 1), appending_then_raising, _reporting(scan_id, 2))
+    assert [type(end) for end in ends] == [type(None), ValueError, type(None)]
+    rows = await store.pool.fetch("SELECT version, data FROM event_log ORDER BY version")
+    assert [row["version"] for row in rows] == [1, 2, 3]
+    assert not any(b'"sequence":7' in row["data"] for row in rows)
+    assert await store.pool.fetchval("SELECT count(*) FROM command_replies") == 0
+    assert await store.pool.fetchval("SELECT count(*) FROM due_work") == 0
+
+
+async def test_a_transaction_that_fails_fails_for_all_and_the_one_to_blame_is_found_alone(store: Store) -> None:
+    scan_id = await store.a_scan()
+
+    async def one(decide: Decide) -> None:
+        uow = store.uows["progress"]
+        for _ in range(50):
+            try:
+                await _decide(uow, scan_id, decide)
+            except TryLater:
+                continue
+            return
+        raise AssertionError("it does not come to rest")
+
+    def storing_what_postgres_refuses(tx: Transaction) -> None:
+        tx.record(Reply(body=b"", reason="a character that no text of Postgres holds: \x00"))
+
+    ends = await asyncio.gather(
+        one(_reporting(scan_id, 1)), one(storing_what_postgres_refuses), one(_reporting(scan_id, 2)), return_exceptions=True
+    )
+    assert [ends[0], ends[2]] == [None, None]
+    assert ends[1] is not None
+    assert type(ends[1]).__module__.startswith("asyncpg")
+    assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 3
+
+
+async def test_an_error_after_statements_of_ones_own_undoes_the_transaction(store: Store) -> None:
+    scan_id, uow = await store.a_scan(), store.uows["progress"]
+
+    async def writes_and_raises() -> None:
+        async with uow.on_scans(a_context(), [scan_id]) as tx:
+            await tx.connection.execute("INSERT INTO throttles (name, next_at) VALUES ('mine', now())")
+            raise ValueError("a bug")
+
+    ends = await asyncio.gather(
+        _decide(uow, scan_id, _reporting(scan_id, 1)),
+        writes_and_raises(),
+        _decide(uow, scan_id, _raising),
+        return_exceptions=True,
+    )
+    assert isinstance(ends[0], TryLater)
+    assert [type(end) for end in ends[1:]] == [ValueError, ValueError]
+    assert await store.pool.fetchval("SELECT count(*) FROM throttles") == 0
+    assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 1
+
+
+async def test_commands_and_events_that_come_twice_at_once_take_effect_once(store: Store) -> None:
+    scan_id, uow, event_id = await store.a_scan(), store.uows["progress"], new_uuid7()
+    told: list[Reply | None] = []
+
+    async def twin() -> None:
+        async with uow.on_scans(a_context("k"), [scan_id]) as tx:
+            told.append(tx.recorded_reply)
+            if tx.recorded_reply is None:
+                tx.append(scan_id, [a_report(1)])
+                tx.record(Reply(body=b"{}"))
+
+    async def consumer() -> None:
+        async with uow.on_scans(a_context(), [scan_id], consumes=("c", event_id)) as tx:
+            tx.append(scan_id, [a_report(2)])
+
+    ends = await asyncio.gather(twin(), twin(), consumer(), consumer(), return_exceptions=True)
+    assert [type(end) for end in ends] == [type(None)] * 3 + [AlreadyHandled]
+    assert told == [None, Reply(body=b"{}")]
+    assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 3
+
+
+async def test_one_whose_time_is_over_and_one_who_has_gone_are_left_out(store: Store) -> None:
+    scan_id, uow = await store.a_scan(), store.uows["progress"]
+    begun = asyncio.Event()
+
+    async def stays() -> None:
+        async with uow.on_scans(a_context(), [scan_id]) as tx:
+            begun.set()
+            tx.append(scan_id, [a_report(1)])
+            await asyncio.sleep(10)
+
+    async def is_late() -> None:
+        async with uow.on_scans(a_context(deadline=1.0), [scan_id]) as tx:
+            tx.append(scan_id, [a_report(2)])
+
+    goes = asyncio.create_task(stays())
+    others = [asyncio.create_task(is_late()), asyncio.create_task(_decide(uow, scan_id, _reporting(scan_id, 3)))]
+    await begun.wait()
+    goes.cancel()
+    ends = await asyncio.gather(goes, *others, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError, DeadlinePassed, type(None)]
+    assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 2
+
+
+async def test_who_waits_is_rung_after_the_commit(store: Store) -> None:
+    rung: list[tuple[str, str]] = []
+    for channel in (LOG_CHANNEL, DUE_CHANNEL):
+        store.bell.on_ring(channel, lambda payload, channel=channel: rung.append((channel, payload)))  # type: ignore[misc]
+    scan_id = await store.a_scan()
+    async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
+        tx.due.put("launch", scan_id, now=tx.now, priority=3)
+        tx.due.drop("stop", scan_id)
+    assert rung == [(LOG_CHANNEL, ""), (DUE_CHANNEL, "launch")]
+    async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
+        tx.due.put("launch", scan_id, now=tx.now, priority=5)  # there already: it stays as it is
+        tx.due.put("stop", scan_id, now=tx.now)
+        tx.due.drop("stop", scan_id)
+    assert [tuple(row) for row in await store.pool.fetch("SELECT kind, priority FROM due_work")] == [("launch", 3)]
+
+
+async def test_a_database_that_is_away_is_told_to_all(store: Store) -> None:
+    scan_id = await store.a_scan()
+    await store.pool.execute("ALTER TABLE manifests RENAME TO manifests_away")
+    ends = await _at_once(store, scan_id, _reporting(scan_id, 1), _reporting(scan_id, 2))
+    assert all(isinstance(end, Exception) for end in ends)
+    await store.pool.execute("ALTER TABLE manifests_away RENAME TO manifests")
+    with pytest.raises(ValueError, match="a bug"):
+        await _decide(store.uows["progress"], scan_id, _raising)
