@@ -192,6 +192,7 @@ class FakeSkyDriver:
     event: Any
     workforce: Callable[[], Awaitable[int]]
     url: str = ""
+    token: str = "scan token"
     is_deleted: bool = False
     progress: list[dict[str, Any]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -200,7 +201,7 @@ class FakeSkyDriver:
     """`METHOD what` → statuses to answer with before the good one."""
 
     def _note(self, request: web.Request, what: str) -> None:
-        assert request.headers["Authorization"] == "Bearer scan token"
+        assert request.headers["Authorization"] == f"Bearer {self.token}"
         call = f"{request.method} {what}"
         self.calls.append(call)
         if self.refuse.get(call):

@@ -20,6 +20,7 @@ from skydriver_cli.embedded.ports import LOOPBACK, choose_and_remember, is_free
 from skydriver_cli.embedded.secret_files import secret, write_private
 from skydriver_cli.problems import Problem
 from skydriver_common.auth import TokenSigner, ensure_key
+from skydriver_common.auth.sign import JWKS_NAME
 from skydriver_common.db import migrate
 
 SERVICES = {
@@ -125,8 +126,9 @@ async def running(options: Options, say: Say) -> AsyncIterator[System]:
         if options.http_port is not None:
             ports["http"] = options.http_port
         async with contextlib.AsyncExitStack() as stack:
-            database_url, amqp_url = await _servers(data, ports, stack)
-            system = await asyncio.to_thread(_describe, options, ports, database_url, amqp_url, say)
+            signer = await asyncio.to_thread(_signer, data)
+            servers = await _servers(data, ports, stack, signer)
+            system = await asyncio.to_thread(_describe, options, ports, servers, signer, say)
             stack.push_async_callback(_stop, system)
             await asyncio.gather(*(_start(data, part) for part in system.parts))
             await _all_ready(system)
@@ -134,7 +136,25 @@ async def running(options: Options, say: Say) -> AsyncIterator[System]:
             yield system
 
 
-async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExitStack) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """Where Postgres and RabbitMQ are, secrets included. scanner_bus_url: where a scan's token is a login, None: nowhere."""
+
+    database_url: str
+    amqp_url: str
+    scanner_bus_url: str | None
+
+
+def _key_file(data: Path) -> Path:
+    return data / "keys" / "key.pem"
+
+
+def _signer(data: Path) -> TokenSigner:
+    ensure_key(_key_file(data))
+    return TokenSigner.from_file(_key_file(data), issuer=ISSUER, audience=AUDIENCE)
+
+
+async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExitStack, signer: TokenSigner) -> _Servers:
     """Postgres and RabbitMQ, started side by side unless the environment names others; the database migrated."""
     logs, run = data / "logs", data / "run"
     database_url, amqp_url = os.environ.get("SKYDRIVER_DATABASE_URL"), os.environ.get("SKYDRIVER_AMQP_URL")
@@ -154,26 +174,28 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
             raise Problem("the database can't be reached", "Look at SKYDRIVER_DATABASE_URL and at its server") from error
         return url
 
-    async def broker() -> str:
+    async def broker() -> tuple[str, str | None]:
         if amqp_url:
-            return amqp_url
-        node = await rabbitmq.start(data / "rabbitmq", ports=ports, run_dir=run, logs=logs)
+            return amqp_url, None
+        trusted = rabbitmq.ScanTokens(AUDIENCE, signer.kid, signer.public_pem())
+        node = await rabbitmq.start(data / "rabbitmq", ports=ports, run_dir=run, logs=logs, scan_tokens=trusted)
         stack.push_async_callback(node.stop)
-        return node.url
+        return node.url, f"amqp://{LOOPBACK}:{node.port}/" if node.takes_scan_tokens else None
 
-    results = await asyncio.gather(database(), broker(), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return str(results[0]), str(results[1])
+    url, bus = await asyncio.gather(database(), broker(), return_exceptions=True)
+    if isinstance(url, BaseException):
+        raise url
+    if isinstance(bus, BaseException):
+        raise bus
+    return _Servers(url, *bus)
 
 
-def _describe(options: Options, ports: dict[str, int], database_url: str, amqp_url: str, say: Say) -> System:
-    """The processes and their environments; keys, and tokens are made on the way."""
+def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer: TokenSigner, say: Say) -> System:
+    """The processes and their environments; tokens are made on the way."""
     data = options.data_dir
-    key_file = data / "keys" / "key.pem"
-    jwks = ensure_key(key_file)
-    signer = TokenSigner.from_file(key_file, issuer=ISSUER, audience=AUDIENCE)
+    key_file = _key_file(data)
+    jwks = key_file.with_name(JWKS_NAME)
+    database_url, amqp_url = servers.database_url, servers.amqp_url
     url = f"http://{LOOPBACK}:{ports['http']}"
     common = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
         "SKYDRIVER_DATABASE_URL": database_url,
@@ -197,6 +219,7 @@ def _describe(options: Options, ports: dict[str, int], database_url: str, amqp_u
             "SKYDRIVER_SCANNER_PROGRESS_INTERVAL_S": "1",
             "SKYDRIVER_SCANNER_RESULT_INTERVAL_S": "5",
             "SKYDRIVER_SCANNER_KILL_SWITCH_INTERVAL_S": "10",
+            **({"SKYDRIVER_SCANNER_BUS_URL": servers.scanner_bus_url} if servers.scanner_bus_url else {}),
         },
         "progress": {},
         "ewms_bridge": work | {
@@ -253,6 +276,7 @@ _OVERRIDABLE = frozenset(
     {
         "SKYDRIVER_TEARDOWN_DELAY_S", "SKYDRIVER_LOG_LEVEL", "SKYDRIVER_LOG_FORMAT", "SKYDRIVER_LOW_PRIORITY_INTERVAL_S",
         "SKYDRIVER_CLUSTERS", "SKYDRIVER_LOGS_DASHBOARD_URL", "SKYDRIVER_COMMAND_DEADLINE_S", "SKYDRIVER_SCANNER_COMMAND",
+        "SKYDRIVER_SCANNER_BUS_URL",
     }
 )  # fmt: skip
 """Settings of services that a user may change through the environment of ``skydriver up``."""

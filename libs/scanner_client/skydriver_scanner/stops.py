@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from skydriver_scanner.errors import CallFailed
 from skydriver_scanner.rest import Rest
-from skydriver_scanner.wire import stop_reason
+from skydriver_scanner.wire import DEACTIVATED, DELETED, stop_reason
 
 log = logging.getLogger("skydriver_scanner")
 
-DELETED, DEACTIVATED = "deleted", "deactivated"
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
 
 

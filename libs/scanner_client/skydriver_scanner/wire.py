@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 EXCHANGE = "skydriver.scanner"
 STOP_EXCHANGE = "skydriver.stop"
 """Topic exchange; the routing key is the scan id, the body ``{"reason": "deleted" or "deactivated"}``."""
+DELETED, DEACTIVATED = "deleted", "deactivated"
 SCHEMA_VERSION = "1.0"
 CONTENT_TYPE = "application/json"
 PROGRESS, RESULT, FAILURE = "progress", "result", "failure"

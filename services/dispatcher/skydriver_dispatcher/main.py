@@ -18,6 +18,7 @@ from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
+from skydriver_dispatcher.bus_environment import bus_environment
 from skydriver_dispatcher.jobspec import SHARED_DIR, JobSettings
 from skydriver_dispatcher.launching import Launching
 from skydriver_dispatcher.ports import Launcher
@@ -100,6 +101,7 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
             scanner_environment,
             address=settings.public_url,
             profile_path=f"{SHARED_DIR}/ewms.json",
+            bus=bus_environment(settings.scanner_bus_url, f"{SHARED_DIR}/spool"),
             forwarded=settings.forwarded,
         ),
         token=token,
@@ -174,6 +176,7 @@ def _process_environment(settings: DispatcherSettings, token: _Tokens, scan: Sca
         scan,
         address=settings.public_url,
         profile_path=str(folder / "ewms.json"),
+        bus=bus_environment(settings.scanner_bus_url, str(folder / "spool")),
         forwarded=settings.forwarded,
         base=base | sandbox,
     )

@@ -5,10 +5,11 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from skydriver_common.runtime.settings import PREFIX, ServiceSettings
+from skydriver_common.runtime.settings import PREFIX, AmqpUrl, ServiceSettings
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -53,6 +54,9 @@ class DispatcherSettings(ServiceSettings):
     """Launches of one replica at a time."""
     max_attempts: int = Field(default=3, ge=1)
     """Launches that may fail before the scan is given up."""
+    scanner_bus_url: AmqpUrl | None = None
+    """Where scanners reach the bus; unset: they report over REST. Without a login in it the scan's token is the login, which needs
+    the broker's OAuth 2 plugin (``docs/scanner-protocol.md``); with the launcher ``kubernetes`` it has none, since Jobs can be read."""
     scanner_progress_interval_s: float | None = Field(default=None, gt=0)
     scanner_result_interval_s: float | None = Field(default=None, gt=0)
     scanner_kill_switch_interval_s: float | None = Field(default=None, gt=0)
@@ -102,6 +106,12 @@ class DispatcherSettings(ServiceSettings):
         return self
 
     def _missing(self) -> Iterator[str]:
+        if (
+            self.launcher == "kubernetes"
+            and self.scanner_bus_url
+            and urlsplit(self.scanner_bus_url.get_secret_value()).username
+        ):
+            yield f"{PREFIX}SCANNER_BUS_URL: must name no login ({PREFIX}LAUNCHER is kubernetes, and its Jobs can be read)"
         needed = {"local": ("work_dir",), "kubernetes": ("instance", "kubernetes_namespace", "upload_image")}[self.launcher]
         for name in needed:
             if getattr(self, name) is None:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes_asyncio.client import ApiClient, Configuration
+from pydantic import SecretStr
 
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
+from skydriver_dispatcher.bus_environment import bus_environment
 from skydriver_dispatcher.jobspec import JobSettings, job_of, label_value, priority_label, secret_of
 from skydriver_dispatcher.scanner_environment import RESERVED, scanner_environment
 from tests.support.launchers import JOBS, a_queued_scan
@@ -32,6 +34,7 @@ def plain(item: Any) -> Any:
 def job_for(scan: Scan, settings: JobSettings = JOBS) -> Any:
     environment = scanner_environment(
         scan, address="https://skydriver", profile_path="/common-space/ewms.json",
+        bus=bus_environment(SecretStr("amqps://bus"), "/common-space/spool"),
         forwarded={"SKYSCAN_PROGRESS_INTERVAL_SEC": 60.0, "SKYSCAN_RESULT_INTERVAL_SEC": None, "SKYSCAN_LOG": "DEBUG"},
     )  # fmt: skip
     return plain(job_of(scan, settings, environment))

@@ -16,14 +16,20 @@ import jwt
 import orjson
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from jwt.algorithms import RSAAlgorithm
 
 from skydriver_common.auth.keys import MINIMUM_RSA_BITS
 from skydriver_common.auth.principals import DEFAULT_ROLE_RULES, SCAN_CLAIM, Role
 from skydriver_common.model.ids import ScanId
 
-__all__ = ["JWKS_NAME", "TokenSigner", "ensure_key"]
+__all__ = ["JWKS_NAME", "TokenSigner", "broker_scopes", "ensure_key"]
 
 JWKS_NAME = "jwks.json"
 LOCAL_LIFETIME = timedelta(days=365)
@@ -73,8 +79,18 @@ class TokenSigner:
         return self._token(subject, Role.SYSTEM, datetime.now(UTC) + lifetime)
 
     def scan_token(self, scan_id: ScanId, expires: datetime) -> str:
-        """A token with the role *system* that is good for one scan. expires: aware."""
-        return self._token(f"scan-{scan_id}", Role.SYSTEM, expires, {SCAN_CLAIM: scan_id})
+        """A token with the role *system* that is good for one scan, over REST and on the bus. expires: aware."""
+        claims = {SCAN_CLAIM: scan_id, "scope": broker_scopes(scan_id, audience=self._audience)}
+        return self._token(f"scan-{scan_id}", Role.SYSTEM, expires, claims)
+
+    @property
+    def kid(self) -> str:
+        """The id of the key, in the header of each token."""
+        return self._kid
+
+    def public_pem(self) -> bytes:
+        """The public half of the key, as a broker wants it."""
+        return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     def _token(self, subject: str, role: Role, expires: datetime, more: Mapping[str, object] | None = None) -> str:
         if expires.tzinfo is None:
@@ -89,6 +105,21 @@ class TokenSigner:
             **(more or {}),
         }
         return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self._kid})
+
+
+def broker_scopes(scan_id: ScanId, *, audience: str) -> list[str]:
+    """What RabbitMQ's OAuth 2 backend lets the bearer of a scan's token do, in any virtual host.
+
+    Publish reports of this scan to the scanner exchange, and make, bind and read stop queues of this scan; nothing else.
+    ``<audience>.<permission>:<virtual host>/<name>[/<routing key>]``, where ``*`` stands for anything.
+    """
+    queues = f"*/skydriver.stop.{scan_id}.*"
+    allowed = (
+        f"write:*/skydriver.scanner/*.{scan_id}",
+        f"read:*/skydriver.stop/{scan_id}",
+        *(f"{permission}:{queues}" for permission in ("configure", "read", "write")),
+    )
+    return [f"{audience}.{one}" for one in allowed]
 
 
 def _role_claim(role: Role) -> dict[str, object]:

@@ -14,6 +14,7 @@ from aio_pika.abc import AbstractRobustConnection, DeliveryMode
 from aio_pika.exceptions import AMQPError
 
 from skydriver_common.bus import topology
+from skydriver_common.bus.stops import stop_message
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
@@ -74,8 +75,13 @@ class Relay:
                 self._channel = await self._bus.channel(publisher_confirms=True)
                 await topology.declare(self._channel)
             exchange = await self._channel.get_exchange(topology.EVENTS.name, ensure=False)
+            stops = await self._channel.get_exchange(topology.STOP.name, ensure=False)
+            signals = [(signal, event) for event in events if (signal := stop_message(event)) is not None]
             async with asyncio.timeout(30):
-                await asyncio.gather(*(exchange.publish(_message(event), event.type, mandatory=False) for event in events))
+                await asyncio.gather(
+                    *(stops.publish(signal, event.scan_id, mandatory=False) for signal, event in signals),
+                    *(exchange.publish(_message(event), event.type, mandatory=False) for event in events),
+                )
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             self._channel = None
             raise TryLater("the message broker can't be reached", 1.0) from error

@@ -9,6 +9,8 @@ from skydriver_common.model.events import Event, LaunchAbandoned, ResultReceived
 COMMANDS = RabbitExchange("skydriver.commands", type=ExchangeType.DIRECT, durable=True)
 EVENTS = RabbitExchange("skydriver.events", type=ExchangeType.TOPIC, durable=True)
 SCANNER = RabbitExchange("skydriver.scanner", type=ExchangeType.TOPIC, durable=True)
+STOP = RabbitExchange("skydriver.stop", type=ExchangeType.TOPIC, durable=True)
+"""Stop signals for scanners; the routing key is the scan id. Nothing waits here: who was away asks over REST."""
 DEAD = RabbitExchange("skydriver.dead", type=ExchangeType.TOPIC, durable=True)
 
 DEAD_LETTERS = "skydriver.dead-letters"
@@ -56,6 +58,7 @@ async def declare(channel: AbstractChannel) -> None:
         (COMMANDS, AioExchangeType.DIRECT),
         (EVENTS, AioExchangeType.TOPIC),
         (SCANNER, AioExchangeType.TOPIC),
+        (STOP, AioExchangeType.TOPIC),
         (DEAD, AioExchangeType.TOPIC),
     ):
         await channel.declare_exchange(exchange.name, kind, durable=True)

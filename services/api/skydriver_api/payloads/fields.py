@@ -14,7 +14,14 @@ __all__ = ["Boolean", "JsonObject", "Text"]  # the shared ones, under the one na
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _RESERVED_VARIABLES = frozenset(
-    {"SKYSCAN_EWMS_JSON", "SKYSCAN_SKYDRIVER_ADDRESS", "SKYSCAN_SKYDRIVER_SCAN_ID", "SKYSCAN_SKYDRIVER_AUTH"}
+    {
+        "SKYSCAN_EWMS_JSON",
+        "SKYSCAN_SKYDRIVER_ADDRESS",
+        "SKYSCAN_SKYDRIVER_SCAN_ID",
+        "SKYSCAN_SKYDRIVER_AUTH",
+        "SKYSCAN_SKYDRIVER_BUS_URL",
+        "SKYSCAN_SKYDRIVER_SPOOL_DIR",
+    }
 )
 _RESERVED_CLASSIFIERS = frozenset({"rescan", "origin_scan_id"})
 _EVENT_KINDS = ("real", "real_event", "sim", "simulated", "simulated_event")
