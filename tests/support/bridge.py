@@ -30,12 +30,15 @@ from skydriver_ewms.due import DueStep
 from skydriver_ewms.settings import BridgeSettings
 from skydriver_ewms.taskforces import Taskforces
 from skydriver_ewms.teardown import Teardown
+from skydriver_ewms.top_ups import TopUpPolicy, TopUps
 from skydriver_ewms.usecases import UseCases
 from skydriver_ewms.workflows import Workflows
 from skydriver_ewms.workforce import Workforces
 from tests.support.fake_ewms import FakeEwms
 
 INTERVAL = timedelta(seconds=60)
+FAST_INTERVAL = timedelta(seconds=10)
+NO_TOP_UP = TopUpPolicy()
 
 
 class FakeObjects:
@@ -166,7 +169,9 @@ class Bridge:
 
 
 @asynccontextmanager
-async def a_bridge(database_url: str, work_dir: Path, ewms: FakeEwms, **settings: Any) -> AsyncIterator[Bridge]:
+async def a_bridge(
+    database_url: str, work_dir: Path, ewms: FakeEwms, *, top_up: TopUpPolicy = NO_TOP_UP, **settings: Any
+) -> AsyncIterator[Bridge]:
     """A replica on this database. settings: those of `BridgeSettings` that matter to the test."""
     values: dict[str, Any] = {
         "database_url": SecretStr(database_url), "amqp_url": SecretStr("amqp://unused"), "work_dir": work_dir,
@@ -188,15 +193,19 @@ async def a_bridge(database_url: str, work_dir: Path, ewms: FakeEwms, **settings
         teardown = Teardown(usecases, ewms, sink)
         additions = Additions(pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait)
         checks = Checks(usecases, objects)
+        top_ups = TopUps(usecases, schedule, ewms, additions, top_up)
         handlers = {
             due.ASSIGN: workflows.assign, due.DUPLICATES: workflows.duplicates, due.QUEUES: workflows.queues,
             due.STOP: teardown.stop, due.AFTERMATH: teardown.aftermath, due.ADDITIONS: additions.resolve,
-            due.STARTUP: checks.startup, due.TOKENS: checks.tokens,
+            due.STARTUP: checks.startup, due.TOKENS: checks.tokens, due.TOP_UP: top_ups.top_up,
         }  # fmt: skip
         yield Bridge(
             pool=pool, ewms=ewms, work_dir=work_dir, settings=configured, usecases=usecases, additions=additions,
             taskforces=Taskforces(pool, usecases, ewms), objects=objects,
-            workforces=Workforces(pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=INTERVAL, closed=breaker.closed_for),
+            workforces=Workforces(
+                pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, closed=breaker.closed_for,
+                top_ups=top_ups,
+            ),
             steps={kind: DueStep(schedule, kind, handle, closed=breaker.closed_for) for kind, handle in handlers.items()}, uows=uows,
         )  # fmt: skip
     finally:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from skydriver_api.commander import Commander
+from skydriver_api.eyes import Eyes
 from skydriver_api.images import ImageResolver
 from skydriver_api.live import LiveEvents
 from skydriver_api.log_links import LogLinks
@@ -20,6 +21,7 @@ class Deps:
     images: ImageResolver
     live: LiveEvents
     links: LogLinks
+    eyes: Eyes
     clusters: dict[str, int | None]
 
 

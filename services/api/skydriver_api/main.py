@@ -8,12 +8,14 @@ from skydriver_api.app import make_app
 from skydriver_api.catalogs import open_images
 from skydriver_api.commander import Commander
 from skydriver_api.deps import Deps
+from skydriver_api.eyes import Eyes
 from skydriver_api.live import LiveEvents
 from skydriver_api.log_links import LogLinks
 from skydriver_api.reads import Reads
 from skydriver_api.settings import ApiSettings
 from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
 from skydriver_common.bus.broker import connect
+from skydriver_common.db.bell import Bell
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.foundation import open_service_pool
 from skydriver_common.runtime.service import Service, StartupProblem, run
@@ -47,7 +49,17 @@ def main() -> None:
             session=session,
         )
         service.stack.push_async_callback(links.close)
-        deps = Deps(reads=Reads(pool), commander=commander, images=images, live=live, links=links, clusters=settings.clusters)
+        bell = Bell(pool)
+        service.spawn("bell", bell.run(service.stopping))
+        deps = Deps(
+            reads=Reads(pool),
+            commander=commander,
+            images=images,
+            live=live,
+            links=links,
+            eyes=Eyes(bell),
+            clusters=settings.clusters,
+        )
         await _serve(service, settings, make_app(deps, _verifier(settings, session)))
 
     run("api", settings, build)

@@ -71,6 +71,30 @@ class Additions:
             return await self._refuse(addition, outcome, context)
         return await self._added(addition, outcome, context)
 
+    async def top_up(self, scan_id: str, workflow_id: str, cluster_location: str, n_workers: int) -> bool:
+        """Add workers that nobody has asked for; False when an earlier top-up is not yet clear, or EWMS refuses these.
+
+        Raises TryLater, NotFound, UnclearOutcome; what became of the request is found out then by `resolve`.
+        """
+        async with self._uow.on_scans(context_of(ADDITIONS, scan_id, "top-up"), [scan_id]) as tx:
+            if await store.has_open_top_up(tx.connection, scan_id):
+                return False
+            addition = await store.new_addition(
+                tx.connection, scan_id, workflow_id, cluster_location, n_workers, now=tx.now, hold=HOLD, is_automatic=True
+            )
+            due_at = tx.now + HOLD + LOOK_AGAIN
+            await self._schedule.put(ADDITIONS, scan_id, due_at=due_at, connection=tx.connection)
+        try:
+            outcome = await self._ask(addition)
+        except (TryLater, NotFound, UnclearOutcome):
+            await self._put_down(addition)
+            raise
+        if isinstance(outcome, Rejection):
+            await store.drop_addition(self._pool, addition)
+            return False
+        await self._added(addition, outcome, None)
+        return True
+
     async def resolve(self, work: Work) -> timedelta | None:
         """Find out what became of requests without an answer; what is found is told to the next who asks for the same."""
         async with self._uow.on_scans(context_of(ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
@@ -106,6 +130,9 @@ class Additions:
             assert scan.ewms_workflow_id is not None
             shape = command.scan_id, command.cluster_location, command.n_workers
             addition = await store.untold_addition(tx.connection, *shape)
+            # should this process die with the question in hand, somebody finds out what became of it
+            due_at = tx.now + HOLD + LOOK_AGAIN
+            await self._schedule.put(ADDITIONS, command.scan_id, due_at=due_at, connection=tx.connection)
             if addition is None:
                 workflow_id = scan.ewms_workflow_id
                 return await store.new_addition(
@@ -167,7 +194,7 @@ class Additions:
     async def _put_down(self, addition: Addition) -> None:
         now = datetime.now(UTC)
         await store.hold_addition(self._pool, addition, until=now)
-        await self._schedule.put(ADDITIONS, addition.scan_id, due_at=now + LOOK_AGAIN)
+        await self._schedule.put(ADDITIONS, addition.scan_id, due_at=now + LOOK_AGAIN, hasten=True)
 
     async def _refuse(self, addition: Addition, no: Rejection, context: Context) -> Reply:
         reply = Reply.refused(no)
@@ -180,7 +207,7 @@ class Additions:
 
     async def _added(self, addition: Addition, taskforce: Taskforce, context: Context | None) -> Reply:
         """Record the workers. context: of the caller; None, or one whose time is up, gets no answer: the next one does."""
-        is_told = context is not None and seconds_left(context.deadline) > 0
+        is_told = addition.is_automatic or (context is not None and seconds_left(context.deadline) > 0)
         own = context_of(ADDITIONS, addition.scan_id, taskforce.taskforce_uuid)
         async with self._uow.on_scans(_without_deadline(context) if context else own, [addition.scan_id]) as tx:
             tx.append(
@@ -190,6 +217,7 @@ class Additions:
                         taskforce_uuid=taskforce.taskforce_uuid,
                         n_workers=taskforce.n_workers,
                         cluster_location=addition.cluster_location,
+                        is_automatic=addition.is_automatic,
                     )
                 ],
             )

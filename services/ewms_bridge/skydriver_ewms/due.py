@@ -34,6 +34,8 @@ STARTUP = "ewms-startup"
 """See whether the scanner has uploaded what its workers need to begin."""
 TOKENS = "ewms-tokens"
 """Say in time that the queues' tokens end."""
+TOP_UP = "ewms-top-up"
+"""Replace workers that have ended, where that is wanted."""
 WORKFORCE = "ewms-workforce"
 """No due row: the name under which the workforce loop is woken."""
 

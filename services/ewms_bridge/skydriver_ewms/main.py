@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from skydriver_common.db.bell import EYES_CHANNEL
+from skydriver_common.db.pool import Listener
 from skydriver_common.runtime.foundation import Foundation, open_foundation
 from skydriver_common.runtime.loops import Pulse
 from skydriver_common.runtime.service import Service, run
@@ -13,9 +15,11 @@ from skydriver_ewms.additions import Additions
 from skydriver_ewms.breaker import PROBE, Breaker
 from skydriver_ewms.checks import Checks
 from skydriver_ewms.due import DueStep, Handler
+from skydriver_ewms.eyes import EYES, Eyes
 from skydriver_ewms.settings import BridgeSettings
 from skydriver_ewms.taskforces import Taskforces
 from skydriver_ewms.teardown import Teardown
+from skydriver_ewms.top_ups import TopUpPolicy, TopUps
 from skydriver_ewms.usecases import UseCases
 from skydriver_ewms.workflows import Workflows
 from skydriver_ewms.workforce import Workforces
@@ -24,7 +28,7 @@ IDLE_S = 15.0
 """The poll behind the wake-ups."""
 HANDS = {
     due.ASSIGN: 4, due.STOP: 4, due.QUEUES: 2, due.ADDITIONS: 1, due.DUPLICATES: 1, due.AFTERMATH: 1, due.STARTUP: 1,
-    due.TOKENS: 1,
+    due.TOKENS: 1, due.TOP_UP: 1,
 }  # fmt: skip
 """Loops per kind of work: a question that EWMS does not answer must not hold up the other scans."""
 WRITE_TIMEOUT_S = 45.0
@@ -63,6 +67,8 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     checks = Checks(usecases, objects)
     taskforces = Taskforces(pool, usecases, ewms)
     additions = Additions(pool, uow, schedule, ewms, unclear_wait=settings.unclear_wait)
+    policy = TopUpPolicy(is_wanted=settings.top_up, most_times=settings.top_up_most_times, pause_s=settings.top_up_pause_s)
+    top_ups = TopUps(usecases, schedule, ewms, additions, policy)
     workforces = Workforces(
         pool,
         uow,
@@ -71,6 +77,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
         interval=timedelta(seconds=settings.workforce_interval_s),
         fast_interval=timedelta(seconds=settings.workforce_fast_interval_s),
         closed=breaker.closed_for,
+        top_ups=top_ups,
     )
     _loop(foundation, breaker, due.ASSIGN, workflows.assign)
     _loop(foundation, breaker, due.DUPLICATES, workflows.duplicates)
@@ -80,10 +87,16 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     _loop(foundation, breaker, due.STARTUP, checks.startup)
     _loop(foundation, breaker, due.TOKENS, checks.tokens)
     _loop(foundation, breaker, due.ADDITIONS, additions.resolve)
+    _loop(foundation, breaker, due.TOP_UP, top_ups.top_up)
     probing = service.loop(PROBE, lambda: breaker.probe(ewms.ping), idle_s=IDLE_S)
     foundation.wake_when_due([PROBE], probing)
     pulse = service.loop(due.WORKFORCE, workforces.refresh, idle_s=IDLE_S)
     foundation.wake_when_due([due.WORKFORCE], pulse)
+    watching = Pulse()
+    eyes = Eyes(workforces.eyes_on, pulse.wake, watching)
+    service.loop(EYES, eyes.step, idle_s=IDLE_S, pulse=watching)
+    listener = Listener(settings.database_url.get_secret_value(), {EYES_CHANNEL: eyes.seen}, name=f"{service.name}-eyes")
+    service.spawn("eyes", listener.run(service.stopping))
     consumers.register(foundation.broker, usecases, additions, taskforces)
     await foundation.start_consuming()
 

@@ -45,6 +45,12 @@ class BridgeSettings(ServiceSettings):
     """After this long without the scanner's upload of ``startup.json`` the scan's status says so (REST contract 9.5)."""
     ewms_longest_pause_s: float = Field(default=60.0, gt=0)
     """While EWMS is away: longest time between two questions whether it is back."""
+    top_up: bool = False
+    """Whether workers that have ended while pixels remain are replaced; EWMS never does that by itself."""
+    top_up_most_times: int = Field(default=3, ge=0)
+    """Per scan, so many batches of workers are replaced at most."""
+    top_up_pause_s: float = Field(default=600.0, ge=0)
+    """After a batch, before the next one."""
     unclear_wait_s: float = Field(default=1_000.0, gt=0)
     """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier."""
 

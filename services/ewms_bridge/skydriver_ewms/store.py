@@ -1,6 +1,6 @@
 """The bridge's memory of what it has asked EWMS, on disk before it is asked. Every method may raise TryLater."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,12 +21,13 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A live workflow. seen: digest of what was told of its workers last ("": nothing yet)."""
+    """A live workflow. seen: digest of what was told of its workers last ("": nothing yet). eyes_until: somebody looks at it."""
 
     scan_id: str
     workflow_id: str
     since: datetime
     seen: str
+    eyes_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Addition:
     attempted_at: datetime | None = None
     taskforce_uuid: str | None = None
     got_n_workers: int | None = None
+    is_automatic: bool = False
 
 
 async def begin_attempt(pool: Pool, scan_id: str, *, now: datetime, unclear_wait: timedelta) -> bool:
@@ -85,6 +87,12 @@ async def claim_watched(pool: Pool, *, now: datetime, ahead: timedelta, hold: ti
     with database_faults():
         rows = _sql.claim_watched(pool, now=now, horizon=now + ahead, held_until=now + hold, most=most)
         return [Watched(**dict(row)) async for row in rows]
+
+
+async def eyes_on(pool: Pool, scan_ids: Collection[str], *, until: datetime, soon: datetime) -> bool:
+    """Somebody looks at these scans: ask for their workers by `soon`. False when that was known, or their workers are over."""
+    with database_faults():
+        return bool(await _sql.eyes_on(pool, scan_ids=list(scan_ids), until=until, soon=soon))
 
 
 async def refreshed(pool: Pool, told: Sequence[tuple[str, str, datetime]], *, now: datetime) -> None:
@@ -135,16 +143,22 @@ async def new_addition(
     *,
     now: datetime,
     hold: timedelta,
+    is_automatic: bool = False,
 ) -> Addition:
     """Note a request and take it in hand; part of the caller's transaction."""
     addition_id = await _sql.new_addition(
         connection, scan_id=scan_id, workflow_id=workflow_id, cluster_location=cluster_location, n_workers=n_workers,
-        now=now, held_until=now + hold,
+        now=now, held_until=now + hold, is_automatic=is_automatic,
     )  # fmt: skip
     return Addition(
         addition_id=addition_id, scan_id=scan_id, workflow_id=workflow_id, cluster_location=cluster_location,
-        n_workers=n_workers, asked_at=now, held_until=now + hold,
+        n_workers=n_workers, asked_at=now, held_until=now + hold, is_automatic=is_automatic,
     )  # fmt: skip
+
+
+async def has_open_top_up(connection: Connection, scan_id: str) -> bool:
+    """Whether workers that the bridge asked for by itself may still come."""
+    return bool(await _sql.has_open_top_up(connection, scan_id=scan_id))
 
 
 async def hold_addition(pool: Pool | Connection, addition: Addition, *, until: datetime) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import structlog
 
 from skydriver_common.db.schedule import Work
-from skydriver_ewms.decide import stop_label
+from skydriver_ewms.decide import is_submission_given_up, stop_label
 from skydriver_ewms.due import LONGEST_PAUSE_S
 from skydriver_ewms.ports import Ewms, NotFound, QueueProfileSink
 from skydriver_ewms.usecases import UseCases
@@ -14,6 +14,8 @@ from skydriver_ewms.values import Workflow
 log = structlog.get_logger(__name__)
 
 CONFIRM_AFTER = timedelta(seconds=2)
+LOOK_AGAIN = timedelta(minutes=10)
+"""While workers of a stopped workflow run on."""
 COMING_BACK = frozenset({"pre-mq-activation", "pre-launch", "pending-starter", "condor-submit"})
 """Phases that a stopped workflow's taskforces have left for good, unless EWMS's own loops have raced with the stop."""
 
@@ -59,13 +61,18 @@ class Teardown:
         scan = await self._usecases.scan(work.scan_id)
         if scan is None or scan.ewms_workflow_id is None:
             return None
+        n_workers = 0
         async for page in self._ewms.find_taskforces([scan.ewms_workflow_id]):
             for taskforce in page:
-                if taskforce.phase in COMING_BACK:
+                if taskforce.phase in COMING_BACK and not is_submission_given_up(taskforce):
+                    n_workers += taskforce.n_workers
                     log.error(
                         "workflow.workers-came-back", workflow_id=taskforce.workflow_id, phase=taskforce.phase,
                         taskforce_uuid=taskforce.taskforce_uuid, n_workers=taskforce.n_workers, cluster_id=taskforce.cluster_id,
                     )  # fmt: skip
+        await self._usecases.workers_came_back(scan.scan_id, n_workers)
+        if n_workers:
+            return LOOK_AGAIN
         await self._usecases.workflow_gone(scan.scan_id)
         return None
 

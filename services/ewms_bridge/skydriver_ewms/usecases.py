@@ -14,6 +14,7 @@ from skydriver_common.model.events import (
     QueueTokensEnding,
     StartupFileFound,
     StartupFileMissing,
+    WorkersCameBack,
     WorkflowRefused,
 )
 from skydriver_common.model.rejections import Rejection, Reply
@@ -126,6 +127,13 @@ class UseCases:
                 )
                 # its workers are watched until they are gone, so that the counts do not stop at those of its last minute
                 tx.rings.append((DUE_CHANNEL, WORKFORCE))
+
+    async def workers_came_back(self, scan_id: str, n_workers: int) -> None:
+        """So many workers of the stopped workflow run nevertheless; a change is told."""
+        async with self._uow.on_scans(context_of(AFTERMATH, scan_id), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is not None and scan.ewms_workflow_id is not None and scan.ewms.n_came_back != n_workers:
+                tx.append(scan_id, [WorkersCameBack(workflow_id=scan.ewms_workflow_id, n_workers=n_workers)])
 
     async def workflow_gone(self, scan_id: str) -> None:
         """The workflow is over with all its workers, or EWMS does not know it: there is nothing to watch any more."""

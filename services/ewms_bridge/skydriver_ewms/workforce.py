@@ -1,6 +1,6 @@
 """Loop step: what the workers of all live workflows are doing, by few questions for all of them together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -16,11 +16,14 @@ from skydriver_ewms.decide import Workforce, WorkforceFold, is_working, urgency_
 from skydriver_ewms.due import WORKFORCE, Closed, context_of
 from skydriver_ewms.ports import Ewms
 from skydriver_ewms.store import Watched
+from skydriver_ewms.top_ups import TopUps
 from skydriver_ewms.turnstile import urgent
 from skydriver_ewms.usecases import UseCases
 
 log = structlog.get_logger(__name__)
 
+LOOKING = timedelta(seconds=90)
+"""So long a look lasts; who goes on looking says so again."""
 YOUNG = timedelta(minutes=5)
 HOLD = timedelta(seconds=60)
 MOST = 2000
@@ -40,12 +43,14 @@ class Workforces:
         interval: timedelta,
         fast_interval: timedelta,
         closed: Closed,
+        top_ups: TopUps,
     ) -> None:
         self._pool = pool
         self._uow = uow
         self._usecases = usecases
         self._ewms = ewms
         self._closed = closed
+        self._top_ups = top_ups
         self._interval = interval
         self._fast_interval = min(interval, fast_interval)
 
@@ -75,6 +80,8 @@ class Workforces:
             seen = _digest(workforce)
             if seen != one.seen:
                 await self._tell(one.scan_id, workforce)
+            if label is None:
+                await self._top_ups.seen(one.scan_id, workforce)
             if label is not None and (workforce.has_ended or not workforce.n_alive):
                 over.append(one.scan_id)
             told.append((one.scan_id, seen, datetime.now(UTC) + self._pace(one, now)))
@@ -83,8 +90,17 @@ class Workforces:
             await self._usecases.workflow_gone(scan_id)
         return True
 
+    async def eyes_on(self, scan_ids: Collection[str]) -> bool:
+        """Somebody looks at these scans: for a while their workers are asked for as often as just after their launch.
+
+        True when that is news: then the loop must be woken.
+        """
+        now = datetime.now(UTC)
+        return await store.eyes_on(self._pool, scan_ids, until=now + LOOKING, soon=now + self._fast_interval)
+
     def _pace(self, one: Watched, now: datetime) -> timedelta:
-        return self._fast_interval if now - one.since < YOUNG else self._interval
+        is_looked_at = one.eyes_until is not None and one.eyes_until > now
+        return self._fast_interval if is_looked_at or now - one.since < YOUNG else self._interval
 
     async def _ask(self, watched: Sequence[Watched]) -> Mapping[str, WorkforceFold]:
         folds = {one.workflow_id: WorkforceFold() for one in watched}

@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from skydriver_common.model import events as ev
+from skydriver_common.model.problems import problems_of
 from skydriver_ewms.due import AFTERMATH, STOP
 from tests.support.bridge import Bridge
 from tests.support.fake_ewms import AWAY, LOST, NOTHING, FakeEwms
@@ -105,4 +106,11 @@ async def test_workers_that_come_back_after_a_stop_are_told_to_operators(bridge:
         await bridge.work(AFTERMATH, until_s=301)
 
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["workflow.workers-came-back"]
+    assert [p["code"] for p in problems_of(await bridge.scan(scan_id))] == ["workers-came-back"]
+    await bridge.work(AFTERMATH, until_s=601)
+    assert (await bridge.types(scan_id)).count("scan.workers-came-back") == 1, "told once"
+
+    ewms.report(next(iter(ewms.workflows)), phase="condor-complete")
+    await bridge.work(AFTERMATH, until_s=601)
+    assert problems_of(await bridge.scan(scan_id)) == []
     assert await bridge.due(AFTERMATH) == []

@@ -4,8 +4,13 @@ import asyncio
 
 import pytest
 
+from skydriver_api.eyes import Eyes as ApiEyes
+from skydriver_api.reads import Reads
+from skydriver_common.db.bell import EYES_CHANNEL, Bell
 from skydriver_common.faults import TryLater
+from skydriver_common.runtime.loops import Pulse
 from skydriver_ewms.due import ASSIGN, STOP, WORKFORCE
+from skydriver_ewms.eyes import Eyes
 from tests.support.bridge import Bridge
 from tests.support.fake_ewms import AWAY, FakeEwms
 
@@ -43,7 +48,7 @@ async def test_nothing_is_asked_before_it_is_due_again(bridge: Bridge, ewms: Fak
     wait_s = await bridge.workforces.refresh()
 
     assert ewms.calls == []
-    assert 50 < wait_s <= 60
+    assert 5 < wait_s <= 10, "a young workflow is looked at often"
 
 
 async def test_two_replicas_do_not_ask_twice(bridge: Bridge, ewms: FakeEwms) -> None:
@@ -102,4 +107,52 @@ async def test_the_loop_is_told_when_the_next_look_is_due(bridge: Bridge) -> Non
     await bridge.running()
 
     assert await bridge.workforces.refresh() is True, "it looks once more, and then waits just long enough"
+    assert await bridge.workforces.refresh() > 5
+
+
+async def test_an_old_workflow_is_asked_for_seldom_unless_somebody_looks_at_it(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await bridge.pool.execute("UPDATE ewms_watch SET since = since - '1 hour'::interval")
+    await bridge.workforces.refresh()
     assert await bridge.workforces.refresh() > 50
+
+    rung: list[str] = []
+    pulse = Pulse()
+    eyes = Eyes(bridge.workforces.eyes_on, lambda: rung.append("workforce"), pulse)
+    eyes.seen(scan_id)
+    assert pulse.work.is_set()
+    await eyes.step()
+    eyes.seen(scan_id)
+    await eyes.step()
+    assert rung == ["workforce"], "the second look is no news"
+    wait_s = await bridge.workforces.refresh()
+    assert 5 < wait_s <= 10
+    await bridge.pass_time(WORKFORCE, 11)
+    await bridge.workforces.refresh()
+    assert await bridge.workforces.refresh() <= 10
+
+    await bridge.pool.execute("UPDATE ewms_watch SET eyes_until = now()")
+    await bridge.pass_time(WORKFORCE, 11)
+    await bridge.workforces.refresh()
+    assert await bridge.workforces.refresh() > 50, "who has gone away is forgotten"
+
+
+async def test_the_gateway_tells_of_looks_at_old_knowledge_of_running_scans_once_a_minute(bridge: Bridge) -> None:
+    scan_id = await bridge.running()
+    reads, bell, rung = Reads(bridge.pool), Bell(bridge.pool), list[str]()
+    bell.on_ring(EYES_CHANNEL, rung.append)
+    eyes = ApiEyes(bell)
+
+    async def look() -> None:
+        view = await reads.status(scan_id)
+        assert view is not None
+        eyes.on(view)
+
+    await look()
+    await bridge.workforces.refresh()
+    await look()
+    assert rung == [], "what is known is young"
+    await bridge.pool.execute("UPDATE ewms_watch SET refreshed_at = refreshed_at - '20 s'::interval")
+    await look()
+    await look()
+    assert rung == [scan_id]

@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 LOG_CHANNEL = "skydriver_log"
 DUE_CHANNEL = "skydriver_due"
+EYES_CHANNEL = "skydriver_eyes"
+"""Somebody looks at the scan that the payload names."""
 
 
 class Bell:

@@ -104,7 +104,11 @@ def _of_ewms(event: ev.Event) -> str:
         case ev.WorkforceChanged():
             return f"workers: {event.n_running} running, {sum(event.top_errors.values())} errors"
         case ev.WorkersAdded():
-            return f"{event.n_workers} workers added at {event.cluster_location}"
+            return f"{event.n_workers} workers added at {event.cluster_location}{', by itself' if event.is_automatic else ''}"
+        case ev.WorkersCameBack():
+            return (
+                f"{event.n_workers} workers run on although their workflow is stopped" if event.n_workers else "they are gone"
+            )
         case ev.WorkflowDeactivated():
             return f"EWMS workflow {event.label.lower()}"
         case _:

@@ -272,12 +272,13 @@ class WorkforceChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersAdded(Event):
-    """EWMS accepted more workers for this scan."""
+    """EWMS accepted more workers for this scan. is_automatic: nobody asked; they replace workers that have ended."""
 
     type: ClassVar[str] = "scan.workers-added"
     taskforce_uuid: str
     n_workers: int
     cluster_location: str
+    is_automatic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +336,16 @@ class BreakGlassUsed(SystemEvent):
 SYSTEM = "system"
 """Stands in place of a scan id for facts that belong to no scan."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersCameBack(Event):
+    """Workers of a stopped workflow are on their way or run, and no call of EWMS stops them. n_workers: 0 when they are gone."""
+
+    type: ClassVar[str] = "scan.workers-came-back"
+    workflow_id: str
+    n_workers: int
+
+
 _LIFECYCLE = (
     ScanRequested, RescanRecorded, ScanReplaced, ScanDeleted, LaunchAttempted, ScanLaunched, LaunchFailed,
     LaunchDeferred, LaunchAbandoned, ScannerStageChanged, ScannerLost, ScannerRestarted, ScannerFailed,
@@ -343,6 +354,7 @@ _PROGRESS = (ProgressReported, ProgressCompacted, EventMetadataSet, ScanMetadata
 _EWMS = (
     WorkflowAssigned, WorkflowRefused, QueuesAwaited, QueuesActivated, QueueTokensEnding, StartupFileMissing,
     StartupFileFound, WorkforceChanged, WorkersAdded, WorkflowDeactivated,
+    WorkersCameBack,
 )  # fmt: skip
 
 MAY_BE_LET_GO = frozenset({ProgressReported.type})

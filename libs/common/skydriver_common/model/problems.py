@@ -18,10 +18,13 @@ _MAX_QUOTED = 200
 
 
 def problems_of(scan: Scan) -> list[Problem]:
-    """What keeps this scan from its result, the most final first; empty when it goes on well, has its result or is deleted."""
-    if scan.is_deleted or scan.has_final_result:
-        return []
-    found = [*_launch(scan), *_scanner(scan.launch), *_workflow(scan)]
+    """What keeps this scan from its result, the most final first; empty when it goes on well, has its result or is deleted.
+
+    One thing is told even then: workers that go on costing money.
+    """
+    found = [*_came_back(scan.ewms)]
+    if not scan.is_deleted and not scan.has_final_result:
+        found += [*_launch(scan), *_scanner(scan.launch), *_workflow(scan)]
     if scan.has_workflow and scan.may_run and not scan.ewms.deactivated:
         found += _workers(scan)
     return [{"code": code, "text": text} for code, text in found]
@@ -31,6 +34,14 @@ def ewms_away(since: float) -> Problem:
     """What is added for every scan while EWMS does not answer. since: Unix seconds."""
     text = f"EWMS has not answered since {_moment(since)}: what is told of the workers may be out of date, changes have to wait"
     return {"code": "ewms-away", "text": text}
+
+
+def _came_back(ewms: Ewms) -> Iterator[tuple[str, str]]:
+    if ewms.n_came_back:
+        yield (
+            "workers-came-back",
+            f"{ewms.n_came_back} workers run on although their workflow is stopped, which only the operators of EWMS can end",
+        )
 
 
 def _launch(scan: Scan) -> Iterator[tuple[str, str]]:

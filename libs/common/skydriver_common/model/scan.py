@@ -48,7 +48,9 @@ class ResultRef:
 class Ewms:
     """What EWMS told of the scan's workflow. deactivated: ``ABORTED``, ``FINISHED`` or None.
 
-    place_in_line: while queues are awaited. tokens_end_at: Unix seconds. problems: of the workers, ``{"code", "text"}`` each.
+    place_in_line: while queues are awaited. n_top_ups, topped_up_at: additions without a user's request, and the last one's time.
+    n_came_back: workers of the stopped workflow that run nevertheless. tokens_end_at: Unix seconds. problems: of the workers,
+    ``{"code", "text"}`` each.
     """
 
     deactivated: str | None = None
@@ -58,6 +60,9 @@ class Ewms:
     n_running: int = 0
     top_errors: dict[str, int] = field(default_factory=dict)
     taskforces_added: int = 0
+    n_top_ups: int = 0
+    topped_up_at: float = 0.0
+    n_came_back: int = 0
     place_in_line: int | None = None
     tokens_end_at: float | None = None
     are_tokens_ending: bool = False
@@ -189,7 +194,7 @@ def evolve(scan: Scan | None, event: ev.Event, *, scan_id: str, recorded_at: flo
     launch = _evolve_launch(scan.launch, event, recorded_at)
     if launch is not None:
         return replace(scan, launch=launch)
-    return replace(scan, ewms=_evolve_ewms(scan.ewms, event))
+    return replace(scan, ewms=_evolve_ewms(scan.ewms, event, recorded_at))
 
 
 def fold(history: Iterable[tuple[ev.Event, float]], scan_id: str) -> Scan | None:
@@ -265,7 +270,7 @@ def _evolve_launch(launch: Launch, event: ev.Event, recorded_at: float) -> Launc
             return None
 
 
-def _evolve_ewms(ewms: Ewms, event: ev.Event) -> Ewms:
+def _evolve_ewms(ewms: Ewms, event: ev.Event, recorded_at: float) -> Ewms:
     match event:
         case ev.WorkflowRefused():
             return replace(ewms, refused=event.reason)
@@ -283,6 +288,10 @@ def _evolve_ewms(ewms: Ewms, event: ev.Event) -> Ewms:
             return replace(
                 ewms, statuses=event.statuses, n_running=event.n_running, top_errors=event.top_errors, problems=event.problems
             )
+        case ev.WorkersAdded(is_automatic=True):
+            return replace(ewms, n_top_ups=ewms.n_top_ups + 1, topped_up_at=recorded_at)
+        case ev.WorkersCameBack():
+            return replace(ewms, n_came_back=event.n_workers)
         case ev.WorkersAdded():
             return replace(ewms, taskforces_added=ewms.taskforces_added + 1)
         case ev.WorkflowDeactivated():

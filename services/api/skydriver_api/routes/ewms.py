@@ -29,6 +29,7 @@ async def get_status(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/status``: REST contract 4.13."""
     deps = request.app[DEPS]
     view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
+    deps.eyes.on(view)
     await _look_for_the_end_of_the_log(deps, view.scan_id)
     head = orjson.dumps(
         {
@@ -57,6 +58,7 @@ async def get_workforce(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/ewms/workforce``: REST contract 4.17."""
     deps = request.app[DEPS]
     view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
+    deps.eyes.on(view)
     return json_response(_workforce(view))
 
 

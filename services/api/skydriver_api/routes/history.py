@@ -58,6 +58,8 @@ async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) ->
             await stream.tell(watcher)
             if not await watcher.wait(HEARTBEAT_S):
                 await stream.write(b":\n\n")
+                if (view := await deps.reads.status(scan_id)) is not None:
+                    deps.eyes.on(view)
         if request.transport is not None and not request.transport.is_closing():
             await response.write_eof()
     return response

@@ -20,6 +20,7 @@ from skydriver_ewms.decide.scan import (
     wants_workflow,
     workflow_ended,
 )
+from skydriver_ewms.decide.top_up import may_top_up, missing_workers
 from skydriver_ewms.decide.urgency import urgency_of
 from skydriver_ewms.decide.workflow import (
     CLOCK_SKEW_S,
@@ -54,7 +55,9 @@ __all__ = [
     "is_ended",
     "is_submission_given_up",
     "is_working",
+    "may_top_up",
     "merged_clusters",
+    "missing_workers",
     "order_of",
     "place_in_line",
     "queue_profile",

@@ -18,8 +18,9 @@ class Workforce:
 
     statuses, n_running, top_errors: exactly as REST contract 8.6 defines them. The others are for the scan's status:
     n_requested: workers asked for. n_unsubmitted: those of them no pool has taken yet. n_idle: waiting in a pool. n_alive: jobs
-    that have not ended, running, waiting or held.
+    that have not ended, running, waiting or held. n_over: jobs that have.
     has_ended: every taskforce is over, so none of them will ever run again.
+    at_hand: task id to its workers that run, wait, are held or are on their way to a pool.
     """
 
     statuses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -29,8 +30,10 @@ class Workforce:
     n_unsubmitted: int = 0
     n_idle: int = 0
     n_alive: int = 0
+    n_over: int = 0
     n_taskforces: int = 0
     has_ended: bool = False
+    at_hand: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 
@@ -43,6 +46,7 @@ class WorkforceFold:
     def __init__(self) -> None:
         self._statuses: dict[str, dict[str, int]] = {}
         self._top_errors: dict[str, int] = {}
+        self._at_hand: dict[str, int] = {}
         self._n_requested = self._n_unsubmitted = self._n_given_up = self._n_taskforces = self._n_ended = 0
 
     def add(self, taskforce: Taskforce) -> None:
@@ -53,14 +57,18 @@ class WorkforceFold:
                 into[pilot_status] = into.get(pilot_status, 0) + n
         for text, n in taskforce.top_errors.items():
             self._top_errors[text] = self._top_errors.get(text, 0) + n
-        ended = is_ended(taskforce)
+        ended, is_given_up = is_ended(taskforce), is_submission_given_up(taskforce)
         self._n_taskforces += 1
         self._n_ended += ended
         self._n_requested += taskforce.n_workers
         if not taskforce.statuses and not ended:
             self._n_unsubmitted += taskforce.n_workers
-        if is_submission_given_up(taskforce):
+        if is_given_up:
             self._n_given_up += taskforce.n_workers
+        at_hand = sum(sum(counts.values()) for status, counts in taskforce.statuses.items() if status not in OVER)
+        if not taskforce.statuses and not is_given_up:
+            at_hand = taskforce.n_workers
+        self._at_hand[taskforce.task_id] = self._at_hand.get(taskforce.task_id, 0) + (0 if ended else at_hand)
 
     def result(self) -> Workforce:
         """The sum so far."""
@@ -75,8 +83,10 @@ class WorkforceFold:
             n_unsubmitted=self._n_unsubmitted,
             n_idle=sum(self._statuses.get(IDLE, {}).values()),
             n_alive=sum(sum(counts.values()) for status, counts in self._statuses.items() if status not in OVER),
+            n_over=sum(sum(counts.values()) for status, counts in self._statuses.items() if status in OVER),
             n_taskforces=self._n_taskforces,
             has_ended=has_ended,
+            at_hand=dict(self._at_hand),
             problems=problems_of(
                 self._statuses,
                 self._top_errors,

@@ -28,7 +28,7 @@ UPDATE ewms_watch SET refresh_at = :held_until
  WHERE EXISTS (SELECT FROM ewms_watch WHERE refresh_at <= :now)
    AND scan_id IN (SELECT scan_id FROM ewms_watch WHERE refresh_at <= :horizon
                     ORDER BY refresh_at LIMIT :most FOR UPDATE SKIP LOCKED)
-RETURNING scan_id, workflow_id, since, seen;
+RETURNING scan_id, workflow_id, since, seen, eyes_until;
 
 -- name: refreshed(scan_ids, seens, refresh_ats, now)!
 -- Note what was told of these workflows, and when to ask again. Index: ewms_watch_pkey.
@@ -44,6 +44,12 @@ UPDATE ewms_watch SET refresh_at = :refresh_at WHERE scan_id = ANY(:scan_ids) AN
 -- Ask for this workflow's workers at once, unless they are over. Index: ewms_watch_pkey.
 UPDATE ewms_watch SET refresh_at = :now WHERE scan_id = :scan_id AND refresh_at IS NOT NULL;
 
+-- name: eyes_on(scan_ids, until, soon)$
+-- Somebody looks at these scans: true, or null when that was known or their workers are over. Index: ewms_watch_pkey.
+UPDATE ewms_watch SET eyes_until = :until, refresh_at = least(refresh_at, :soon)
+ WHERE scan_id = ANY(:scan_ids) AND refresh_at IS NOT NULL AND (eyes_until IS NULL OR eyes_until < :soon)
+RETURNING true;
+
 -- name: next_refresh()$
 -- When the next workflow is due, or null. Index: ewms_watch_order.
 SELECT min(refresh_at) FROM ewms_watch;
@@ -51,22 +57,27 @@ SELECT min(refresh_at) FROM ewms_watch;
 -- name: untold_addition(scan_id, cluster_location, n_workers)^
 -- The request for workers of this shape whose answer nobody has got yet. Index: ewms_additions_open.
 SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until, task_id, before, attempted_at,
-       taskforce_uuid, got_n_workers
+       taskforce_uuid, got_n_workers, is_automatic
   FROM ewms_additions
  WHERE scan_id = :scan_id AND cluster_location = :cluster_location AND n_workers = :n_workers AND NOT is_told
+   AND NOT is_automatic
    FOR UPDATE;
 
 -- name: unclear_addition(scan_id, now)^
 -- One request of this scan whose outcome is open and that nobody has in hand. Index: ewms_additions_scan.
 SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until, task_id, before, attempted_at,
-       taskforce_uuid, got_n_workers
+       taskforce_uuid, got_n_workers, is_automatic
   FROM ewms_additions
  WHERE scan_id = :scan_id AND NOT is_told AND taskforce_uuid IS NULL AND held_until < :now
  ORDER BY asked_at LIMIT 1 FOR UPDATE SKIP LOCKED;
 
--- name: new_addition(scan_id, workflow_id, cluster_location, n_workers, now, held_until)$
-INSERT INTO ewms_additions (scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until)
-VALUES (:scan_id, :workflow_id, :cluster_location, :n_workers, :now, :held_until) RETURNING addition_id;
+-- name: has_open_top_up(scan_id)$
+-- Index: ewms_additions_scan.
+SELECT EXISTS (SELECT FROM ewms_additions WHERE scan_id = :scan_id AND is_automatic AND NOT is_told);
+
+-- name: new_addition(scan_id, workflow_id, cluster_location, n_workers, now, held_until, is_automatic)$
+INSERT INTO ewms_additions (scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until, is_automatic)
+VALUES (:scan_id, :workflow_id, :cluster_location, :n_workers, :now, :held_until, :is_automatic) RETURNING addition_id;
 
 -- name: hold_addition(addition_id, held_until)!
 -- Take a request in hand, or (held_until in the past) put it down. Index: ewms_additions_pkey.
