@@ -8,16 +8,28 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 
 import uvloop
 
 from skydriver_sandbox.scanner.handover import HandoverFailedError
+from skydriver_sandbox.scanner.line import Line, SessionLine, stop_when_told
 from skydriver_sandbox.scanner.options import Options, read_options
 from skydriver_sandbox.scanner.progression import ScanRefusedError
 from skydriver_sandbox.scanner.scan import Scan, ScanFailedError
 from skydriver_sandbox.scanner.skydriver import CallFailedError, SkyDriver
+from skydriver_scanner import SettingsProblem
 
 log = logging.getLogger("sandbox.scanner")
+FAILURES = (ScanRefusedError, ScanFailedError, CallFailedError, HandoverFailedError, OSError)
+
+
+class _StoppedError(Exception):
+    """The scan was told to end."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 class _Stop:
@@ -32,24 +44,26 @@ class _Stop:
         self._task.cancel()
 
 
-async def _watch_kill_switch(skydriver: SkyDriver, every_s: float, stop: _Stop) -> None:
-    """Stop the scan when it is deleted or its workflow has ended. Unlike upstream, a failed look is not the last one."""
-    while True:
-        await asyncio.sleep(every_s)
-        try:
-            if await skydriver.must_stop():
-                log.warning("stopping: the scan was deleted or its workflow ended")
-                stop(signal.SIGINT)
-                return
-        except CallFailedError as error:
-            log.warning("status unknown: %s", error)
+async def _open_line(options: Options, stack: contextlib.AsyncExitStack) -> Line | None:
+    if not options.address:
+        return None
+    if not options.bus_url:
+        return await stack.enter_async_context(SkyDriver(options.address, options.token, options.scan_id))
+    return await stack.enter_async_context(
+        SessionLine(
+            scan_id=options.scan_id,
+            address=options.address,
+            token=options.token,
+            bus_url=options.bus_url,
+            spool_dir=options.spool_dir,
+            status_interval_s=options.kill_switch_interval_s,
+        )
+    )
 
 
-async def _scan(options: Options) -> int:
+async def _scan(options: Options) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        skydriver: SkyDriver | None = None
-        if options.address:
-            skydriver = await stack.enter_async_context(SkyDriver(options.address, options.token, options.scan_id))
+        skydriver = await _open_line(options, stack)
         task = asyncio.create_task(Scan(options, skydriver).run())
         stop = _Stop(task)
         loop = asyncio.get_running_loop()
@@ -57,15 +71,19 @@ async def _scan(options: Options) -> int:
             loop.add_signal_handler(number, stop, number)
         watch: asyncio.Task[None] | None = None
         if skydriver is not None:
-            watch = asyncio.create_task(_watch_kill_switch(skydriver, options.kill_switch_interval_s, stop))
+            tell = partial(stop, signal.SIGINT)
+            watch = asyncio.create_task(stop_when_told(skydriver, options.kill_switch_interval_s, tell))
         try:
             await task
+        except FAILURES as error:
+            if skydriver is not None:
+                await skydriver.report_failure(str(error))
+            raise
         except asyncio.CancelledError:
-            return 128 + (stop.number or signal.SIGTERM)
+            raise _StoppedError(128 + (stop.number or signal.SIGTERM)) from None
         finally:
             if watch is not None:
                 watch.cancel()
-    return 0
 
 
 def main() -> int:
@@ -76,11 +94,14 @@ def main() -> int:
         for noisy in ("aio_pika", "aiormq"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_scan(options))
+            runner.run(_scan(options))
+            return 0
+    except _StoppedError as stopped:
+        return stopped.exit_code
     except ScanRefusedError as error:
         sys.stderr.write(f"scan refused: {error}\n")
         return 2
-    except (ScanFailedError, CallFailedError, HandoverFailedError, OSError) as error:
+    except (*FAILURES, SettingsProblem) as error:
         sys.stderr.write(f"scan failed: {error}\n")
         return 1
 

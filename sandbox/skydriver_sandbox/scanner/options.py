@@ -18,8 +18,9 @@ DEATHS = ("before-final-result", "before-last-progress")
 
 @dataclass(frozen=True)
 class Options:
-    """One scanner's order. Paths are files, seconds are floats; token and queue file stay out of logs.
+    """One scanner's order. Paths are files, seconds are floats; token, bus_url and queue file stay out of logs.
 
+    bus_url: empty = report by HTTP calls alone, as scanners always did.
     die: where this scanner kills itself, once per scan; empty for nowhere.
     """
 
@@ -35,6 +36,8 @@ class Options:
     scan_id: str
     address: str
     token: str
+    bus_url: str
+    spool_dir: Path
     ewms_json: Path
     ewms_json_timeout_s: float
     upload_json: Path | None
@@ -92,6 +95,8 @@ def read_options(words: Sequence[str], environment: Mapping[str, str]) -> Option
         scan_id=_required(environment, "SKYSCAN_SKYDRIVER_SCAN_ID"),
         address=address,
         token=environment.get("SKYSCAN_SKYDRIVER_AUTH", ""),
+        bus_url=environment.get("SKYSCAN_SKYDRIVER_BUS_URL", ""),
+        spool_dir=Path(environment.get("SKYSCAN_SKYDRIVER_SPOOL_DIR", "") or given.cache_dir / "spool"),
         ewms_json=Path(_required(environment, "SKYSCAN_EWMS_JSON")),
         ewms_json_timeout_s=_positive(environment, "SKYSCAN_EWMS_JSON_TIMEOUT_SEC", 3600),
         upload_json=Path(upload) if upload else None,

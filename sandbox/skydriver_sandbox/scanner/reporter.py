@@ -14,10 +14,11 @@ from pathlib import Path
 from skydriver_sandbox.events import Metadata
 from skydriver_sandbox.processes import write_atomically
 from skydriver_sandbox.scanner.book import Book
+from skydriver_sandbox.scanner.line import Line
 from skydriver_sandbox.scanner.options import Options
 from skydriver_sandbox.scanner.progress import Report, manifest_json
 from skydriver_sandbox.scanner.results import result_json
-from skydriver_sandbox.scanner.skydriver import NON_URGENT, URGENT, CallFailedError, Patience, SkyDriver
+from skydriver_sandbox.scanner.skydriver import NON_URGENT, URGENT, CallFailedError, Patience
 from skydriver_sandbox.scanner.statistics import Statistics
 
 log = logging.getLogger("sandbox.scanner")
@@ -26,9 +27,7 @@ log = logging.getLogger("sandbox.scanner")
 class Reporter:
     """Reports of one scan. skydriver: None for a scan that runs alone; it then leaves its result as a file."""
 
-    def __init__(
-        self, options: Options, metadata: Metadata, book: Book, stats: Statistics, skydriver: SkyDriver | None
-    ) -> None:
+    def __init__(self, options: Options, metadata: Metadata, book: Book, stats: Statistics, skydriver: Line | None) -> None:
         self._options = options
         self._metadata = metadata
         self._book = book

@@ -19,11 +19,11 @@ from skydriver_sandbox.queues import Queue, QueueLostError, QueueProfile, settle
 from skydriver_sandbox.scanner.book import Arrival, Book
 from skydriver_sandbox.scanner.handover import queue_profiles, upload_startup
 from skydriver_sandbox.scanner.journal import Journal, JournalDamagedError, SentRound
+from skydriver_sandbox.scanner.line import Line
 from skydriver_sandbox.scanner.options import Options
 from skydriver_sandbox.scanner.progression import ScanRefusedError
 from skydriver_sandbox.scanner.refinement import Pixel
 from skydriver_sandbox.scanner.reporter import Reporter
-from skydriver_sandbox.scanner.skydriver import CallFailedError, SkyDriver
 from skydriver_sandbox.scanner.statistics import Statistics
 from skydriver_sandbox.sphere import equatorial
 
@@ -38,7 +38,7 @@ class ScanFailedError(Exception):
 class Scan:
     """One scan of one event; `run` returns when the final result has been taken."""
 
-    def __init__(self, options: Options, skydriver: SkyDriver | None) -> None:
+    def __init__(self, options: Options, skydriver: Line | None) -> None:
         self._options = options
         self._skydriver = skydriver
         self._to_publish: list[tuple[Pixel, int]] = []
@@ -114,16 +114,8 @@ class Scan:
         self._journal.started(time.time(), queue_name)
 
     async def _wait_for_workers(self) -> None:
-        """Until one runs, for ever. Unlike upstream, a failed look does not end the scan."""
-        if self._skydriver is None:
-            return
-        while True:
-            try:
-                if await self._skydriver.n_running():
-                    return
-            except CallFailedError as error:
-                log.warning("workforce unknown: %s", error)
-            await asyncio.sleep(self._options.worker_poll_s)
+        if self._skydriver is not None:
+            await self._skydriver.wait_for_workers(self._options.worker_poll_s)
 
     async def _collect(self, to_workers: QueueProfile, from_workers: QueueProfile) -> None:
         """Send and receive until nothing is left to do; a lost broker is tried again until the silence limit."""

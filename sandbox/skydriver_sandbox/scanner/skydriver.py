@@ -43,7 +43,7 @@ class CallFailedError(Exception):
 
 
 class SkyDriver:
-    """The five calls of a scanner. Use as an async context manager. The token is fixed for the scan's life."""
+    """The five calls of a scanner, see ``Line``. Use as an async context manager. The token is fixed for the scan's life."""
 
     def __init__(self, address: str, token: str, scan_id: str) -> None:
         self._base = address.rstrip("/")
@@ -63,14 +63,35 @@ class SkyDriver:
         manifest = await self._call("GET", "manifest", None, URGENT)
         return manifest.get("event_i3live_json_dict") if isinstance(manifest, dict) else None
 
-    async def n_running(self) -> int:
-        """Workers running now. Raises CallFailedError."""
+    async def wait_for_workers(self, poll_s: float) -> None:
+        """Until one runs, for ever. Unlike upstream, a failed look does not end the scan."""
+        while True:
+            try:
+                if await self._n_running():
+                    return
+            except CallFailedError as error:
+                log.warning("workforce unknown: %s", error)
+            await asyncio.sleep(poll_s)
+
+    async def _n_running(self) -> int:
         workforce = await self._call("GET", "ewms/workforce", None, NON_URGENT)
         value = workforce.get("n_running") if isinstance(workforce, dict) else None
         return value if isinstance(value, int) else 0
 
-    async def must_stop(self) -> bool:
-        """Whether the scan was deleted or its workflow ended. Raises CallFailedError."""
+    async def until_stopped(self, poll_s: float) -> str:
+        """Returns when the scan was deleted or its workflow has ended. Unlike upstream, a failed look is not the last one."""
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                if await self._must_stop():
+                    return "the scan was deleted or its workflow ended"
+            except CallFailedError as error:
+                log.warning("status unknown: %s", error)
+
+    async def report_failure(self, reason: str) -> None:
+        """There is no way to over HTTP: SkyDriver learns of it from the process."""
+
+    async def _must_stop(self) -> bool:
         status = await self._call("GET", "status", None, NON_URGENT)
         return isinstance(status, dict) and bool(status.get("is_deleted") or status.get("ewms_deactivated"))
 
