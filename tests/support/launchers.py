@@ -31,7 +31,9 @@ def kubernetes_launcher(
     client: ApiClient, board: NewsBoard, settings: JobSettings = JOBS, *, timeout_s: float = 0.5
 ) -> KubernetesLauncher:
     """A launcher whose tokens can be read."""
-    environment = partial(scanner_environment, address="http://skydriver", profile_path="/common-space/ewms.json", forwarded={})
+    environment = partial(
+        scanner_environment, address="http://skydriver", profile_path="/common-space/ewms.json", bus={}, forwarded={}
+    )
     return KubernetesLauncher(
         client, settings, environment=environment, token=lambda scan_id: f"token-of-{scan_id}", board=board, timeout_s=timeout_s
     )  # fmt: skip
