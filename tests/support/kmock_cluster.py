@@ -12,7 +12,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Cluster(kmock.RawHandler):
     calls: list[tuple[str, str, str]] = attrs.field(factory=list)
     version: int = 100
     oldest: int = 0
-    grew: asyncio.Condition = attrs.field(factory=asyncio.Condition)
+    grew: asyncio.Event = attrs.field(factory=asyncio.Event)
     asked: asyncio.Condition = attrs.field(factory=asyncio.Condition)
     watches: int = 0
     cut: asyncio.Event = attrs.field(factory=asyncio.Event)
@@ -76,6 +76,11 @@ class Cluster(kmock.RawHandler):
         """Wait until there were so many requests of this kind."""
         async with asyncio.timeout(20.0), self.asked:
             await self.asked.wait_for(lambda: self.count(method, kind) >= times)
+
+    async def until_watched(self, watches: int) -> None:
+        """Wait until so many watches are open."""
+        async with asyncio.timeout(20.0), self.asked:
+            await self.asked.wait_for(lambda: self.watches >= watches)
 
     def find(self, kind: str, name: str, namespace: str = NAMESPACE) -> dict[str, Any] | None:
         """An object as it is, or None."""
@@ -219,20 +224,19 @@ class Cluster(kmock.RawHandler):
         await response.prepare(raw)
         cut, position = self.cut, 0
         self.watches += 1
+        async with self.asked:
+            self.asked.notify_all()
         try:
             while not cut.is_set():
+                grew = self.grew
                 while position < len(self.journal):
                     version, change, where, item = self.journal[position]
                     position += 1
                     if version > since and where == f"{kind}/{namespace}" and _selects(request, item):
                         await response.write(json.dumps({"type": change, "object": item}).encode() + b"\n")
-                async with self.grew:
-                    if position == len(self.journal) and not cut.is_set():
-                        with_limit = asyncio.create_task(self.grew.wait())
-                        _, pending = await asyncio.wait({with_limit}, timeout=0.05)
-                        for task in pending:
-                            task.cancel()
-                            await asyncio.gather(task, return_exceptions=True)
+                if position == len(self.journal):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(grew.wait(), 0.05)
         finally:
             self.watches -= 1
         return response
@@ -243,8 +247,8 @@ class Cluster(kmock.RawHandler):
         if change != "DELETED":
             self.objects[key] = item
         self.journal.append((self.version, change, f"{key[0]}/{key[1]}", copy.deepcopy(item)))
-        async with self.grew:
-            self.grew.notify_all()
+        self.grew.set()
+        self.grew = asyncio.Event()
 
 
 def _selects(request: kmock.Request, item: dict[str, Any]) -> bool:

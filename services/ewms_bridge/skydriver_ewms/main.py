@@ -4,18 +4,21 @@ from datetime import timedelta
 
 from skydriver_common.db.bell import EYES_CHANNEL
 from skydriver_common.db.pool import Listener
+from skydriver_common.kubernetes.client import NoCluster, open_client
 from skydriver_common.runtime.foundation import Foundation, open_foundation
 from skydriver_common.runtime.loops import Pulse
-from skydriver_common.runtime.service import Service, run
+from skydriver_common.runtime.service import Service, StartupProblem, run
 from skydriver_ewms import consumers, due
 from skydriver_ewms.adapters.ewms_rest import open_ewms
 from skydriver_ewms.adapters.object_store import open_store
 from skydriver_ewms.adapters.profile_files import ProfileFiles
+from skydriver_ewms.adapters.profile_secrets import ProfileSecrets
 from skydriver_ewms.additions import Additions
 from skydriver_ewms.breaker import PROBE, Breaker
 from skydriver_ewms.checks import Checks
 from skydriver_ewms.due import DueStep, Handler
 from skydriver_ewms.eyes import EYES, Eyes
+from skydriver_ewms.ports import QueueProfileSink
 from skydriver_ewms.settings import BridgeSettings
 from skydriver_ewms.taskforces import Taskforces
 from skydriver_ewms.teardown import Teardown
@@ -59,7 +62,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
             region=settings.s3_region,
         )
     )
-    sink = ProfileFiles(settings.work_dir)
+    sink = await _sink(service, settings)
     pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
     usecases = UseCases(uow, schedule, teardown_delay=settings.teardown_delay, startup_limit=settings.startup_limit)
     workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, settings)
@@ -99,6 +102,18 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     service.spawn("eyes", listener.run(service.stopping))
     consumers.register(foundation.broker, usecases, additions, taskforces)
     await foundation.start_consuming()
+
+
+async def _sink(service: Service, settings: BridgeSettings) -> QueueProfileSink:
+    if settings.hand_over == "files":
+        assert settings.work_dir is not None
+        return ProfileFiles(settings.work_dir)
+    assert settings.kubernetes_namespace is not None
+    try:
+        client = await service.stack.enter_async_context(open_client())
+    except NoCluster as problem:
+        raise StartupProblem(str(problem)) from problem
+    return ProfileSecrets(client, namespace=settings.kubernetes_namespace, timeout_s=settings.kubernetes_timeout_s)
 
 
 def _loop(foundation: Foundation, breaker: Breaker, kind: str, handle: Handler) -> None:

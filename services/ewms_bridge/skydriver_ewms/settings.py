@@ -2,17 +2,24 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
-from skydriver_common.runtime.settings import ServiceSettings
+from skydriver_common.runtime.settings import PREFIX, ServiceSettings
 
 
 class BridgeSettings(ServiceSettings):
     """Where EWMS and the object store are, and how patient to be with them."""
 
-    work_dir: Path
-    """Holds one folder per scan, into which queue profiles are written for the local launcher."""
+    hand_over: Literal["files", "secrets"] = "files"
+    """How a scanner gets its queues: ``files`` for the launcher ``local``, ``secrets`` for ``kubernetes``."""
+    work_dir: Path | None = None
+    """Holds one folder per scan, into which queue profiles are written (hand-over by files)."""
+    kubernetes_namespace: str | None = None
+    """Where scans have their Jobs and Secrets (hand-over by secrets); the cluster is that of KUBECONFIG, else this pod's."""
+    kubernetes_timeout_s: float = Field(default=15.0, gt=0, le=50)
+    """For one call of the Kubernetes API."""
     ewms_url: str
     """Base address of EWMS, without ``/v1``; also what scans show as their ``ewms_address``."""
     ewms_issuer: str
@@ -53,6 +60,13 @@ class BridgeSettings(ServiceSettings):
     """After a batch, before the next one."""
     unclear_wait_s: float = Field(default=1_000.0, gt=0)
     """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier."""
+
+    @model_validator(mode="after")
+    def _can_hand_over(self) -> Self:
+        needed = {"files": "work_dir", "secrets": "kubernetes_namespace"}[self.hand_over]
+        if getattr(self, needed) is None:
+            raise ValueError(f"{PREFIX}{needed.upper()}: is not set ({PREFIX}HAND_OVER is {self.hand_over})")
+        return self
 
     @property
     def teardown_delay(self) -> timedelta:

@@ -1,0 +1,295 @@
+"""The watch over Jobs and Pods: nothing is missed, whatever happens to it; and what it sees becomes events, a reason or a new scan."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from skydriver_common.model import events as ev
+from skydriver_common.model.ids import new_scan_id
+from tests.support import pods
+from tests.support.dispatchers import Dispatcher, a_dispatcher
+from tests.support.histories import Store
+from tests.support.launchers import a_queued_scan
+
+
+@asynccontextmanager
+async def watching(dispatcher: Dispatcher) -> AsyncIterator[None]:
+    """The watch runs and has both its connections."""
+    stopping = asyncio.Event()
+    task = asyncio.create_task(dispatcher.watch.run(stopping))
+    try:
+        await dispatcher.cluster.until_watched(2)
+        yield
+    finally:
+        stopping.set()
+        await task
+
+
+async def stage(dispatcher: Dispatcher, scan_id: str) -> tuple[str, str]:
+    launch = (await dispatcher.scan(scan_id)).launch
+    return launch.stage, launch.trouble.get("code", "")
+
+
+async def test_what_a_pod_waits_for_is_in_events_and_status(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    async with watching(dispatcher):
+        await dispatcher.cluster.run_pod(scan_id, **pods.unschedulable())
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("pending", "scanner-unschedulable")))
+        assert "scanner-unschedulable" in await dispatcher.codes(scan_id)
+        for n in range(20):
+            await dispatcher.cluster.run_pod(scan_id, **pods.unschedulable(f"0/{n} nodes"))
+        await dispatcher.cluster.run_pod(scan_id, **pods.waiting(scan_id))
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("scheduled", "")))
+        await dispatcher.cluster.run_pod(scan_id, **pods.waiting(scan_id, "ImagePullBackOff", "no such tag"))
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("scheduled", "scanner-image-pull-failed")))
+        await dispatcher.cluster.run_pod(scan_id, **pods.running(scan_id))
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("running", "")))
+    told = [event for event in await dispatcher.events(scan_id) if isinstance(event, ev.ScannerStageChanged)]
+    assert [(event.stage, event.code) for event in told] == [
+        ("pending", "scanner-unschedulable"), ("scheduled", ""), ("scheduled", "scanner-image-pull-failed"), ("running", ""),
+    ]  # fmt: skip
+    assert "no such tag" in told[2].text
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        pytest.param(lambda s: pods.terminated(s, 137, "OOMKilled"), "OOMKilled", id="OOMKilled"),
+        pytest.param(lambda _: pods.evicted(), "Evicted", id="evicted"),
+        pytest.param(lambda s: pods.terminated(s, 143), "143", id="SIGTERM"),
+    ],
+)
+async def test_a_killed_scanner_goes_on_as_a_new_scan(dispatcher: Dispatcher, end: Any, words: str) -> None:
+    scan_id = await dispatcher.launched()
+    async with watching(dispatcher):
+        await dispatcher.cluster.run_pod(scan_id, **end(scan_id))
+        await dispatcher.until(lambda: was_replaced(dispatcher, scan_id))
+    old = await dispatcher.scan(scan_id)
+    new = await dispatcher.scan(str(old.replaced_by_scan_id))
+    assert old.is_deleted
+    assert words in old.launch.reason
+    assert new.classifiers["rescan"] is True
+    assert new.classifiers["origin_scan_id"] == scan_id
+    assert old.rescan_ids == (new.scan_id,)
+    await dispatcher.settle_down()
+    assert not dispatcher.has_job(scan_id)
+    assert dispatcher.has_job(new.scan_id)
+
+
+async def test_at_most_three_times_in_ten_hours_then_the_scan_has_failed(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    async with watching(dispatcher):
+        for _ in range(3):
+            await dispatcher.cluster.run_pod(scan_id, **pods.terminated(scan_id, 137))
+            await dispatcher.until(lambda scan_id=scan_id: was_replaced(dispatcher, scan_id))  # type: ignore[misc]
+            await dispatcher.settle_down()
+            scan_id = str((await dispatcher.scan(scan_id)).replaced_by_scan_id)
+        await dispatcher.cluster.run_pod(scan_id, **pods.terminated(scan_id, 137))
+        await dispatcher.until(lambda: has_failed(dispatcher, scan_id))
+    last = await dispatcher.scan(scan_id)
+    assert not last.is_deleted
+    assert "3 scans of the same request in 10 hours" in last.launch.reason
+    assert last.launch.exit_code == 137
+    assert not dispatcher.has_job(scan_id)
+
+
+async def test_a_scanner_that_fails_by_itself_has_failed_with_its_last_words(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    async with watching(dispatcher):
+        await dispatcher.cluster.run_pod(scan_id, **pods.terminated(scan_id, 1, message="ValueError: no nsides"))
+        await dispatcher.until(lambda: has_failed(dispatcher, scan_id))
+    scan = await dispatcher.scan(scan_id)
+    assert (scan.launch.exit_code, scan.launch.log_tail) == (1, "ValueError: no nsides")
+    assert (await dispatcher.codes(scan_id))[0] == "scanner-failed"
+    assert scan.replaced_by_scan_id is None
+
+
+async def test_a_clean_end_waits_for_the_final_result_that_may_be_on_its_way(store: Store, dispatcher: Dispatcher) -> None:
+    patient = a_dispatcher(store, dispatcher.cluster, dispatcher.client, result_grace=timedelta(hours=1))
+    done, silent = await patient.launched(), await patient.launched()
+    async with watching(patient):
+        for scan_id in (done, silent):
+            await patient.cluster.run_pod(scan_id, **pods.terminated(scan_id, 0))
+        await patient.until(lambda: count_is(store, "scanner-end", 2))
+        await store.append("progress", done, ev.ResultReceived(digest="sha256:1", size_bytes=1, is_final=True))
+        await patient.hasten()
+    assert (await patient.scan(done)).launch.state == "launched"
+    assert (await patient.scan(silent)).launch.state == "failed"
+    assert "without a final result" in (await patient.scan(silent)).launch.reason
+
+
+async def test_an_image_that_cannot_be_pulled_is_waited_for_up_to_a_limit(dispatcher: Dispatcher) -> None:
+    stuck, mended = await dispatcher.launched(), await dispatcher.launched()
+    async with watching(dispatcher):
+        for scan_id in (stuck, mended):
+            await dispatcher.cluster.run_pod(scan_id, **pods.waiting(scan_id, "ImagePullBackOff", "no such tag"))
+            await dispatcher.until(lambda s=scan_id: is_(stage(dispatcher, s), ("scheduled", "scanner-image-pull-failed")))  # type: ignore[misc]
+        await dispatcher.cluster.run_pod(mended, **pods.running(mended))
+        await dispatcher.until(lambda: is_(stage(dispatcher, mended), ("running", "")))
+        assert (await dispatcher.scan(stuck)).launch.state == "launched"
+        await dispatcher.hasten()
+    assert (await dispatcher.scan(stuck)).launch.state == "failed"
+    assert "no such tag" in (await dispatcher.scan(stuck)).launch.reason
+    assert not dispatcher.has_job(stuck)
+    assert (await dispatcher.scan(mended)).launch.state == "launched"
+
+
+async def test_a_job_deleted_by_hand_goes_on_as_a_new_scan(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    async with watching(dispatcher):
+        await dispatcher.cluster.remove("jobs", f"skyscan-{scan_id}")
+        await dispatcher.until(lambda: was_replaced(dispatcher, scan_id))
+    assert "deleted" in (await dispatcher.scan(scan_id)).launch.reason
+
+
+async def test_a_scan_that_a_user_deletes_is_not_brought_back(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    async with watching(dispatcher):
+        await dispatcher.cluster.run_pod(scan_id, **pods.running(scan_id))
+        await dispatcher.delete(scan_id)
+        await dispatcher.cluster.run_pod(scan_id, **pods.terminated(scan_id, 143))
+        await dispatcher.settle_down()
+        other = await dispatcher.launched()
+        await dispatcher.cluster.run_pod(other, **pods.running(other))
+        await dispatcher.until(lambda: is_(stage(dispatcher, other), ("running", "")))
+    assert (await dispatcher.scan(scan_id)).replaced_by_scan_id is None
+    assert not dispatcher.has_job(scan_id)
+
+
+async def test_a_job_that_appears_after_its_scan_was_deleted_is_stopped(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.request(priority=0)
+    await dispatcher.delete(scan_id)
+    await dispatcher.settle_down()
+    async with watching(dispatcher):
+        # a create that the API server finished long after its caller had gone
+        await dispatcher.launcher.launch(await dispatcher.scan(scan_id))
+        await dispatcher.cluster.run_pod(scan_id, **pods.waiting(scan_id))
+        await dispatcher.until(lambda: is_(no_job(dispatcher, scan_id), True))
+
+
+async def test_dropped_watches_go_on_where_they_were_without_a_new_list(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    async with watching(dispatcher):
+        lists = dispatcher.cluster.count("GET", "pods")
+        for n, make in enumerate((pods.waiting, pods.running) * 3):
+            dispatcher.cluster.cut_watches()
+            await dispatcher.cluster.run_pod(scan_id, **make(scan_id))
+            expected = ("running", "") if n % 2 else ("scheduled", "")
+            await dispatcher.until(lambda expected=expected: is_(stage(dispatcher, scan_id), expected))  # type: ignore[misc]
+        assert dispatcher.cluster.count("GET", "pods") == lists
+
+
+async def test_a_forgotten_version_means_a_new_list_and_nothing_is_missed(dispatcher: Dispatcher) -> None:
+    first, second = await dispatcher.launched(), await dispatcher.launched()
+    async with watching(dispatcher):
+        dispatcher.cluster.fail("WATCH", "pods", 503, times=2)
+        dispatcher.cluster.fail("WATCH", "jobs", 503, times=2)
+        dispatcher.cluster.cut_watches()
+        await dispatcher.cluster.run_pod(first, **pods.running(first))
+        await dispatcher.cluster.remove("jobs", f"skyscan-{second}")
+        dispatcher.cluster.forget_versions()
+        await dispatcher.until(lambda: is_(stage(dispatcher, first), ("running", "")))
+        await dispatcher.until(lambda: was_replaced(dispatcher, second))
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429, "headers": {"Retry-After": "1"}}, {"drop": True}])
+async def test_lists_and_watches_survive_faults(dispatcher: Dispatcher, fault: dict[str, Any]) -> None:
+    scan_id = await dispatcher.launched()
+    for method in ("GET", "WATCH"):
+        for kind in ("jobs", "pods", "leases"):
+            dispatcher.cluster.fail(method, kind, **fault)
+    async with watching(dispatcher):
+        await dispatcher.cluster.run_pod(scan_id, **pods.running(scan_id))
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("running", "")))
+
+
+async def test_one_replica_watches_and_another_takes_over(store: Store, dispatcher: Dispatcher) -> None:
+    other = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two")
+    scan_id = await dispatcher.launched()
+    stop_first, stop_second = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(dispatcher.watch.run(stop_first))
+    await dispatcher.cluster.until_watched(2)
+    second = asyncio.create_task(other.watch.run(stop_second))
+    await dispatcher.cluster.until_asked("GET", "leases", 4)
+    assert (dispatcher.leadership.leads, other.leadership.leads) == (True, False)
+    first.cancel()  # as if killed: the lease is not given back … by the watch, which gives it back on its way out
+    await asyncio.gather(first, return_exceptions=True)
+    await other.until(lambda: is_(leads(other), True))
+    await other.cluster.run_pod(scan_id, **pods.running(scan_id))
+    await other.until(lambda: is_(stage(other, scan_id), ("running", "")))
+    stop_second.set()
+    await second
+
+
+async def test_a_lease_whose_holder_is_silent_is_free_after_its_time(store: Store, dispatcher: Dispatcher) -> None:
+    await dispatcher.leadership.renew()
+    other = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two")
+    await other.leadership.renew()
+    assert (dispatcher.leadership.leads, other.leadership.leads) == (True, False)
+    for _ in range(100):
+        if other.leadership.leads:
+            break
+        await asyncio.sleep(await other.leadership.renew() / 4)
+    assert other.leadership.leads
+    assert not dispatcher.leadership.leads
+    await dispatcher.leadership.renew()
+    assert not dispatcher.leadership.leads
+
+
+async def test_after_a_restart_database_and_cluster_are_made_to_agree(dispatcher: Dispatcher) -> None:
+    fine, vanished, deleted = [await dispatcher.launched() for _ in range(3)]
+    finished = await dispatcher.launched()
+    await dispatcher.store.append("progress", finished, ev.ResultReceived(digest="sha256:1", size_bytes=1, is_final=True))
+    await dispatcher.cluster.remove("jobs", f"skyscan-{vanished}")
+    await dispatcher.delete(deleted)
+    await dispatcher.store.pool.execute("DELETE FROM due_work WHERE kind = 'stop'")
+    unknown = a_queued_scan(new_scan_id())
+    await dispatcher.launcher.launch(unknown)
+    waiting = await dispatcher.request()
+    await dispatcher.launcher.launch(await dispatcher.scan(waiting))
+    await dispatcher.watchdog.reconcile()
+    await dispatcher.settle_down()
+    for scan_id, has_job in ((fine, True), (vanished, False), (deleted, False), (unknown.scan_id, False), (finished, True)):
+        assert dispatcher.has_job(scan_id) == has_job
+    assert (await dispatcher.scan(vanished)).replaced_by_scan_id is not None
+    assert dispatcher.has_job(waiting)
+    assert (await dispatcher.scan(fine)).replaced_by_scan_id is None
+
+
+async def test_an_end_told_twice_or_by_two_replicas_makes_one_new_scan(store: Store, dispatcher: Dispatcher) -> None:
+    other = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two")
+    scan_id = await dispatcher.launched()
+    await dispatcher.cluster.remove("jobs", f"skyscan-{scan_id}")
+    await asyncio.gather(*(each.watchdog.reconcile() for each in (dispatcher, other) * 3))
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 2
+
+
+# conditions
+
+
+async def is_(value: Any, expected: Any) -> bool:
+    return bool((await value) == expected)
+
+
+async def leads(dispatcher: Dispatcher) -> bool:
+    return dispatcher.leadership.leads
+
+
+async def no_job(dispatcher: Dispatcher, scan_id: str) -> bool:
+    return not dispatcher.has_job(scan_id)
+
+
+async def was_replaced(dispatcher: Dispatcher, scan_id: str) -> bool:
+    return (await dispatcher.scan(scan_id)).replaced_by_scan_id is not None
+
+
+async def has_failed(dispatcher: Dispatcher, scan_id: str) -> bool:
+    return (await dispatcher.scan(scan_id)).launch.state == "failed"
+
+
+async def count_is(store: Store, kind: str, number: int) -> bool:
+    return bool(await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", kind) == number)
