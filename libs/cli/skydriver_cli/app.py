@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from skydriver_cli import log_proof_commands
+from skydriver_cli import log_proof_commands, log_replay_commands
 from skydriver_cli.client import Client, Connection, find_connection
 from skydriver_cli.dead_commands import dead
 from skydriver_cli.log_commands import log
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 log_proof_commands.add_to(log)
+log_replay_commands.add_to(log)
 app.add_typer(log, name="log")
 app.add_typer(dead, name="dead")
 app.command("settings")(show_settings)

@@ -1,0 +1,141 @@
+"""``skydriver log replay``: the past, told again to whoever wants to hear it."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from skydriver_cli.log_commands import ScanOption, SinceOption, TypeOption, print_json, show_event
+from skydriver_cli.log_proof_commands import progress
+from skydriver_cli.places import HERE, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, moment
+from skydriver_cli.problems import Problem
+from skydriver_common.bus.replay import NoSuchPlace, Pace, Target, target
+from skydriver_common.db.pool import Connection
+from skydriver_common.faults import TryLater
+from skydriver_common.log import selection
+from skydriver_common.log.selection import START, Cursor, Link, Selection
+
+out = Console()
+
+
+def add_to(log: typer.Typer) -> None:
+    """Register the command."""
+    log.command()(replay)
+
+
+@dataclass(slots=True)
+class _State:
+    """How far it has come: what is confirmed, and with which position to go on."""
+
+    published: int = 0
+    first: int | None = None
+    last: int | None = None
+    after: Cursor = START
+
+
+def replay(
+    to: Annotated[str, typer.Option("--to", help="An exchange (each event goes by its type) or a queue.")],
+    scan: ScanOption = None,
+    type_: TypeOption = None,
+    since: SinceOption = None,
+    until: Annotated[str | None, typer.Option("--until", help="Only before this time (ISO 8601, UTC without a zone).")] = None,
+    from_position: Annotated[
+        int | None,
+        typer.Option("--from-position", min=1, help="Begin with this event, as when going on after an interruption."),
+    ] = None,
+    rate: Annotated[str | None, typer.Option("--rate", help="At most so many events per second: 50/s.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be published.")] = False,
+    data_dir: DataDir = HERE,
+    database_url: DatabaseUrl = None,
+    amqp_url: AmqpUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish past events again, with their own ids and times and the header x-replayed, in the order of their commits.
+
+    Consumers that heard them before ignore them. Interrupted, it says with which position to go on.
+    Example: skydriver log replay --since 2026-11-01 --until 2026-12-01 --to audit --rate 500/s
+    """
+    chosen = Selection(
+        scan_id=scan, types=tuple(type_) if type_ else None, since=None if since is None else moment(since, "--since"),
+        until=None if until is None else moment(until, "--until"),
+    )  # fmt: skip
+    state, pace = _State(), Pace(_per_second(rate))
+
+    async def work() -> None:
+        async with database(database_url, data_dir) as connection:
+            if from_position is not None:
+                state.after = await selection.before(connection, from_position)
+            if dry_run:
+                await _say_only(connection, chosen, state, as_json)
+                return
+            async with target(find_url(amqp_url, "amqp_url", data_dir), to) as place:
+                await _publish(connection, chosen, place, pace, state, as_json)
+
+    try:
+        asyncio.run(work())
+    except NoSuchPlace as error:
+        raise Problem(str(error), "Declare it, or bind a queue to an exchange, before replaying") from error
+    except TryLater as fault:
+        raise Problem(fault.what, _go_on(state)) from fault
+    except KeyboardInterrupt:
+        raise Problem("interrupted", _go_on(state), exit_code=130) from None
+    if as_json:
+        print_json({"events": state.published, "first_position": state.first, "last_position": state.last, "dry_run": dry_run})
+    elif dry_run:
+        out.print(f"{state.published} events would be published to {to}")
+    else:
+        out.print(f"{state.published} events were published to {to}")
+
+
+async def _publish(connection: Connection, chosen: Selection, place: Target, pace: Pace, state: _State, as_json: bool) -> None:
+    """Page by page, up to what was committed when it began: what comes later is the relay's."""
+    head = await selection.head(connection)
+    with progress("replaying", head.position, as_json) as told:
+        async for page in selection.pages(connection, chosen, after=state.after):
+            links = [one for one in page if _up_to(one, head)]
+            for start in range(0, len(links), pace.at_once):
+                part = links[start : start + pace.at_once]
+                await pace.passes(len(part))
+                await place.publish(part)
+                _count(state, part)
+                told(part[-1].event.position)
+            if len(links) < len(page):
+                return
+
+
+async def _say_only(connection: Connection, chosen: Selection, state: _State, as_json: bool) -> None:
+    async for page in selection.pages(connection, chosen, after=state.after):
+        for one in page:
+            show_event(one.event, as_json)
+        _count(state, page)
+
+
+def _up_to(one: Link, head: Cursor) -> bool:
+    return (int(one.cursor.xid), one.cursor.position) <= (int(head.xid), head.position)
+
+
+def _count(state: _State, links: list[Link]) -> None:
+    state.published += len(links)
+    state.first = links[0].event.position if state.first is None else state.first
+    state.last = links[-1].event.position
+    state.after = links[-1].cursor
+
+
+def _go_on(state: _State) -> str:
+    if state.last is None:
+        return "Nothing was published"
+    return f"{state.published} events were published; go on with --from-position {state.last} (it alone comes twice)"
+
+
+def _per_second(rate: str | None) -> float | None:
+    if rate is None:
+        return None
+    try:
+        per_s = float(rate.removesuffix("/s"))
+    except ValueError:
+        per_s = 0.0
+    if not 0.0 < per_s < 1e9:
+        raise Problem(f"--rate: {rate!r} is no rate", "Write it as 50/s", exit_code=2)
+    return per_s

@@ -1,0 +1,107 @@
+"""Past events published again: with their own ids and times, in the order of their commits, confirmed before one goes on."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import aio_pika
+from aio_pika.abc import AbstractExchange
+from aio_pika.exceptions import AMQPError, ChannelClosed, DeliveryError
+
+from skydriver_common.bus.event_messages import REPLAYED, event_message
+from skydriver_common.faults import TryLater
+from skydriver_common.log.selection import Link
+
+AT_ONCE = 200
+"""Events that wait for their confirmations together."""
+
+_CONFIRM_S = 60.0
+
+
+class NoSuchPlace(Exception):
+    """There is no exchange or queue of this name, or there is one of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where events are published. queue: its name, or None for an exchange, which gets each event by its type."""
+
+    exchange: AbstractExchange
+    queue: str | None
+
+    async def publish(self, links: list[Link]) -> None:
+        """Publish these and wait for the confirmations. Raises NoSuchPlace (the queue is gone), TryLater."""
+        replayed_at = datetime.now(UTC).isoformat()
+        with _bus_faults():
+            try:
+                async with asyncio.timeout(_CONFIRM_S):
+                    await asyncio.gather(*(self._publish(one, replayed_at) for one in links))
+            except DeliveryError as error:
+                raise NoSuchPlace(f"the queue {self.queue} does not take the event") from error
+
+    async def _publish(self, one: Link, replayed_at: str) -> None:
+        message = event_message(one.event, **{REPLAYED: replayed_at})
+        await self.exchange.publish(message, self.queue or one.event.type, mandatory=self.queue is not None)
+
+
+class Pace:
+    """Lets through at most so many events per second; None: as fast as they go."""
+
+    def __init__(self, per_s: float | None) -> None:
+        self._per_s = per_s
+        self._began = time.monotonic()
+        self._passed = 0
+
+    @property
+    def at_once(self) -> int:
+        """How many may go together, so that they are spread evenly: a tenth of a second's worth."""
+        return AT_ONCE if self._per_s is None else max(1, min(AT_ONCE, int(self._per_s / 10)))
+
+    async def passes(self, count: int) -> None:
+        """Wait until so many more may go."""
+        if self._per_s is not None:
+            await asyncio.sleep(max(0.0, self._began + self._passed / self._per_s - time.monotonic()))
+        self._passed += count
+
+
+@asynccontextmanager
+async def target(amqp_url: str, name: str) -> AsyncIterator[Target]:
+    """The exchange or the queue of this name; ``exchange:NAME`` or ``queue:NAME`` says which. Raises NoSuchPlace, TryLater."""
+    with _bus_faults():
+        connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-replay"})
+    async with connection:
+        kind, _, plain = name.rpartition(":") if name.startswith(("exchange:", "queue:")) else ("", "", name)
+        with _bus_faults():
+            is_exchange = kind != "queue" and await _exists(connection, "exchange", plain)
+            is_queue = kind != "exchange" and await _exists(connection, "queue", plain)
+            if is_exchange and is_queue:
+                raise NoSuchPlace(f"{plain} is an exchange and a queue: say exchange:{plain} or queue:{plain}")
+            if not is_exchange and not is_queue:
+                raise NoSuchPlace(f"there is no {kind or 'exchange or queue'} called {plain}")
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            exchange = await channel.get_exchange(plain, ensure=False) if is_exchange else channel.default_exchange
+        yield Target(exchange, None if is_exchange else plain)
+
+
+async def _exists(connection: aio_pika.abc.AbstractConnection, kind: str, name: str) -> bool:
+    channel = await connection.channel(publisher_confirms=False)
+    try:
+        if kind == "exchange":
+            await channel.get_exchange(name, ensure=True)
+        else:
+            await channel.get_queue(name, ensure=True)
+    except ChannelClosed:
+        return False
+    await channel.close()
+    return True
+
+
+@contextmanager
+def _bus_faults() -> Iterator[None]:
+    try:
+        yield
+    except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+        raise TryLater("the message broker can't be reached") from error

@@ -1,0 +1,111 @@
+"""The past told again to the live system: it has heard it all before."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import asyncpg
+import requests
+
+from skydriver_common.log.fold import VIEWS
+from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop, wait_until
+
+
+async def _state(database_url: str) -> dict[str, Any]:
+    """All views, byte by byte, the length of the log, and the work that is due."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        views = {name: [tuple(row) for row in await connection.fetch(f"SELECT * FROM {name} ORDER BY 1")] for name in VIEWS}
+        due = [tuple(row) for row in await connection.fetch("SELECT kind, scan_id FROM due_work ORDER BY 1, 2")]
+        return {**views, "events": await connection.fetchval("SELECT count(*) FROM event_log"), "due": due}
+    finally:
+        await connection.close()
+
+
+async def _queues_are_empty(amqp_url: str) -> bool:
+    connection = await aio_pika.connect(amqp_url)
+    async with connection:
+        for name in ("scan.launched", "scan.result-received", "scan.deleted", "scan.scanner-failed", "scan.launch-abandoned"):
+            channel = await connection.channel()
+            queue = await channel.declare_queue(f"skydriver.events.ewms-bridge.{name}", passive=True)
+            if queue.declaration_result.message_count:
+                return False
+    return True
+
+
+def test_replaying_everything_onto_the_live_exchange_changes_nothing(tmp_path: Path) -> None:
+    running = start(tmp_path / "system", SKYDRIVER_TEARDOWN_DELAY_S="0")
+    try:
+        _replay_everything(running)
+    finally:
+        stop(running)
+
+
+def _replay_everything(running: Running) -> None:
+    urls = running.connection
+    done = running.call("POST", "/scan", body=scan_request(sample_event())).json()["scan_id"]
+    gone = running.call("POST", "/scan", body=scan_request(sample_event())).json()["scan_id"]
+    running.call("DELETE", f"/scan/{gone}")
+    wait_until(lambda: running.get(f"/scan/{done}/status")["scan_complete"], 120, "the scan is complete")
+    wait_until(lambda: running.get(f"/scan/{done}/status")["ewms_deactivated"], 60, "its workflow is finished")
+    before = _at_rest(urls["database_url"])
+    stream = requests.get(
+        f"{urls['url']}/scan/{done}/events", stream=True, timeout=60,
+        headers={"Authorization": f"Bearer {urls['user_token']}", "Accept": "text/event-stream"},
+    )  # fmt: skip
+    lines = stream.iter_lines()
+    shown = [0]
+    while shown[-1] < _version(urls["database_url"], done):
+        _read_id(next(lines), shown)
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "skydriver_cli.app", "log", "replay", "--to", "skydriver.events", "--json",
+         "--data-dir", str(running.data_dir)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(ran.stdout)["events"] == before["events"]
+    wait_until(lambda: asyncio.run(_queues_are_empty(urls["amqp_url"])), 60, "the consumers have heard it")
+    assert _at_rest(urls["database_url"]) == before
+
+    # a stream that was open all the time has shown each event once
+    running.call("DELETE", f"/scan/{done}", body={"delete_completed_scan": True})
+    newest = _version(urls["database_url"], done)
+    assert newest > shown[-1]
+    while shown[-1] < newest:
+        _read_id(next(lines), shown)
+    assert shown == list(range(newest + 1))
+    stream.close()
+
+
+def _read_id(line: bytes, shown: list[int]) -> None:
+    if line.startswith(b"id: "):
+        shown.append(int(line[4:]))
+
+
+def _version(database_url: str, scan_id: str) -> int:
+    async def work() -> int:
+        connection = await asyncpg.connect(database_url)
+        try:
+            return int(await connection.fetchval("SELECT max(version) FROM event_log WHERE scan_id = $1", scan_id))
+        finally:
+            await connection.close()
+
+    return asyncio.run(work())
+
+
+def _at_rest(database_url: str) -> dict[str, Any]:
+    """The state once two looks, a second apart, agree."""
+    states = [asyncio.run(_state(database_url))]
+
+    def agree() -> bool:
+        time.sleep(1.0)
+        states.append(asyncio.run(_state(database_url)))
+        return bool(states[-1] == states[-2])
+
+    wait_until(agree, 120, "nothing changes any more")
+    return states[-1]
