@@ -20,6 +20,7 @@ from skydriver_cli.dead_commands import dead
 from skydriver_cli.log_commands import log
 from skydriver_cli.problems import Problem
 from skydriver_cli.settings_page import show_settings
+from skydriver_cli.throttle_commands import throttle
 
 app = typer.Typer(
     help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
@@ -29,6 +30,7 @@ log_proof_commands.add_to(log)
 log_replay_commands.add_to(log)
 app.add_typer(log, name="log")
 app.add_typer(dead, name="dead")
+app.add_typer(throttle, name="throttle")
 app.command("settings")(show_settings)
 out, err = Console(), Console(stderr=True)
 

@@ -54,8 +54,14 @@ def _of_the_launch(event: ev.Event) -> str:
             return f"scanner server launched ({event.launcher}: {event.job})"
         case ev.LaunchFailed():
             return f"launch attempt {event.attempt} failed: {event.reason}"
+        case ev.LaunchDeferred():
+            return f"waits to be launched: {event.reason}"
         case ev.LaunchAbandoned():
             return f"launch given up: {event.reason}"
+        case ev.ScannerStageChanged():
+            return f"scanner server {event.stage}{': ' if event.text else ''}{event.text}"
+        case ev.ScannerLost():
+            return event.reason
         case ev.ScannerRestarted():
             return f"scanner server started again (time {event.restarts}): {event.reason}"
         case ev.ScannerFailed():
@@ -121,6 +127,9 @@ def _of_the_system(event: ev.Event) -> str:
             return f"dead letter {event.letter_id} sent back to {event.queue}; it had died of: {event.reason}"
         case ev.DeadLetterDiscarded():
             return f"dead letter {event.letter_id} of {event.queue} thrown away: {event.why}; it had died of: {event.reason}"
+        case ev.ThrottleChanged():
+            cap = "any number" if event.max_running is None else str(event.max_running)
+            return f"throttle: {event.interval_s:g} s between two launches, {cap} running at once"
         case ev.BreakGlassUsed():
             return f"the log was opened for changes by {event.database_role}: {event.reason}"
         case _:

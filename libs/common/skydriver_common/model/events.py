@@ -333,6 +333,15 @@ class BreakGlassUsed(SystemEvent):
     database_role: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrottleChanged(SystemEvent):
+    """An operator changed how fast scans below priority 100 start; what holds from now on. max_running None: no limit."""
+
+    type: ClassVar[str] = "system.throttle-changed"
+    interval_s: float
+    max_running: int | None
+
+
 SYSTEM = "system"
 """Stands in place of a scan id for facts that belong to no scan."""
 
@@ -360,7 +369,7 @@ _EWMS = (
 MAY_BE_LET_GO = frozenset({ProgressReported.type})
 """Types whose payloads may be let go once a later event of the same type has superseded them."""
 
-_OPERATOR = (DeadLetterRedriven, DeadLetterDiscarded)
+_OPERATOR = (DeadLetterRedriven, DeadLetterDiscarded, ThrottleChanged)
 _DATABASE = (BreakGlassUsed,)
 
 EVENTS: dict[str, type[Event]] = {event.type: event for event in (*_LIFECYCLE, *_PROGRESS, *_EWMS, *_OPERATOR, *_DATABASE)}
