@@ -123,7 +123,7 @@ async def clean_bus(amqp_url: str) -> str:
 _OUR_QUEUES = (
     "skydriver.dead-letters", "skydriver.scan.request", "skydriver.scan.rescan", "skydriver.scan.delete",
     "skydriver.scan.patch-manifest", "skydriver.scan.put-result", "skydriver.ewms.assign-workflow",
-    "skydriver.ewms.add-workers",
+    "skydriver.ewms.add-workers", "skydriver.scanner.progress", "skydriver.scanner.result", "skydriver.scanner.failure",
 )  # fmt: skip
 
 

@@ -221,7 +221,7 @@ def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer
             "SKYDRIVER_SCANNER_KILL_SWITCH_INTERVAL_S": "10",
             **({"SKYDRIVER_SCANNER_BUS_URL": servers.scanner_bus_url} if servers.scanner_bus_url else {}),
         },
-        "progress": {},
+        "progress": auth | {"SKYDRIVER_AUTH_JWKS_FILE": str(jwks)},
         "ewms_bridge": work | {
             "SKYDRIVER_EWMS_URL": ewms_url,
             "SKYDRIVER_EWMS_ISSUER": ewms_url,
@@ -277,6 +277,7 @@ _OVERRIDABLE = frozenset(
         "SKYDRIVER_TEARDOWN_DELAY_S", "SKYDRIVER_LOG_LEVEL", "SKYDRIVER_LOG_FORMAT", "SKYDRIVER_LOW_PRIORITY_INTERVAL_S",
         "SKYDRIVER_CLUSTERS", "SKYDRIVER_LOGS_DASHBOARD_URL", "SKYDRIVER_COMMAND_DEADLINE_S", "SKYDRIVER_SCANNER_COMMAND",
         "SKYDRIVER_SCANNER_BUS_URL",
+        "SKYDRIVER_COALESCE_PROGRESS", "SKYDRIVER_SILENCE_LIMIT_S", "SKYDRIVER_SCAN_TOKEN_GRACE_S", "SKYDRIVER_PROGRESS_RETENTION_DAYS",
     }
 )  # fmt: skip
 """Settings of services that a user may change through the environment of ``skydriver up``."""

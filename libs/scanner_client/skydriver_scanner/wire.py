@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 EXCHANGE = "skydriver.scanner"
 STOP_EXCHANGE = "skydriver.stop"
@@ -56,6 +56,18 @@ class Packed:
     content_encoding: str
     headers: Mapping[str, Any] = field(repr=False)
     content_type: str = CONTENT_TYPE
+
+
+class Unwrapped(NamedTuple):
+    """The outside of a message. plain: its content, decompressed and not parsed. The token has not been verified."""
+
+    kind: str
+    scan_id: str
+    producer: str
+    sequence: int
+    schema_version: str
+    plain: bytes
+    token: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +144,7 @@ def encode(kind: str, content: Mapping[str, Any]) -> bytes:
     NaN and infinity are kept, as bare tokens, inside ``skyscan_result`` and refused anywhere else (REST contract 1.8).
     Raises MessageRefused.
     """
-    _check_content(kind, content)
+    check_content(kind, content)
     try:
         if kind != RESULT:
             return _dumps(content, allow_nan=False)
@@ -164,28 +176,39 @@ def pack_encoded(
     return Packed(routing_key(kind, scan_id), body, content_encoding, headers)
 
 
-def unpack(key: str, headers: Mapping[str, Any], body: bytes, *, content_encoding: str | None) -> Received:
-    """What a message says. content_encoding: None and ``""`` mean ``none``. Raises MessageRefused.
+def unwrap(key: str, headers: Mapping[str, Any], body: bytes, *, content_encoding: str | None) -> Unwrapped:
+    """What is on the outside of a message, and its content as bytes, not parsed. Raises MessageRefused.
 
-    Newer minor versions and fields that are not known are accepted. Headers are looked at before the body is decompressed.
-    The ``skyscan_result`` of a result may hold NaN and infinity: store it with an encoder that keeps them as bare tokens
-    (``json.dumps``; orjson would write null).
+    content_encoding: None and ``""`` mean ``none``. Headers are looked at before the body is decompressed.
     """
     if len(body) > MAX_WIRE_BYTES:
         raise _too_large("body", MAX_WIRE_BYTES)
     kind, _, scan_id = key.partition(".")
     routing_key(kind, scan_id)
     _check(headers)
-    content = _parse(_decompress(body, content_encoding or NONE), allow_nan=kind == RESULT)
-    _check_content(kind, content)
+    return Unwrapped(
+        kind, scan_id, headers["producer"], headers["sequence"], headers["schema_version"],
+        _decompress(body, content_encoding or NONE), headers["token"],
+    )  # fmt: skip
+
+
+def unpack(key: str, headers: Mapping[str, Any], body: bytes, *, content_encoding: str | None) -> Received:
+    """What a message says. content_encoding: None and ``""`` mean ``none``. Raises MessageRefused.
+
+    Newer minor versions and fields that are not known are accepted. The ``skyscan_result`` of a result may hold NaN and
+    infinity: store it with an encoder that keeps them as bare tokens (``json.dumps``; orjson would write null).
+    """
+    outside = unwrap(key, headers, body, content_encoding=content_encoding)
+    content = _parse(outside.plain, allow_nan=outside.kind == RESULT)
+    check_content(outside.kind, content)
     return Received(
-        kind=kind,
-        scan_id=scan_id,
-        producer=headers["producer"],
-        sequence=headers["sequence"],
-        schema_version=headers["schema_version"],
+        kind=outside.kind,
+        scan_id=outside.scan_id,
+        producer=outside.producer,
+        sequence=outside.sequence,
+        schema_version=outside.schema_version,
         content=content,
-        token=headers["token"],
+        token=outside.token,
     )
 
 
@@ -205,7 +228,8 @@ def _check(headers: Mapping[str, Any]) -> None:
         raise MessageRefused(f"header schema_version: only {_MAJOR}.x is understood")
 
 
-def _check_content(kind: str, content: Mapping[str, Any]) -> None:
+def check_content(kind: str, content: Mapping[str, Any]) -> None:
+    """Whether the content is what its kind wants, as far as senders are checked. Raises MessageRefused."""
     if kind == RESULT:
         if not isinstance(content.get("skyscan_result"), dict):
             raise MessageRefused("skyscan_result: must be an object")

@@ -7,19 +7,27 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import context_of
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.commands import PatchManifest, PutResult
+from skydriver_common.model.events import ScanLaunched
 from skydriver_common.model.rejections import Reply
 from skydriver_progress import usecases
+from skydriver_progress.retention import Retention
+from skydriver_progress.silence import SilenceWatch
 
 
-def register(broker: RabbitBroker, uow: UnitOfWork) -> None:
-    """Subscribe to the commands of this service."""
+def register(broker: RabbitBroker, uow: UnitOfWork, retention: Retention, silence: SilenceWatch) -> None:
+    """Subscribe to the commands of this service, and to launches."""
 
     @broker.subscriber(topology.command_queue(PatchManifest.key), topology.COMMANDS, no_reply=True)
     async def patch_manifest(command: PatchManifest, message: RabbitMessage) -> Reply:
         """Take a scanner's progress and metadata; metadata is put once."""
-        return await usecases.patch_manifest(command, context_of(message), uow)
+        return await usecases.patch_manifest(command, context_of(message), uow, retention)
 
     @broker.subscriber(topology.command_queue(PutResult.key), topology.COMMANDS, no_reply=True)
     async def put_result(command: PutResult, message: RabbitMessage) -> Reply:
         """Take a skymap, partial or final; a final one is never replaced by a partial one."""
         return await usecases.put_result(command, context_of(message), uow)
+
+    @broker.subscriber(topology.event_queue(topology.PROGRESS, ScanLaunched.type), topology.EVENTS, no_reply=True)
+    async def scan_launched(message: RabbitMessage) -> None:
+        """Expect to hear of the scanner server."""
+        await silence.begins(str(message.headers.get("scan_id", "")))

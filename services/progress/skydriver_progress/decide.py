@@ -1,10 +1,50 @@
-"""Newest report wins, metadata once, partial then final result: pure."""
+"""Newest report wins, metadata once, partial then final result; who may still report, and what is said of refusals: pure."""
+
+from dataclasses import dataclass
 
 from skydriver_common.model.commands import PatchManifest, PutResult
-from skydriver_common.model.events import Event, EventMetadataSet, ProgressReported, ResultReceived, ScanMetadataSet
+from skydriver_common.model.events import (
+    Event,
+    EventMetadataSet,
+    FailureReported,
+    ProgressReported,
+    ReportRefused,
+    ResultReceived,
+    ScanMetadataSet,
+    ScannerSilent,
+    ScannerTookOver,
+)
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import ResultRef, Scan
 from skydriver_common.model.wire import same_json
+
+LATE_S = 60.0
+"""How long after a new process of the scanner took over, reports of the one before it count as late and are passed over."""
+TOLD_AGAIN_S = 3600.0
+"""A refused report is told as an event once in this time for each scan and code: a stray sender must not fill the log."""
+MAX_LOG_TAIL = 16_384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFailure:
+    """What a scanner says of its own failure, on the bus only. log_tail: the last lines it wrote."""
+
+    scan_id: str
+    reason: str
+    log_tail: str = ""
+    producer: str = ""
+    sequence: int = 0
+
+
+Report = PatchManifest | PutResult | ReportFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a message on the bus is not taken. code: for programs, never renamed; reason: for people, without values."""
+
+    code: str
+    reason: str
 
 
 def unknown(scan_id: str) -> Rejection:
@@ -12,8 +52,17 @@ def unknown(scan_id: str) -> Rejection:
     return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
 
 
-def decide_patch(scan: Scan, command: PatchManifest) -> list[Event] | Rejection:
-    """What a report changes. Source: REST contract 4.10.
+def decide_report(scan: Scan, report: Report, now: float) -> list[Event] | Rejection:
+    """What a message on the bus changes, whatever kind it is. now: Unix seconds."""
+    if isinstance(report, PatchManifest):
+        return decide_patch(scan, report, now)
+    if isinstance(report, PutResult):
+        return decide_result(scan, report)
+    return decide_failure(scan, report)
+
+
+def decide_patch(scan: Scan, command: PatchManifest, now: float) -> list[Event] | Rejection:
+    """What a report changes. now: Unix seconds. Source: REST contract 4.10.
 
     Metadata is put once: an equal one is accepted silently, another one refuses the whole command, the progress included.
     """
@@ -28,25 +77,86 @@ def decide_patch(scan: Scan, command: PatchManifest) -> list[Event] | Rejection:
             events.append(ScanMetadataSet(scan_metadata=command.scan_metadata))
         elif not same_json(scan.scan_metadata, command.scan_metadata):
             return _is_set("scan_metadata")
-    if command.progress and _is_news(scan, command):
-        events.append(ProgressReported(progress=command.progress, producer=command.producer, sequence=command.sequence))
+    if command.progress and _is_news(scan, command, now):
+        if command.producer and command.producer != scan.scanner.producer:
+            events.append(ScannerTookOver(producer=command.producer))
+        # over REST there is no number: such a report stands where the last one on the bus stood
+        producer, sequence = (command.producer, command.sequence) if command.producer else (scan.producer, scan.sequence)
+        events.append(ProgressReported(progress=command.progress, producer=producer, sequence=sequence))
     return events
 
 
 def decide_result(scan: Scan, command: PutResult) -> list[Event]:
     """What a skymap changes: a final one is never replaced by a partial one. Source: REST contract 4.12."""
+    stored = scan.result
     offered = ResultRef(digest=command.digest, size_bytes=command.size_bytes, is_final=command.is_final)
-    if scan.result == offered or (scan.has_final_result and not command.is_final):
+    if offered.is_same_as(stored) or (scan.has_final_result and not command.is_final):
         return []
-    return [ResultReceived(digest=command.digest, size_bytes=command.size_bytes, is_final=command.is_final)]
+    if stored is not None and command.producer and command.producer == stored.producer and command.sequence <= stored.sequence:
+        return []
+    return [
+        ResultReceived(
+            digest=command.digest, size_bytes=command.size_bytes, is_final=command.is_final,
+            producer=command.producer, sequence=command.sequence,
+        )
+    ]  # fmt: skip
 
 
-def _is_news(scan: Scan, command: PatchManifest) -> bool:
+def decide_failure(scan: Scan, report: ReportFailure) -> list[Event]:
+    """What a scanner's own word of its failure changes; the same word again: nothing."""
+    known = scan.scanner
+    if report.producer == known.failure_producer and report.sequence <= known.failure_sequence:
+        return []
+    return [
+        FailureReported(
+            reason=report.reason, log_tail=report.log_tail[-MAX_LOG_TAIL:], producer=report.producer, sequence=report.sequence
+        )
+    ]
+
+
+def token_has_ended(scan: Scan, now: float, grace_s: float) -> bool:
+    """Whether the scan's token is good no more: the scan ended (final result, deletion, failure) longer than this ago.
+
+    The time between is for the last report after the final result, and for scanners that are just being stopped.
+    """
+    ended_at = scan.scanner.ended_at
+    return ended_at is not None and now > ended_at + grace_s
+
+
+def decide_refused(scan: Scan, kind: str, refusal: Refusal, now: float) -> list[Event]:
+    """Tell that a message in the scan's name was refused, unless the same was told a short time ago. now: Unix seconds."""
+    told = scan.scanner.refusals.get(refusal.code)
+    if told is not None and now - told < TOLD_AGAIN_S:
+        return []
+    return [ReportRefused(kind=kind, code=refusal.code, reason=refusal.reason)]
+
+
+def is_awaited(scan: Scan) -> bool:
+    """Whether the scan's scanner should be heard: it was launched, and the scan has no end yet."""
+    return scan.may_run and scan.launch.state == "launched"
+
+
+def may_be_silent(scan: Scan) -> bool:
+    """Whether silence is natural: the scanner has reported and waits for its first workers. Source: scanner contract 3, 6."""
+    return scan.progress is not None and not scan.progress["processing_stats"]["rate"] and scan.ewms.n_running == 0
+
+
+def decide_silence(scan: Scan, now: float, limit_s: float) -> list[Event]:
+    """Tell that the scanner is silent, once. now: Unix seconds."""
+    scanner = scan.scanner
+    if not is_awaited(scan) or may_be_silent(scan) or scanner.silent_since is not None or now - scanner.heard_at < limit_s:
+        return []
+    return [ScannerSilent(since=scanner.heard_at)]
+
+
+def _is_news(scan: Scan, command: PatchManifest, now: float) -> bool:
     """Whether the report is newer than what is stored and says something else."""
-    if scan.progress is None or command.progress is None:
-        return True
     if command.producer and command.producer == scan.producer and command.sequence <= scan.sequence:
         return False
+    if command.producer in scan.scanner.past_producers and now - scan.scanner.took_over_at < LATE_S:
+        return False
+    if scan.progress is None or command.progress is None:
+        return True
     was_finished = scan.progress["processing_stats"]["finished"]
     if was_finished and not command.progress["processing_stats"]["finished"]:
         return False  # the late repeat of a timed-out request (contract 4.10)

@@ -1,9 +1,27 @@
 """Wires the progress service together."""
 
-from skydriver_common.runtime.foundation import open_foundation
+from datetime import timedelta
+from functools import partial
+
+from skydriver_common.auth import Issuer, JwksFile, TokenVerifier
+from skydriver_common.bus import topology
+from skydriver_common.db.pool import open_pool
+from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.runtime.foundation import Foundation, open_foundation
 from skydriver_common.runtime.service import Service, run
 from skydriver_progress import consumers
+from skydriver_progress.adapters.lane import Lane
+from skydriver_progress.ingest import Ingest
+from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.settings import ProgressSettings
+from skydriver_progress.silence import SILENCE, SilenceWatch
+from skydriver_progress.tokens import ScanTokens
+
+_IDLE_S = 60.0
+_POOL = 6
+"""Two connections for each of the three lanes; commands from the gateway have their own pool."""
+_SHARES = {"progress": (0, 500), "result": (4, 4), "failure": (16, 16)}
+"""Kind to its prefetch (0: as set) and its most messages in one transaction."""
 
 
 def main() -> None:
@@ -12,7 +30,37 @@ def main() -> None:
 
     async def build(service: Service) -> None:
         foundation = await open_foundation(service, settings)
-        consumers.register(foundation.broker, foundation.uow)
+        retention = Retention(foundation.uow, foundation.schedule, keep=settings.keep_progress)
+        silence = SilenceWatch(foundation.uow, foundation.schedule, limit=timedelta(seconds=settings.silence_limit_s))
+        for kind, name, step in ((COMPACT, "retention", retention.step), (SILENCE, "silence", silence.step)):
+            foundation.wake_when_due([kind], service.loop(name, step, idle_s=_IDLE_S))
+        consumers.register(foundation.broker, foundation.uow, retention, silence)
         await foundation.start_consuming()
+        await _ingest(service, foundation, settings, retention)
 
     run("progress", settings, build)
+
+
+async def _ingest(service: Service, foundation: Foundation, settings: ProgressSettings, retention: Retention) -> None:
+    """A lane for each kind of message, all on a pool of their own."""
+    pool = await open_pool(settings.database_url.get_secret_value(), name="progress-ingest", size=_POOL)
+    service.stack.push_async_callback(pool.close)
+    issuer, keys = settings.token_issuer
+    verifier = TokenVerifier([Issuer(issuer, JwksFile(keys))], audience=settings.auth_audience)
+
+    async def database_answers() -> bool:
+        return bool(await foundation.pool.fetchval("SELECT true", timeout=3))
+
+    for kind in topology.SCANNER_KINDS:
+        prefetch, most = _SHARES[kind]
+        ingest = Ingest(
+            pool, foundation.bell, UnitOfWork(pool, foundation.bell, writer=service.name), ScanTokens(verifier),
+            coalesces=settings.coalesce_progress, token_grace_s=settings.scan_token_grace_s, retention=retention,
+        )  # fmt: skip
+        lane = Lane(
+            settings.amqp_url.get_secret_value(), topology.scanner_queue(kind), ingest,
+            prefetch=prefetch or settings.ingest_prefetch, most=most, stopping=service.stopping,
+            settled=service.metrics.command_handled, database_answers=database_answers,
+        )  # fmt: skip
+        service.spawn(f"lane.{kind}", lane.run())
+        service.ready_check(f"queue {lane.name}", partial(getattr, lane, "is_consuming"))

@@ -6,20 +6,24 @@ from skydriver_common.model import wire
 from skydriver_common.model.commands import Context, PatchManifest, PutResult
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_progress.decide import decide_patch, decide_result, unknown
+from skydriver_progress.retention import Retention
 
 
-async def patch_manifest(command: PatchManifest, context: Context, uow: UnitOfWork) -> Reply:
+async def patch_manifest(command: PatchManifest, context: Context, uow: UnitOfWork, retention: Retention) -> Reply:
     """Store progress and metadata; replies with the whole Manifest."""
     async with uow.on_scans(context, [command.scan_id]) as tx:
         if tx.recorded_reply is not None:
             return tx.recorded_reply
         scan = tx.scan(command.scan_id)
-        match unknown(command.scan_id) if scan is None else decide_patch(scan, command):
+        match unknown(command.scan_id) if scan is None else decide_patch(scan, command, tx.now.timestamp()):
             case Rejection() as no:
                 reply = Reply.refused(no)
             case events:
                 after = tx.append(command.scan_id, events)
+                assert scan is not None
                 assert after is not None
+                if scan.progress is None and after.progress is not None:
+                    retention.begins(tx, command.scan_id)
                 reply = Reply(body=manifest_body(after))
         tx.record(reply)
     return reply

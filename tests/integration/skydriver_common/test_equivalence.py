@@ -33,6 +33,7 @@ from skydriver_dispatcher import decide
 from skydriver_dispatcher.usecases import UseCases
 from skydriver_ewms.usecases import UseCases as BridgeUseCases
 from skydriver_progress import usecases as progress
+from skydriver_progress.retention import Retention
 from tests.support.histories import Store, a_context, a_report, a_request, a_store
 
 _FLAG = st.booleans()
@@ -54,10 +55,11 @@ class _Machine(RuleBasedStateMachine):
         bridge = BridgeUseCases(
             store.uows["ewms_bridge"], schedule, teardown_delay=timedelta(0), startup_limit=timedelta(minutes=1)
         )
+        retention = Retention(store.uows["progress"], schedule, keep=timedelta(days=1))
         self.handlers: dict[type[Command], _Handler] = {
             RequestScan: dispatcher.request_scan, RescanScan: dispatcher.rescan_scan, DeleteScan: dispatcher.delete_scan,
             AssignWorkflow: bridge.assign_workflow,
-            PatchManifest: lambda command, context: progress.patch_manifest(command, context, store.uows["progress"]),
+            PatchManifest: lambda command, context: progress.patch_manifest(command, context, store.uows["progress"], retention),
             PutResult: lambda command, context: progress.put_result(command, context, store.uows["progress"]),
         }  # fmt: skip
         self.told: list[tuple[Command, Context, Reply]] = []

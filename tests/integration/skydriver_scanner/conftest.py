@@ -46,9 +46,9 @@ class Reader:
 
 
 @pytest.fixture
-async def bus(amqp_url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
-    """A channel on the broker, with the exchanges that scanners use."""
-    connection = await aio_pika.connect(amqp_url)
+async def bus(clean_bus: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    """A channel on the broker, with the exchanges that scanners use, and none of SkyDriver's queues bound to them."""
+    connection = await aio_pika.connect(clean_bus)
     async with connection:
         channel = await connection.channel()
         for name in (wire.EXCHANGE, wire.STOP_EXCHANGE):

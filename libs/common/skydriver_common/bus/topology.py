@@ -16,12 +16,17 @@ DEAD = RabbitExchange("skydriver.dead", type=ExchangeType.TOPIC, durable=True)
 DEAD_LETTERS = "skydriver.dead-letters"
 
 EWMS_BRIDGE = "ewms-bridge"
+PROGRESS = "progress"
 
 EVENT_CONSUMERS: dict[str, tuple[type[Event], ...]] = {
+    PROGRESS: (ScanLaunched,),
     EWMS_BRIDGE: (ScanLaunched, ResultReceived, ScanDeleted, ScannerFailed, LaunchAbandoned),
 }
 """Who reacts to which events. Whoever publishes declares these queues first: an event that finds no queue would be lost to a
 consumer that has not started yet."""
+
+SCANNER_KINDS = ("progress", "result", "failure")
+"""What scanners publish, by the first word of the routing key: a queue each, so that skymaps do not wait for reports."""
 
 DELIVERY_LIMIT = 50
 """Deliveries after which the broker itself gives a message up; our own handling settles it long before."""
@@ -35,6 +40,11 @@ def command_queue(key: str) -> RabbitQueue:
 def event_queue(consumer: str, pattern: str) -> RabbitQueue:
     """A consumer's own queue of the events that match a pattern."""
     return _queue(f"skydriver.events.{consumer}.{pattern}", pattern)
+
+
+def scanner_queue(kind: str) -> RabbitQueue:
+    """The queue of what scanners publish of one kind, for all scans."""
+    return _queue(f"skydriver.scanner.{kind}", f"{kind}.*")
 
 
 def _queue(name: str, routing_key: str) -> RabbitQueue:
@@ -67,6 +77,10 @@ async def declare(channel: AbstractChannel) -> None:
             queue = event_queue(consumer, event.type)
             declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments or {}))
             await declared.bind(EVENTS.name, event.type)
+    for word in SCANNER_KINDS:
+        queue = scanner_queue(word)
+        declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments or {}))
+        await declared.bind(SCANNER.name, queue.routing_key)
     await declare_dead_letters(channel)
 
 

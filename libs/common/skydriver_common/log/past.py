@@ -1,6 +1,6 @@
 """Looking back: a scan as it was then, and its story in words."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.log.read import LoggedEvent, history
@@ -77,6 +77,14 @@ def _of_the_scanner(event: ev.Event) -> str:
             stats = event.progress.get("processing_stats")
             end = ", finished" if isinstance(stats, dict) and stats.get("finished") else ""
             return f"progress: {summary or 'a report'}{end}"
+        case ev.FailureReported():
+            return f"the scanner told that it failed: {event.reason}"
+        case ev.ScannerTookOver():
+            return f"the scanner reports on the bus as {event.producer}"
+        case ev.ScannerSilent():
+            return f"the scanner has been silent since {datetime.fromtimestamp(event.since, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        case ev.ReportRefused():
+            return f"a message in its name was refused ({event.kind}): {event.reason}"
         case ev.PayloadLetGo():
             return "progress: a report whose content was let go"
         case ev.ProgressCompacted():
@@ -130,6 +138,8 @@ def _of_the_system(event: ev.Event) -> str:
         case ev.ThrottleChanged():
             cap = "any number" if event.max_running is None else str(event.max_running)
             return f"throttle: {event.interval_s:g} s between two launches, {cap} running at once"
+        case ev.StrangeReportRefused():
+            return f"a scanner's message was refused that belongs to no scan ({event.kind}): {event.reason}"
         case ev.BreakGlassUsed():
             return f"the log was opened for changes by {event.database_role}: {event.reason}"
         case _:

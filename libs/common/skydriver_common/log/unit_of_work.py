@@ -58,8 +58,11 @@ class Transaction:
         found = self._found(scan_id)
         return found[0] if found else None
 
-    def append(self, scan_id: str, events: Sequence[Event]) -> Scan | None:
-        """Append events to one scan and fold them. Raises ForeignEvent, HistoryBroken."""
+    def append(self, scan_id: str, events: Sequence[Event], *, context: Context | None = None) -> Scan | None:
+        """Append events to one scan and fold them. context: whose they are, when not the transaction's.
+
+        Raises ForeignEvent, HistoryBroken.
+        """
         scan, head_hash = self._found(scan_id) or (None, wire.GENESIS)
         if events:
             self._gathered.before.setdefault(scan_id, scan)
@@ -67,7 +70,9 @@ class Transaction:
             if event.type not in WRITERS[self.writer]:
                 raise ForeignEvent(f"{self.writer} may not append {event.type}")
             scan = evolve(scan, event, scan_id=scan_id, recorded_at=self.now.timestamp())
-            row = chained(event, scan_id=scan_id, version=scan.version, prev_hash=head_hash, now=self.now, context=self.context)
+            row = chained(
+                event, scan_id=scan_id, version=scan.version, prev_hash=head_hash, now=self.now, context=context or self.context
+            )
             head_hash = row[-1]
             self._gathered.events.append(row)
         if scan is not None and events:

@@ -10,7 +10,7 @@ from typing import Any
 from skydriver_common.db.pool import Connection
 from skydriver_common.model import wire
 from skydriver_common.model.problems import problems_of
-from skydriver_common.model.scan import Ewms, Launch, ResultRef, Scan
+from skydriver_common.model.scan import Ewms, Launch, ResultRef, Scan, Scanner
 
 _MANIFEST_FIELDS_OF_THE_STATE = (
     "timestamp", "last_updated", "is_deleted", "scanner_server_args", "ewms_workflow_id", "ewms_address", "priority",
@@ -81,6 +81,7 @@ def _rest(scan: Scan) -> dict[str, Any]:
         "launch": {name: getattr(launch, name) for name in Launch.__slots__},
         "result": None if result is None else {name: getattr(result, name) for name in ResultRef.__slots__},
         "ewms": {name: getattr(ewms, name) for name in Ewms.__slots__},
+        "scanner": {name: getattr(scan.scanner, name) for name in Scanner.__slots__},
         "producer": scan.producer,
         "sequence": scan.sequence,
     }
@@ -101,6 +102,7 @@ def scan_of_row(row: Any) -> Scan:
         launch=Launch(**rest["launch"]),
         result=None if rest["result"] is None else ResultRef(**rest["result"]),
         ewms=Ewms(**rest["ewms"]),
+        scanner=Scanner(**rest.get("scanner", {})),
         producer=rest["producer"],
         sequence=rest["sequence"],
     )

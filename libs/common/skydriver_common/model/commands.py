@@ -81,13 +81,18 @@ class PatchManifest(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutResult(Command):
-    """Store a skymap, partial or final. Source: REST contract 4.12. digest, size_bytes: of the skymap's own bytes."""
+    """Store a skymap, partial or final. Source: REST contract 4.12. digest, size_bytes: of the skymap's own bytes.
+
+    producer, sequence: set by scanners on the bus; the newest wins.
+    """
 
     key: ClassVar[str] = "scan.put-result"
     scan_id: str
     digest: str
     size_bytes: int
     is_final: bool
+    producer: str = ""
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,7 +144,10 @@ class ScannerFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressReported(Event):
-    """The scanner told how far it is. progress: REST contract 5.1.2, defaults filled in."""
+    """The scanner told how far it is. progress: REST contract 5.1.2, defaults filled in.
+
+    producer, sequence: its place among the reports on the bus; of one that came over REST, the place of the last before it.
+    """
 
     type: ClassVar[str] = "scan.progress-reported"
     progress: dict[str, Any]
@@ -194,6 +197,48 @@ class ResultReceived(Event):
     digest: str
     size_bytes: int
     is_final: bool
+    producer: str = ""
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureReported(Event):
+    """The scanner itself told that it failed. What becomes of the scan is for its launcher to say."""
+
+    type: ClassVar[str] = "scan.failure-reported"
+    reason: str
+    log_tail: str = ""
+    producer: str = ""
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannerTookOver(Event):
+    """Another process of the scanner server speaks for the scan on the bus from now on: the first one, or after a restart."""
+
+    type: ClassVar[str] = "scan.scanner-took-over"
+    producer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannerSilent(Event):
+    """The scanner has said nothing for longer than it should, while its job lives. since: Unix seconds of its last word."""
+
+    type: ClassVar[str] = "scan.scanner-silent"
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRefused(Event):
+    """A message on the bus in the name of this scan was refused and changed nothing; it lies with the dead letters.
+
+    kind: ``progress``, ``result``, ``failure``; code: why, for programs. Repeated ones of a code are told once an hour.
+    """
+
+    type: ClassVar[str] = "scan.report-refused"
+    kind: str
+    code: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,6 +370,16 @@ class DeadLetterDiscarded(SystemEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StrangeReportRefused(SystemEvent):
+    """A message on the scanners' exchange was refused that belongs to no scan we know; told once an hour for each code."""
+
+    type: ClassVar[str] = "system.strange-report-refused"
+    kind: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BreakGlassUsed(SystemEvent):
     """Somebody opened the log for changes, for one transaction. database_role: who was logged in to the database."""
 
@@ -359,7 +414,10 @@ _LIFECYCLE = (
     ScanRequested, RescanRecorded, ScanReplaced, ScanDeleted, LaunchAttempted, ScanLaunched, LaunchFailed,
     LaunchDeferred, LaunchAbandoned, ScannerStageChanged, ScannerLost, ScannerRestarted, ScannerFailed,
 )  # fmt: skip
-_PROGRESS = (ProgressReported, ProgressCompacted, EventMetadataSet, ScanMetadataSet, ResultReceived)
+_PROGRESS = (
+    ProgressReported, ProgressCompacted, EventMetadataSet, ScanMetadataSet, ResultReceived, FailureReported, ScannerTookOver,
+    ScannerSilent, ReportRefused, StrangeReportRefused,
+)  # fmt: skip
 _EWMS = (
     WorkflowAssigned, WorkflowRefused, QueuesAwaited, QueuesActivated, QueueTokensEnding, StartupFileMissing,
     StartupFileFound, WorkforceChanged, WorkersAdded, WorkflowDeactivated,

@@ -24,7 +24,7 @@ def problems_of(scan: Scan) -> list[Problem]:
     """
     found = [*_came_back(scan.ewms)]
     if not scan.is_deleted and not scan.has_final_result:
-        found += [*_launch(scan), *_scanner(scan.launch), *_workflow(scan)]
+        found += [*_launch(scan), *_scanner(scan.launch), *_reports(scan), *_workflow(scan)]
     if scan.has_workflow and scan.may_run and not scan.ewms.deactivated:
         found += _workers(scan)
     return [{"code": code, "text": text} for code, text in found]
@@ -75,6 +75,20 @@ def _scanner(launch: Launch) -> Iterator[tuple[str, str]]:
         yield "scanner-pending", "The scanner server waits for a node of the cluster"
     elif launch.state == "launched" and launch.stage == "scheduled":
         yield "scanner-starting", "The scanner server has its node; its container starts as soon as image and queues are there"
+
+
+def _reports(scan: Scan) -> Iterator[tuple[str, str]]:
+    """What the scanner server itself said, or did not say."""
+    scanner = scan.scanner
+    if scanner.failure:
+        yield "scanner-reported-failure", f"The scanner server told that it failed: {_line(scanner.failure)}"
+    if scan.launch.state == "launched" and scanner.silent_since is not None:
+        yield (
+            "scanner-silent",
+            f"The scanner server has said nothing since {_moment(scanner.silent_since)}, though its job lives",
+        )
+    if "metadata-is-set" in scanner.refusals:
+        yield "reports-refused", "Reports of the scanner server were refused: their metadata is not what it reported first"
 
 
 def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from skydriver_common.model.ids import NOT_YET_REQUESTED
 USE_WORKFLOW_ID = "use 'ewms_workflow_id'"
 USE_I3_EVENT_ID = "use 'i3_event_id'"
 _TICK_S = 1e-6
+_PAST_LIVES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,34 @@ class ResultRef:
     digest: str
     size_bytes: int
     is_final: bool
+    producer: str = ""
+    sequence: int = 0
+
+    def is_same_as(self, other: "ResultRef | None") -> bool:
+        """Whether it is the same skymap in the same role, whoever sent it."""
+        return other is not None and (self.digest, self.is_final) == (other.digest, other.is_final)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanner:
+    """What is known of the scanner server beside its reports. Times are Unix seconds, 0.0 = never.
+
+    heard_at: its last word, or its launch. silent_since: while it says nothing for too long. failure: why, in its own words,
+    this process failed. producer: the process that speaks on the bus, since took_over_at; past_producers: those before it.
+    refusals: code to when a refused report was last told. ended_at: when the scan had its end, and its token with it.
+    """
+
+    heard_at: float = 0.0
+    silent_since: float | None = None
+    failure: str = ""
+    log_tail: str = ""
+    failure_producer: str = ""
+    failure_sequence: int = 0
+    producer: str = ""
+    took_over_at: float = 0.0
+    past_producers: list[str] = field(default_factory=list)
+    refusals: dict[str, float] = field(default_factory=dict)
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +130,7 @@ class Scan:
     ewms: Ewms = field(default_factory=Ewms)
     producer: str = ""
     sequence: int = 0
+    scanner: Scanner = field(default_factory=Scanner)
 
     @property
     def has_workflow(self) -> bool:
@@ -180,21 +210,60 @@ def evolve(scan: Scan | None, event: ev.Event, *, scan_id: str, recorded_at: flo
         return _requested(event, scan_id)
     if scan is None:
         raise HistoryBroken(f"scan {scan_id} has the event {event.type} before it was requested")
-    scan = replace(scan, version=scan.version + 1)
+    scan = replace(scan, version=scan.version + 1, scanner=evolve_scanner(scan, event, recorded_at))
     manifest_change = _evolve_manifest(scan, event)
     if manifest_change is not None:
         # strictly rising, whatever clock wrote the event (contract 5.1, last_updated)
         return replace(manifest_change, last_updated=max(recorded_at, scan.last_updated + _TICK_S))
     if isinstance(event, ev.RescanRecorded):
         return replace(scan, rescan_ids=(*scan.rescan_ids, event.rescan_id))
-    if isinstance(event, ev.ProgressCompacted):
+    if isinstance(event, ev.ProgressCompacted | ev.FailureReported | ev.ScannerTookOver | ev.ScannerSilent | ev.ReportRefused):
         return scan
     if isinstance(event, ev.ResultReceived):
-        return replace(scan, result=ResultRef(digest=event.digest, size_bytes=event.size_bytes, is_final=event.is_final))
+        stored = ResultRef(
+            digest=event.digest, size_bytes=event.size_bytes, is_final=event.is_final,
+            producer=event.producer, sequence=event.sequence,
+        )  # fmt: skip
+        return replace(scan, result=stored)
     launch = _evolve_launch(scan.launch, event, recorded_at)
     if launch is not None:
         return replace(scan, launch=launch)
     return replace(scan, ewms=_evolve_ewms(scan.ewms, event, recorded_at))
+
+
+def evolve_scanner(scan: Scan, event: ev.Event, recorded_at: float) -> Scanner:
+    """What is known of the scanner server after one more event of its scan."""
+    scanner = scan.scanner
+    match event:
+        case ev.ProgressReported() | ev.PayloadLetGo() | ev.ResultReceived():
+            scanner = replace(scanner, heard_at=recorded_at, silent_since=None)
+            if isinstance(event, ev.ResultReceived) and event.is_final and scanner.ended_at is None:
+                scanner = replace(scanner, ended_at=recorded_at)
+        case ev.FailureReported():
+            scanner = replace(
+                scanner, heard_at=recorded_at, silent_since=None, failure=event.reason, log_tail=event.log_tail,
+                failure_producer=event.producer, failure_sequence=event.sequence,
+            )  # fmt: skip
+        case ev.ScannerTookOver():
+            past = [each for each in (*scanner.past_producers, scanner.producer) if each and each != event.producer]
+            scanner = replace(
+                scanner, producer=event.producer, took_over_at=recorded_at, past_producers=past[-_PAST_LIVES:], failure="",
+                log_tail="",
+            )  # fmt: skip
+        case ev.ScannerSilent():
+            scanner = replace(scanner, silent_since=event.since)
+        case ev.ReportRefused():
+            scanner = replace(scanner, refusals=scanner.refusals | {event.code: recorded_at})
+        case ev.ScanLaunched() | ev.ScannerRestarted():
+            ended_at = scanner.ended_at if scan.is_deleted or scan.has_final_result else None
+            scanner = replace(
+                scanner, heard_at=recorded_at, silent_since=None, ended_at=ended_at, failure="", log_tail=""
+            )  # fmt: skip
+        case ev.ScanDeleted() | ev.ScannerFailed() | ev.LaunchAbandoned() if scanner.ended_at is None:
+            scanner = replace(scanner, ended_at=recorded_at)
+        case _:
+            pass
+    return scanner
 
 
 def fold(history: Iterable[tuple[ev.Event, float]], scan_id: str) -> Scan | None:

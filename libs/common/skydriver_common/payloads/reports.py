@@ -112,6 +112,14 @@ class PatchBody(BaseModel):
     scan_metadata: JsonObject = {}
 
 
+class TolerantPatchBody(_Tolerant):
+    """``progress.<scan_id>`` on the bus: the same; fields that are not known are ignored, as the scanner protocol wants it."""
+
+    progress: Progress | None = None
+    event_metadata: EventMetadata | None = None
+    scan_metadata: JsonObject = {}
+
+
 class ResultBody(BaseModel):
     """``PUT /scan/{id}/result``: for the description only; ``split_result`` reads it without touching the skymap."""
 
@@ -136,7 +144,7 @@ class ParsedPatch:
 
     __slots__ = ("event_metadata", "progress", "scan_metadata")
 
-    def __init__(self, body: PatchBody) -> None:
+    def __init__(self, body: PatchBody | TolerantPatchBody) -> None:
         self.progress = body.progress.model_dump() if body.progress else None
         self.event_metadata = body.event_metadata.model_dump() if body.event_metadata else None
         self.scan_metadata = body.scan_metadata

@@ -34,9 +34,10 @@ _EWMS_BRIDGE = """WORK_DIR HAND_OVER EWMS_URL EWMS_ISSUER EWMS_CLIENT_ID EWMS_CL
     WORKFORCE_FAST_INTERVAL_S ACTIVATION_POLL_S ACTIVATION_LIMIT_S STARTUP_LIMIT_S UNCLEAR_WAIT_S QUEUE_IDLE_S WORKER_IMAGE_CATALOG
     EWMS_LONGEST_PAUSE_S TOP_UP TOP_UP_MOST_TIMES TOP_UP_PAUSE_S
     S3_URL S3_KEY_ID S3_SECRET S3_BUCKET S3_REGION"""
+_PROGRESS = """SCAN_TOKEN_GRACE_S COALESCE_PROGRESS INGEST_PREFETCH SILENCE_LIMIT_S PROGRESS_RETENTION_DAYS"""
 _CLIENTS = "URL TOKEN DATA_DIR RABBITMQ_SERVER"
 KNOWN_NAMES: frozenset[str] = frozenset(
-    PREFIX + name for group in (_COMMON, _API, _DISPATCHER, _EWMS_BRIDGE, _CLIENTS) for name in group.split()
+    PREFIX + name for group in (_COMMON, _API, _DISPATCHER, _EWMS_BRIDGE, _PROGRESS, _CLIENTS) for name in group.split()
 )
 """Every name that some part of the system reads, with its prefix. A service's own fields are known without being listed, but
 only the table keeps the *other* services from refusing them."""

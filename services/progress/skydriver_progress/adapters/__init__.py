@@ -1,0 +1,1 @@
+"""RabbitMQ as this service meets it. Admission rule: no decision, no SQL."""

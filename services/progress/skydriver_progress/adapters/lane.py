@@ -1,0 +1,223 @@
+"""One queue of the scanners' exchange, consumed in batches over a connection of its own.
+
+FastStream hands over one message at a time; here the next transaction takes whatever has come meanwhile, and one
+acknowledgement settles it all. So the lane speaks to the broker through aio-pika.
+
+Nothing is acknowledged before it is committed or lies, confirmed, with the dead letters. What is held is bounded by the prefetch.
+While the database is away the lane holds what it has; when that takes long it gives everything back and consumes nothing until
+the database answers.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+import aio_pika
+import structlog
+from aio_pika.abc import DeliveryMode
+from aio_pika.exceptions import AMQPError
+from aiormq.abc import AbstractChannel as WireChannel
+from aiormq.abc import DeliveredMessage
+from faststream.rabbit import RabbitQueue
+from pamqp import commands as spec
+
+from skydriver_common.bus import topology
+from skydriver_common.db.pool import first
+from skydriver_common.faults import TryLater
+from skydriver_progress import messages
+from skydriver_progress.ingest import Ingest, Item, Message
+
+log = structlog.get_logger(__name__)
+
+Settled = Callable[[str, str, float], None]
+"""Called with (queue, outcome, seconds since it came) for metrics."""
+
+_KEPT_OF_TOO_LARGE = 4096
+_GIVES_BACK_AFTER_S = 120.0
+_LONGEST_PAUSE_S = 5.0
+_DEAD_AT_ONCE = 32
+
+T = TypeVar("T")
+
+
+class Lane:
+    """Consumes one queue until it is told to stop. ``run`` is a root task of the service."""
+
+    def __init__(
+        self, amqp_url: str, queue: RabbitQueue, ingest: Ingest, *, prefetch: int, most: int,
+        stopping: asyncio.Event, settled: Settled, database_answers: Callable[[], Awaitable[bool]],
+    ) -> None:  # fmt: skip
+        """most: messages in one batch."""
+        self._amqp_url = amqp_url
+        self._queue = queue
+        self._ingest = ingest
+        self._prefetch = prefetch
+        self._most = most
+        self._stopping = stopping
+        self._settled = settled
+        self._database_answers = database_answers
+        self._pending: deque[Message] = deque()
+        self._came = asyncio.Event()
+        self.is_consuming = False
+
+    @property
+    def name(self) -> str:
+        """Of its queue."""
+        return self._queue.name
+
+    async def run(self) -> None:
+        """Consume, reconnecting with a pause, until ``stopping``."""
+        failures = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                await self._session()
+            except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+                failures = 1 if time.monotonic() - began > 30 else failures + 1
+                pause_s = min(_LONGEST_PAUSE_S, 0.2 * 2 ** min(failures, 6)) * random.uniform(0.5, 1)  # noqa: S311
+                log.warning("lane.lost", queue=self._queue.name, error=type(error).__name__, retry_in_s=round(pause_s, 2))
+                await first(self._stopping.wait(), asyncio.sleep(pause_s))
+            except TryLater as fault:
+                log.warning("lane.paused", queue=self._queue.name, what=fault.what)
+                await self._until_the_database_answers()
+            finally:
+                self.is_consuming = False
+
+    async def _session(self) -> None:
+        """One connection, as long as it lives. Raises what aio-pika raises, and TryLater when the database stays away."""
+        connection = await aio_pika.connect(
+            self._amqp_url, timeout=10, client_properties={"connection_name": f"skydriver-{self._queue.name}"}
+        )
+        self._pending.clear()
+        async with connection:
+            channel = await connection.channel(publisher_confirms=False)
+            await channel.set_qos(prefetch_count=self._prefetch)
+            declared = await channel.declare_queue(self._queue.name, durable=True, arguments=dict(self._queue.arguments or {}))
+            await declared.bind(topology.SCANNER.name, self._queue.routing_key)
+            dead = await (await connection.channel(publisher_confirms=True)).get_exchange(topology.DEAD.name, ensure=False)
+            wire = await channel.get_underlay_channel()
+            cancelled = asyncio.Event()
+            wire.on_consumer_cancel_callbacks.add(lambda *_: cancelled.set())
+            tag = (await wire.basic_consume(self._queue.name, self._on_message)).consumer_tag
+            self.is_consuming = True
+            work = asyncio.create_task(self._work(wire, dead))
+            try:
+                await first(self._stopping.wait(), wire.closing, cancelled.wait(), _done(work))
+                if self._stopping.is_set() and not work.done() and not wire.is_closed:
+                    with suppress(AMQPError, OSError, TimeoutError):
+                        await wire.basic_cancel(str(tag), timeout=2)
+                    await work  # what is in hand is finished; the rest goes back with the connection
+                elif work.done():
+                    work.result()
+                else:
+                    raise ConnectionError("the consumer has ended")
+            finally:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+
+    async def _on_message(self, delivered: DeliveredMessage) -> None:
+        properties, delivery = delivered.header.properties, delivered.delivery
+        assert isinstance(delivery, spec.Basic.Deliver)
+        headers = properties.headers or {}
+        # one that was sent back from the dead letters comes with the name of its queue as routing key
+        key = str(headers.get("x-from-key")) if "x-redriven" in headers else delivery.routing_key or ""
+        body, size = delivered.body, len(delivered.body)
+        if size > messages.most_wire_bytes(key):
+            body = body[:_KEPT_OF_TOO_LARGE]
+        self._pending.append(
+            Message(
+                key, headers, body, properties.content_encoding, properties.message_id, properties.correlation_id, size,
+                delivery.delivery_tag or 0,
+            )
+        )  # fmt: skip
+        self._came.set()
+
+    async def _work(self, wire: WireChannel, dead: aio_pika.abc.AbstractExchange) -> None:
+        """Batch after batch: the next one is prepared while the one before is being written."""
+        writing: asyncio.Task[None] | None = None
+        try:
+            while True:
+                if not self._pending:
+                    if self._stopping.is_set():
+                        break
+                    self._came.clear()
+                    await first(self._came.wait(), self._stopping.wait())
+                    continue
+                batch = [self._pending.popleft() for _ in range(min(self._most, len(self._pending)))]
+                began = time.monotonic()
+                items = await self._patiently(partial(self._ingest.prepare, batch))
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(self._write(items, wire, dead, began))
+                if self._stopping.is_set():
+                    break
+                if not self._pending:
+                    await writing
+            if writing is not None:
+                await writing
+        finally:
+            if writing is not None and not writing.done():
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+
+    async def _write(self, items: Sequence[Item], wire: WireChannel, dead: aio_pika.abc.AbstractExchange, began: float) -> None:
+        refused = await self._patiently(partial(self._ingest.decide, items))
+        for start in range(0, len(refused), _DEAD_AT_ONCE):
+            await asyncio.gather(*(self._bury(item, dead) for item in refused[start : start + _DEAD_AT_ONCE]))
+        await wire.basic_ack(items[-1].message.tag, multiple=True)
+        seconds = time.monotonic() - began
+        for item in items:
+            self._settled(self._queue.name, "done" if item.refusal is None else "buried", seconds)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try until it succeeds. Raises TryLater when that takes too long, or the service stops."""
+        began, failures = time.monotonic(), 0
+        while True:
+            try:
+                return await attempt()
+            except TryLater as fault:
+                failures += 1
+                if time.monotonic() - began > _GIVES_BACK_AFTER_S or self._stopping.is_set():
+                    raise
+                pause_s = max(fault.after_s, min(_LONGEST_PAUSE_S, 0.05 * 2 ** min(failures, 8))) * random.uniform(0.5, 1)  # noqa: S311
+                log.warning("batch.waiting", queue=self._queue.name, what=fault.what, retry_in_s=round(pause_s, 3))
+                await first(self._stopping.wait(), asyncio.sleep(pause_s))
+
+    async def _bury(self, item: Item, dead: aio_pika.abc.AbstractExchange) -> None:
+        """Confirmed, with the reason. Raises what aio-pika raises: then the message stays unsettled and comes again."""
+        message, refusal = item.message, item.refusal
+        assert refusal is not None
+        failed_at = str(time.time())
+        headers = dict(message.headers) | {
+            "x-reason": f"{refusal.code}: {refusal.reason}"[:1000],
+            "x-from-queue": self._queue.name,
+            "x-from-exchange": topology.SCANNER.name,
+            "x-from-key": message.key,
+            "x-failed-at": failed_at,
+        }
+        if item.trace:
+            headers["x-traceback"] = item.trace[:8000]
+        if message.size > len(message.body):
+            headers["x-cut-from-bytes"] = message.size
+        letter = aio_pika.Message(
+            message.body, headers=headers, message_id=message.message_id, correlation_id=message.correlation_id,
+            content_encoding=message.content_encoding, content_type="application/json", delivery_mode=DeliveryMode.PERSISTENT,
+        )  # fmt: skip
+        await dead.publish(letter, message.key or "unknown", timeout=30)
+        log.warning("report.refused", kind=item.kind, scan_id=item.scan_id, code=refusal.code, reason=refusal.reason[:300])
+
+    async def _until_the_database_answers(self) -> None:
+        while not self._stopping.is_set():
+            with suppress(OSError, TimeoutError, TryLater):
+                if await self._database_answers():
+                    return
+            await first(self._stopping.wait(), asyncio.sleep(1.0))
+
+
+async def _done(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

@@ -1,0 +1,225 @@
+"""Messages of the scanners' exchange to decisions: many in one transaction, none of them at the cost of another.
+
+``prepare`` checks and parses, without the database; ``decide`` is one transaction for all that are fit. A message that is
+refused says why and lies in nobody's way; one that breaks the transaction is found by halving the batch.
+"""
+
+import asyncio
+import time
+import traceback
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+
+from skydriver_common.db.bell import Bell
+from skydriver_common.db.pool import Pool
+from skydriver_common.faults import TryLater
+from skydriver_common.log import blobs, system_log
+from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
+from skydriver_common.model.commands import Context, PatchManifest, PutResult
+from skydriver_common.model.events import StrangeReportRefused
+from skydriver_common.model.rejections import Rejection
+from skydriver_progress import messages
+from skydriver_progress.decide import TOLD_AGAIN_S, Refusal, Report, decide_refused, decide_report, token_has_ended
+from skydriver_progress.messages import Skymap
+from skydriver_progress.retention import Retention
+from skydriver_progress.tokens import ENDED, ScanTokens
+
+log = structlog.get_logger(__name__)
+
+UNKNOWN, FAILED = "scan-unknown", "failed"
+_BREATH = 64
+_OFF_THE_LOOP_BYTES = 256 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """A message as it came from the broker. size: of its body as sent; a body that is too large is cut at once."""
+
+    key: str
+    headers: Mapping[str, Any] = field(repr=False)
+    body: bytes = field(repr=False)
+    content_encoding: str | None
+    message_id: str | None
+    correlation_id: str | None
+    size: int
+    tag: int
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A message on its way: either with a report and whose it is, or with a refusal, or done."""
+
+    message: Message
+    kind: str
+    scan_id: str | None
+    report: Report | None = None
+    context: Context | None = None
+    refusal: Refusal | None = None
+    trace: str = ""
+
+
+class Ingest:
+    """Handles batches. Several may be prepared at once, they are decided one after the other."""
+
+    def __init__(
+        self, pool: Pool, bell: Bell, uow: UnitOfWork, tokens: ScanTokens, *, coalesces: bool, token_grace_s: float,
+        retention: Retention,
+    ) -> None:  # fmt: skip
+        """coalesces: of the progress reports of a scan in one batch, write only the newest."""
+        self._pool = pool
+        self._bell = bell
+        self._uow = uow
+        self._tokens = tokens
+        self._coalesces = coalesces
+        self._token_grace_s = token_grace_s
+        self._retention = retention
+        self._told: set[str] = set()
+
+    async def prepare(self, batch: Sequence[Message]) -> list[Item]:
+        """Open, check and parse. Raises TryLater when tokens can't be checked now, or blobs not be stored."""
+        items = []
+        for count, message in enumerate(batch, 1):
+            items.append(await self._item(message))
+            if count % _BREATH == 0:
+                await asyncio.sleep(0)
+        return items
+
+    async def decide(self, items: Sequence[Item]) -> list[Item]:
+        """Decide on all of them in one transaction; returns the refused ones. Raises TryLater, and nothing else."""
+        try:
+            await self._decide(items)
+        except TryLater:
+            raise
+        except Exception as error:
+            if len(items) > 1:
+                log.warning("batch.split", items=len(items), error=type(error).__name__)
+                half = len(items) // 2
+                return [*await self.decide(items[:half]), *await self.decide(items[half:])]
+            log.exception("report.failed")
+            items[0].refusal = Refusal(FAILED, f"handling it fails: {type(error).__name__}")
+            items[0].trace = traceback.format_exc(limit=-8)
+        return [item for item in items if item.refusal is not None]
+
+    async def _item(self, message: Message) -> Item:
+        key = message.key
+        kind, scan_id = messages.addressed_to(key)
+        item = Item(message, kind, scan_id)
+        if message.size > len(message.body):
+            item.refusal = messages.too_large(key)
+            return item
+        opened = messages.open_envelope(key, message.headers, message.body, message.content_encoding)
+        if isinstance(opened, Refusal):
+            item.refusal = opened
+            return item
+        subject = await self._tokens.subject(opened.token, opened.scan_id)
+        if isinstance(subject, Refusal):
+            item.refusal = subject
+            return item
+        place = f"{opened.producer}:{opened.sequence}"
+        item.context = Context(command_id=place, correlation_id=message.correlation_id or place, actor=subject)
+        big = len(opened.plain) > _OFF_THE_LOOP_BYTES
+        parsed = await asyncio.to_thread(messages.parse, opened) if big else messages.parse(opened)
+        if isinstance(parsed, Refusal):
+            item.refusal = parsed
+        elif isinstance(parsed, Skymap):
+            item.report = await self._store(parsed)
+        else:
+            item.report = parsed
+        return item
+
+    async def _store(self, skymap: Skymap) -> PutResult:
+        digest = await blobs.put(self._pool, skymap.content)
+        return PutResult(
+            scan_id=skymap.scan_id, digest=digest, size_bytes=len(skymap.content), is_final=skymap.is_final,
+            producer=skymap.producer, sequence=skymap.sequence,
+        )  # fmt: skip
+
+    async def _decide(self, items: Sequence[Item]) -> None:
+        scan_ids = sorted({item.scan_id for item in items if item.scan_id is not None})
+        batch = uuid.uuid4().hex
+        context = Context(command_id=f"batch:{batch}", correlation_id=batch, actor="progress")
+        strange: list[Item] = []
+        async with self._uow.on_scans(context, scan_ids) as tx:
+            now = tx.now.timestamp()
+            for group in _by_sender(items):
+                self._decide_group(tx, group, now, strange)
+        for item in strange:
+            await self._tell_of_a_stranger(item)
+
+    def _decide_group(self, tx: Transaction, group: Sequence[Item], now: float, strange: list[Item]) -> None:
+        """Items of one scan and one sender, in their order."""
+        scan_id = group[0].scan_id
+        scan = tx.scan(scan_id) if scan_id is not None else None
+        if scan is None or scan_id is None:
+            for item in group:
+                item.refusal = item.refusal or Refusal(UNKNOWN, "no such scan is known")
+            strange.extend(group)
+            return
+        if scan.progress is None:
+            self._retention.begins(tx, scan_id)
+        if token_has_ended(scan, now, self._token_grace_s):
+            for item in group:
+                item.refusal = item.refusal or Refusal(ENDED, "the scan has ended, and its token with it")
+        fit = [(item, item.report) for item in group if item.refusal is None and item.report is not None]
+        if self._coalesces:
+            reports = [(item, report) for item, report in fit if isinstance(report, PatchManifest) and report.progress]
+            newest = next((item for item, report in reversed(reports) if self._take(tx, item, report, now)), None)
+            # what the others say of their progress is superseded; their metadata counts
+            fit = [(item, _without_progress(report)) for item, report in fit if item is not newest and item.refusal is None]
+        for item, report in fit:
+            self._take(tx, item, report, now)
+        for item in group:
+            if item.refusal is not None:
+                self._tell(tx, item, scan_id, now)
+
+    def _take(self, tx: Transaction, item: Item, report: Report, now: float) -> bool:
+        """Decide on one report; False when it is refused."""
+        scan = tx.scan(report.scan_id)
+        assert scan is not None
+        match decide_report(scan, report, now):
+            case Rejection() as no:
+                item.refusal = Refusal(str(no.code), no.reason)
+                return False
+            case events:
+                tx.append(report.scan_id, events, context=item.context)
+                return True
+
+    def _tell(self, tx: Transaction, item: Item, scan_id: str, now: float) -> None:
+        """Make the refusal an event of the scan, if it is not one already."""
+        scan = tx.scan(scan_id)
+        assert scan is not None
+        assert item.refusal is not None
+        tx.append(scan_id, decide_refused(scan, item.kind, item.refusal, now), context=item.context)
+
+    async def _tell_of_a_stranger(self, item: Item) -> None:
+        """Record a refusal that belongs to no scan: once an hour for each kind and code, whichever replica meets it."""
+        assert item.refusal is not None
+        refusal = item.refusal
+        once = f"refused:{item.kind}:{refusal.code}:{int(time.time() // TOLD_AGAIN_S)}"
+        if once in self._told:
+            return
+        fact = StrangeReportRefused(kind=item.kind, code=refusal.code, reason=refusal.reason)
+        context = Context(command_id=once, correlation_id=once, actor="progress")
+        await system_log.record(self._pool, self._bell, "progress", context, fact)
+        if len(self._told) > 1000:
+            self._told.clear()
+        self._told.add(once)
+
+
+def _without_progress(report: Report) -> Report:
+    return replace(report, progress=None) if isinstance(report, PatchManifest) else report
+
+
+def _by_sender(items: Sequence[Item]) -> list[list[Item]]:
+    """Items of one scan and one producer together, in order of their sequence; groups in order of their first item."""
+    groups: dict[tuple[str | None, str], list[Item]] = {}
+    for item in items:
+        groups.setdefault((item.scan_id, item.report.producer if item.report is not None else ""), []).append(item)
+    for group in groups.values():
+        if len(group) > 1:
+            group.sort(key=lambda item: item.report.sequence if item.report is not None else -1)
+    return list(groups.values())

@@ -1,0 +1,155 @@
+"""A message of the scanners' exchange to a report, or to the reason why it is none: pure. Format: ``docs/scanner-protocol.md``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from skydriver_common.model.commands import PatchManifest
+from skydriver_common.payloads.invalid import InvalidBody, Problem
+from skydriver_common.payloads.jsonbody import read_object
+from skydriver_common.payloads.reports import (
+    ParsedPatch,
+    TolerantPatchBody,
+    checked,
+    is_empty_object,
+    split_result,
+)
+from skydriver_progress.decide import Refusal, Report, ReportFailure
+from skydriver_scanner import wire
+
+MAX_SMALL_WIRE_BYTES = 256 * 1024
+MAX_SMALL_CONTENT_BYTES = 1024 * 1024
+"""Largest progress and failure messages, as sent and decompressed; real ones have some kB. REST takes the same content."""
+
+MALFORMED, TOO_LARGE = "malformed", "too-large"
+_PLAIN_NESTING = 150
+"""With fewer brackets than this a body can't be nested too deeply, and the fast parser may have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skymap:
+    """A result as it came: the skymap's own bytes, to be stored before anything is decided."""
+
+    scan_id: str
+    content: bytes = field(repr=False)
+    is_final: bool
+    producer: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The outside of a message whose headers are right. plain: its content, decompressed, not parsed."""
+
+    kind: str
+    scan_id: str
+    producer: str
+    sequence: int
+    plain: bytes = field(repr=False)
+    token: str = field(repr=False)
+
+
+def most_wire_bytes(key: str) -> int:
+    """The largest body, as sent, of a message with this routing key."""
+    return wire.MAX_WIRE_BYTES if key.startswith(wire.RESULT) else MAX_SMALL_WIRE_BYTES
+
+
+def addressed_to(key: str) -> tuple[str, str | None]:
+    """Kind and scan id in a routing key, as far as they can be read: for telling of a message that can't be."""
+    kind, _, scan_id = key.partition(".")
+    return (kind if kind in wire.KINDS else "unknown"), wire.scan_id_of(scan_id)
+
+
+def open_envelope(key: str, headers: Mapping[str, Any], body: bytes, content_encoding: str | None) -> Envelope | Refusal:
+    """Check what is on the outside, decompress the inside. Never raises."""
+    if len(body) > most_wire_bytes(key):
+        return too_large(key)
+    try:
+        outside = wire.unwrap(key, headers, body, content_encoding=content_encoding)
+    except wire.MessageTooLarge as error:
+        return Refusal(TOO_LARGE, error.reason)
+    except wire.MessageRefused as error:
+        return Refusal(MALFORMED, error.reason)
+    if outside.kind != wire.RESULT and len(outside.plain) > MAX_SMALL_CONTENT_BYTES:
+        return too_large(key)
+    return Envelope(outside.kind, outside.scan_id, outside.producer, outside.sequence, outside.plain, outside.token)
+
+
+def too_large(key: str) -> Refusal:
+    """The refusal of a body beyond the limit of its kind."""
+    return Refusal(TOO_LARGE, f"the body is larger than {most_wire_bytes(key)} bytes: send it over REST")
+
+
+def parse(envelope: Envelope) -> Report | Skymap | Refusal | None:
+    """What a message says. None: nothing (the first, empty skymaps of a scan). Never raises."""
+    try:
+        match envelope.kind:
+            case wire.PROGRESS:
+                return _progress(envelope)
+            case wire.RESULT:
+                return _result(envelope)
+            case _:
+                return _failure(envelope)
+    except InvalidBody as error:
+        return Refusal(MALFORMED, error.reason)
+    except wire.MessageRefused as error:
+        return Refusal(MALFORMED, error.reason)
+    except RecursionError:
+        return Refusal(MALFORMED, "the body is nested too deeply")
+
+
+def _progress(envelope: Envelope) -> PatchManifest:
+    patch = _fast(envelope.plain) or _thorough(envelope.plain)
+    parsed = ParsedPatch(patch)
+    return PatchManifest(
+        scan_id=envelope.scan_id,
+        progress=parsed.progress,
+        event_metadata=parsed.event_metadata,
+        scan_metadata=parsed.scan_metadata,
+        producer=envelope.producer,
+        sequence=envelope.sequence,
+    )
+
+
+def _fast(plain: bytes) -> TolerantPatchBody | None:
+    """The report, unless there is anything unusual about it: then the thorough reader says what."""
+    if b"\\u0000" in plain or plain.count(b"{") + plain.count(b"[") > _PLAIN_NESTING:
+        return None
+    try:
+        return TolerantPatchBody.model_validate(orjson.loads(plain))
+    except (orjson.JSONDecodeError, ValidationError):
+        return None
+
+
+def _thorough(plain: bytes) -> TolerantPatchBody:
+    """The report, read as the REST gateway does. Raises InvalidBody with every problem."""
+    body = read_object(plain)
+    problems: list[Problem] = list(body.problems)
+    patch = checked(TolerantPatchBody, body, problems)
+    if problems or patch is None:
+        raise InvalidBody(problems)
+    return patch
+
+
+def _result(envelope: Envelope) -> Skymap | None:
+    skymap, is_final = split_result(envelope.plain, tolerant=True)
+    if is_empty_object(skymap):
+        return None
+    return Skymap(envelope.scan_id, skymap, is_final, envelope.producer, envelope.sequence)
+
+
+def _failure(envelope: Envelope) -> ReportFailure:
+    body = read_object(envelope.plain)
+    if body.problems:
+        raise InvalidBody(body.problems)
+    wire.check_content(wire.FAILURE, body.values)
+    return ReportFailure(
+        scan_id=envelope.scan_id,
+        reason=body.values["reason"],
+        log_tail=body.values.get("log_tail", ""),
+        producer=envelope.producer,
+        sequence=envelope.sequence,
+    )

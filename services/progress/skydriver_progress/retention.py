@@ -1,0 +1,54 @@
+"""Loop step: let go of what old progress reports say, all but the newest of a scan. Due rows in Postgres, one scan at a time."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from skydriver_common.db.schedule import Schedule
+from skydriver_common.log.compaction import AT_ONCE, compact_progress
+from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
+from skydriver_common.model.commands import Context
+
+log = structlog.get_logger(__name__)
+
+COMPACT = "progress.compact"
+_AGAIN_AFTER = timedelta(days=1)
+
+
+class Retention:
+    """keep: how long reports stay whole; None: for ever. A scan is looked at until it has ended and is compacted."""
+
+    def __init__(self, uow: UnitOfWork, schedule: Schedule, *, keep: timedelta | None) -> None:
+        self._uow = uow
+        self._schedule = schedule
+        self._keep = keep
+
+    def begins(self, tx: Transaction, scan_id: str) -> None:
+        """The scan's first report is about to be stored: note down, in its transaction, when to look at it."""
+        if self._keep is not None:
+            tx.due.put(COMPACT, scan_id, now=tx.now, due_at=tx.now + self._keep)
+
+    async def step(self) -> bool | float:
+        """Compact one scan, a bounded number of reports at a time; its lease keeps other replicas away."""
+        if self._keep is None:
+            return False
+        work = await self._schedule.claim(COMPACT)
+        if work is None:
+            next_s = await self._schedule.seconds_to_next([COMPACT])
+            return False if next_s is None else max(next_s, 0.2)
+        batch = uuid.uuid4().hex
+        context = Context(command_id=f"compaction:{batch}", correlation_id=batch, actor="progress")
+        before = datetime.now(UTC) - self._keep
+        async with self._uow.on_scans(context, [work.scan_id]) as tx:
+            scan = tx.scan(work.scan_id)
+            done = 0 if scan is None else await compact_progress(tx, work.scan_id, before=before)
+        if done:
+            log.info("progress.compacted", scan_id=work.scan_id, payloads=done)
+        if done == AT_ONCE:
+            await self._schedule.postpone(work, timedelta(0))
+        elif scan is None or (scan.scanner.ended_at is not None and scan.scanner.heard_at < before.timestamp()):
+            await self._schedule.finish(work)
+        else:
+            await self._schedule.postpone(work, min(_AGAIN_AFTER, self._keep))
+        return True

@@ -1,0 +1,28 @@
+"""A store, a bus and the lanes between them."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.histories import Store, a_store
+from tests.support.scanner_bus import DeadLetters, ScannerBus, scanner_bus
+
+
+@dataclass
+class Rig:
+    """What a test works with. Start the lanes with ``lanes(rig.amqp_url, rig.store, rig.jwks)``."""
+
+    store: Store
+    bus: ScannerBus
+    dead: DeadLetters
+    jwks: Path
+    amqp_url: str
+
+
+@pytest.fixture
+async def rig(database: str, clean_bus: str, tmp_path: Path) -> AsyncIterator[Rig]:
+    """Empty store, empty queues."""
+    async with a_store(database) as store, scanner_bus(clean_bus, store, tmp_path) as (bus, dead, jwks):
+        yield Rig(store, bus, dead, jwks, clean_bus)
