@@ -26,7 +26,7 @@ from aiormq.abc import DeliveredMessage
 from faststream.rabbit import RabbitQueue
 from pamqp import commands as spec
 
-from skydriver_common.bus import topology
+from skydriver_common.bus import letters, topology
 from skydriver_common.db.pool import first
 from skydriver_common.faults import TryLater
 from skydriver_progress import messages
@@ -141,10 +141,14 @@ class Lane:
         """Batch after batch: the next one is prepared while the one before is being written."""
         writing: asyncio.Task[None] | None = None
         try:
-            while True:
+            while not self._stopping.is_set():
+                if writing is not None and (writing.done() or len(self._pending) < self._most // 2):
+                    # a small batch is better left to grow while the one before is being written
+                    await first(_done(writing), self._until_half_full())
+                if writing is not None and writing.done():
+                    writing.result()
+                    writing = None
                 if not self._pending:
-                    if self._stopping.is_set():
-                        break
                     self._came.clear()
                     await first(self._came.wait(), self._stopping.wait())
                     continue
@@ -154,16 +158,17 @@ class Lane:
                 if writing is not None:
                     await writing
                 writing = asyncio.create_task(self._write(items, wire, dead, began))
-                if self._stopping.is_set():
-                    break
-                if not self._pending:
-                    await writing
             if writing is not None:
                 await writing
         finally:
             if writing is not None and not writing.done():
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)
+
+    async def _until_half_full(self) -> None:
+        while len(self._pending) < self._most // 2:
+            self._came.clear()
+            await self._came.wait()
 
     async def _write(self, items: Sequence[Item], wire: WireChannel, dead: aio_pika.abc.AbstractExchange, began: float) -> None:
         refused = await self._patiently(partial(self._ingest.decide, items))
@@ -192,16 +197,10 @@ class Lane:
         """Confirmed, with the reason. Raises what aio-pika raises: then the message stays unsettled and comes again."""
         message, refusal = item.message, item.refusal
         assert refusal is not None
-        failed_at = str(time.time())
-        headers = dict(message.headers) | {
-            "x-reason": f"{refusal.code}: {refusal.reason}"[:1000],
-            "x-from-queue": self._queue.name,
-            "x-from-exchange": topology.SCANNER.name,
-            "x-from-key": message.key,
-            "x-failed-at": failed_at,
-        }
-        if item.trace:
-            headers["x-traceback"] = item.trace[:8000]
+        headers = letters.headers_of_burial(
+            message.headers, reason=f"{refusal.code}: {refusal.reason}", queue=self._queue.name, exchange=topology.SCANNER.name,
+            key=message.key, trace=item.trace,
+        )  # fmt: skip
         if message.size > len(message.body):
             headers["x-cut-from-bytes"] = message.size
         letter = aio_pika.Message(
