@@ -160,6 +160,19 @@ async def test_what_the_api_server_never_takes_fails_visibly(installation: Insta
     assert (await installation.get("/scans/backlog"))["entries"] == []
 
 
+async def test_pods_that_are_never_admitted_are_told(installation: Installation) -> None:
+    # a Job may name any class of priority; its pods are refused then, for ever
+    await installation.start(scanner_priority_class="no-such-class")
+    scan_id = await installation.submit()
+    await installation.event(scan_id, "scan.launched")
+
+    async def told() -> str:
+        problems = (await installation.get(f"/scan/{scan_id}/status"))["problems"]
+        return next((problem["text"] for problem in problems if "no-such-class" in problem["text"]), "")
+
+    await installation.explained(scan_id, eventually(told, "the status says why the scan does not start", limit_s=30))
+
+
 @pytest.mark.parametrize("when", ["at once", "while it runs"])
 async def test_a_deleted_scan_leaves_nothing(installation: Installation, when: str) -> None:
     await installation.start()

@@ -78,7 +78,7 @@ class Launching:
             await self._deferred(work, fault)
             return
         except LaunchRefused as error:
-            await self._failed(work, str(error), is_final=True)
+            await self._failed(work, str(error), is_final=error.is_final)
             return
         except Exception as error:
             # a bug that one scan meets must not keep the others waiting, nor be tried for ever
@@ -136,4 +136,4 @@ class Launching:
                 tx.rings.append((DUE_CHANNEL, STOP))
         log.warning("launch.failed", reason=reason, again=goes_on)
         if after is not None and goes_on:
-            await self._schedule.postpone(work, timedelta(seconds=min(300, 2**after.launch.failures)))
+            await self._schedule.postpone(work, timedelta(seconds=min(300, 4**after.launch.failures)))

@@ -18,8 +18,9 @@ LOST_REASONS = frozenset(
 )
 """More pod reasons of the same kind, told by the kubelet or the node controller."""
 
-UNSCHEDULABLE, IMAGE_PULL, CONTAINER_CONFIG, UPLOAD = (
-    "scanner-unschedulable", "scanner-image-pull-failed", "scanner-container-refused", "startup-upload-failing",
+POD_REFUSED, UNSCHEDULABLE, IMAGE_PULL, CONTAINER_CONFIG, UPLOAD = (
+    "scanner-pod-refused", "scanner-unschedulable", "scanner-image-pull-failed", "scanner-container-refused",
+    "startup-upload-failing",
 )  # fmt: skip
 """Codes of what holds a scanner server up."""
 
@@ -71,6 +72,18 @@ def exit_of_job(scan_id: str, end: JobEnd) -> ScannerExit:
     else:
         cause = f"its pod is gone ({end.reason or 'no reason given'})"
     return ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause=cause, was_taken=True)
+
+
+def has_pod(job: dict[str, Any]) -> bool:
+    """Whether the Job has, or had, a pod."""
+    status = job.get("status") or {}
+    return any(status.get(count) for count in ("active", "succeeded", "failed"))
+
+
+def refused_pod(scan_id: str, message: str) -> ScannerStage:
+    """The cluster can't make the Job's pod; it tries again by itself. message: its words."""
+    text = _words("the cluster does not take the scanner server's pod", None, message.removeprefix("Error creating: "))
+    return ScannerStage(scan_id=scan_id, stage="pending", code=POD_REFUSED, text=text)
 
 
 def news_of_pod(pod: dict[str, Any]) -> ScannerExit | ScannerStage | None:

@@ -9,7 +9,14 @@ from skydriver_common.model.scan import Scan
 
 
 class LaunchRefused(Exception):
-    """Starting this scanner server will never work as asked; the text says why, for the user."""
+    """Starting this scanner server will not work as asked; the text says why, for the user.
+
+    is_final: False, if it may be allowed a little later; each such refusal uses up an attempt.
+    """
+
+    def __init__(self, reason: str, *, is_final: bool = True) -> None:
+        super().__init__(reason)
+        self.is_final = is_final
 
 
 class NoRoom(TryLater):

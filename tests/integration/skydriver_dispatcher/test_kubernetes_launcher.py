@@ -115,8 +115,10 @@ async def test_answers_are_sorted_by_whether_trying_again_can_help(
     if isinstance(raised.value, TryLater):
         assert raised.value.after_s == (7.0 if fault.get("headers") else raised.value.after_s)
         await at.launcher.launch(at.scan)
-    elif "message" in fault:
+    else:
+        assert isinstance(raised.value, LaunchRefused)
         assert fault["message"] in str(raised.value)
+        assert raised.value.is_final == (fault["status"] != 403)
 
 
 async def test_a_job_that_was_made_although_the_answer_was_lost_is_found(at: Setup) -> None:

@@ -58,6 +58,10 @@ class Refused(Fault):
         self.reason = reason
 
 
+class Forbidden(Refused):
+    """We may not do this. Asking again a little later helps when the API server has just started and does not know its Roles yet."""
+
+
 class Gone(Fault):
     """The resource version is too old: list again."""
 
@@ -88,7 +92,7 @@ async def open_client(kubeconfig: str | None = None) -> AsyncIterator[ApiClient]
 def kubernetes_faults(what: str) -> Iterator[None]:
     """Translate what a call raises. what: the call in words, for texts.
 
-    Raises TryLater (away, busy, no answer in time), QuotaExceeded, AlreadyExists, NotFound, Gone, Refused.
+    Raises TryLater (away, busy, no answer in time), QuotaExceeded, AlreadyExists, NotFound, Gone, Refused, Forbidden.
     """
     try:
         yield
@@ -119,7 +123,7 @@ def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what
             return TryLater("Kubernetes does not accept our credentials", 10.0)
         case 403:
             log.error("kubernetes.forbidden", what=what, message=message)
-            return Refused(f"Kubernetes forbids it: {message}")
+            return Forbidden(f"Kubernetes forbids it: {message}")
         case 400 | 404 | 405 | 413 | 415 | 422:
             return Refused(f"Kubernetes refuses it: {message or f'HTTP {status}'}")
         case _:  # 408, 409 (conflict), 429, 5xx, and what no API server says

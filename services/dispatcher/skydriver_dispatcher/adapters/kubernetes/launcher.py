@@ -11,7 +11,15 @@ from kubernetes_asyncio.client import ApiClient, BatchV1Api, CoreV1Api, V1Job, V
 
 from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes import names
-from skydriver_common.kubernetes.client import AlreadyExists, Gone, NotFound, QuotaExceeded, Refused, kubernetes_faults
+from skydriver_common.kubernetes.client import (
+    AlreadyExists,
+    Forbidden,
+    Gone,
+    NotFound,
+    QuotaExceeded,
+    Refused,
+    kubernetes_faults,
+)
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.adapters.kubernetes.reading import list_pages
@@ -59,7 +67,8 @@ class KubernetesLauncher:
         except QuotaExceeded as fault:
             raise NoRoom(fault.what, fault.after_s) from fault
         except Refused as refusal:
-            raise LaunchRefused(refusal.reason) from refusal
+            # an API server that has just started forbids everything until it has read its Roles
+            raise LaunchRefused(refusal.reason, is_final=not isinstance(refusal, Forbidden)) from refusal
         except NotFound as fault:  # there a moment ago, or the wrong server
             raise TryLater(f"Kubernetes: {fault}", 2.0) from fault
         return names.job_name(scan.scan_id)

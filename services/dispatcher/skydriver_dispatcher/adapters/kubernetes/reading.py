@@ -44,14 +44,29 @@ ListCall = Callable[..., Any]
 """A list method of the client's APIs."""
 
 
-async def list_pages(call: ListCall, settings: JobSettings, *, timeout_s: float) -> AsyncIterator[Page]:
-    """All our objects of one kind, in pages. Raises TryLater, Refused, Gone (the list took too long; start again)."""
+REFUSED_PODS = {"field_selector": "involvedObject.kind=Job,reason=FailedCreate"}
+"""Selects the Events by which the cluster says that it can't make a Job's pod: a quota of pods, a policy, a class that is not there."""
+
+
+def ours(settings: JobSettings) -> dict[str, str]:
+    """Selects what this installation has made."""
+    return {"label_selector": names.selector(settings.instance)}
+
+
+async def list_pages(
+    call: ListCall, settings: JobSettings, *, timeout_s: float, selection: dict[str, str] | None = None
+) -> AsyncIterator[Page]:
+    """All objects of one kind, ours if no other selection is given, in pages.
+
+    Raises TryLater, Refused, Gone (the list took too long; start again).
+    """
+    selection = selection or ours(settings)
     token: str | None = None
     while True:
         with kubernetes_faults("list our objects"):
             response = await call(
-                settings.namespace, label_selector=names.selector(settings.instance), limit=_PAGE, _preload_content=False,
-                _request_timeout=timeout_s, **({"_continue": token} if token else {}),
+                settings.namespace, limit=_PAGE, _preload_content=False, _request_timeout=timeout_s, **selection,
+                **({"_continue": token} if token else {}),
             )  # fmt: skip
             body = await response.read()
         if response.status != 200:
@@ -63,18 +78,21 @@ async def list_pages(call: ListCall, settings: JobSettings, *, timeout_s: float)
             return
 
 
-async def changes(call: ListCall, settings: JobSettings, version: str, *, timeout_s: float) -> AsyncGenerator[Change, None]:
+async def changes(
+    call: ListCall, settings: JobSettings, version: str, *, timeout_s: float, selection: dict[str, str] | None = None
+) -> AsyncGenerator[Change, None]:
     """What changes after this version, until the server ends the watch. Raises TryLater, Refused, Gone.
 
     The server ends it after some minutes. One that is silent much longer than that (no bookmark either) is given up as dead.
     """
+    selection = selection or ours(settings)
     lasts_s = random.randint(_WATCH_S, 2 * _WATCH_S)  # noqa: S311  (spreads reconnects, no secret)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=lasts_s + _SILENCE_S)
     with kubernetes_faults("watch our objects"):
         async with asyncio.timeout(timeout_s):
             response = await call(
-                settings.namespace, label_selector=names.selector(settings.instance), watch=True, resource_version=version,
-                allow_watch_bookmarks=True, timeout_seconds=lasts_s, _preload_content=False, _request_timeout=timeout,
+                settings.namespace, watch=True, resource_version=version, allow_watch_bookmarks=True, timeout_seconds=lasts_s,
+                _preload_content=False, _request_timeout=timeout, **selection,
             )  # fmt: skip
         async with response:
             if response.status != 200:

@@ -1,15 +1,16 @@
-"""From a stream of Jobs and Pods to news: only what changed, each end once, whichever of the two tells it first."""
+"""From a stream of Jobs, Pods and refusals of pods to news: only what changed, each end once, whoever tells it first."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from skydriver_dispatcher.podfacts import exit_of_job, job_end, news_of_pod, scan_id_of
+from skydriver_dispatcher.podfacts import exit_of_job, has_pod, job_end, news_of_pod, refused_pod, scan_id_of
 from skydriver_dispatcher.ports import News, ScannerExit
 
 POD_GRACE_S = 5.0
 """A Job that has failed is judged without its pod only after so long: the pod knows why, but may be told later."""
+_MOST_EARLY = 10_000
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class _Seen:
 
     scan_id: str
     is_job_known: bool = False
+    has_pod: bool = False
     told: tuple[str, str] | None = None
     has_ended: bool = False
     overdue_at: float | None = None
@@ -31,6 +33,7 @@ class Tracker:
     tell: Callable[[News], None]
     clock: Callable[[], float] = time.monotonic
     _jobs: dict[str, _Seen] = field(default_factory=dict)
+    _refused_early: dict[str, str] = field(default_factory=dict)
 
     def saw_job(self, job: dict[str, Any], *, is_gone: bool = False) -> None:
         """A Job was listed, made, changed or (is_gone) deleted."""
@@ -38,12 +41,13 @@ class Tracker:
         if scan_id is None:
             return
         seen = self._jobs.setdefault(uid, _Seen(scan_id))
-        seen.is_job_known = True
+        seen.is_job_known, seen.has_pod = True, has_pod(job)
         end = job_end(job)
         if end is not None and not seen.has_ended and seen.overdue_at is None:
             seen.overdue_at, seen.job_exit = self.clock() + POD_GRACE_S, exit_of_job(scan_id, end)
             if end.is_success:
                 self._end(seen, seen.job_exit)
+        self._tell_refused(seen, self._refused_early.pop(uid, ""))
         if is_gone or "deletionTimestamp" in job["metadata"]:
             self._gone(uid, forget=is_gone)
 
@@ -62,6 +66,21 @@ class Tracker:
         if isinstance(news, ScannerExit):
             self._end(seen, news)
         elif seen.told != (news.stage, news.code):
+            seen.told = (news.stage, news.code)
+            self.tell(news)
+
+    def saw_refusal(self, event: dict[str, Any]) -> None:
+        """The cluster said that it can't make a Job's pod. Such words stay for an hour, whatever has become of the Job."""
+        uid, message = event["involvedObject"].get("uid", ""), event.get("message") or ""
+        seen = self._jobs.get(uid)
+        if seen is not None and seen.is_job_known:
+            self._tell_refused(seen, message)
+        elif len(self._refused_early) < _MOST_EARLY:
+            self._refused_early[uid] = message
+
+    def _tell_refused(self, seen: _Seen, message: str) -> None:
+        if message and seen.told is None and not seen.has_pod and not seen.has_ended:
+            news = refused_pod(seen.scan_id, message)
             seen.told = (news.stage, news.code)
             self.tell(news)
 

@@ -17,7 +17,7 @@ from skydriver_common.kubernetes.client import Gone, NotFound, Refused
 from skydriver_common.runtime.loops import within
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
-from skydriver_dispatcher.adapters.kubernetes.reading import ListCall, changes, list_pages
+from skydriver_dispatcher.adapters.kubernetes.reading import REFUSED_PODS, ListCall, changes, list_pages, ours
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
 from skydriver_dispatcher.jobspec import JobSettings
 
@@ -47,6 +47,7 @@ class ClusterWatch:
         self._timeout_s = timeout_s
         self._jobs: ListCall = BatchV1Api(client).list_namespaced_job
         self._pods: ListCall = CoreV1Api(client).list_namespaced_pod
+        self._events: ListCall = CoreV1Api(client).list_namespaced_event
         self.tracker = Tracker(board.put)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -79,6 +80,7 @@ class ClusterWatch:
         return [
             asyncio.create_task(self._follow("jobs", self._jobs)),
             asyncio.create_task(self._follow("pods", self._pods)),
+            asyncio.create_task(self._follow("refusals", self._events)),
             asyncio.create_task(self._mind_overdue()),
         ]
 
@@ -99,7 +101,9 @@ class ClusterWatch:
                 if version is None:
                     version = await self._list(kind, call)
                     failures = 0
-                async with aclosing(changes(call, self._settings, version, timeout_s=self._timeout_s)) as stream:
+                async with aclosing(
+                    changes(call, self._settings, version, timeout_s=self._timeout_s, selection=self._selection(kind))
+                ) as stream:
                     async for change in stream:
                         failures = 0
                         version = change.resource_version
@@ -119,7 +123,7 @@ class ClusterWatch:
     async def _list(self, kind: str, call: ListCall) -> str:
         version = ""
         found: list[str] = []
-        async for page in list_pages(call, self._settings, timeout_s=self._timeout_s):
+        async for page in list_pages(call, self._settings, timeout_s=self._timeout_s, selection=self._selection(kind)):
             version = page.resource_version
             for item in page.items:
                 found.append(item["metadata"]["uid"])
@@ -131,11 +135,17 @@ class ClusterWatch:
             self._on_listed()
         return version
 
+    def _selection(self, kind: str) -> dict[str, str]:
+        return REFUSED_PODS if kind == "refusals" else ours(self._settings)
+
     def _see(self, kind: str, change: str, item: dict[str, object]) -> None:
         if change == "BOOKMARK":
             return
         if kind == "jobs":
             self.tracker.saw_job(item, is_gone=change == "DELETED")
+        elif kind == "refusals":
+            if change != "DELETED":
+                self.tracker.saw_refusal(item)
         else:
             self.tracker.saw_pod(item, is_gone=change == "DELETED")
 
