@@ -7,6 +7,7 @@ test run leaves nothing; nothing is read from or written to a cluster of the use
 import asyncio
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -30,6 +31,7 @@ CONTROLLERS = (
     "taint-eviction-controller", "ttl-after-finished-controller",
 )  # fmt: skip
 _START_LIMIT_S = 120.0
+_GRACE_S = 2.0
 
 
 class AssetsMissing(Exception):
@@ -67,7 +69,7 @@ class ControlPlane:
         self.programs = programs
         self._ports = ports
         self._options = options
-        self._children: dict[str, processes.Child] = {}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._authority = Authority(folder / "pki")
         self._server = self._authority.server("kube-apiserver")
@@ -93,12 +95,12 @@ class ControlPlane:
     async def stop(self) -> None:
         """End all programs."""
         for name in ("kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
-            if name in self._children:
-                await self._children.pop(name).stop(ask=(signal.SIGTERM,), grace_s=1.0)
+            if name in self._running:
+                await self._end(name, signal.SIGTERM)
 
     async def kill_api_server(self) -> None:
         """End the API server at once, as ``kill -9`` does."""
-        await self._children.pop("kube-apiserver").stop(ask=(), grace_s=0)
+        await self._end("kube-apiserver", signal.SIGKILL)
 
     def calls(self, namespace: str) -> list[Call]:
         """What service accounts of this namespace have asked the API server, and what it answered."""
@@ -117,7 +119,7 @@ class ControlPlane:
     async def start_api_server(self, *, wait: bool = True) -> None:
         """Start the API server on its port."""
         files, tokens = self._server, self._accounts
-        await self._run(
+        self._run(
             "kube-apiserver",
             f"--etcd-servers=http://{LOOPBACK}:{self._ports['etcd']}",
             f"--bind-address={LOOPBACK}", f"--advertise-address={LOOPBACK}", f"--secure-port={self._ports['api']}",
@@ -169,7 +171,7 @@ class ControlPlane:
 
     async def _start_all(self, nodes: int) -> None:
         etcd, peer = (f"http://{LOOPBACK}:{self._ports[name]}" for name in ("etcd", "peer"))
-        await self._run(
+        self._run(
             "etcd",
             f"--data-dir={self.folder / 'etcd'}", f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}",
             f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}",
@@ -178,7 +180,7 @@ class ControlPlane:
         await self.start_api_server()
         if not nodes:
             return
-        await self._run(
+        self._run(
             "kube-controller-manager",
             f"--kubeconfig={self._kubeconfig('controllers', self._authority.client('system:kube-controller-manager', 'system:masters'))}",
             f"--controllers={','.join(CONTROLLERS)}", "--leader-elect=false", "--secure-port=0",
@@ -186,12 +188,12 @@ class ControlPlane:
             "--kube-api-qps=500", "--kube-api-burst=1000", "--concurrent-gc-syncs=20", "--node-monitor-grace-period=20s",
             "--node-monitor-period=2s",
         )  # fmt: skip
-        await self._run(
+        self._run(
             "kube-scheduler",
             f"--kubeconfig={self._kubeconfig('scheduler', self._authority.client('system:kube-scheduler', 'system:masters'))}",
             "--leader-elect=false", "--secure-port=0", "--kube-api-qps=500", "--kube-api-burst=1000",
         )  # fmt: skip
-        await self._run(
+        self._run(
             "kwok",
             f"--kubeconfig={self._kubeconfig('kwok', self._authority.client('kwok', 'system:masters'))}",
             f"--config={STAGES}", "--manage-all-nodes", "--node-lease-duration-seconds=20", "--cidr=10.1.0.0/16",
@@ -201,12 +203,24 @@ class ControlPlane:
             await self._until(lambda number=number: self._made_node(number), "a node can be made")
         await self._until(lambda: self._nodes_are_ready(nodes), "the nodes are ready")
 
-    async def _run(self, name: str, *options: str) -> None:
-        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.folder)}
-        self._children[name] = await processes.start(
-            name, [str(self.programs[name]), *options], env=environment, cwd=self.folder, log=self.folder / f"{name}.log",
-            identity_file=self.folder / f"{name}.pid.json", when_parent_dies=signal.SIGKILL,
-        )  # fmt: skip
+    def _run(self, name: str, *options: str) -> None:
+        # plain processes, belonging to no event loop: they are started in one and ended in another
+        dies_with_us = [setpriv, "--pdeathsig", "KILL", "--"] if (setpriv := shutil.which("setpriv")) else []
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [*dies_with_us, str(self.programs[name]), *options], cwd=self.folder, start_new_session=True,
+                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.folder)},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    async def _end(self, name: str, how: signal.Signals) -> None:
+        process = self._running.pop(name)
+        process.send_signal(how)
+        deadline = asyncio.get_running_loop().time() + _GRACE_S
+        while process.poll() is None:
+            if asyncio.get_running_loop().time() > deadline:
+                process.kill()
+            await asyncio.sleep(0.02)
 
     async def _until_ready(self) -> None:
         async with self.session() as session:
@@ -225,9 +239,9 @@ class ControlPlane:
                     return
             except (aiohttp.ClientError, OSError, TimeoutError):
                 pass
-            for child in self._children.values():
-                if child.has_ended:
-                    raise AssertionError(f"{child.name} has ended: {child.last_lines(5)}")
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    raise AssertionError(f"{name} has ended: {processes.last_lines(self.folder / f'{name}.log', 5)}")
             if asyncio.get_running_loop().time() > deadline:
                 raise AssertionError(f"not within {_START_LIMIT_S:g} s: {what}")
             await asyncio.sleep(0.1)
