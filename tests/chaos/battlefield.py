@@ -19,7 +19,7 @@ from skydriver_cli.embedded.processes import Identity
 from skydriver_cli.problems import Problem
 from skydriver_cli.system import AUDIENCE, ISSUER
 from skydriver_common.auth import TokenSigner
-from tests.chaos.proxy import Proxy
+from tests.support.proxy import Proxy
 
 UP_LIMIT_S = 120.0
 _SCANNER = Path(__file__).with_name("scanner.py")

@@ -234,7 +234,7 @@ def _launches(battle: Battlefield, log: _Log) -> Verdict:
         try:
             lines = (battle.work_dir / scan_id / "starts").read_text().splitlines()
         except FileNotFoundError:
-            if launched:
+            if launched and not log.of(scan_id, "scan.deleted"):  # else it was ended before it could say anything
                 verdict.wrong.append(f"scan {scan_id} was launched, says the log, and was never started")
             continue
         verdict.looked_at += 1

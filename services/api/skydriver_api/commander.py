@@ -1,5 +1,8 @@
 """Publish a command, await its reply: many in flight on one exclusive reply queue.
 
+A reply that is lost with the broker's connection is read from where the decision has recorded it, so that a command which took
+effect is not answered 503.
+
 FastStream's own ``request`` serialises calls (measured in the design: 440/s against 1,300/s), hence aio-pika here.
 """
 
@@ -7,6 +10,7 @@ import asyncio
 import math
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 
 import aio_pika
 import structlog
@@ -24,13 +28,25 @@ log = structlog.get_logger(__name__)
 
 _GRACE_S = 2.0
 """How much longer than the deadline a reply is awaited: what was committed just in time is told."""
+_BLIP_S = 1.0
+"""How long a command waits for a broker that is away before it is given up: nothing was sent yet."""
+_LOOK_EVERY_S = 0.5
+_LOOK_LIMIT_S = 2.0
+
+RecordedReply = Callable[[str, str], Awaitable[Reply | None]]
+"""From a command's id and fingerprint to the reply recorded under it, None when there is none. Raises TryLater."""
+
+
+class _ReplyLost(Exception):
+    """The connection that would have brought the reply is gone; the command may have been received."""
 
 
 class Commander:
     """Asks the services. Open it before use, close it after."""
 
-    def __init__(self, bus: AbstractRobustConnection, *, deadline_s: float) -> None:
+    def __init__(self, bus: AbstractRobustConnection, recorded_reply: RecordedReply, *, deadline_s: float) -> None:
         self._bus = bus
+        self._recorded_reply = recorded_reply
         self._deadline_s = deadline_s
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._channel: AbstractRobustChannel | None = None
@@ -49,12 +65,15 @@ class Commander:
             await self._replies.consume(self._on_reply, no_ack=True)
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             raise TryLater("the message broker can't be reached") from error
+        self._bus.close_callbacks.add(self._on_loss)
 
     async def ask(self, command: Command, *, actor: str, command_id: str | None = None, fingerprint: str = "") -> Reply:
         """The service's recorded reply, refusals included.
 
-        Raises TryLater when nobody could take or answer the command in time: it then has not taken effect and won't.
+        Raises TryLater when nobody could take or answer the command in time: it then has not taken effect and won't, unless
+        the database could not be asked either.
         """
+        await self._connected()
         deadline = time.time() + self._deadline_s
         correlation_id = uuid.uuid4().hex
         context = Context(
@@ -68,9 +87,40 @@ class Commander:
                 await self._publish(command, context)
                 return await answer
         except TimeoutError as error:
-            raise TryLater("the service that does this did not answer in time", 2.0) from error
+            found = await self._look(context)
+            if found is None:
+                raise TryLater("the service that does this did not answer in time", 2.0) from error
+            return found
+        except _ReplyLost as error:
+            found = await self._look_until(deadline + _GRACE_S, context)
+            if found is None:
+                raise TryLater("the message broker can't be reached", 2.0) from error
+            return found
         finally:
             self._waiting.pop(correlation_id, None)
+
+    async def _connected(self) -> None:
+        try:
+            async with asyncio.timeout(_BLIP_S):
+                await self._bus.ready()
+        except TimeoutError as error:
+            raise TryLater("the message broker can't be reached", 2.0) from error
+
+    async def _look_until(self, moment: float, context: Context) -> Reply | None:
+        """The recorded reply, as soon as there is one; None when there is none at that moment (Unix seconds)."""
+        while True:
+            is_last = time.time() > moment
+            found = await self._look(context)
+            if found is not None or is_last:
+                return found
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look(self, context: Context) -> Reply | None:
+        try:
+            async with asyncio.timeout(_LOOK_LIMIT_S):
+                return await self._recorded_reply(context.command_id, context.fingerprint)
+        except (TryLater, TimeoutError):
+            return None
 
     async def _publish(self, command: Command, context: Context) -> None:
         if self._exchange is None or self._replies is None:
@@ -90,7 +140,14 @@ class Commander:
         except DeliveryError as error:
             raise TryLater("the service that does this is not running", 2.0) from error
         except (AMQPError, OSError, RuntimeError) as error:
-            raise TryLater("the message broker can't be reached") from error
+            raise _ReplyLost from error
+
+    def _on_loss(self, *_: object) -> None:
+        """The connection is gone, and with it the replies that were on their way."""
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(_ReplyLost())
+                answer.exception()  # whoever gave up meanwhile must not make it an unheard error
 
     async def _on_reply(self, message: AbstractIncomingMessage) -> None:
         answer = self._waiting.get(message.correlation_id or "")

@@ -1,5 +1,7 @@
 """Wires the REST gateway together."""
 
+from functools import partial
+
 import aiohttp
 from aio_pika.exceptions import AMQPError
 from aiohttp import web
@@ -17,6 +19,7 @@ from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Ro
 from skydriver_common.bus.broker import connect
 from skydriver_common.db.bell import Bell
 from skydriver_common.faults import TryLater
+from skydriver_common.log.together import recorded_reply
 from skydriver_common.runtime.foundation import open_service_pool
 from skydriver_common.runtime.service import Service, StartupProblem, run
 
@@ -33,7 +36,7 @@ def main() -> None:
             raise TryLater("the message broker can't be reached") from error
         service.stack.push_async_callback(bus.close)
         service.ready_check("message broker", lambda: not bus.is_closed and bus.connected.is_set())
-        commander = Commander(bus, deadline_s=settings.command_deadline_s)
+        commander = Commander(bus, partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
         await commander.open()
         live = LiveEvents(bus)
         await live.open()

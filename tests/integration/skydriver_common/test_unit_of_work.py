@@ -14,6 +14,7 @@ from skydriver_common.bus.relay import Relay
 from skydriver_common.faults import TryLater
 from skydriver_common.log import selection
 from skydriver_common.log.selection import START, Cursor
+from skydriver_common.log.together import recorded_reply
 from skydriver_common.log.unit_of_work import AlreadyHandled, DeadlinePassed, ForeignEvent, UnitOfWork
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
@@ -43,6 +44,8 @@ async def test_a_repeated_command_gets_its_first_reply_and_changes_nothing(store
     views = await store.views()
     assert await _handle(store, scan_id, "k", b'{"n": 2}') == first
     assert (await _handle(store, scan_id, "k", fingerprint="other")).code is Code.KEY_WAS_USED
+    assert await recorded_reply(store.pool, "k", "") == first
+    assert await recorded_reply(store.pool, "never", "") is None
     assert await store.views() == views
     assert await _events(store) == 2
 

@@ -1,6 +1,7 @@
 """The broker factory: acknowledgement policy, prefetch, grace and dead-lettering are set here, once for all services."""
 
 import asyncio
+from urllib.parse import urlsplit
 
 import aio_pika
 from aio_pika.abc import AbstractRobustConnection
@@ -11,6 +12,9 @@ from skydriver_common.bus.outcomes import Handled, Settle
 
 PREFETCH = 32
 GRACE_S = 8.0
+RECONNECT_S = 1.0
+HEARTBEAT_S = 15
+"""A peer that is silent for about three times this long counts as gone: what it holds unacknowledged goes to another replica."""
 
 
 def make_broker(
@@ -22,7 +26,8 @@ def make_broker(
     """
     settle = Settle(stopping, handled)
     broker = RabbitBroker(
-        amqp_url,
+        _watched(amqp_url),
+        reconnect_interval=RECONNECT_S,
         default_channel=Channel(prefetch_count=prefetch, on_return_raises=False),
         ack_policy=AckPolicy.MANUAL,
         graceful_timeout=grace_s,
@@ -35,4 +40,17 @@ def make_broker(
 
 async def connect(amqp_url: str, *, name: str) -> AbstractRobustConnection:
     """A connection that comes back by itself, for what is not a consumer. Raises what aio-pika raises when there is none."""
-    return await aio_pika.connect_robust(amqp_url, timeout=10, client_properties={"connection_name": f"skydriver-{name}"})
+    return await aio_pika.connect_robust(
+        _watched(amqp_url),
+        timeout=10,
+        reconnect_interval=RECONNECT_S,
+        client_properties={"connection_name": f"skydriver-{name}"},
+    )
+
+
+def _watched(amqp_url: str) -> str:
+    """The URL with our heartbeat, unless it names one."""
+    url = urlsplit(amqp_url)
+    if "heartbeat=" in url.query:
+        return amqp_url
+    return url._replace(query="&".join(filter(None, (url.query, f"heartbeat={HEARTBEAT_S}")))).geturl()

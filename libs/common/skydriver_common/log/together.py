@@ -65,13 +65,7 @@ class Turn:
     def recorded_reply(self, context: Context) -> Reply | None:
         """The reply this command was given before."""
         recorded = self.recorded.get(context.command_id)
-        if recorded is None:
-            return None
-        if recorded.fingerprint != context.fingerprint:
-            return Reply.refused(
-                Rejection(Code.KEY_WAS_USED, "This Idempotency-Key was used before, for a request with another content")
-            )
-        return recorded.reply
+        return None if recorded is None else _reply_to(context.fingerprint, recorded)
 
     def decided(self, decision: Gathered, rings: list[tuple[str, str]]) -> None:
         """The decision is made."""
@@ -174,6 +168,24 @@ class Together:
             self._bell.ring(*ring)
         for kind in {kind for turn in turns for kind in turn.decision.due.kinds}:
             self._bell.ring(DUE_CHANNEL, kind)
+
+
+async def recorded_reply(pool: Pool, command_id: str, fingerprint: str) -> Reply | None:
+    """The reply recorded under a command's id, None when the command has not taken effect so far. Raises TryLater."""
+    with database_faults():
+        row = await sql.recorded_reply(pool, command_id=command_id)
+    if row is None:
+        return None
+    reply = Reply(body=row["body"], code=row["code"] and Code(row["code"]), reason=row["reason"])
+    return _reply_to(fingerprint, RecordedReply(command_id, row["fingerprint"], reply))
+
+
+def _reply_to(fingerprint: str, recorded: RecordedReply) -> Reply:
+    if recorded.fingerprint != fingerprint:
+        return Reply.refused(
+            Rejection(Code.KEY_WAS_USED, "This Idempotency-Key was used before, for a request with another content")
+        )
+    return recorded.reply
 
 
 class _Failed(Exception):

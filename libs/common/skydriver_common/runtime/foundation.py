@@ -15,6 +15,7 @@ from skydriver_common.db import migrate
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL, Bell
 from skydriver_common.db.pool import Listener, Pool, open_pool
 from skydriver_common.db.schedule import Schedule
+from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.runtime.loops import Pulse
@@ -107,7 +108,8 @@ async def open_service_pool(service: Service, database_url: str, *, size: int = 
     service.stack.push_async_callback(pool.close)
 
     async def answers() -> bool:
-        return bool(await pool.fetchval("SELECT true", timeout=1.5))
+        with database_faults():  # a fault is an answer here, no error to be logged at each probe
+            return bool(await pool.fetchval("SELECT true", timeout=1.5))
 
     service.ready_check("database", answers)
     return pool
