@@ -3,7 +3,6 @@
 from functools import partial
 
 import aiohttp
-from aio_pika.exceptions import AMQPError
 from aiohttp import web
 
 from skydriver_api.app import make_app
@@ -16,11 +15,9 @@ from skydriver_api.log_links import LogLinks
 from skydriver_api.reads import Reads
 from skydriver_api.settings import ApiSettings
 from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
-from skydriver_common.bus.broker import connect
 from skydriver_common.db.bell import Bell
-from skydriver_common.faults import TryLater
 from skydriver_common.log.together import recorded_reply
-from skydriver_common.runtime.foundation import open_service_pool
+from skydriver_common.runtime.foundation import open_bus, open_service_pool, patiently
 from skydriver_common.runtime.service import Service, StartupProblem, run
 
 
@@ -30,16 +27,11 @@ def main() -> None:
 
     async def build(service: Service) -> None:
         pool = await open_service_pool(service, settings.database_url.get_secret_value(), size=20)
-        try:
-            bus = await connect(settings.amqp_url.get_secret_value(), name=service.name)
-        except (AMQPError, OSError, TimeoutError) as error:
-            raise TryLater("the message broker can't be reached") from error
-        service.stack.push_async_callback(bus.close)
-        service.ready_check("message broker", lambda: not bus.is_closed and bus.connected.is_set())
+        bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name)
         commander = Commander(bus, partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
-        await commander.open()
+        await patiently(commander.open)
         live = LiveEvents(bus)
-        await live.open()
+        await patiently(live.open)
         session = await service.stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
         try:
             images = open_images(settings.image_catalog, minimum=settings.minimum_image, session=session)

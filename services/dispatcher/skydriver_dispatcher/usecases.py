@@ -43,6 +43,8 @@ class UseCases:
             digest = None
             if command.event_digest is None:
                 digest = await store.digest_of_event(tx.connection, command.request["i3_event_id"])
+            else:
+                tx.needs_blob(command.event_digest)
             match decide_request(command, digest, now=tx.now.timestamp()):
                 case Rejection() as no:
                     reply = Reply.refused(no)

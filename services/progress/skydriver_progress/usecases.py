@@ -38,6 +38,7 @@ async def put_result(command: PutResult, context: Context, uow: UnitOfWork) -> R
         if scan is None:
             reply = Reply.refused(unknown(command.scan_id))
         else:
+            tx.needs_blob(command.digest)
             after = tx.append(command.scan_id, decide_result(scan, command))
             assert after is not None
             assert after.result is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule, run_state_machine_as_test
 
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log import rebuild
+from skydriver_common.log import blobs, rebuild
 from skydriver_common.log.read import history
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
@@ -88,7 +88,7 @@ class _Machine(RuleBasedStateMachine):
     def request(self, priority: int, knows_event: bool) -> Any:
         scan_id = new_scan_id()
         request = a_request(scan_id, priority=priority).request
-        digest = f"sha256:{uuid.uuid4().hex}" if knows_event else None
+        digest = self.runner.run(blobs.put(self.store.pool, uuid.uuid4().bytes)) if knows_event else None
         reply = self.ask(RequestScan(scan_id=scan_id, request=request, event_digest=digest))
         return scan_id if reply.is_done else multiple()
 
@@ -111,8 +111,9 @@ class _Machine(RuleBasedStateMachine):
     def metadata(self, scan: str, run: int, rest: dict[str, Any]) -> None:
         self.ask(PatchManifest(scan_id=scan, event_metadata={"run_id": run}, scan_metadata=rest))
 
-    @rule(scan=scans, digest=st.sampled_from(["sha256:1", "sha256:2"]), final=_FLAG)
-    def result(self, scan: str, digest: str, final: bool) -> None:
+    @rule(scan=scans, skymap=st.sampled_from([b"1", b"2"]), final=_FLAG)
+    def result(self, scan: str, skymap: bytes, final: bool) -> None:
+        digest = self.runner.run(blobs.put(self.store.pool, skymap))
         self.ask(PutResult(scan_id=scan, digest=digest, size_bytes=1, is_final=final))
 
     @rule(scan=scans, workflow=st.sampled_from(["w1", "w2"]))

@@ -7,9 +7,10 @@ import pytest
 
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL
 from skydriver_common.faults import TryLater
+from skydriver_common.log import blobs
 from skydriver_common.log.unit_of_work import AlreadyHandled, DeadlinePassed, Transaction, UnitOfWork
 from skydriver_common.log.verify import verify
-from skydriver_common.model.ids import new_uuid7
+from skydriver_common.model.ids import digest_of, new_uuid7
 from skydriver_common.model.rejections import Reply
 from tests.support.histories import Store, a_context, a_report
 
@@ -180,3 +181,26 @@ async def test_a_database_that_is_away_is_told_to_all(store: Store) -> None:
     await store.pool.execute("ALTER TABLE manifests_away RENAME TO manifests")
     with pytest.raises(ValueError, match="a bug"):
         await _decide(store.uows["progress"], scan_id, _raising)
+
+
+async def test_a_decision_waits_for_a_blob_that_a_crash_has_lost_and_holds_up_no_other(store: Store) -> None:
+    scan_id = await store.a_scan()
+    skymap = b'{"lost": "at first"}'
+
+    def needing(tx: Transaction) -> None:
+        tx.needs_blob(digest_of(skymap))
+        tx.append(scan_id, [a_report(1)])
+
+    async def again_and_again(decide: Decide) -> None:
+        while True:
+            try:
+                return await _decide(store.uows["progress"], scan_id, decide)
+            except TryLater:
+                await asyncio.sleep(0.01)
+
+    waiting = asyncio.create_task(again_and_again(needing))
+    await asyncio.wait_for(again_and_again(_reporting(scan_id, 2)), 10)
+    assert not waiting.done()
+    await blobs.put(store.pool, skymap)
+    await asyncio.wait_for(waiting, 10)
+    assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 3

@@ -455,3 +455,19 @@ def test_an_impossible_start_is_one_line_besides_the_log_and_code_2(start: Calla
     assert process.end() == 2
     plain = [line for line in process.lines if not line.startswith("{")]
     assert plain == ["example: cannot start: the schema is newer than this program\n"]
+
+
+async def test_a_check_added_during_a_probe_does_not_break_it() -> None:
+    health = Health()
+    health.started.set()
+    added: list[str] = []
+
+    async def adds_another() -> bool:
+        if "another" not in added:
+            added.append("another")
+            health.add("another", lambda: False)
+        return True
+
+    health.add("first", adds_another)
+    assert await health.not_ready() == []
+    assert await health.not_ready() == ["another"]

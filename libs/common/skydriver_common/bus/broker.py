@@ -9,6 +9,7 @@ from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker
 
 from skydriver_common.bus.outcomes import Handled, Settle
+from skydriver_common.bus.translate import broker_faults
 
 PREFETCH = 32
 GRACE_S = 8.0
@@ -39,13 +40,14 @@ def make_broker(
 
 
 async def connect(amqp_url: str, *, name: str) -> AbstractRobustConnection:
-    """A connection that comes back by itself, for what is not a consumer. Raises what aio-pika raises when there is none."""
-    return await aio_pika.connect_robust(
-        _watched(amqp_url),
-        timeout=10,
-        reconnect_interval=RECONNECT_S,
-        client_properties={"connection_name": f"skydriver-{name}"},
-    )
+    """A connection that comes back by itself, for what is not a consumer. Raises TryLater when there is none."""
+    with broker_faults():
+        return await aio_pika.connect_robust(
+            _watched(amqp_url),
+            timeout=10,
+            reconnect_interval=RECONNECT_S,
+            client_properties={"connection_name": f"skydriver-{name}"},
+        )
 
 
 def _watched(amqp_url: str) -> str:

@@ -20,8 +20,8 @@ async def put(pool: Pool | Connection, content: bytes) -> Digest:
     """Store bytes and return their digest; storing them again changes nothing. Raises TryLater.
 
     The statement does not wait for the disk: a blob is worth nothing until a decision refers to it, and the commit of that
-    decision, later in the same write-ahead log, takes everything before it to the disk. Whoever puts one and lets no decision
-    follow may lose it in a crash.
+    decision, later in the same write-ahead log, takes everything before it to the disk. A crash of the server in between loses
+    the blob; so the decision says that it needs it (``Transaction.needs_blob``), and whoever asked puts it again.
     """
     big = len(content) > _OFF_THE_LOOP_BYTES
     digest, packed = await asyncio.to_thread(_pack, content) if big else _pack(content)

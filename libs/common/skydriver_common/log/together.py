@@ -19,7 +19,7 @@ from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log.views import scan_of_row
-from skydriver_common.log.writing import Gathered, RecordedReply, sql
+from skydriver_common.log.writing import BlobLost, Gathered, RecordedReply, sql
 from skydriver_common.model.commands import Context
 from skydriver_common.model.rejections import Code, Rejection, Reply
 
@@ -224,6 +224,8 @@ def _meaning(error: BaseException, member: Member, *, is_alone: bool) -> Excepti
         return error
     if isinstance(error, DeadlinePassed) and _is_late(member):
         return error
+    if isinstance(error, BlobLost) and is_alone:
+        return TryLater("what it refers to was lost in a crash, and has to be sent again", 1.0)
     if not is_alone:
         return TryLater("it was decided together with one that failed", 0.0)
     if not isinstance(error, Exception):

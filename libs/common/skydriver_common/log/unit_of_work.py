@@ -53,6 +53,10 @@ class Transaction:
         """Work to be put and dropped with this decision; its loops are woken after the commit."""
         return self._gathered.due
 
+    def needs_blob(self, digest: str) -> None:
+        """Commit only if this blob is stored: one put without waiting for the disk may be lost when the database crashes."""
+        self._gathered.needed.append(digest)
+
     def scan(self, scan_id: str) -> Scan | None:
         """The scan as of now, this transaction's events included; None when unknown (or not loaded)."""
         found = self._found(scan_id)

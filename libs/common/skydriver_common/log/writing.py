@@ -38,9 +38,16 @@ class RecordedReply:
     reply: Reply
 
 
+class BlobLost(Exception):
+    """A decision refers to a blob that is not stored: it was put just before a crash of the database and has to be put again."""
+
+
 @dataclass(slots=True)
 class Gathered:
-    """What is to be written. scans: all that are loaded, with the hash of their newest event; before: the changed ones."""
+    """What is to be written. scans: all that are loaded, with the hash of their newest event; before: the changed ones.
+
+    needed: digests of blobs without which nothing of this may be committed.
+    """
 
     scans: dict[str, tuple[Scan, bytes]] = field(default_factory=dict)
     before: dict[str, Scan | None] = field(default_factory=dict)
@@ -48,6 +55,7 @@ class Gathered:
     replies: list[RecordedReply] = field(default_factory=list)
     consumed: list[tuple[str, UUID]] = field(default_factory=list)
     due: DueChanges = field(default_factory=DueChanges)
+    needed: list[str] = field(default_factory=list)
 
     def take_in(self, other: "Gathered") -> None:
         """Add what another gathered after us."""
@@ -57,10 +65,13 @@ class Gathered:
         self.events += other.events
         self.replies += other.replies
         self.consumed += other.consumed
+        self.needed += other.needed
         self.due.take_in(other.due)
 
     async def write(self, connection: Connection) -> None:
-        """Write everything, within the caller's transaction, and forget it. Raises what asyncpg raises."""
+        """Write everything, within the caller's transaction, and forget it. Raises BlobLost, what asyncpg raises."""
+        if self.needed and (lost := [row["digest"] async for row in sql.missing_blobs(connection, digests=self.needed)]):
+            raise BlobLost(f"blobs were lost in a crash of the database: {len(lost)}")
         if self.events or self.replies:
             manifests = ManifestRows(columns={name: [] for name in _MANIFEST_COLUMNS})
             for scan_id in sorted(self.before):
@@ -83,7 +94,7 @@ class Gathered:
             consumers, event_ids = zip(*sorted(self.consumed), strict=True)
             await sql.consume_events(connection, consumers=list(consumers), event_ids=list(event_ids))
         await self.due.write(connection)
-        for written in (self.before, self.events, self.replies, self.consumed):
+        for written in (self.before, self.events, self.replies, self.consumed, self.needed):
             written.clear()
 
 

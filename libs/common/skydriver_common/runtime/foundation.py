@@ -1,16 +1,19 @@
 """What every service that decides stands on: pool, bell, schedule, unit of work, broker, relay. Opened once, in one order."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
-import asyncpg
-from aio_pika.exceptions import AMQPError
+import structlog
+from aio_pika.abc import AbstractRobustConnection
 from faststream.rabbit import RabbitBroker
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect, make_broker
 from skydriver_common.bus.relay import Relay
+from skydriver_common.bus.translate import broker_faults
 from skydriver_common.db import migrate
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL, Bell
 from skydriver_common.db.pool import Listener, Pool, open_pool
@@ -22,7 +25,12 @@ from skydriver_common.runtime.loops import Pulse
 from skydriver_common.runtime.service import Service, StartupProblem
 from skydriver_common.runtime.settings import ServiceSettings
 
+log = structlog.get_logger(__name__)
+
 _RELAY_IDLE_S = 5.0
+_LONGEST_PAUSE_S = 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +52,52 @@ class Foundation:
 
     async def start_consuming(self) -> None:
         """Declare the consumers' queues and begin; stopped in order with the service. Raises TryLater."""
-        try:
+        with broker_faults():
             await self.broker.start()
-        except (AMQPError, OSError, TimeoutError) as error:
-            raise TryLater("the message broker can't be reached") from error
         self.service.on_stop(self.broker.stop)
+        self.service.ready_check("consumers", partial(self.broker.ping, 1.0))
+
+
+async def patiently(open_it: Callable[[], Awaitable[T]]) -> T:
+    """What opening gives, tried again while something is away.
+
+    A service that is started during an outage waits for its end, alive and not ready: ending with an error would let its
+    supervisor wait longer each time, up to minutes past the end of the outage.
+    """
+    pause_s = 0.2
+    while True:
+        try:
+            return await open_it()
+        except TryLater as fault:
+            log.warning("service.waiting", what=fault.what, retry_in_s=round(pause_s, 2))
+        await asyncio.sleep(pause_s)
+        pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+
+
+async def open_bus(service: Service, amqp_url: str, *, name: str) -> AbstractRobustConnection:
+    """A connection to the broker, with what must exist there declared; waits for a broker that is away."""
+
+    async def open_it() -> AbstractRobustConnection:
+        bus = await connect(amqp_url, name=name)
+        try:
+            with broker_faults():
+                async with bus.channel() as channel:
+                    await topology.declare(channel)
+        except BaseException:
+            await bus.close()
+            raise
+        return bus
+
+    bus = await patiently(open_it)
+    service.stack.push_async_callback(bus.close)
+    service.ready_check("message broker", lambda: not bus.is_closed and bus.connected.is_set())
+    return bus
 
 
 async def open_foundation(service: Service, settings: ServiceSettings) -> Foundation:
-    """Open pool, bus, bell, relay and schedule for a service named like its entry in ``WRITERS``.
+    """Open pool, bus, bell, relay and schedule for a service named like its entry in ``WRITERS``; wait for servers that are away.
 
-    Raises TryLater when a server is away, StartupProblem when the database's schema does not fit.
+    Raises StartupProblem when the database's schema does not fit.
     """
     database_url = settings.database_url.get_secret_value()
     pool = await open_service_pool(service, database_url)
@@ -69,14 +112,8 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     bell.on_ring(LOG_CHANNEL, lambda _: relay_pulse.wake())
     bell.on_ring(DUE_CHANNEL, on_due)
     schedule = Schedule(pool, bell, holder=service.replica)
-    await schedule.release_all()  # what a former life of this replica held when it was killed
-    try:
-        bus = await connect(settings.amqp_url.get_secret_value(), name=f"{service.name}-relay")
-        async with bus.channel() as channel:
-            await topology.declare(channel)
-    except (AMQPError, OSError, TimeoutError) as error:
-        raise TryLater("the message broker can't be reached") from error
-    service.stack.push_async_callback(bus.close)
+    await patiently(schedule.release_all)  # what a former life of this replica held when it was killed
+    bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=f"{service.name}-relay")
     relay = Relay(database_url, bus)
     service.stack.push_async_callback(relay.close)
     service.stack.push_async_callback(_quietly, schedule)
@@ -87,7 +124,6 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     broker = make_broker(
         settings.amqp_url.get_secret_value(), stopping=service.stopping, handled=service.metrics.command_handled
     )
-    service.ready_check("message broker", lambda: not bus.is_closed and bus.connected.is_set())
     return Foundation(
         service=service, pool=pool, bell=bell, schedule=schedule,
         uow=UnitOfWork(pool, bell, writer=service.name), broker=broker, _due=due,
@@ -95,16 +131,21 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
 
 
 async def open_service_pool(service: Service, database_url: str, *, size: int = 10) -> Pool:
-    """The service's pool, on a database whose schema fits. Raises TryLater, StartupProblem."""
-    try:
-        missing = await asyncio.to_thread(migrate.check, database_url)
-        pool = await open_pool(database_url, name=service.name, size=size)
-    except migrate.SchemaTooNew as error:
-        raise StartupProblem(str(error)) from error
-    except (OSError, TimeoutError, asyncpg.PostgresError, migrate.Unreachable) as error:
-        raise TryLater("the database can't be reached") from error
-    if missing:
-        raise StartupProblem(f"the database lacks the migration {missing[0]}: run `skydriver migrate` first")
+    """The service's pool, on a database whose schema fits; waits for one that is away. Raises StartupProblem."""
+
+    async def open_it() -> Pool:
+        try:
+            with database_faults():
+                missing = await asyncio.to_thread(migrate.check, database_url)
+                if missing:
+                    raise StartupProblem(f"the database lacks the migration {missing[0]}: run `skydriver migrate` first")
+                return await open_pool(database_url, name=service.name, size=size)
+        except migrate.SchemaTooNew as error:
+            raise StartupProblem(str(error)) from error
+        except migrate.Unreachable as error:
+            raise TryLater("the database can't be reached") from error
+
+    pool = await patiently(open_it)
     service.stack.push_async_callback(pool.close)
 
     async def answers() -> bool:

@@ -50,8 +50,9 @@ class Health:
         """Names of what is not ready, in the order they were added; empty: ready."""
         if self.stopping:
             return ["stopping"]
-        results = await asyncio.gather(*(self._passes(name, check) for name, check in self._checks.items()))
-        failing = [name for name, passes in zip(self._checks, results, strict=True) if not passes]
+        checks = dict(self._checks)  # a service that starts adds some meanwhile
+        results = await asyncio.gather(*(self._passes(name, check) for name, check in checks.items()))
+        failing = [name for name, passes in zip(checks, results, strict=True) if not passes]
         if frozenset(failing) != self._failing:  # once per change, not per probe
             self._failing = frozenset(failing)
             log.info("health.changed", not_ready=failing)

@@ -128,6 +128,11 @@ INSERT INTO blobs (digest, encoding, size, body)
 SELECT :digest, :encoding, :size, :body FROM fast
 ON CONFLICT ON CONSTRAINT blobs_pkey DO NOTHING;
 
+-- name: missing_blobs(digests)
+-- Which of these blobs are not stored. Index: blobs_pkey.
+SELECT digest FROM unnest(:digests::text[]) AS wanted (digest)
+ WHERE NOT EXISTS (SELECT FROM blobs b WHERE b.digest = wanted.digest);
+
 -- name: get_blob(digest)^
 SELECT encoding, size, body FROM blobs WHERE digest = :digest;
 
