@@ -20,13 +20,18 @@ from skydriver_common.log.together import recorded_reply
 from skydriver_common.runtime.foundation import open_bus, open_service_pool, patiently
 from skydriver_common.runtime.service import Service, StartupProblem, run
 
+_QUERY_LIMIT_S = 10.0
+"""A request whose query takes longer is answered 503: most clients give up after as long."""
+
 
 def main() -> None:
     """Run the gateway until it is told to stop."""
     settings = ApiSettings.load()
 
     async def build(service: Service) -> None:
-        pool = await open_service_pool(service, settings.database_url.get_secret_value(), size=20)
+        pool = await open_service_pool(
+            service, settings.database_url.get_secret_value(), size=20, command_timeout_s=_QUERY_LIMIT_S
+        )
         bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name)
         commander = Commander(bus, partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
         await patiently(commander.open)

@@ -1,5 +1,6 @@
 """What surrounds every request: unknown paths, token and role, faults to answers, one log line."""
 
+import asyncio
 import time
 import uuid
 
@@ -14,6 +15,8 @@ from skydriver_common.model.ids import ScanId
 
 log = structlog.get_logger(__name__)
 
+_READ_LIMIT_S = 10.0
+
 PRINCIPAL = web.RequestKey("principal", Principal)
 ROLES = web.RequestKey("roles", frozenset[Role])
 """Effective roles: those of the token that the route allows (REST contract 1.2)."""
@@ -25,7 +28,7 @@ async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     started = time.monotonic()
     status = 500
     try:
-        response = await handler(request)
+        response = await _limited(handler, request)
         status = response.status
         return response
     except HttpProblem as problem:
@@ -62,6 +65,20 @@ async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
             "request.answered", method=request.method, path=request.path, status=status,
             duration_s=round(time.monotonic() - started, 4),
         )  # fmt: skip
+
+
+async def _limited(handler: Handler, request: web.Request) -> web.StreamResponse:
+    """A reader does not hang while the database does not answer; a writer has the limits of its steps. Raises TryLater."""
+    if request.method != "GET" or "text/event-stream" in request.headers.get("Accept", ""):
+        return await handler(request)
+    limit = asyncio.timeout(_READ_LIMIT_S)
+    try:
+        async with limit:
+            return await handler(request)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TryLater("the database does not answer", 5.0) from error
 
 
 def allowing(roles: frozenset[Role], verifier: TokenVerifier, handler: Handler) -> Handler:

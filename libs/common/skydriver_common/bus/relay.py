@@ -15,6 +15,7 @@ from aio_pika.exceptions import AMQPError
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.stops import stop_message
+from skydriver_common.db.pool import SERVER_SETTINGS
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
@@ -71,13 +72,13 @@ class Relay:
 
     async def _publish(self, events: list[read.LoggedEvent]) -> None:
         try:
-            if self._channel is None or self._channel.is_closed:
-                self._channel = await self._bus.channel(publisher_confirms=True)
-                await topology.declare(self._channel)
-            exchange = await self._channel.get_exchange(topology.EVENTS.name, ensure=False)
-            stops = await self._channel.get_exchange(topology.STOP.name, ensure=False)
             signals = [(signal, event) for event in events if (signal := stop_message(event)) is not None]
             async with asyncio.timeout(30):
+                if self._channel is None or self._channel.is_closed:
+                    self._channel = await self._bus.channel(publisher_confirms=True)
+                    await topology.declare(self._channel)
+                exchange = await self._channel.get_exchange(topology.EVENTS.name, ensure=False)
+                stops = await self._channel.get_exchange(topology.STOP.name, ensure=False)
                 await asyncio.gather(
                     *(stops.publish(signal, event.scan_id, mandatory=False) for signal, event in signals),
                     *(exchange.publish(_message(event), event.type, mandatory=False) for event in events),
@@ -92,7 +93,10 @@ class Relay:
             self._is_active = False
             with database_faults():
                 self._connection = await asyncpg.connect(
-                    self._database_url, timeout=10, command_timeout=30, server_settings={"application_name": "skydriver-relay"}
+                    self._database_url,
+                    timeout=10,
+                    command_timeout=30,
+                    server_settings={**SERVER_SETTINGS, "application_name": "skydriver-relay"},
                 )
         if not self._is_active:
             with database_faults():

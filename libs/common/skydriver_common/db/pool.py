@@ -19,26 +19,45 @@ else:
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection
 
-_SERVER_SETTINGS = {
+SERVER_SETTINGS = {
     # an abandoned writing transaction would hold back the relay for everybody
     "idle_in_transaction_session_timeout": "30000",
+    # a client whose machine is gone lets go of its locks within half a minute, not after two hours
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
+    "tcp_user_timeout": "30000",
     "jit": "off",
     "timezone": "UTC",
 }
+"""Of every session that a service opens."""
+_ACQUIRE_LIMIT_S = 5.0
+_LISTENS_S = 20.0
 
 
 async def open_pool(database_url: str, *, name: str, size: int = 10, command_timeout_s: float = 30.0) -> Pool:
     """A pool of at most ``size`` connections. Raises what asyncpg raises when the server can't be reached."""
-    pool = await asyncpg.create_pool(
+    return await _BoundedPool(
         database_url,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         min_size=1,
         max_size=size,
+        max_queries=50_000,
+        max_inactive_connection_lifetime=300.0,
+        loop=None,
         timeout=10,
         command_timeout=command_timeout_s,
-        server_settings={**_SERVER_SETTINGS, "application_name": f"skydriver-{name}"},
+        server_settings={**SERVER_SETTINGS, "application_name": f"skydriver-{name}"},
     )
-    assert pool is not None
-    return pool
+
+
+class _BoundedPool(Pool):
+    """A pool whose connections nobody waits for without end: while the server does not answer, waiting would only pile up."""
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        """As the pool does, for at most 5 s unless another limit is given; then TimeoutError."""
+        return super().acquire(timeout=_ACQUIRE_LIMIT_S if timeout is None else timeout)
 
 
 def load_statements(package: str, file: str) -> Any:
@@ -65,7 +84,9 @@ class Listener:
             lost = asyncio.Event()
             try:
                 connection = await asyncpg.connect(
-                    self._url, timeout=10, server_settings={"application_name": f"skydriver-{self._name}-listen"}
+                    self._url,
+                    timeout=10,
+                    server_settings={**SERVER_SETTINGS, "application_name": f"skydriver-{self._name}-listen"},
                 )
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("listener.away", error=type(error).__name__, retry_in_s=pause_s)
@@ -79,8 +100,10 @@ class Listener:
                     await connection.add_listener(channel, lambda *args, callback=callback: callback(str(args[3])))
                 for callback in self._callbacks.values():
                     callback("")
-                await first(stopping.wait(), lost.wait())
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                while not stopping.is_set() and not lost.is_set():
+                    await first(stopping.wait(), lost.wait(), asyncio.sleep(_LISTENS_S))
+                    await connection.fetchval("SELECT true", timeout=_ACQUIRE_LIMIT_S)  # is anybody at the other end?
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("listener.lost", error=type(error).__name__)
             finally:
                 with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):

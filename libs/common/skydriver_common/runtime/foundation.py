@@ -130,7 +130,7 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     )  # fmt: skip
 
 
-async def open_service_pool(service: Service, database_url: str, *, size: int = 10) -> Pool:
+async def open_service_pool(service: Service, database_url: str, *, size: int = 10, command_timeout_s: float = 30.0) -> Pool:
     """The service's pool, on a database whose schema fits; waits for one that is away. Raises StartupProblem."""
 
     async def open_it() -> Pool:
@@ -139,7 +139,7 @@ async def open_service_pool(service: Service, database_url: str, *, size: int = 
                 missing = await asyncio.to_thread(migrate.check, database_url)
                 if missing:
                     raise StartupProblem(f"the database lacks the migration {missing[0]}: run `skydriver migrate` first")
-                return await open_pool(database_url, name=service.name, size=size)
+                return await open_pool(database_url, name=service.name, size=size, command_timeout_s=command_timeout_s)
         except migrate.SchemaTooNew as error:
             raise StartupProblem(str(error)) from error
         except migrate.Unreachable as error:

@@ -1,0 +1,39 @@
+"""The pool while the server is silent: nobody waits without end, and afterwards all is well."""
+
+import asyncio
+import time
+from urllib.parse import urlsplit
+
+from skydriver_common.db.pool import open_pool
+from skydriver_common.db.translate import database_faults
+from skydriver_common.faults import TryLater
+from tests.support.proxy import Proxy
+
+
+async def test_a_silent_server_makes_everybody_try_later_and_holds_nobody_up_afterwards(database: str) -> None:
+    proxy = Proxy(urlsplit(database).port or 0)
+    await proxy.open()
+    url = database.replace(f":{urlsplit(database).port}/", f":{proxy.port}/")
+    pool = await open_pool(url, name="test", size=2, command_timeout_s=1)
+
+    async def ask() -> bool:
+        with database_faults():
+            return bool(await pool.fetchval("SELECT true"))
+
+    try:
+        assert await ask()
+        proxy.stall()
+        began = time.monotonic()
+        answers = await asyncio.gather(*(ask() for _ in range(40)), return_exceptions=True)
+        assert {type(answer) for answer in answers} == {TryLater}
+        assert time.monotonic() - began < 10
+        proxy.flow()
+        answers = []
+        for _ in range(40):
+            answers = await asyncio.gather(ask(), asyncio.sleep(0.2), return_exceptions=True)
+            if answers[0] is True:
+                break
+        assert answers[0] is True
+    finally:
+        pool.terminate()
+        await proxy.close()
