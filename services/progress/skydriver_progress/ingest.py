@@ -24,9 +24,10 @@ from skydriver_common.model.events import StrangeReportRefused
 from skydriver_common.model.rejections import Rejection
 from skydriver_progress import messages
 from skydriver_progress.decide import TOLD_AGAIN_S, Refusal, Report, decide_refused, decide_report, token_has_ended
-from skydriver_progress.messages import Skymap
+from skydriver_progress.messages import Envelope, Skymap, parse
 from skydriver_progress.retention import Retention
 from skydriver_progress.tokens import ENDED, ScanTokens
+from skydriver_scanner.wire import PROGRESS
 
 log = structlog.get_logger(__name__)
 
@@ -56,10 +57,21 @@ class Item:
     message: Message
     kind: str
     scan_id: str | None
+    envelope: Envelope | None = None
     report: Report | None = None
     context: Context | None = None
     refusal: Refusal | None = None
     trace: str = ""
+
+    def read(self) -> Report | None:
+        """The report, parsed now if it was not needed before. None: it is refused, or says nothing."""
+        if self.report is None and self.refusal is None and self.envelope is not None and self.kind == PROGRESS:
+            parsed = parse(self.envelope)
+            if isinstance(parsed, Refusal):
+                self.refusal = parsed
+            elif not isinstance(parsed, Skymap):
+                self.report = parsed
+        return None if self.refusal is not None else self.report
 
 
 class Ingest:
@@ -80,10 +92,17 @@ class Ingest:
         self._told: set[str] = set()
 
     async def prepare(self, batch: Sequence[Message]) -> list[Item]:
-        """Open, check and parse. Raises TryLater when tokens can't be checked now, or blobs not be stored."""
+        """Open and check them all, parse what will be needed. Raises TryLater when that can't be done now."""
         items = []
         for count, message in enumerate(batch, 1):
-            items.append(await self._item(message))
+            items.append(await self._opened(message))
+            if count % _BREATH == 0:
+                await asyncio.sleep(0)
+        for count, group in enumerate(_by_sender(items), 1):
+            for item in reversed(group):
+                await self._parse(item)
+                if self._coalesces and isinstance(item.report, PatchManifest) and item.report.progress:
+                    break  # those before it are looked at only if that turns out to be needed
             if count % _BREATH == 0:
                 await asyncio.sleep(0)
         return items
@@ -104,7 +123,7 @@ class Ingest:
             items[0].trace = traceback.format_exc(limit=-8)
         return [item for item in items if item.refusal is not None]
 
-    async def _item(self, message: Message) -> Item:
+    async def _opened(self, message: Message) -> Item:
         key = message.key
         kind, scan_id = messages.addressed_to(key)
         item = Item(message, kind, scan_id)
@@ -120,16 +139,22 @@ class Ingest:
             item.refusal = subject
             return item
         place = f"{opened.producer}:{opened.sequence}"
+        item.envelope = opened
         item.context = Context(command_id=place, correlation_id=message.correlation_id or place, actor=subject)
-        big = len(opened.plain) > _OFF_THE_LOOP_BYTES
-        parsed = await asyncio.to_thread(messages.parse, opened) if big else messages.parse(opened)
-        if isinstance(parsed, Refusal):
-            item.refusal = parsed
-        elif isinstance(parsed, Skymap):
+        return item
+
+    async def _parse(self, item: Item) -> None:
+        envelope = item.envelope
+        if envelope is None:
+            return
+        big = len(envelope.plain) > _OFF_THE_LOOP_BYTES
+        parsed = await asyncio.to_thread(messages.parse, envelope) if big else messages.parse(envelope)
+        if isinstance(parsed, Skymap):
             item.report = await self._store(parsed)
+        elif isinstance(parsed, Refusal):
+            item.refusal = parsed
         else:
             item.report = parsed
-        return item
 
     async def _store(self, skymap: Skymap) -> PutResult:
         digest = await blobs.put(self._pool, skymap.content)
@@ -164,17 +189,27 @@ class Ingest:
         if token_has_ended(scan, now, self._token_grace_s):
             for item in group:
                 item.refusal = item.refusal or Refusal(ENDED, "the scan has ended, and its token with it")
-        fit = [(item, item.report) for item in group if item.refusal is None and item.report is not None]
-        if self._coalesces:
-            reports = [(item, report) for item, report in fit if isinstance(report, PatchManifest) and report.progress]
-            newest = next((item for item, report in reversed(reports) if self._take(tx, item, report, now)), None)
-            # what the others say of their progress is superseded; their metadata counts
-            fit = [(item, _without_progress(report)) for item, report in fit if item is not newest and item.refusal is None]
-        for item, report in fit:
-            self._take(tx, item, report, now)
+        fit = [item for item in group if item.refusal is None]
+        newest = self._take_newest(tx, fit, now) if self._coalesces else None
+        is_complete = scan.event_metadata is not None and scan.scan_metadata is not None
+        for item in fit:
+            # what others say of their progress is superseded; their metadata counts, while there is none
+            if item is newest or (newest is not None and item.report is None and is_complete):
+                continue
+            report = item.read()
+            if report is not None:
+                self._take(tx, item, report if newest is None else _without_progress(report), now)
         for item in group:
             if item.refusal is not None:
                 self._tell(tx, item, scan_id, now)
+
+    def _take_newest(self, tx: Transaction, group: Sequence[Item], now: float) -> Item | None:
+        """Decide on the newest progress report that is as it must be; None when there is none."""
+        for item in reversed(group):
+            report = item.read() if item.kind == PROGRESS else None
+            if isinstance(report, PatchManifest) and report.progress and self._take(tx, item, report, now):
+                return item
+        return None
 
     def _take(self, tx: Transaction, item: Item, report: Report, now: float) -> bool:
         """Decide on one report; False when it is refused."""
@@ -218,8 +253,13 @@ def _by_sender(items: Sequence[Item]) -> list[list[Item]]:
     """Items of one scan and one producer together, in order of their sequence; groups in order of their first item."""
     groups: dict[tuple[str | None, str], list[Item]] = {}
     for item in items:
-        groups.setdefault((item.scan_id, item.report.producer if item.report is not None else ""), []).append(item)
+        producer = item.envelope.producer if item.envelope is not None else ""
+        groups.setdefault((item.scan_id, producer), []).append(item)
     for group in groups.values():
         if len(group) > 1:
-            group.sort(key=lambda item: item.report.sequence if item.report is not None else -1)
+            group.sort(key=_sequence)
     return list(groups.values())
+
+
+def _sequence(item: Item) -> int:
+    return item.envelope.sequence if item.envelope is not None else -1

@@ -20,7 +20,7 @@ from skydriver_progress.tokens import ScanTokens
 _IDLE_S = 60.0
 _POOL = 6
 """Two connections for each of the three lanes; commands from the gateway have their own pool."""
-_SHARES = {"progress": (0, 250), "result": (4, 4), "failure": (16, 16)}
+_SHARES = {"progress": (0, 1000), "result": (4, 4), "failure": (16, 16)}
 """Kind to its prefetch (0: as set) and its most messages in one transaction."""
 
 

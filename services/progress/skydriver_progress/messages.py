@@ -20,7 +20,7 @@ from skydriver_common.payloads.reports import (
 from skydriver_progress.decide import Refusal, Report, ReportFailure
 from skydriver_scanner import wire
 
-MAX_SMALL_WIRE_BYTES = 256 * 1024
+MAX_SMALL_WIRE_BYTES = 128 * 1024
 MAX_SMALL_CONTENT_BYTES = 1024 * 1024
 """Largest progress and failure messages, as sent and decompressed; real ones have some kB. REST takes the same content."""
 

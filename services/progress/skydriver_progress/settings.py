@@ -24,8 +24,8 @@ class ProgressSettings(ServiceSettings):
     """How long after a scan's end its token is still good: for the last report after the final result."""
     coalesce_progress: bool = True
     """Of the reports of one scan that wait together, only the newest is written; false: every one is logged."""
-    ingest_prefetch: int = Field(default=500, ge=1, le=65535)
-    """Progress messages held at most; each has at most 256 kB."""
+    ingest_prefetch: int = Field(default=2000, ge=1, le=65535)
+    """Progress messages held at most; each has at most 128 kB."""
     silence_limit_s: float = Field(default=1800.0, gt=0)
     """A scanner that says nothing for so long while its job lives is told of in the scan's status."""
     progress_retention_days: float = Field(default=90.0, ge=0)

@@ -18,7 +18,7 @@ from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL, Bell
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
-from skydriver_common.log.views import scan_of_row
+from skydriver_common.log.states import States
 from skydriver_common.log.writing import BlobLost, Gathered, RecordedReply, sql
 from skydriver_common.model.commands import Context
 from skydriver_common.model.rejections import Code, Rejection, Reply
@@ -88,6 +88,7 @@ class Together:
         self._waiting: deque[Member] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._alone_until = 0.0
+        self._states = States()
 
     async def join(self, member: Member) -> Turn:
         """Wait for the member's turn. Raises TryLater, AlreadyHandled."""
@@ -135,7 +136,7 @@ class Together:
 
     async def _take_turns(self, connection: Connection, members: Sequence[Member], decided: list[tuple[Member, Turn]]) -> None:
         """Let each member decide, then write it all. Raises what the database raises, _Failed."""
-        so_far, recorded, consumed = await _load(connection, members)
+        so_far, recorded, consumed = await _load(connection, members, self._states)
         for member in members:
             if member.turn.done():
                 continue
@@ -159,6 +160,9 @@ class Together:
             if member.consumes is not None:
                 consumed.add(member.consumes)
                 so_far.consumed.append(member.consumes)
+        for scan_id in so_far.before:
+            scan, head_hash = so_far.scans[scan_id]
+            self._states.keep(head_hash, scan)
         await so_far.write(connection)
 
     def _ring(self, turns: Sequence[Turn]) -> None:
@@ -239,7 +243,7 @@ def _meaning(error: BaseException, member: Member, *, is_alone: bool) -> Excepti
 
 
 async def _load(
-    connection: Connection, members: Sequence[Member]
+    connection: Connection, members: Sequence[Member], states: States
 ) -> tuple[Gathered, dict[str, RecordedReply], set[tuple[str, UUID] | None]]:
     """Lock and load what the members ask for: scans, recorded replies by command, consumed events."""
     consumes = [member.consumes for member in members if member.consumes is not None]
@@ -253,7 +257,7 @@ async def _load(
     ):
         match row["kind"]:
             case "s":
-                loaded.scans[row["scan_id"]] = (scan_of_row(row), row["head_hash"])
+                loaded.scans[row["scan_id"]] = (states.of_row(row), row["head_hash"])
             case "r":
                 reply = Reply(body=row["body"], code=row["code"] and Code(row["code"]), reason=row["reason"])
                 recorded[row["scan_id"]] = RecordedReply(row["scan_id"], row["fingerprint"], reply)

@@ -210,25 +210,31 @@ def evolve(scan: Scan | None, event: ev.Event, *, scan_id: str, recorded_at: flo
         return _requested(event, scan_id)
     if scan is None:
         raise HistoryBroken(f"scan {scan_id} has the event {event.type} before it was requested")
-    scan = replace(scan, version=scan.version + 1, scanner=evolve_scanner(scan, event, recorded_at))
-    manifest_change = _evolve_manifest(scan, event)
-    if manifest_change is not None:
+    changes = _manifest_changes(event)
+    if changes is not None:
         # strictly rising, whatever clock wrote the event (contract 5.1, last_updated)
-        return replace(manifest_change, last_updated=max(recorded_at, scan.last_updated + _TICK_S))
-    if isinstance(event, ev.RescanRecorded):
-        return replace(scan, rescan_ids=(*scan.rescan_ids, event.rescan_id))
-    if isinstance(event, ev.ProgressCompacted | ev.FailureReported | ev.ScannerTookOver | ev.ScannerSilent | ev.ReportRefused):
-        return scan
-    if isinstance(event, ev.ResultReceived):
-        stored = ResultRef(
-            digest=event.digest, size_bytes=event.size_bytes, is_final=event.is_final,
-            producer=event.producer, sequence=event.sequence,
-        )  # fmt: skip
-        return replace(scan, result=stored)
-    launch = _evolve_launch(scan.launch, event, recorded_at)
-    if launch is not None:
-        return replace(scan, launch=launch)
-    return replace(scan, ewms=_evolve_ewms(scan.ewms, event, recorded_at))
+        changes = {**changes, "last_updated": max(recorded_at, scan.last_updated + _TICK_S)}
+    else:
+        changes = _other_changes(scan, event, recorded_at)
+    return replace(scan, version=scan.version + 1, scanner=evolve_scanner(scan, event, recorded_at), **changes)
+
+
+def _other_changes(scan: Scan, event: ev.Event, recorded_at: float) -> dict[str, Any]:
+    """What an event changes beside the manifest."""
+    match event:
+        case ev.RescanRecorded():
+            return {"rescan_ids": (*scan.rescan_ids, event.rescan_id)}
+        case ev.ProgressCompacted() | ev.FailureReported() | ev.ScannerTookOver() | ev.ScannerSilent() | ev.ReportRefused():
+            return {}
+        case ev.ResultReceived():
+            stored = ResultRef(
+                digest=event.digest, size_bytes=event.size_bytes, is_final=event.is_final,
+                producer=event.producer, sequence=event.sequence,
+            )  # fmt: skip
+            return {"result": stored}
+        case _:
+            launch = _evolve_launch(scan.launch, event, recorded_at)
+            return {"ewms": _evolve_ewms(scan.ewms, event, recorded_at)} if launch is None else {"launch": launch}
 
 
 def evolve_scanner(scan: Scan, event: ev.Event, recorded_at: float) -> Scanner:
@@ -247,9 +253,10 @@ def evolve_scanner(scan: Scan, event: ev.Event, recorded_at: float) -> Scanner:
         case ev.ScannerTookOver():
             past = [each for each in (*scanner.past_producers, scanner.producer) if each and each != event.producer]
             scanner = replace(
-                scanner, producer=event.producer, took_over_at=recorded_at, past_producers=past[-_PAST_LIVES:], failure="",
-                log_tail="",
+                scanner, producer=event.producer, took_over_at=recorded_at, past_producers=past[-_PAST_LIVES:]
             )  # fmt: skip
+            if event.producer != scanner.failure_producer:  # what it said of its own end, on another queue, may come first
+                scanner = replace(scanner, failure="", log_tail="")
         case ev.ScannerSilent():
             scanner = replace(scanner, silent_since=event.since)
         case ev.ReportRefused():
@@ -290,23 +297,23 @@ def _requested(event: ev.ScanRequested, scan_id: str) -> Scan:
     )
 
 
-def _evolve_manifest(scan: Scan, event: ev.Event) -> Scan | None:
-    """The scan after an event that changes a field of the manifest, else None."""
+def _manifest_changes(event: ev.Event) -> dict[str, Any] | None:
+    """What an event changes in the manifest; None: nothing."""
     match event:
-        case ev.ScanDeleted():
-            return replace(scan, is_deleted=True)
-        case ev.ScanReplaced():
-            return replace(scan, replaced_by_scan_id=event.by_scan_id)
         case ev.ProgressReported():
-            return replace(scan, progress=event.progress, producer=event.producer, sequence=event.sequence)
+            return {"progress": event.progress, "producer": event.producer, "sequence": event.sequence}
         case ev.PayloadLetGo():
-            return scan  # a report changed the manifest; what it said is superseded
+            return {}  # a report changed the manifest; what it said is superseded
+        case ev.ScanDeleted():
+            return {"is_deleted": True}
+        case ev.ScanReplaced():
+            return {"replaced_by_scan_id": event.by_scan_id}
         case ev.EventMetadataSet():
-            return replace(scan, event_metadata=event.event_metadata)
+            return {"event_metadata": event.event_metadata}
         case ev.ScanMetadataSet():
-            return replace(scan, scan_metadata=event.scan_metadata)
+            return {"scan_metadata": event.scan_metadata}
         case ev.WorkflowAssigned():
-            return replace(scan, ewms_workflow_id=event.workflow_id, ewms_address=event.ewms_address)
+            return {"ewms_workflow_id": event.workflow_id, "ewms_address": event.ewms_address}
         case _:
             return None
 
