@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skydriver_cli import log_proof_commands, log_replay_commands
+from skydriver_cli.asyncapi import show_asyncapi
 from skydriver_cli.client import Client, Connection, find_connection
 from skydriver_cli.dead_commands import dead
 from skydriver_cli.log_commands import log
@@ -32,6 +33,7 @@ app.add_typer(log, name="log")
 app.add_typer(dead, name="dead")
 app.add_typer(throttle, name="throttle")
 app.command("settings")(show_settings)
+app.command("asyncapi")(show_asyncapi)
 out, err = Console(), Console(stderr=True)
 
 DataDir = Annotated[
