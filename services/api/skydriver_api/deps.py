@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from skydriver_api.blob_writer import BlobWriter
 from skydriver_api.commander import Commander
 from skydriver_api.eyes import Eyes
 from skydriver_api.images import ImageResolver
@@ -17,6 +18,7 @@ class Deps:
     """clusters: name to its most workers with client logs, None: no cap."""
 
     reads: Reads
+    blobs: BlobWriter
     commander: Commander
     images: ImageResolver
     live: LiveEvents

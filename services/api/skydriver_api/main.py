@@ -6,6 +6,7 @@ import aiohttp
 from aiohttp import web
 
 from skydriver_api.app import make_app
+from skydriver_api.blob_writer import BlobWriter
 from skydriver_api.catalogs import open_images
 from skydriver_api.commander import Commander
 from skydriver_api.deps import Deps
@@ -53,6 +54,7 @@ def main() -> None:
         service.spawn("bell", bell.run(service.stopping))
         deps = Deps(
             reads=Reads(pool),
+            blobs=BlobWriter(pool),
             commander=commander,
             images=images,
             live=live,

@@ -5,10 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from faststream.rabbit import RabbitBroker
-from faststream.rabbit.annotations import RabbitMessage
 
 from skydriver_common.bus import topology
-from skydriver_common.bus.envelope import context_of
+from skydriver_common.bus.envelope import current_context
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.events import LaunchAbandoned, ResultReceived, ScanDeleted, ScanLaunched, ScannerFailed
 from skydriver_common.model.rejections import Reply
@@ -32,14 +31,14 @@ def register(broker: RabbitBroker, usecases: UseCases, additions: Additions, tas
     """Subscribe to the commands of this service and to the events it reacts to. Each may arrive more than once."""
 
     @broker.subscriber(topology.command_queue(AssignWorkflow.key), topology.COMMANDS, no_reply=True)
-    async def assign_workflow(command: AssignWorkflow, message: RabbitMessage) -> Reply:
+    async def assign_workflow(command: AssignWorkflow) -> Reply:
         """Set the EWMS workflow of a scan, once."""
-        return await usecases.assign_workflow(command, context_of(message))
+        return await usecases.assign_workflow(command, current_context())
 
     @broker.subscriber(topology.command_queue(AddWorkers.key), topology.COMMANDS, no_reply=True)
-    async def add_workers(command: AddWorkers, message: RabbitMessage) -> Reply:
+    async def add_workers(command: AddWorkers) -> Reply:
         """Ask EWMS for more workers, once per request."""
-        return await additions.add_workers(command, context_of(message))
+        return await additions.add_workers(command, current_context())
 
     @broker.subscriber(topology.command_queue(RefreshTaskforces.key), topology.COMMANDS, no_reply=True)
     async def refresh_taskforces(command: RefreshTaskforces) -> Reply:

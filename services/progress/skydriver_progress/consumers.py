@@ -4,7 +4,7 @@ from faststream.rabbit import RabbitBroker
 from faststream.rabbit.annotations import RabbitMessage
 
 from skydriver_common.bus import topology
-from skydriver_common.bus.envelope import context_of
+from skydriver_common.bus.envelope import current_context
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.commands import PatchManifest, PutResult
 from skydriver_common.model.events import ScanLaunched
@@ -18,14 +18,14 @@ def register(broker: RabbitBroker, uow: UnitOfWork, retention: Retention, silenc
     """Subscribe to the commands of this service, and to launches."""
 
     @broker.subscriber(topology.command_queue(PatchManifest.key), topology.COMMANDS, no_reply=True)
-    async def patch_manifest(command: PatchManifest, message: RabbitMessage) -> Reply:
+    async def patch_manifest(command: PatchManifest) -> Reply:
         """Take a scanner's progress and metadata; metadata is put once."""
-        return await usecases.patch_manifest(command, context_of(message), uow, retention)
+        return await usecases.patch_manifest(command, current_context(), uow, retention)
 
     @broker.subscriber(topology.command_queue(PutResult.key), topology.COMMANDS, no_reply=True)
-    async def put_result(command: PutResult, message: RabbitMessage) -> Reply:
+    async def put_result(command: PutResult) -> Reply:
         """Take a skymap, partial or final; a final one is never replaced by a partial one."""
-        return await usecases.put_result(command, context_of(message), uow)
+        return await usecases.put_result(command, current_context(), uow)
 
     @broker.subscriber(topology.event_queue(topology.PROGRESS, ScanLaunched.type), topology.EVENTS, no_reply=True)
     async def scan_launched(message: RabbitMessage) -> None:

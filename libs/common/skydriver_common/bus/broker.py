@@ -9,6 +9,7 @@ from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker
 
 from skydriver_common.bus.outcomes import Handled, Settle
+from skydriver_common.bus.replies import Replies
 from skydriver_common.bus.translate import broker_faults
 
 PREFETCH = 32
@@ -25,7 +26,7 @@ def make_broker(
 
     stopping: set when the service stops; waiting messages are then given back. handled: for metrics.
     """
-    settle = Settle(stopping, handled)
+    settle = Settle(stopping, handled, Replies(lambda: broker.connect()))
     broker = RabbitBroker(
         _watched(amqp_url),
         reconnect_interval=RECONNECT_S,

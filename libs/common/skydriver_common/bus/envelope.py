@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,9 @@ from skydriver_common.faults import BadMessage
 from skydriver_common.model.commands import Context
 from skydriver_common.model.rejections import Code, Reply
 
+MESSAGE: ContextVar[RabbitMessage] = ContextVar("message")
+"""The message being handled. Consumers take it from here and not as a parameter: FastStream would hand each one through a thread."""
+
 
 def headers_of(context: Context) -> dict[str, Any]:
     """Headers of a command message."""
@@ -18,6 +22,11 @@ def headers_of(context: Context) -> dict[str, Any]:
     if context.deadline is not None:
         headers["deadline"] = str(context.deadline)
     return headers
+
+
+def current_context() -> Context:
+    """The context of the command being handled. Raises BadMessage when it has no id or a deadline that is no number."""
+    return context_of(MESSAGE.get())
 
 
 def context_of(message: RabbitMessage) -> Context:

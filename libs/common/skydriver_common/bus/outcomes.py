@@ -18,8 +18,9 @@ from faststream.rabbit.message import RabbitMessage
 from pydantic import ValidationError
 
 from skydriver_common.bus import topology
-from skydriver_common.bus.envelope import deadline_of, reply_headers, seconds_left
+from skydriver_common.bus.envelope import MESSAGE, deadline_of, seconds_left
 from skydriver_common.bus.letters import KEY, headers_of_burial
+from skydriver_common.bus.replies import Replies
 from skydriver_common.faults import BadMessage, TryLater
 from skydriver_common.log.unit_of_work import AlreadyHandled, DeadlinePassed
 from skydriver_common.model.rejections import Reply
@@ -36,10 +37,11 @@ Handled = Callable[[str, str, float], None]
 class Settle:
     """Makes the middleware that settles every message of one broker."""
 
-    def __init__(self, stopping: asyncio.Event, handled: Handled) -> None:
+    def __init__(self, stopping: asyncio.Event, handled: Handled, replies: Replies) -> None:
         self.broker: RabbitBroker | None = None
         self.stopping = stopping
         self.handled = handled
+        self.replies = replies
 
     def __call__(self, msg: Any, /, *, context: Any) -> "_Settling":
         return _Settling(self, msg, context)
@@ -53,6 +55,7 @@ class _Settling(BaseMiddleware[Any, Any]):
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
         started = time.monotonic()
         key = str(msg.headers.get(KEY) or msg.raw_message.routing_key or "")  # one that was sent back from the dead letters
+        MESSAGE.set(msg)
         with structlog.contextvars.bound_contextvars(command_id=msg.message_id, correlation_id=msg.correlation_id):
             outcome = await self._handle(call_next, msg)
             seconds = time.monotonic() - started
@@ -103,15 +106,11 @@ class _Settling(BaseMiddleware[Any, Any]):
     async def _reply(self, msg: RabbitMessage, reply: Reply) -> None:
         if not msg.reply_to:
             return
-        assert self._settle.broker is not None
         try:
             # best effort: a gateway that has died must not undo what is committed
-            await self._settle.broker.publish(
-                reply.body, queue=msg.reply_to, correlation_id=msg.correlation_id, headers=dict(reply_headers(reply)),
-                mandatory=False, content_type="application/octet-stream",
-            )  # fmt: skip
-        except (OSError, RuntimeError, TimeoutError) as error:
-            log.warning("reply.lost", error=type(error).__name__)
+            await self._settle.replies.send(reply, to=msg.reply_to, correlation_id=msg.correlation_id or "")
+        except TryLater as fault:
+            log.warning("reply.lost", what=fault.what)
 
     async def _bury(self, msg: RabbitMessage, reason: str, *, trace: bool = False) -> str:
         """Publish to the dead letters with the reason, confirmed, then ack; until that works the message stays ours."""

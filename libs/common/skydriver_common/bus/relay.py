@@ -43,8 +43,8 @@ class Relay:
 
     async def step(self) -> bool | float:
         """Publish one batch. True: there is more. Raises TryLater while Postgres or RabbitMQ is away."""
-        if not self._is_active and (wait_s := self._next_try - time.monotonic()) > 0:
-            return wait_s  # woken, but another replica is at it
+        if (wait_s := self._next_try - time.monotonic()) > 0:
+            return wait_s
         try:
             connection = await self._locked_connection()
             if connection is None:

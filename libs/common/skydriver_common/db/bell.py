@@ -19,6 +19,8 @@ LOG_CHANNEL = "skydriver_log"
 DUE_CHANNEL = "skydriver_due"
 EYES_CHANNEL = "skydriver_eyes"
 """Somebody looks at the scan that the payload names."""
+_GATHER_S = 0.01
+"""Between two notifications: what is rung meanwhile goes together."""
 
 
 class Bell:
@@ -29,6 +31,8 @@ class Bell:
         self._rung: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
         self._local: dict[str, list[Callable[[str], None]]] = {}
+        self.processes: set[int] = set()
+        """Server processes through which this bell has rung: our own listener need not hear them."""
 
     def on_ring(self, channel: str, callback: Callable[[str], None]) -> None:
         """Call back in this process without the way through Postgres."""
@@ -47,16 +51,21 @@ class Bell:
             await first(stopping.wait(), self._wake.wait())
             self._wake.clear()
             rung, self._rung = self._rung, set()
-            if not rung:
-                continue
-            channels, payloads = zip(*rung, strict=True)
-            try:
-                # nothing of value is written: no need to wait for the disk
-                await self._pool.execute(
+            if rung:
+                await self._notify(rung)
+                await first(stopping.wait(), asyncio.sleep(_GATHER_S))
+
+    async def _notify(self, rung: set[tuple[str, str]]) -> None:
+        channels, payloads = zip(*rung, strict=True)
+        try:
+            # nothing of value is written: no need to wait for the disk
+            async with self._pool.acquire() as connection:
+                self.processes.add(connection.get_server_pid())
+                await connection.execute(
                     "WITH fast AS (SELECT set_config('synchronous_commit', 'off', true))"
                     " SELECT pg_notify(c, p) FROM fast, unnest($1::text[], $2::text[]) AS rung (c, p)",
                     list(channels),
                     list(payloads),
                 )
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("bell.not_rung", error=type(error).__name__)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            log.warning("bell.not_rung", error=type(error).__name__)

@@ -1,8 +1,9 @@
 """The connection pool, statements from ``.sql`` files, and a NOTIFY listener that reconnects."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,11 @@ _ACQUIRE_LIMIT_S = 5.0
 _LISTENS_S = 20.0
 
 
+async def _leave_as_it_is(_: Connection) -> None:
+    """Nothing of a session has to be taken back: all our settings and locks end with their transaction (the driver still rolls
+    back an open one). The driver's own way asks the server once more for each statement."""
+
+
 async def open_pool(database_url: str, *, name: str, size: int = 10, command_timeout_s: float = 30.0) -> Pool:
     """A pool of at most ``size`` connections. Raises what asyncpg raises when the server can't be reached."""
     return await _BoundedPool(
@@ -48,6 +54,7 @@ async def open_pool(database_url: str, *, name: str, size: int = 10, command_tim
         loop=None,
         timeout=10,
         command_timeout=command_timeout_s,
+        reset=_leave_as_it_is,
         server_settings={**SERVER_SETTINGS, "application_name": f"skydriver-{name}"},
     )
 
@@ -72,10 +79,14 @@ class Listener:
     Start ``run`` as a background task. A callback gets the payload ("" after a reconnection: something may have been missed).
     """
 
-    def __init__(self, database_url: str, callbacks: dict[str, Callable[[str], None]], *, name: str) -> None:
+    def __init__(
+        self, database_url: str, callbacks: dict[str, Callable[[str], None]], *, name: str, own: Container[int] = ()
+    ) -> None:
+        """own: server processes whose notifications are not listened to, because who rings there has told us already."""
         self._url = database_url
         self._callbacks = callbacks
         self._name = name
+        self._own = own
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listen until ``stopping`` is set, reconnecting with a pause of at most 5 s."""
@@ -97,7 +108,7 @@ class Listener:
             try:
                 connection.add_termination_listener(lambda *_, lost=lost: lost.set())
                 for channel, callback in self._callbacks.items():
-                    await connection.add_listener(channel, lambda *args, callback=callback: callback(str(args[3])))
+                    await connection.add_listener(channel, partial(self._notified, callback))
                 for callback in self._callbacks.values():
                     callback("")
                 while not stopping.is_set() and not lost.is_set():
@@ -108,6 +119,10 @@ class Listener:
             finally:
                 with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     await connection.close(timeout=2)
+
+    def _notified(self, callback: Callable[[str], None], _: Any, pid: int, __: str, payload: object) -> None:
+        if pid not in self._own:
+            callback(str(payload))
 
 
 async def first(*waits: Awaitable[Any]) -> None:

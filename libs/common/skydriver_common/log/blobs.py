@@ -1,6 +1,8 @@
 """Content-addressed bytes: put once, never parsed, never changed."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import zstandard
 
@@ -16,21 +18,37 @@ class BlobMissing(Exception):
     """No blob has this digest."""
 
 
+class Packed(NamedTuple):
+    """A blob as it is stored. size: of the content, in bytes."""
+
+    digest: Digest
+    encoding: str
+    size: int
+    body: bytes
+
+
+async def pack(content: bytes) -> Packed:
+    """Compress, where that makes it smaller."""
+    return await asyncio.to_thread(_pack, content) if len(content) > _OFF_THE_LOOP_BYTES else _pack(content)
+
+
 async def put(pool: Pool | Connection, content: bytes) -> Digest:
-    """Store bytes and return their digest; storing them again changes nothing. Raises TryLater.
+    """Store bytes and return their digest, see ``put_packed``. Raises TryLater."""
+    packed = await pack(content)
+    await put_packed(pool, [packed])
+    return packed.digest
+
+
+async def put_packed(pool: Pool | Connection, blobs: Sequence[Packed]) -> None:
+    """Store blobs; storing them again changes nothing. Raises TryLater.
 
     The statement does not wait for the disk: a blob is worth nothing until a decision refers to it, and the commit of that
     decision, later in the same write-ahead log, takes everything before it to the disk. A crash of the server in between loses
     the blob; so the decision says that it needs it (``Transaction.needs_blob``), and whoever asked puts it again.
     """
-    big = len(content) > _OFF_THE_LOOP_BYTES
-    digest, packed = await asyncio.to_thread(_pack, content) if big else _pack(content)
-    encoding, body = ("zstd", packed) if len(packed) < len(content) else ("identity", content)
+    digests, encodings, sizes, bodies = zip(*sorted(blobs), strict=True)
     with database_faults():
-        if big and await sql.has_blob(pool, digest=digest):
-            return digest
-        await sql.put_blob(pool, digest=digest, encoding=encoding, size=len(content), body=body)
-    return digest
+        await sql.put_blobs(pool, digests=list(digests), encodings=list(encodings), sizes=list(sizes), bodies=list(bodies))
 
 
 async def get(pool: Pool | Connection, digest: str) -> bytes:
@@ -53,5 +71,8 @@ async def unpack(body: bytes, size: int) -> bytes:
     return await asyncio.to_thread(work) if size > _OFF_THE_LOOP_BYTES else work()
 
 
-def _pack(content: bytes) -> tuple[Digest, bytes]:
-    return digest_of(content), zstandard.ZstdCompressor(level=3).compress(content)
+def _pack(content: bytes) -> Packed:
+    packed = zstandard.ZstdCompressor(level=3).compress(content)
+    if len(packed) < len(content):
+        return Packed(digest_of(content), "zstd", len(content), packed)
+    return Packed(digest_of(content), "identity", len(content), content)

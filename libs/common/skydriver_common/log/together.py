@@ -116,10 +116,15 @@ class Together:
         decided: list[tuple[Member, Turn]] = []
         try:
             with database_faults():
-                async with self._pool.acquire() as connection, connection.transaction():
-                    await self._take_turns(connection, members, decided)
-                    if any(_is_late(member) for member, _ in decided):
-                        raise DeadlinePassed
+                async with self._pool.acquire() as connection:
+                    async with connection.transaction():
+                        await self._take_turns(connection, members, decided)
+                        if any(_is_late(member) for member, _ in decided):
+                            raise DeadlinePassed
+                    # not after the connection is given back: nobody needs to wait for that
+                    self._ring([turn for _, turn in decided])
+                    for member in members:
+                        _settle(member, None)
         except BaseException as error:
             if len(members) > 1 and not isinstance(error, TryLater):
                 self._alone_until = time.monotonic() + _ALONE_S
@@ -129,10 +134,6 @@ class Together:
                     _settle(member, _meaning(error, member, is_alone=len(members) == 1))
             if not isinstance(error, Exception):
                 raise
-            return
-        for member in members:
-            _settle(member, None)
-        self._ring([turn for _, turn in decided])
 
     async def _take_turns(self, connection: Connection, members: Sequence[Member], decided: list[tuple[Member, Turn]]) -> None:
         """Let each member decide, then write it all. Raises what the database raises, _Failed."""

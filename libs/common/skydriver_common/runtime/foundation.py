@@ -117,7 +117,8 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     relay = Relay(database_url, bus)
     service.stack.push_async_callback(relay.close)
     service.stack.push_async_callback(_quietly, schedule)
-    listener = Listener(database_url, {LOG_CHANNEL: lambda _: relay_pulse.wake(), DUE_CHANNEL: on_due}, name=service.name)
+    callbacks = {LOG_CHANNEL: lambda _: relay_pulse.wake(), DUE_CHANNEL: on_due}
+    listener = Listener(database_url, callbacks, name=service.name, own=bell.processes)
     service.spawn("listener", listener.run(service.stopping))
     service.spawn("bell", bell.run(service.stopping))
     service.loop("relay", relay.step, idle_s=_RELAY_IDLE_S, pulse=relay_pulse)

@@ -70,6 +70,7 @@ async def forever(
     *,
     name: str,
     idle_s: float,
+    gather_s: float = 0.0,
     on_failure: Callable[[str], None] | None = None,
 ) -> None:
     """Take steps until the pulse stops; return after the step in hand.
@@ -78,10 +79,12 @@ async def forever(
     turn an outage into a busy loop. Success resets the pause. Cancellation goes through.
 
     name: the loop in logs and metrics. idle_s: seconds between two looks when nobody wakes the loop (the poll behind NOTIFY).
+    gather_s: a loop that is woken again and again looks so often at most; the first wake-up after a rest is followed at once.
     on_failure: called with the name at each failure, for a counter.
     """
-    failures = 0
+    failures, clock = 0, asyncio.get_running_loop().time
     while not pulse.stopping.is_set():
+        began = clock()
         pulse.work.clear()  # before the step: a wake-up during it is not lost
         try:
             result = await step()
@@ -95,7 +98,8 @@ async def forever(
             log.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
         else:
             failures = 0
-            await within(pulse.work, _wait_s(result, idle_s))
+            if await within(pulse.work, _wait_s(result, idle_s)) and result is not True:
+                await within(pulse.stopping, began + gather_s - clock())
             continue
         if on_failure is not None:
             on_failure(name)

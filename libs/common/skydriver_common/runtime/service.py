@@ -35,6 +35,9 @@ __all__ = ["Build", "Service", "StartupProblem", "run", "serve"]
 
 log = structlog.get_logger(__name__)
 
+_GATHER_S = 0.02
+"""So often at most does a loop look that is woken all the time; under load one look then does for many wake-ups."""
+
 EXIT_STOPPED = 0
 EXIT_FAILED = 1
 EXIT_IMPOSSIBLE = 2
@@ -95,7 +98,9 @@ class Service:
         self._pulses.append(pulse)
         if self.stopping.is_set():
             pulse.stop()
-        self.spawn(name, forever(step, pulse, name=name, idle_s=idle_s, on_failure=self.metrics.loop_failed))
+        self.spawn(
+            name, forever(step, pulse, name=name, idle_s=idle_s, gather_s=_GATHER_S, on_failure=self.metrics.loop_failed)
+        )
         return pulse
 
     def ready_check(self, name: str, check: Check) -> None:

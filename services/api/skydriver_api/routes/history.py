@@ -50,7 +50,7 @@ async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) ->
     response = web.StreamResponse(
         headers={"Content-Type": _EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )
-    with deps.live.watching(scan_id) as watcher:
+    async with deps.live.watching(scan_id) as watcher:
         await response.prepare(request)
         stream = _Stream(response, deps, scan_id, after)
         ends_at = asyncio.get_running_loop().time() + LONGEST_STREAM_S

@@ -9,7 +9,6 @@ from skydriver_api.failures import body_of
 from skydriver_api.idempotency import ask
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
-from skydriver_common.log import blobs
 from skydriver_common.model import wire
 from skydriver_common.model.commands import PutResult
 from skydriver_common.payloads.reports import is_empty_object, split_result
@@ -35,7 +34,7 @@ async def put_result(request: web.Request) -> web.StreamResponse:
         raise not_found(scan_id)
     if is_empty_object(skymap):
         return json_response(b"{}")
-    digest = await blobs.put(reads.pool, skymap)
+    digest = await request.app[DEPS].blobs.put(skymap)
     command = PutResult(scan_id=scan_id, digest=digest, size_bytes=len(skymap), is_final=is_final)
     stands = wire.decode(body_of(await ask(request, command, b"")))
     if stands["digest"] == digest:

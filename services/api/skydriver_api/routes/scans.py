@@ -34,7 +34,7 @@ async def request_scan(request: web.Request) -> web.StreamResponse:
     tag = await _resolved_tag(deps, parsed.docker_tag)
     if parsed.event is None and not await deps.reads.i3_event_exists(parsed.i3_event_id):
         raise HttpProblem(400, "i3_event_id: no event with this id is stored")
-    digest = None if parsed.event is None else await blobs.put(deps.reads.pool, parsed.event)
+    digest = None if parsed.event is None else await deps.blobs.put(parsed.event)
     command = RequestScan(
         scan_id=new_scan_id(),
         request=parsed.scan_request(docker_tag=tag, i3_event_id=parsed.i3_event_id or new_i3_event_id()),

@@ -49,5 +49,9 @@ UPDATE due_work SET due_at = :due_at, note = :note, leased_by = NULL, leased_unt
 UPDATE due_work SET leased_by = NULL, leased_until = NULL WHERE leased_by = :holder;
 
 -- name: next_due(kinds)$
--- When the earliest work of these kinds can be claimed, or null. Index: due_work_due.
-SELECT min(greatest(due_at, coalesce(leased_until, '-infinity'))) FROM due_work WHERE kind = ANY(:kinds);
+-- When the earliest work of these kinds can be claimed, or null. One row is looked at for each: of what nobody holds
+-- (due_work_free), and of what is held (due_work_held).
+SELECT min(least(
+    (SELECT due_at FROM due_work WHERE kind = wanted AND leased_until IS NULL ORDER BY due_at LIMIT 1),
+    (SELECT min(greatest(due_at, leased_until)) FROM due_work WHERE kind = wanted AND leased_until IS NOT NULL)))
+  FROM unnest(:kinds::text[]) AS wanted;

@@ -118,14 +118,16 @@ SELECT position, event_id, scan_id, version, type, schema_version, recorded_at, 
 SELECT xid::text AS xid, position FROM relay_cursors WHERE relay = :relay;
 
 -- name: move_relay_cursor(relay, xid, position)!
-INSERT INTO relay_cursors (relay, xid, position) VALUES (:relay, :xid::text::xid8, :position)
+-- Does not wait for the disk: a cursor lost in a crash means that some events are published twice, as they may be.
+WITH fast AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+INSERT INTO relay_cursors (relay, xid, position) SELECT :relay, :xid::text::xid8, :position FROM fast
 ON CONFLICT ON CONSTRAINT relay_cursors_pkey DO UPDATE SET xid = excluded.xid, position = excluded.position, moved_at = now();
 
--- name: put_blob(digest, encoding, size, body)!
+-- name: put_blobs(digests, encodings, sizes, bodies)!
 -- The commit does not wait for the disk: the one of the decision that refers to the blob does, and covers this one.
 WITH fast AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 INSERT INTO blobs (digest, encoding, size, body)
-SELECT :digest, :encoding, :size, :body FROM fast
+SELECT given.* FROM fast, unnest(:digests::text[], :encodings::text[], :sizes::bigint[], :bodies::bytea[]) AS given
 ON CONFLICT ON CONSTRAINT blobs_pkey DO NOTHING;
 
 -- name: missing_blobs(digests)
@@ -135,6 +137,3 @@ SELECT digest FROM unnest(:digests::text[]) AS wanted (digest)
 
 -- name: get_blob(digest)^
 SELECT encoding, size, body FROM blobs WHERE digest = :digest;
-
--- name: has_blob(digest)$
-SELECT EXISTS (SELECT FROM blobs WHERE digest = :digest);
