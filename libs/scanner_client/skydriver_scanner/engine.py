@@ -19,7 +19,7 @@ from skydriver_scanner.errors import CallFailed, NotDelivered, ScannerProblem, S
 from skydriver_scanner.rest import Rest
 from skydriver_scanner.settings import SessionSettings
 from skydriver_scanner.spool import Spool
-from skydriver_scanner.stops import StopCallback, StopWatch
+from skydriver_scanner.stops import Stop, StopCallback, StopWatch
 
 log = logging.getLogger("skydriver_scanner")
 
@@ -27,7 +27,8 @@ T = TypeVar("T")
 _SHORT_PATIENCE_S = 30.0
 """How long ``close`` tries when there is no final result to deliver."""
 _PAUSE_AFTER_ERROR_S = 5.0
-_LOG_TAIL_CHARACTERS = 64 * 1024
+_REASON_CHARACTERS = 2000
+_LOG_TAIL_CHARACTERS = 32 * 1024
 
 
 async def _kept_up(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -81,7 +82,7 @@ class Engine:
     def report_failure(self, reason: str, log_tail: str) -> None:
         """Take a failure; on disk when this returns. The scan's token is blotted out. Raises MessageRefused, ScannerProblem."""
         content = {
-            "reason": self._without_secrets(reason),
+            "reason": self._without_secrets(reason)[:_REASON_CHARACTERS],
             "log_tail": self._without_secrets(log_tail)[-_LOG_TAIL_CHARACTERS:],
         }
         plain = wire.encode(wire.FAILURE, content)
@@ -92,6 +93,11 @@ class Engine:
     def on_stop(self, callback: StopCallback) -> None:
         """See StopWatch."""
         self._stops.add(callback)
+
+    @property
+    def stop(self) -> Stop | None:
+        """See StopWatch."""
+        return self._stops.stop
 
     async def event(self) -> dict[str, Any]:
         """The i3 event. Raises CallFailed."""

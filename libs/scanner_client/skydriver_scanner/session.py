@@ -77,6 +77,11 @@ class ScannerSession:
 
         self._engine.on_stop(in_a_thread)
 
+    @property
+    def stop(self) -> Stop | None:
+        """Why the scan must stop, None while it may go on."""
+        return self._engine.stop
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was handed over is delivered; False after timeout_s."""
         return self._engine.submit(self._engine.flush(timeout_s)).result()
@@ -150,6 +155,11 @@ class AsyncScannerSession:
                 loop.call_soon_threadsafe(call, stop)
 
         self._engine.on_stop(hand_over)
+
+    @property
+    def stop(self) -> Stop | None:
+        """See ScannerSession."""
+        return self._engine.stop
 
     async def flush(self, timeout_s: float) -> bool:
         """See ScannerSession."""

@@ -46,6 +46,7 @@ async def test_each_kind_arrives_as_the_protocol_says(settings: SessionSettings,
         assert await session.flush(20)
         await session.put_result(SKYMAP, is_final=True)
         await session.report_failure("it broke with scan token", log_tail="a line\nscan token")
+    await reader.until(lambda received: len(received) == 3)
     progress, result, failure = reader.received()
     assert progress.content == BODY
     assert repr(result.content) == repr({"skyscan_result": SKYMAP, "is_final": True})
@@ -74,6 +75,7 @@ async def test_the_blocking_form_says_the_same(settings: SessionSettings, reader
             return n_workers
 
     assert await asyncio.to_thread(scan) == 1
+    await reader.until(lambda received: len(received) == 2)
     assert [one.kind for one in reader.received()] == ["progress", "result"]
 
 
@@ -87,6 +89,7 @@ async def test_every_result_arrives_though_the_connection_is_cut_in_mid_publish(
                 proxy.cut_after_bytes = 3000 + 7000 * (number % 3)  # in the head or in the middle of a message
             await session.put_result(numbered(number, 7000), is_final=number == results - 1)
             await session.report_progress({"number": number})
+    await reader.until(lambda received: received and received[-1].content.get("progress") == {"number": results - 1})
     received = reader.received()
     numbers = [one.content["skyscan_result"]["number"] for one in received if one.kind == "result"]
     assert proxy.connections > 2
@@ -150,6 +153,7 @@ async def test_while_the_bus_is_away_the_newest_progress_and_all_results_wait(
         assert not await session.flush(0.3)
         assert len(list(settings.folder.glob("*-result.message"))) == 5
         proxy.refuse = False
+    await reader.until(lambda received: len(received) == 6)
     received = reader.received()
     assert [one.content["skyscan_result"]["number"] for one in received if one.kind == "result"] == list(range(5))
     assert [one.content["progress"]["number"] for one in received if one.kind == "progress"] == [4]
@@ -183,6 +187,7 @@ async def test_what_is_too_large_for_the_bus_goes_over_rest(
     async with AsyncScannerSession(settings) as session:
         await session.put_result(skymap, is_final=True)
         await session.report_progress(**BODY)
+    await reader.until(lambda received: len(received) == 1)
     assert [one.kind for one in reader.received()] == ["progress"]
     assert skydriver.results == [{"skyscan_result": skymap, "is_final": True}]
 
@@ -209,6 +214,7 @@ async def test_what_is_not_delivered_is_named_and_sent_by_the_next_session(
     proxy.refuse = False
     async with AsyncScannerSession(settings) as session:
         await session.report_failure("a later life")
+    await reader.until(lambda received: len(received) == 3)
     old, last, new = reader.received()
     assert (old.kind, old.sequence, last.kind, last.sequence) == ("result", 0, "progress", 1)
     assert old.producer == last.producer != new.producer
@@ -241,6 +247,7 @@ async def test_results_outlive_a_killed_scanner(settings: SessionSettings, reade
     await process.wait()
     proxy.refuse = False
     await AsyncScannerSession(settings).close()
+    await reader.until(lambda received: len(received) == 3)
     assert [one.content["skyscan_result"]["number"] for one in reader.received()] == [0, 1, 2]
 
 
@@ -256,6 +263,7 @@ async def test_a_full_spool_takes_final_results_and_failures_only(
         await session.report_failure("…")
         await session.report_progress({"number": 3})
         proxy.refuse = False
+    await reader.until(lambda received: len(received) == 4)
     assert [one.kind for one in reader.received()] == ["result", "result", "failure", "progress"]
     assert [one.content["skyscan_result"]["number"] for one in reader.received()[:2]] == [0, 2]
 
