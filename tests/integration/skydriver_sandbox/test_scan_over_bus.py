@@ -39,6 +39,8 @@ async def reports(amqp_url: str) -> AsyncIterator[Reports]:
     connection = await aio_pika.connect(amqp_url)
     async with connection:
         channel = await connection.channel()
+        for kind in wire.KINDS:  # a service's own queues, if an earlier test has left them
+            await channel.queue_delete(f"skydriver.scanner.{kind}")
         for name in (wire.EXCHANGE, wire.STOP_EXCHANGE):
             await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
         queue = await channel.declare_queue(exclusive=True)

@@ -51,6 +51,8 @@ async def bus(clean_bus: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
     connection = await aio_pika.connect(clean_bus)
     async with connection:
         channel = await connection.channel()
+        for kind in wire.KINDS:  # a service's own queues, if an earlier test has left them
+            await channel.queue_delete(f"skydriver.scanner.{kind}")
         for name in (wire.EXCHANGE, wire.STOP_EXCHANGE):
             await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
         yield channel

@@ -1,0 +1,100 @@
+"""A scanner with the client library and nothing but its scan's token, against the whole system."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from skydriver_common.auth import TokenSigner
+from skydriver_common.model.ids import ScanId
+from skydriver_scanner import AsyncScannerSession, ScannerSession, SessionSettings, Stop
+from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
+from tests.acceptance.rest import REAL_PATCH, request_scan
+
+SKYMAP_TEXT = b'{"nside-8":{"columns":["index","llh"],"data":[[0,1.5],[1,NaN],[2,-Infinity]]}}'
+SKYMAP = {"nside-8": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")], [2, float("-inf")]]}}
+
+
+def settings(system: Running, scan_id: str, folder: Path) -> SessionSettings:
+    """As the launcher would tell it."""
+    signer = TokenSigner.from_file(system.data_dir / "keys" / "key.pem", issuer="skydriver-local", audience="skydriver")
+    token = signer.scan_token(ScanId(scan_id), datetime.now(UTC) + timedelta(hours=1))
+    bus_url = f"amqp://127.0.0.1:{urlsplit(system.connection['amqp_url']).port}/"
+    return SessionSettings(scan_id, system.connection["url"], token, bus_url, spool_dir=folder, bus_patience_s=60)
+
+
+@contextmanager
+def session(system: Running, scan_id: str, folder: Path) -> Iterator[ScannerSession]:
+    with ScannerSession(settings(system, scan_id, folder)) as opened:
+        yield opened
+
+
+def reported(system: Running, scan_id: str, type_: str) -> list[dict[str, Any]]:
+    """The data of this scan's events of a type."""
+    events = system.get(f"/scan/{scan_id}/events?limit=1000")["events"]
+    return [event["data"] for event in events if event["type"] == type_]
+
+
+def test_what_a_scanner_reports_on_the_bus_is_seen_over_rest(quiet_system: Running, tmp_path: Path) -> None:
+    scan_id = request_scan(quiet_system)["scan_id"]
+    with session(quiet_system, scan_id, tmp_path) as scanner:
+        assert scanner.event() == sample_event()
+        scanner.report_progress(**REAL_PATCH)
+        scanner.put_result(SKYMAP, is_final=True)
+        scanner.report_failure("it broke", log_tail="the last line")
+    wait_until(lambda: b"NaN" in quiet_system.call("GET", f"/scan/{scan_id}/result").content, 10, "the result is there")
+    assert SKYMAP_TEXT in quiet_system.call("GET", f"/scan/{scan_id}/result").content
+    progress = quiet_system.get(f"/scan/{scan_id}/manifest")["progress"]
+    assert progress["summary"] == REAL_PATCH["progress"]["summary"]
+    wait_until(lambda: len(reported(quiet_system, scan_id, "scan.failure-reported")) == 1, 10, "the failure is told")
+    (told,) = reported(quiet_system, scan_id, "scan.progress-reported")
+    assert told["producer"]
+
+
+def test_a_deletion_reaches_the_scanner_within_a_second(quiet_system: Running, tmp_path: Path) -> None:
+    async def seconds_to_stop(scan_id: str) -> float:
+        heard: asyncio.Queue[Stop] = asyncio.Queue()
+        async with AsyncScannerSession(settings(quiet_system, scan_id, tmp_path)) as scanner:
+            scanner.on_stop(heard.put)
+            await scanner.report_progress(**REAL_PATCH)
+            assert await scanner.flush(20)  # so it is connected
+            began = time.monotonic()
+            answer = await asyncio.to_thread(quiet_system.call, "DELETE", f"/scan/{scan_id}", body={})
+            assert answer.status_code == 200
+            async with asyncio.timeout(20):
+                assert await heard.get() == Stop("deleted")
+            return time.monotonic() - began
+
+    # the machine may be busy with something else once, or twice
+    assert any(asyncio.run(seconds_to_stop(request_scan(quiet_system)["scan_id"])) < 1 for _ in range(3))
+
+
+def test_a_scanner_can_not_report_for_another_scan(quiet_system: Running, tmp_path: Path) -> None:
+    mine, other = (request_scan(quiet_system)["scan_id"] for _ in range(2))
+    own = settings(quiet_system, mine, tmp_path)
+    foreign = SessionSettings(other, own.address, own.token, own.bus_url, spool_dir=tmp_path, bus_patience_s=0.1)
+    with ScannerSession(foreign) as scanner:
+        scanner.report_progress(**REAL_PATCH)
+        assert scanner.flush(20)  # refused for good, over REST too
+    assert quiet_system.get(f"/scan/{other}/manifest")["progress"] is None
+
+
+@pytest.mark.parametrize("nsides", [{"1": 0, "2": 4}])
+def test_the_sandbox_scanner_reports_over_the_bus(system: Running, nsides: dict[str, int]) -> None:
+    scan_id = system.call("POST", "/scan", body=scan_request(sample_event(), nsides=nsides)).json()["scan_id"]
+    wait_until(lambda: system.get(f"/scan/{scan_id}/status")["scan_complete"], 120, "the scan is complete")
+
+    def has_ended() -> bool:
+        told = reported(system, scan_id, "scan.progress-reported")
+        return bool(told) and told[-1]["progress"]["processing_stats"]["finished"]
+
+    wait_until(has_ended, 30, "the last progress")
+    assert all(told["producer"] for told in reported(system, scan_id, "scan.progress-reported"))
+    assert reported(system, scan_id, "scan.report-refused") == []
+    assert list((system.data_dir / "work" / scan_id / "spool").rglob("*.message")) == []
