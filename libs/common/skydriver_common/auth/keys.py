@@ -148,7 +148,7 @@ class OidcDiscovery:
         session: aiohttp.ClientSession,
         *,
         max_age_s: float = 3600.0,
-        pause_s: float = 10.0,
+        pause_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._issuer = issuer

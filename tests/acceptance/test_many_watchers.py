@@ -1,0 +1,73 @@
+"""Hundreds of people watch scans on one gateway: each sees every event, the database hardly notices, and a stop ends all streams."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+
+from tests.acceptance.conftest import Running
+from tests.acceptance.gateways import Gateway, another_gateway
+from tests.acceptance.rest import REAL_PATCH, ok, request_scan
+
+WATCHERS, SCANS, REPORTS = 300, 3, 10
+
+
+async def test_hundreds_of_watchers_cost_no_query_each_and_are_let_go_in_order(quiet_system: Running, tmp_path: Path) -> None:
+    scans = [request_scan(quiet_system)["scan_id"] for _ in range(SCANS)]
+    key_file = next((quiet_system.data_dir / "keys").glob("*jwks*"))
+    with another_gateway(quiet_system, tmp_path / "log", SKYDRIVER_AUTH_JWKS_FILE=str(key_file)) as gateway:
+        await _watch(quiet_system, gateway, scans)
+
+
+async def _watch(system: Running, gateway: Gateway, scans: list[str]) -> None:
+    headers = {"Authorization": f"Bearer {system.connection['user_token']}", "Accept": "text/event-stream"}
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120))
+    seen: list[list[int]] = [[] for _ in range(WATCHERS)]
+    all_began, all_saw = asyncio.Event(), asyncio.Event()
+
+    def note(number: int, event: dict[str, Any]) -> None:
+        seen[number].append(event["version"])
+        if all(seen):
+            all_began.set()
+        if all(len(versions) == 1 + REPORTS for versions in seen):
+            all_saw.set()
+
+    async def watch(number: int) -> str:
+        async with session.get(f"{gateway.url}/scan/{scans[number % SCANS]}/events", headers=headers) as response:
+            assert response.status == 200
+            async for line in response.content:
+                if line.startswith(b"data: "):
+                    note(number, json.loads(line[6:]))
+            return "ended"
+
+    async with session, asyncio.timeout(120):
+        watchers = [asyncio.create_task(watch(number)) for number in range(WATCHERS)]
+        await all_began.wait()
+        before = await _transactions(system)
+        for number in range(REPORTS):
+            for scan in scans:
+                body = {"progress": REAL_PATCH["progress"] | {"summary": str(number)}}
+                ok(await asyncio.to_thread(system.call, "PATCH", f"/scan/{scan}/manifest", body=body, role="system"))
+        await all_saw.wait()
+        assert await _transactions(system) - before < WATCHERS * REPORTS / 4
+        assert all(versions == list(range(1, 2 + REPORTS)) for versions in seen)
+        assert await asyncio.to_thread(gateway.stop) == 0
+        assert await asyncio.gather(*watchers) == ["ended"] * WATCHERS
+
+
+async def _transactions(system: Running) -> int:
+    """Transactions of the whole system so far; sessions report theirs a moment later, so wait until the number stands."""
+    connection = await asyncpg.connect(system.connection["database_url"])
+    try:
+        last = -1
+        while True:
+            now = int(await connection.fetchval("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"))
+            if now - last < 30:
+                return now
+            last = now
+            await asyncio.sleep(1.2)
+    finally:
+        await connection.close()
