@@ -221,15 +221,23 @@ def demo(
 @app.command()
 def migrate(
     database_url: Annotated[str, typer.Option("--database-url", envvar="SKYDRIVER_DATABASE_URL", help="The database.")],
+    with_roles: Annotated[
+        bool, typer.Option("--roles", help="Make the services' database roles, too, and grant them what they need.")
+    ] = False,
 ) -> None:
     """Bring a database to this release's schema.
 
-    Example: SKYDRIVER_DATABASE_URL=postgresql://… skydriver migrate
+    Example: SKYDRIVER_DATABASE_URL=postgresql://… skydriver migrate --roles
     """
     from skydriver_common.db import migrate as migrations
+    from skydriver_common.db import roles
 
     try:
         applied = migrations.migrate(database_url)
+        if with_roles:
+            roles.apply_roles(database_url)
+    except roles.NotAllowed as error:
+        raise Problem("this user may not make roles or grant rights", "Use the owner of the tables, with CREATEROLE") from error
     except migrations.SchemaTooNew as error:
         raise Problem(str(error)) from error
     except migrations.Unreachable as error:

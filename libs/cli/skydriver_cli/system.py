@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -21,7 +22,7 @@ from skydriver_cli.embedded.secret_files import secret, write_private
 from skydriver_cli.problems import Problem
 from skydriver_common.auth import TokenSigner, ensure_key
 from skydriver_common.auth.sign import JWKS_NAME
-from skydriver_common.db import migrate
+from skydriver_common.db import migrate, roles
 
 SERVICES = {
     "api": "skydriver_api",
@@ -138,9 +139,13 @@ async def running(options: Options, say: Say) -> AsyncIterator[System]:
 
 @dataclass(frozen=True, slots=True)
 class _Servers:
-    """Where Postgres and RabbitMQ are, secrets included. scanner_bus_url: where a scan's token is a login, None: nowhere."""
+    """Where Postgres and RabbitMQ are, secrets included. scanner_bus_url: where a scan's token is a login, None: nowhere.
+
+    database_urls: service to a login of its own, with the rights of its role; empty on a database that is not ours.
+    """
 
     database_url: str
+    database_urls: dict[str, str]
     amqp_url: str
     scanner_bus_url: str | None
 
@@ -159,7 +164,7 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
     logs, run = data / "logs", data / "run"
     database_url, amqp_url = os.environ.get("SKYDRIVER_DATABASE_URL"), os.environ.get("SKYDRIVER_AMQP_URL")
 
-    async def database() -> str:
+    async def database() -> tuple[str, dict[str, str]]:
         if database_url:
             url = database_url
         else:
@@ -172,7 +177,7 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
             raise Problem(str(error), "Upgrade this checkout, or use another --data-dir") from error
         except migrate.Unreachable as error:
             raise Problem("the database can't be reached", "Look at SKYDRIVER_DATABASE_URL and at its server") from error
-        return url
+        return url, {} if database_url else await asyncio.to_thread(_service_logins, url, data / "keys")
 
     async def broker() -> tuple[str, str | None]:
         if amqp_url:
@@ -182,12 +187,24 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
         stack.push_async_callback(node.stop)
         return node.url, f"amqp://{LOOPBACK}:{node.port}/" if node.takes_scan_tokens else None
 
-    url, bus = await asyncio.gather(database(), broker(), return_exceptions=True)
-    if isinstance(url, BaseException):
-        raise url
+    urls, bus = await asyncio.gather(database(), broker(), return_exceptions=True)
+    if isinstance(urls, BaseException):
+        raise urls
     if isinstance(bus, BaseException):
         raise bus
-    return _Servers(url, *bus)
+    return _Servers(*urls, *bus)
+
+
+def _service_logins(owner_url: str, keys: Path) -> dict[str, str]:
+    """Service to its URL of the database, whose login has no more rights than the service needs."""
+    passwords = {role: secret(keys / f"database_{service}") for service, role in roles.SERVICE_ROLES.items()}
+    roles.apply_roles(owner_url, passwords=passwords)
+    parts = urlsplit(owner_url)
+    place = parts.netloc.rpartition("@")[2]
+    return {
+        service: parts._replace(netloc=f"{role}:{passwords[role]}@{place}").geturl()
+        for service, role in roles.SERVICE_ROLES.items()
+    }
 
 
 def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer: TokenSigner, say: Say) -> System:
@@ -244,7 +261,7 @@ def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer
         Part(
             name,
             [sys.executable, "-m", SERVICES[service]],
-            common | own[service] | overrides | (scanner if service == "dispatcher" else {})
+            common | own[service] | _own_login(servers, service) | overrides | (scanner if service == "dispatcher" else {})
             | {"SKYDRIVER_HEALTH_PORT": str(ports[f"health_{name}"]), "SKYDRIVER_REPLICA": name}
             | ({"SKYDRIVER_HTTP_PORT": str(ports[f"http_{number}"])} if service == "api" and number > 1 else {}),
             f"http://{LOOPBACK}:{ports[f'health_{name}']}/readyz",
@@ -270,6 +287,11 @@ def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer
 def _processes_of(service: str, options: Options) -> list[str]:
     """Names of a service's processes: ``progress``, ``progress-2`` …"""
     return [service, *(f"{service}-{number}" for number in range(2, options.replicas.get(service, 1) + 1))]
+
+
+def _own_login(servers: _Servers, service: str) -> dict[str, str]:
+    url = servers.database_urls.get(service)
+    return {} if url is None else {"SKYDRIVER_DATABASE_URL": url}
 
 
 _OVERRIDABLE = frozenset(

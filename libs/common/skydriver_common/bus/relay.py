@@ -10,10 +10,11 @@ from contextlib import suppress
 import aio_pika
 import asyncpg
 import structlog
-from aio_pika.abc import AbstractRobustConnection, DeliveryMode
+from aio_pika.abc import AbstractRobustConnection
 from aio_pika.exceptions import AMQPError
 
 from skydriver_common.bus import topology
+from skydriver_common.bus.event_messages import event_message
 from skydriver_common.bus.stops import stop_message
 from skydriver_common.db.pool import SERVER_SETTINGS
 from skydriver_common.db.translate import database_faults
@@ -81,7 +82,7 @@ class Relay:
                 stops = await self._channel.get_exchange(topology.STOP.name, ensure=False)
                 await asyncio.gather(
                     *(stops.publish(signal, event.scan_id, mandatory=False) for signal, event in signals),
-                    *(exchange.publish(_message(event), event.type, mandatory=False) for event in events),
+                    *(exchange.publish(event_message(event), event.type, mandatory=False) for event in events),
                 )
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             self._channel = None
@@ -112,16 +113,3 @@ class Relay:
                 await self._connection.close(timeout=5)
             self._connection = None
         self._is_active = False
-
-
-def _message(event: read.LoggedEvent) -> aio_pika.Message:
-    return aio_pika.Message(
-        event.as_json(),
-        message_id=str(event.event_id),
-        correlation_id=event.correlation_id,
-        timestamp=event.recorded_at,
-        type=event.type,
-        content_type="application/json",
-        delivery_mode=DeliveryMode.PERSISTENT,
-        headers={"scan_id": event.scan_id, "version": event.version, "position": event.position},
-    )

@@ -1,0 +1,1 @@
+../../libs/common/skydriver_common/db/roles.sql
