@@ -70,6 +70,7 @@ GRANT EXECUTE ON FUNCTION let_go_of_progress(text, integer, integer) TO skydrive
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO skydriver_operator;
 GRANT INSERT ON event_log, command_replies TO skydriver_operator;
+GRANT UPDATE ON launch_throttle TO skydriver_operator;
 
 GRANT SELECT, UPDATE, DELETE ON event_log TO skydriver_break_glass;
 GRANT EXECUTE ON FUNCTION break_glass(text) TO skydriver_break_glass;
