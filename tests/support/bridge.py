@@ -39,6 +39,7 @@ from tests.support.fake_ewms import FakeEwms
 INTERVAL = timedelta(seconds=60)
 FAST_INTERVAL = timedelta(seconds=10)
 NO_TOP_UP = TopUpPolicy()
+INSTANCE = "test"
 
 
 class FakeObjects:
@@ -170,13 +171,16 @@ class Bridge:
 
 @asynccontextmanager
 async def a_bridge(
-    database_url: str, work_dir: Path, ewms: FakeEwms, *, top_up: TopUpPolicy = NO_TOP_UP, **settings: Any
+    database_url: str, work_dir: Path, ewms: Any, *, top_up: TopUpPolicy = NO_TOP_UP, objects: Any = None, **settings: Any
 ) -> AsyncIterator[Bridge]:
-    """A replica on this database. settings: those of `BridgeSettings` that matter to the test."""
+    """A replica on this database. settings: those of `BridgeSettings` that matter to the test.
+
+    ewms: a `FakeEwms`, or another `Ewms` for a test that keeps to itself what a fake is needed for. objects: an `ObjectStore`.
+    """
     values: dict[str, Any] = {
         "database_url": SecretStr(database_url), "amqp_url": SecretStr("amqp://unused"), "work_dir": work_dir,
         "ewms_url": "http://ewms.example", "ewms_issuer": "http://ewms.example", "ewms_client_id": "bridge",
-        "ewms_client_secret": SecretStr("s"), "instance": ewms.instance, "s3_url": "https://s3.example", "s3_key_id": "k",
+        "ewms_client_secret": SecretStr("s"), "instance": INSTANCE, "s3_url": "https://s3.example", "s3_key_id": "k",
         "s3_secret": SecretStr("s"), "s3_bucket": "b", **settings,
     }  # fmt: skip
     configured = BridgeSettings(**values)
@@ -188,7 +192,7 @@ async def a_bridge(
         breaker = Breaker(pool, bell)
         usecases = UseCases(uow, schedule, teardown_delay=configured.teardown_delay, startup_limit=configured.startup_limit)
         sink = ProfileFiles(work_dir)
-        objects = FakeObjects()
+        objects = objects or FakeObjects()
         workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, configured)
         teardown = Teardown(usecases, ewms, sink)
         additions = Additions(pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait)

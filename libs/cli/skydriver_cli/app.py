@@ -20,6 +20,7 @@ from skydriver_cli.client import Client, Connection, find_connection
 from skydriver_cli.dead_commands import dead
 from skydriver_cli.log_commands import log
 from skydriver_cli.problems import Problem
+from skydriver_cli.sandbox_commands import sandbox
 from skydriver_cli.settings_page import show_settings
 from skydriver_cli.throttle_commands import throttle
 
@@ -32,6 +33,7 @@ log_replay_commands.add_to(log)
 app.add_typer(log, name="log")
 app.add_typer(dead, name="dead")
 app.add_typer(throttle, name="throttle")
+app.add_typer(sandbox, name="sandbox")
 app.command("settings")(show_settings)
 app.command("asyncapi")(show_asyncapi)
 out, err = Console(), Console(stderr=True)

@@ -279,6 +279,9 @@ def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer
         "database_url": database_url,
         "amqp_url": amqp_url,
     }
+    if options.sandbox:
+        connection["sandbox_url"] = f"http://{LOOPBACK}:{ports['ewms']}"
+        connection["sandbox_token"] = secret(data / "keys" / "sandbox_admin")
     for number in range(2, options.replicas.get("api", 1) + 1):
         where[f"REST API {number}"] = connection[f"url_{number}"] = f"http://{LOOPBACK}:{ports[f'http_{number}']}"
     return System(data, url, parts, where, connection, say)
@@ -325,6 +328,7 @@ def _sandbox(
             "SANDBOX_CLIENT_SECRET": client_secret,
             "SANDBOX_S3_KEY_ID": "skydriver",
             "SANDBOX_S3_SECRET": s3_secret,
+            "SANDBOX_ADMIN_TOKEN": secret(options.data_dir / "keys" / "sandbox_admin"),
         },
         f"{base}/healthz",
     )  # fmt: skip

@@ -52,7 +52,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     log.info("serving on %s", own_url)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(Phases(store, broker, settings.pace, faults, bell).run())
+            group.create_task(Phases(store, broker, issuer, settings.pace, faults, bell).run())
             group.create_task(pool.run())
     finally:
         await runner.cleanup()

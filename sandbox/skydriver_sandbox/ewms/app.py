@@ -117,8 +117,18 @@ class Api:
     def _for_users(self, handler: Handler) -> Handler:
         async def checked(request: web.Request) -> web.StreamResponse:
             self._issuer.require_user(request.headers.get("Authorization"))
+            if self._faults.slow_s:
+                await asyncio.sleep(self._faults.slow_s)
             if self._faults.take("unavailable"):
                 raise RestError(503, "the service is overloaded")
+            if self._faults.take("errors"):
+                raise RestError(500, "Internal Server Error")
+            if self._faults.take("drops"):
+                if request.transport is not None:
+                    request.transport.abort()
+                return web.Response()
+            if self._faults.take("garbage"):
+                return web.Response(text="<html>something is in the way</html>", content_type="text/html")
             return await handler(request)
 
         return checked
@@ -155,11 +165,14 @@ class Api:
         await self._store.run(lambda tx: workflows.reserve_queues(tx, workflow_id, body))
         created = await self._store.run(lambda tx: workflows.create(tx, workflow_id, body))
         self._bell.ring()
-        if self._faults.take("create_hangs"):
-            await asyncio.sleep(_HANG_S)
-        if self._faults.take("create_fails"):
-            raise RestError(500, "Internal Server Error")
+        await self._lose_the_answer("create")
         return _answer(created)
+
+    async def _lose_the_answer(self, call: str) -> None:
+        if self._faults.take(f"{call}_hangs"):
+            await asyncio.sleep(_HANG_S)
+        if self._faults.take(f"{call}_fails"):
+            raise RestError(500, "Internal Server Error")
 
     async def workflow(self, request: web.Request) -> web.Response:
         return _found(await self._store.run(lambda tx: tx.workflow(request.match_info["id"])), "workflow")
@@ -186,6 +199,7 @@ class Api:
         body = await _body(request, checks.ADD_WORKERS)
         added = await self._store.run(lambda tx: workflows.add_workers(tx, request.match_info["id"], body))
         self._bell.ring()
+        await self._lose_the_answer("add")
         return _answer(added)
 
     async def profiles(self, request: web.Request) -> web.Response:

@@ -48,11 +48,14 @@ class Broker:
         vhost = "" if self._vhost == "/" else f"/{quote(self._vhost, safe='')}"
         return f"{self._scheme}{quote(user, safe='')}@{self._place}{vhost}"
 
-    async def grant(self, workflow_id: str, mqids: list[str]) -> Access:
-        """Access to these queues. Safe to repeat: it then changes the password. Raises BrokerRefusedError."""
+    async def grant(self, workflow_id: str, mqids: list[str], *, password: str | None = None) -> Access:
+        """Access to these queues. Safe to repeat: it then changes the password. Raises BrokerRefusedError.
+
+        password: the one to be given; without a management interface it is handed out and opens nothing.
+        """
         if self._management_url is None:
-            return Access(self._password, self._address(self._user))
-        password = secrets.token_urlsafe(24)
+            return Access(password or self._password, self._address(self._user))
+        password = password or secrets.token_urlsafe(24)
         user, vhost = quote(workflow_id, safe=""), quote(self._vhost, safe="")
         queues = "|".join(re.escape(mqid) for mqid in mqids)
         await self._put(f"/api/users/{user}", {"password": password, "tags": ""})

@@ -13,22 +13,33 @@ from skydriver_sandbox.worker.job import Faults as WorkerFaults
 
 @dataclass
 class Faults:
-    """create_hangs, create_fails: this many creates are stored, then never answered, or answered 500.
-    unavailable: this many requests get 503 with Retry-After: 1.
+    """create_hangs, create_fails, add_hangs, add_fails: this many workflows, or batches of added workers, are stored, then never
+    answered, or answered 500.
+    unavailable: this many requests get 503 with Retry-After: 1. errors: 500, with nothing done. garbage: HTML with 200. drops: the
+    connection is closed without an answer, with nothing done.
+    slow_s: every request is answered so much later.
     submissions_fail: this many taskforces can never be submitted.
     activation_stuck: no workflow's queues become active.
-    activation_race: activation moves all taskforces of its workflow, also those a stop has moved.
+    activation_race: activation moves all taskforces of its workflow, as if a stop had come in the middle of it: they run on.
     access_token_lifetime_s: of tokens issued from now on, None for the setting's.
+    queue_token_lifetime_s: of queues activated from now on, None: they do not end.
     worker: for workers started from now on.
     """
 
     create_hangs: int = 0
     create_fails: int = 0
+    add_hangs: int = 0
+    add_fails: int = 0
     unavailable: int = 0
+    errors: int = 0
+    garbage: int = 0
+    drops: int = 0
+    slow_s: float = 0.0
     submissions_fail: int = 0
     activation_stuck: bool = False
     activation_race: bool = False
     access_token_lifetime_s: float | None = None
+    queue_token_lifetime_s: float | None = None
     worker: WorkerFaults = field(default_factory=WorkerFaults)
 
     def take(self, name: str) -> bool:
@@ -42,16 +53,16 @@ class Faults:
         """Set the named ones. Raises RestError 400 for unknown names and wrong types, and then changes nothing."""
         checked: dict[str, Any] = {}
         for name, value in wanted.items():
-            match name, value:
-                case ("create_hangs" | "create_fails" | "unavailable" | "submissions_fail", int()) if (
-                    value is not True and value >= 0
-                ):
+            match _KINDS.get(name), value:
+                case "int", int() if value is not True and value is not False and value >= 0:
                     checked[name] = value
-                case ("activation_stuck" | "activation_race", bool()):
+                case "bool", bool():
                     checked[name] = value
-                case ("access_token_lifetime_s", None | int() | float()) if not isinstance(value, bool):
+                case "float", int() | float() if not isinstance(value, bool) and value >= 0:
+                    checked[name] = float(value)
+                case "float | None", None | int() | float() if not isinstance(value, bool):
                     checked[name] = value
-                case ("worker", dict()):
+                case "WorkerFaults", dict():
                     checked[name] = self._worker(value)
                 case _:
                     raise RestError(400, f"'{name}': no such fault, or not of its type")
@@ -72,3 +83,9 @@ class Faults:
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+_KINDS: dict[str, str] = {
+    entry.name: "WorkerFaults" if entry.name == "worker" else getattr(entry.type, "__name__", str(entry.type))
+    for entry in dataclasses.fields(Faults)
+}

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from skydriver_sandbox.ewms import workflows
-from skydriver_sandbox.ewms.broker import Broker, BrokerRefusedError
+from skydriver_sandbox.ewms.broker import Access, Broker, BrokerRefusedError
 from skydriver_sandbox.ewms.faults import Faults
 from skydriver_sandbox.ewms.settings import Pace
 from skydriver_sandbox.ewms.store import Store, Tx
+from skydriver_sandbox.ewms.tokens import Issuer
 from skydriver_sandbox.ewms.workflows import change_phase
 
 log = logging.getLogger("sandbox.ewms")
@@ -41,7 +42,9 @@ class Bell:
 class Phases:
     """Walks taskforces through their phases."""
 
-    def __init__(self, store: Store, broker: Broker, pace: Pace, faults: Faults, bell: Bell) -> None:
+    def __init__(self, store: Store, broker: Broker, issuer: Issuer, pace: Pace, faults: Faults, bell: Bell) -> None:
+        self._issuer = issuer
+        self._ending: set[asyncio.Task[None]] = set()
         self._store = store
         self._broker = broker
         self._pace = pace
@@ -76,16 +79,36 @@ class Phases:
         if self._faults.activation_stuck:
             # Nobody rings when the switch is put back; look again after the usual delay.
             return True
-        workflow_id = await self._store.run(workflows.next_to_activate)
+        race = self._faults.activation_race
+        workflow_id = await self._store.run(lambda tx: workflows.next_to_activate(tx, also_stopped=race))
         if workflow_id is None:
             return False
         profiles = await self._store.run(lambda tx: tx.profiles(workflow_id))
         # Workers added later get the tokens that are out already (EWMS contract 7).
         is_new = not all(profile["is_activated"] for profile in profiles)
-        access = await self._broker.grant(workflow_id, [profile["mqid"] for profile in profiles]) if is_new else None
-        race = self._faults.activation_race
+        access = await self._grant(workflow_id, [profile["mqid"] for profile in profiles]) if is_new else None
         await self._store.run(lambda tx: workflows.activate(tx, workflow_id, access, whatever_phase=race))
         return True
+
+    async def _grant(self, workflow_id: str, mqids: list[str]) -> Access:
+        lifetime_s = self._faults.queue_token_lifetime_s
+        if lifetime_s is None:
+            return await self._broker.grant(workflow_id, mqids)
+        access = await self._broker.grant(
+            workflow_id, mqids, password=self._issuer.queue_token(workflow_id, mqids, lifetime_s)
+        )  # fmt: skip
+        ending = asyncio.create_task(self._end_access(workflow_id, mqids, lifetime_s))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return access
+
+    async def _end_access(self, workflow_id: str, mqids: list[str], after_s: float) -> None:
+        """Who connects later is refused; who is connected stays, as with RabbitMQ's tokens until they are renewed."""
+        await asyncio.sleep(after_s)
+        try:
+            await self._broker.grant(workflow_id, mqids)
+        except BrokerRefusedError as error:
+            log.warning("access to the queues of %s could not be ended: %s", workflow_id, error)
 
     async def _launch(self) -> bool:
         """One taskforce: `pre-launch` to `pending-starter`."""

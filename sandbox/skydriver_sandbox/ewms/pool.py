@@ -111,12 +111,16 @@ class Pool:
         now = time.monotonic()
         ready = [job for job in waiting if job.job_id not in self._workers and self._not_before.get(job.job_id, 0.0) <= now]
         while ready and len(self._workers) < self._max_workers:
-            # Stable: among equals the most urgent taskforce's oldest job, as the store lists them.
-            job = min(ready, key=lambda job: self._running_of(job.workflow_id))
+            # Stable: among equals the most urgent taskforce's oldest job, as the store lists them. One whose worker was just
+            # taken for want of work comes after those who want one, else it would get the same place back.
+            job = min(ready, key=lambda job: (self._is_sated(job.workflow_id, now), self._running_of(job.workflow_id)))
             ready.remove(job)
             await self._start(job)
         self._make_place({job.workflow_id for job in ready})
         return bool(waiting)
+
+    def _is_sated(self, workflow_id: str, now: float) -> bool:
+        return self._sated_until.get(workflow_id, 0.0) > now
 
     def _running_of(self, workflow_id: str) -> int:
         return sum(1 for worker in self._workers.values() if worker.workflow_id == workflow_id)
@@ -125,9 +129,7 @@ class Pool:
         """Evict one worker if a workflow has none: one that has had no work for a while, else one of several."""
         now = time.monotonic()
         starving = {
-            workflow_id
-            for workflow_id in wanting
-            if not self._running_of(workflow_id) and self._sated_until.get(workflow_id, 0.0) <= now
+            workflow_id for workflow_id in wanting if not self._running_of(workflow_id) and not self._is_sated(workflow_id, now)
         }
         is_under_way = any(worker.is_ending for worker in self._workers.values())
         if not starving or is_under_way:

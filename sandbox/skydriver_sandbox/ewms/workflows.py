@@ -228,13 +228,21 @@ def add_workers(tx: Tx, task_id: str, body: dict[str, Any]) -> dict[str, Any]:
     return taskforce
 
 
-def next_to_activate(tx: Tx) -> str | None:
-    """The workflow whose turn it is: highest priority, then oldest, with a taskforce that waits for activation."""
-    row = tx.execute(
-        "SELECT t.workflow_id FROM taskforces t JOIN workflows w USING (workflow_id) WHERE t.phase = 'pre-mq-activation'"
-        " ORDER BY json_extract(w.doc, '$.priority') DESC, w.seq LIMIT 1"
-    ).fetchone()
-    return None if row is None else str(row["workflow_id"])
+def next_to_activate(tx: Tx, *, also_stopped: bool = False) -> str | None:
+    """The workflow whose turn it is: highest priority, then oldest, with a taskforce that waits for activation.
+
+    also_stopped: one that was stopped before its turn counts, as if its turn had begun just before the stop.
+    """
+    rows = tx.execute(
+        "SELECT DISTINCT t.workflow_id, t.phase FROM taskforces t JOIN workflows w USING (workflow_id)"
+        " WHERE t.phase IN ('pre-mq-activation', ?) ORDER BY json_extract(w.doc, '$.priority') DESC, w.seq",
+        "pending-stopper" if also_stopped else "pre-mq-activation",
+    ).fetchall()
+    for row in rows:
+        workflow_id = str(row["workflow_id"])
+        if row["phase"] == "pre-mq-activation" or not all(profile["is_activated"] for profile in tx.profiles(workflow_id)):
+            return workflow_id
+    return None
 
 
 def activate(tx: Tx, workflow_id: str, access: Access | None, *, whatever_phase: bool) -> None:

@@ -1,6 +1,6 @@
 """Due work: a workflow that is to end is stopped for certain. Source: EWMS contract 5, 9; REST contract 8.8."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 CONFIRM_AFTER = timedelta(seconds=2)
 LOOK_AGAIN = timedelta(minutes=10)
 """While workers of a stopped workflow run on."""
+LAST_LOOK = timedelta(minutes=20)
+"""After a stop: so long EWMS repeats its own calls when its queue service is unwell. Source: EWMS contract 12."""
 COMING_BACK = frozenset({"pre-mq-activation", "pre-launch", "pending-starter", "condor-submit"})
 """Phases that a stopped workflow's taskforces have left for good, unless EWMS's own loops have raced with the stop."""
 
@@ -73,6 +75,9 @@ class Teardown:
         await self._usecases.workers_came_back(scan.scan_id, n_workers)
         if n_workers:
             return LOOK_AGAIN
+        age = datetime.now(UTC) - work.created_at
+        if age < LAST_LOOK:
+            return LAST_LOOK - age
         await self._usecases.workflow_gone(scan.scan_id)
         return None
 

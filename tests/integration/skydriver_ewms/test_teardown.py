@@ -113,4 +113,5 @@ async def test_workers_that_come_back_after_a_stop_are_told_to_operators(bridge:
     ewms.report(next(iter(ewms.workflows)), phase="condor-complete")
     await bridge.work(AFTERMATH, until_s=601)
     assert problems_of(await bridge.scan(scan_id)) == []
+    await bridge.work(AFTERMATH, until_s=601)
     assert await bridge.due(AFTERMATH) == []

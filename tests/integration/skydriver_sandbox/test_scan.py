@@ -287,6 +287,20 @@ async def test_a_workflow_without_workers_gets_one_from_a_workflow_that_has_seve
         stage.check_final(SMALL)
 
 
+async def test_workers_without_work_make_place_for_a_workflow_that_waits_and_do_not_take_it_back(
+    tmp_path: Path, amqp_url: str
+) -> None:
+    async with staged(tmp_path, amqp_url, nsides=["1:0"], SANDBOX_EVICTION_S="0.5") as stage:
+        await stage.prepare()
+        assert await stage.run() == 0, stage.scanner.log()
+        others = [Bridge(stage.ewms, tmp_path / name) for name in ("second", "third")]
+        for other in others:
+            await other.request()
+        # their start-up files are not there: nobody has work, and the first one's jobs are the oldest
+        await until(others[0].n_running, limit_s=15)
+        await until(others[1].n_running, limit_s=15)
+
+
 def _is_running(pid: int) -> bool:
     return start_ticks(pid) is not None
 

@@ -1,0 +1,104 @@
+"""``skydriver sandbox …``: let the embedded stand-in for EWMS misbehave, to see what the system makes of it."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from skydriver_cli.places import HERE, AsJson, DataDir
+from skydriver_cli.problems import Problem
+
+sandbox = typer.Typer(help="The stand-in for EWMS that `skydriver up` starts.", no_args_is_help=True)
+out = Console()
+_TIMEOUT_S = 10.0
+
+
+@sandbox.callback()
+def _group() -> None:
+    """Here for the group's sake: with one command, typer would leave its name out."""
+
+
+@sandbox.command()
+def fault(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="NAME=VALUE, or worker.NAME=VALUE; without any they are shown.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Behave well again, before anything else.")] = False,
+    data_dir: DataDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show the stand-in's faults, or change them. They last as long as its process; sandbox/README.md lists them.
+
+    Counts are used up: create_hangs=1 lets the next workflow be made and never answered. Others hold until they are put back.
+
+    Example: skydriver sandbox fault create_hangs=1 worker.die=0.01 activation_stuck=true
+    """
+    wanted = parse_faults(words or [])
+    url, token = _place(data_dir)
+    now = asyncio.run(_change(url, token, wanted, reset))
+    if as_json:
+        out.print_json(json.dumps(now))
+        return
+    table = Table("fault", "now")
+    for name, value in (*now.items(), *((f"worker.{name}", value) for name, value in now["worker"].items())):
+        if name != "worker":
+            table.add_row(name, f"[bold yellow]{value}[/]" if value else str(value))
+    out.print(table)
+
+
+def parse_faults(words: list[str]) -> dict[str, Any]:
+    """``["create_hangs=1", "worker.die=0.1"]`` as the stand-in takes them. Raises Problem naming the word."""
+    faults: dict[str, Any] = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        try:
+            value = json.loads({"on": "true", "off": "false", "none": "null"}.get(text.lower(), text.lower()))
+        except ValueError:
+            sign = ""
+        if not (name and sign):
+            raise Problem(
+                f"{word!r} is no fault", "Write NAME=VALUE, such as create_hangs=1 or activation_stuck=true", exit_code=2
+            )
+        group, dot, part = name.partition(".")
+        if dot:
+            faults.setdefault(group, {})[part] = value
+        else:
+            faults[name] = value
+    return faults
+
+
+def _place(data_dir: Path) -> tuple[str, str]:
+    try:
+        known = json.loads((data_dir / "connection.json").read_text())
+        return str(known["sandbox_url"]), str(known["sandbox_token"])
+    except (OSError, ValueError, KeyError):
+        raise Problem(
+            f"{data_dir / 'connection.json'} names no stand-in", "Start a system with `skydriver up` (without --no-sandbox)"
+        ) from None
+
+
+async def _change(url: str, token: str, wanted: dict[str, Any], reset: bool) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {token}"}
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(f"{url}/", headers=headers, timeout=timeout) as session:
+            if reset:
+                await _ask(session, "DELETE", None)
+            if "worker" in wanted:  # those not named stay as they are
+                wanted = {**wanted, "worker": {**(await _ask(session, "GET", None))["worker"], **wanted["worker"]}}
+            return await _ask(session, "POST" if wanted else "GET", wanted or None)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Problem(f"the stand-in at {url} does not answer ({type(error).__name__})", "Is the system up?") from error
+
+
+async def _ask(session: aiohttp.ClientSession, method: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    async with session.request(method, "sandbox/faults", json=body) as response:
+        answer: dict[str, Any] = await response.json()
+    if response.status != 200:
+        raise Problem(f"the stand-in refuses: {answer.get('error')}", "sandbox/README.md lists the faults", exit_code=2)
+    return answer
