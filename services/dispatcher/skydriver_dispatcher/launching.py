@@ -24,9 +24,10 @@ log = structlog.get_logger(__name__)
 
 URGENT = 100
 """From this priority on, a scan never waits for the throttle. Source: REST contract 8.5."""
-_HOLD_CAP_S = 60.0
+_URGENT_CAP_S, _NO_ROOM_CAP_S, _OUTAGE_CAP_S = 15.0, 60.0, 5.0
+"""Longest pauses of ours: of one urgent scan; of all others while there is no room; of these while Kubernetes is away."""
 _NO_ROOM_AGAIN_S = 300.0
-"""A scan that found no room lets the others try first for so long. Source: REST contract 9.6."""
+"""A scan that found no room lets the others try first for so long, or until something ends. Source: REST contract 9.6."""
 
 
 class Launching:
@@ -110,15 +111,16 @@ class Launching:
                 return
             tx.append(work.scan_id, decide_deferred_launch(scan, fault.what))
         log.warning("launch.deferred", reason=fault.what)
+        has_no_room = isinstance(fault, NoRoom)
         if work.priority >= URGENT:
-            await self._schedule.postpone(
-                work, timedelta(seconds=max(fault.after_s / 10, min(15.0, 0.5 * 2 ** min(work.tries, 8))))
-            )
+            pause_s = min(_URGENT_CAP_S, 0.5 * 2 ** min(work.tries, 8))
+            await self._schedule.postpone(work, timedelta(seconds=pause_s if has_no_room else max(fault.after_s, pause_s)))
             return
         self._holds += 1
-        hold_s = max(fault.after_s, min(_HOLD_CAP_S, 0.5 * 2 ** min(self._holds, 8)))
+        pause_s = min(_NO_ROOM_CAP_S if has_no_room else _OUTAGE_CAP_S, 0.5 * 2 ** min(self._holds, 8))
+        hold_s = pause_s if has_no_room else max(fault.after_s, pause_s)
         await store.hold_launches(self._pool, for_s=hold_s, because=fault.what)
-        await self._schedule.postpone(work, timedelta(seconds=_NO_ROOM_AGAIN_S if isinstance(fault, NoRoom) else hold_s))
+        await self._schedule.postpone(work, timedelta(seconds=_NO_ROOM_AGAIN_S if has_no_room else hold_s))
 
     async def _failed(self, work: Work, reason: str, *, is_final: bool) -> None:
         context = context_of_loop("launcher", work.scan_id, str(uuid.uuid4()))

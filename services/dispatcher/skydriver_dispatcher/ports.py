@@ -51,7 +51,12 @@ class ScannerStage:
     text: str = ""
 
 
-News = ScannerExit | ScannerStage
+@dataclass(frozen=True, slots=True)
+class RoomMade:
+    """Something that took up room is gone for good."""
+
+
+News = ScannerExit | ScannerStage | RoomMade
 
 
 class Launcher(Protocol):

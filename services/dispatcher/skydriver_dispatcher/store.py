@@ -61,7 +61,7 @@ async def hold_launches(pool: Pool, *, for_s: float, because: str) -> None:
         await _sql.hold_launches(pool, until=datetime.now(UTC) + timedelta(seconds=for_s), because=because)
 
 
-async def release_launches(connection: Connection | Pool) -> None:
+async def release_launches(pool: Pool) -> None:
     """End a hold: there may be room again. Raises TryLater."""
     with database_faults():
-        await _sql.release_launches(connection, now=datetime.now(UTC))
+        await _sql.release_launches(pool, now=datetime.now(UTC))

@@ -1,6 +1,5 @@
 """One unit of work around each decision."""
 
-from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.log.views import manifest_body
@@ -98,8 +97,6 @@ class UseCases:
             scan, original = tx.scan(scan_id), tx.scan(holder)
             if scan is None or original is None or not can_end(scan):
                 return None
-            await store.release_launches(tx.connection)
-            tx.rings.append((DUE_CHANNEL, LAUNCH))
             why_not = too_many_replacements(original, now=tx.now.timestamp())
             if why_not:
                 tx.append(scan_id, [ScannerFailed(reason=f"{reason}; {why_not}", exit_code=exit_code, log_tail=log_tail)])

@@ -17,7 +17,7 @@ from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import can_end, decide_exit, decide_last_exit, decide_stage
 from skydriver_dispatcher.podfacts import CONTAINER_CONFIG, IMAGE_PULL
-from skydriver_dispatcher.ports import Launcher, ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import Launcher, RoomMade, ScannerExit, ScannerStage
 from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases, context_of_loop
 
 log = structlog.get_logger(__name__)
@@ -84,6 +84,9 @@ class Watchdog:
                 await self._came_to(news)
             case ScannerExit():
                 await self._ended(news)
+            case RoomMade():
+                await store.release_launches(self._pool)
+                self._schedule.ring(LAUNCH)
         return True
 
     async def settle(self) -> bool | float:
@@ -148,7 +151,6 @@ class Watchdog:
         async with self._on(ended.scan_id) as tx:
             scan = tx.scan(ended.scan_id)
             if scan is None or not scan.may_run:
-                await self._room(tx)
                 return
             grace = timedelta(seconds=_LAUNCH_GRACE_S) if scan.is_waiting else self._result_grace
             if put_off and (scan.is_waiting or ended.exit_code == 0):
@@ -161,7 +163,6 @@ class Watchdog:
             if not ended.was_taken:
                 events = decide_last_exit(scan, exit_code=ended.exit_code, log_tail=ended.log_tail, cause=ended.cause)
                 tx.append(ended.scan_id, events)
-                await self._room(tx)
         if not ended.was_taken:
             log.warning("scanner.failed", scan_id=ended.scan_id, exit_code=ended.exit_code, cause=ended.cause)
             return
@@ -194,11 +195,6 @@ class Watchdog:
     async def _stop(self, tx: Transaction, scan_id: str) -> None:
         await self._schedule.put(STOP, scan_id, connection=tx.connection)
         tx.rings.append((DUE_CHANNEL, STOP))
-
-    async def _room(self, tx: Transaction) -> None:
-        """Something has ended: what waits for room may try."""
-        await store.release_launches(tx.connection)
-        tx.rings.append((DUE_CHANNEL, LAUNCH))
 
     async def _look(self, scan_id: str) -> Scan | None:
         async with self._on(scan_id) as tx:

@@ -11,7 +11,7 @@ import pytest
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
 from tests.support import pods
-from tests.support.dispatchers import Dispatcher, a_dispatcher
+from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store
 from tests.support.launchers import a_queued_scan
 
@@ -146,6 +146,18 @@ async def test_a_job_deleted_by_hand_goes_on_as_a_new_scan(dispatcher: Dispatche
     assert "deleted" in (await dispatcher.scan(scan_id)).launch.reason
 
 
+async def test_what_waits_for_room_starts_as_soon_as_a_job_is_gone(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store)
+    running = await dispatcher.launched()
+    async with watching(dispatcher):
+        quota = dispatcher.cluster.fail("POST", "jobs", 403, "exceeded quota: scans, used: 1, limited: 1", times=1000)
+        waiting = [await dispatcher.request(priority=priority) for priority in (0, 0, 100)]
+        await dispatcher.settle_down()
+        await dispatcher.delete(running)
+        quota.times = 0
+        await dispatcher.until(lambda: is_(states(dispatcher, waiting), {"launched"}))
+
+
 async def test_a_scan_that_a_user_deletes_is_not_brought_back(dispatcher: Dispatcher) -> None:
     scan_id = await dispatcher.launched()
     async with watching(dispatcher):
@@ -277,6 +289,10 @@ async def is_(value: Any, expected: Any) -> bool:
 
 async def leads(dispatcher: Dispatcher) -> bool:
     return dispatcher.leadership.leads
+
+
+async def states(dispatcher: Dispatcher, scans: list[str]) -> set[str]:
+    return {(await dispatcher.scan(scan_id)).launch.state for scan_id in scans}
 
 
 async def no_job(dispatcher: Dispatcher, scan_id: str) -> bool:

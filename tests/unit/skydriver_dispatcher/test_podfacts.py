@@ -6,7 +6,7 @@ import pytest
 
 from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracker
 from skydriver_dispatcher.podfacts import news_of_pod
-from skydriver_dispatcher.ports import News, ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import News, RoomMade, ScannerExit, ScannerStage
 from tests.support import pods
 
 S = "0193a1b2c3dx0123456789abcdef0123"
@@ -172,3 +172,4 @@ def test_nothing_is_kept_of_jobs_that_are_gone() -> None:
         told.tracker.saw_job(a_job(uid=f"u{n}"), is_gone=True)
         told.tracker.saw_pod(a_pod(pods.terminated(S, 0), uid=f"u{n}"), is_gone=True)
     assert not told.tracker._jobs
+    assert RoomMade() in told.news

@@ -91,6 +91,10 @@ class Schedule:
         """How long a dead replica can hold work back."""
         return self._lease
 
+    def ring(self, kind: str) -> None:
+        """Wake the loops that do this kind of work, in every process."""
+        self._bell.ring(DUE_CHANNEL, kind)
+
     async def put(
         self,
         kind: str,

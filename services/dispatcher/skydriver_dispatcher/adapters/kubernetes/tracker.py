@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skydriver_dispatcher.podfacts import exit_of_job, has_pod, job_end, news_of_pod, refused_pod, scan_id_of
-from skydriver_dispatcher.ports import News, ScannerExit
+from skydriver_dispatcher.ports import News, RoomMade, ScannerExit
 
 POD_GRACE_S = 5.0
 """A Job that has failed is judged without its pod only after so long: the pod knows why, but may be told later."""
@@ -45,6 +45,7 @@ class Tracker:
         end = job_end(job)
         if end is not None and not seen.has_ended and seen.overdue_at is None:
             seen.overdue_at, seen.job_exit = self.clock() + POD_GRACE_S, exit_of_job(scan_id, end)
+            self.tell(RoomMade())  # for another pod
             if end.is_success:
                 self._end(seen, seen.job_exit)
         self._tell_refused(seen, self._refused_early.pop(uid, ""))
@@ -112,3 +113,4 @@ class Tracker:
             )
         if forget:
             del self._jobs[uid]
+            self.tell(RoomMade())  # for another Job
