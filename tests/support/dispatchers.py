@@ -9,6 +9,7 @@ from typing import Any
 from kubernetes_asyncio.client import ApiClient
 
 from skydriver_common.db.schedule import Schedule
+from skydriver_common.log import blobs
 from skydriver_common.log.read import history
 from skydriver_common.log.views import scan_of_row
 from skydriver_common.model import events as ev
@@ -51,7 +52,8 @@ class Dispatcher:
         """Ask for a scan as a user does; its id."""
         scan_id = new_scan_id()
         body = a_request(scan_id, **NEEDED | request).request
-        await self.usecases.request_scan(RequestScan(scan_id=scan_id, request=body, event_digest="sha256:0"), a_context())
+        digest = await blobs.put(self.store.pool, b"an event")
+        await self.usecases.request_scan(RequestScan(scan_id=scan_id, request=body, event_digest=digest), a_context())
         return scan_id
 
     async def delete(self, scan_id: str) -> None:
