@@ -50,10 +50,9 @@ class Api:
         self._session = session
 
     async def create(self, thing: Object, *, namespace: str = "", dry_run: bool = False) -> Object:
-        """Create an object. Raises ApiError."""
-        return await self._call(
-            "POST", path(thing["kind"], namespace), json=thing, params={"dryRun": "All"} if dry_run else None
-        )
+        """Create an object; unknown fields are errors. Raises ApiError."""
+        options = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
+        return await self._call("POST", path(thing["kind"], namespace), json=thing, params=options)
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """The object, or None."""
@@ -100,6 +99,18 @@ class Api:
 def path(kind: str, namespace: str) -> str:
     """The URL path of a kind's objects."""
     return _PATHS[kind].format(namespace)
+
+
+def spec_of(job: Object) -> Object:
+    """The spec of a Job without what the API server has added, good for another Job."""
+    spec = {key: value for key, value in job["spec"].items() if key not in ("selector", "suspend")}
+    template = spec["template"]
+    kept = {
+        name: value
+        for name, value in template["metadata"]["labels"].items()
+        if not name.endswith(("job-name", "controller-uid"))
+    }
+    return spec | {"template": template | {"metadata": template["metadata"] | {"labels": kept}}}
 
 
 async def eventually(

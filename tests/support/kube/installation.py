@@ -193,6 +193,8 @@ class Installation:
     def _own(self, service: str) -> dict[str, str]:
         auth = {"SKYDRIVER_AUTH_ISSUER": ISSUER, "SKYDRIVER_AUTH_AUDIENCE": AUDIENCE}
         match service:
+            case "progress":
+                return auth | {"SKYDRIVER_AUTH_JWKS_FILE": str(self._jwks)}
             case "api":
                 return auth | {
                     "SKYDRIVER_HTTP_PORT": str(self._ports["http"]), "SKYDRIVER_AUTH_JWKS_FILE": str(self._jwks),
