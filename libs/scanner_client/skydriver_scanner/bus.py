@@ -64,7 +64,7 @@ class Bus:
 
     async def run(self) -> None:
         """Connect, and again when the connection is lost; a login that is refused is tried again more slowly."""
-        pause_s = _FIRST_PAUSE_S
+        pause_s, is_told = _FIRST_PAUSE_S, False
         while True:
             connection: AbstractConnection | None = None
             try:
@@ -72,11 +72,12 @@ class Bus:
                 connection = await asyncio.wait_for(aio_pika.connect(self._url, timeout=_TIMEOUT_S), _TIMEOUT_S)
                 connection.close_callbacks.add(self._note_lost)
                 await asyncio.wait_for(self._open(connection), _TIMEOUT_S)
-                pause_s = _FIRST_PAUSE_S
+                pause_s, is_told = _FIRST_PAUSE_S, False
                 await self._lost.wait()
                 log.warning("the bus was lost")
             except _LOST as error:
-                log.warning("the bus can't be reached (%s)", type(error).__name__)
+                log.log(logging.DEBUG if is_told else logging.WARNING, "the bus can't be reached (%s)", type(error).__name__)
+                is_told = True
             finally:
                 self._set_down()
                 if connection is not None:
