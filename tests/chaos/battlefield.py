@@ -55,6 +55,11 @@ class Battlefield:
         return self._broker.url
 
     @property
+    def scanner_bus_url(self) -> str:
+        """Through the proxy, as scanners go."""
+        return self._through(BROKER, self.amqp_url)
+
+    @property
     def work_dir(self) -> Path:
         return self.data_dir / "system" / "work"
 

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from skydriver_common.model.ids import ScanId
+from skydriver_scanner import AsyncScannerSession, NotDelivered, SessionSettings
 from tests.chaos.battlefield import Battlefield
 from tests.chaos.ledger import Ledger, ScanRecord
 
@@ -78,8 +79,9 @@ class Driver:
             await asyncio.sleep(rng.uniform(0, 2))
             await self._delete(record, rng)
             return
+        record.on_the_bus = rng.random() < 0.4
         if await self._started(record):
-            await self._work(record, rng)
+            await (self._work_on_the_bus if record.on_the_bus else self._work)(record, rng)
         if rng.random() < 0.1:
             await self._rescan(record, rng)
 
@@ -115,6 +117,43 @@ class Driver:
         if answer.status == 200:
             record.reports.append(mark)
         self.end_scanner(record.scan_id)
+
+    async def _work_on_the_bus(self, record: ScanRecord, rng: random.Random) -> None:
+        """The same through the scanners' client library, which keeps what it was given until it is delivered."""
+        assert record.scan_id is not None
+        settings = SessionSettings(
+            scan_id=record.scan_id,
+            address=rng.choice(self._field.urls),
+            token=self._signer.scan_token(ScanId(record.scan_id), datetime.now(UTC) + timedelta(hours=1)),
+            bus_url=self._field.scanner_bus_url,
+            spool_dir=self._field.data_dir / "spool",
+            bus_patience_s=5,
+        )
+        session = await asyncio.to_thread(AsyncScannerSession, settings)
+        last = rng.randint(3, 6)
+        for number in range(1, last + 1):
+            await self._report_on_the_bus(session, record, f"{record.key}/{number}", is_last=False)
+            if rng.random() < 0.4:
+                mark = f"{record.key}/{number}/partial"
+                await session.put_result(skymap(mark), is_final=False)
+            await asyncio.sleep(rng.uniform(0.2, 1.0))
+        final, end = f"{record.key}/final", f"{record.key}/end"
+        await session.put_result(skymap(final), is_final=True)
+        await self._report_on_the_bus(session, record, end, is_last=True)
+        try:
+            await session.close(_PATIENCE_S)
+        except NotDelivered as problem:
+            self._ledger.answers["bus session", "not delivered"] += 1
+            self._ledger.complain(f"a scanner's messages were not delivered within {_PATIENCE_S:g} s: {problem}")
+        else:
+            self._ledger.answers["bus session", "delivered"] += 1
+            record.final = final
+            record.reports.append(end)
+        self.end_scanner(record.scan_id)
+
+    async def _report_on_the_bus(self, session: AsyncScannerSession, record: ScanRecord, mark: str, *, is_last: bool) -> None:
+        self._ledger.answers["bus report", "handed over"] += 1
+        await session.report_progress(**_report(record, mark, is_last=is_last))
 
     async def _put_result(self, record: ScanRecord, token: str, mark: str, rng: random.Random, *, is_final: bool) -> None:
         body = {"skyscan_result": skymap(mark), "is_final": is_final}

@@ -10,7 +10,8 @@ class ScanRecord:
     """One scan as its user and its scanner saw it. Only what was acknowledged is listed.
 
     key: in the scan's classifiers, and the Idempotency-Key. event: the i3 event as it was posted.
-    reports, results: marks of acknowledged reports and partial skymaps. bus_sequences: of messages that the broker confirmed.
+    reports, results: marks of acknowledged reports and partial skymaps, final: of the last skymap.
+    on_the_bus: its scanner reported through the client library: acknowledged is what was handed over before it was closed well.
     """
 
     key: str
@@ -21,8 +22,7 @@ class ScanRecord:
     refused_reports: list[str] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
     final: str | None = None
-    producer: str = ""
-    bus_reports: list[int] = field(default_factory=list)
+    on_the_bus: bool = False
     is_deleted: bool = False
     rescan_key: str | None = None
     rescan_id: str | None = None

@@ -62,6 +62,7 @@ class Item:
     context: Context | None = None
     refusal: Refusal | None = None
     trace: str = ""
+    skymap: bytes | None = field(default=None, repr=False)
 
     def read(self) -> Report | None:
         """The report, parsed now if it was not needed before. None: it is refused, or says nothing."""
@@ -112,6 +113,9 @@ class Ingest:
         try:
             await self._decide(items)
         except TryLater:
+            for item in items:
+                if item.skymap is not None:  # a crash of the database may have lost what the disk had not got yet
+                    await blobs.put(self._pool, item.skymap)
             raise
         except Exception as error:
             if len(items) > 1:
@@ -150,6 +154,7 @@ class Ingest:
         big = len(envelope.plain) > _OFF_THE_LOOP_BYTES
         parsed = await asyncio.to_thread(messages.parse, envelope) if big else messages.parse(envelope)
         if isinstance(parsed, Skymap):
+            item.skymap = parsed.content
             item.report = await self._store(parsed)
         elif isinstance(parsed, Refusal):
             item.refusal = parsed
@@ -220,6 +225,8 @@ class Ingest:
                 item.refusal = Refusal(str(no.code), no.reason)
                 return False
             case events:
+                if isinstance(report, PutResult):
+                    tx.needs_blob(report.digest)
                 tx.append(report.scan_id, events, context=item.context)
                 return True
 

@@ -5,9 +5,10 @@ from functools import partial
 
 from skydriver_common.auth import Issuer, JwksFile, TokenVerifier
 from skydriver_common.bus import topology
-from skydriver_common.db.pool import open_pool
+from skydriver_common.db.pool import Pool, open_pool
+from skydriver_common.db.translate import database_faults
 from skydriver_common.log.unit_of_work import UnitOfWork
-from skydriver_common.runtime.foundation import Foundation, open_foundation
+from skydriver_common.runtime.foundation import Foundation, open_foundation, patiently
 from skydriver_common.runtime.service import Service, run
 from skydriver_progress import consumers
 from skydriver_progress.adapters.lane import Lane
@@ -43,13 +44,19 @@ def main() -> None:
 
 async def _ingest(service: Service, foundation: Foundation, settings: ProgressSettings, retention: Retention) -> None:
     """A lane for each kind of message, all on a pool of their own."""
-    pool = await open_pool(settings.database_url.get_secret_value(), name="progress-ingest", size=_POOL)
+
+    async def open_it() -> Pool:
+        with database_faults():
+            return await open_pool(settings.database_url.get_secret_value(), name="progress-ingest", size=_POOL)
+
+    pool = await patiently(open_it)
     service.stack.push_async_callback(pool.close)
     issuer, keys = settings.token_issuer
     verifier = TokenVerifier([Issuer(issuer, JwksFile(keys))], audience=settings.auth_audience)
 
     async def database_answers() -> bool:
-        return bool(await foundation.pool.fetchval("SELECT true", timeout=3))
+        with database_faults():
+            return bool(await foundation.pool.fetchval("SELECT true", timeout=3))
 
     for kind in topology.SCANNER_KINDS:
         prefetch, most = _SHARES[kind]

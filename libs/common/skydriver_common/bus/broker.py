@@ -28,7 +28,7 @@ def make_broker(
     """
     settle = Settle(stopping, handled, Replies(lambda: broker.connect()))
     broker = RabbitBroker(
-        _watched(amqp_url),
+        watched(amqp_url),
         reconnect_interval=RECONNECT_S,
         default_channel=Channel(prefetch_count=prefetch, on_return_raises=False),
         ack_policy=AckPolicy.MANUAL,
@@ -44,15 +44,15 @@ async def connect(amqp_url: str, *, name: str) -> AbstractRobustConnection:
     """A connection that comes back by itself, for what is not a consumer. Raises TryLater when there is none."""
     with broker_faults():
         return await aio_pika.connect_robust(
-            _watched(amqp_url),
+            watched(amqp_url),
             timeout=10,
             reconnect_interval=RECONNECT_S,
             client_properties={"connection_name": f"skydriver-{name}"},
         )
 
 
-def _watched(amqp_url: str) -> str:
-    """The URL with our heartbeat, unless it names one."""
+def watched(amqp_url: str) -> str:
+    """The broker's URL with our heartbeat, unless it names one."""
     url = urlsplit(amqp_url)
     if "heartbeat=" in url.query:
         return amqp_url

@@ -27,6 +27,7 @@ from faststream.rabbit import RabbitQueue
 from pamqp import commands as spec
 
 from skydriver_common.bus import letters, topology
+from skydriver_common.bus.broker import watched
 from skydriver_common.db.pool import first
 from skydriver_common.faults import TryLater
 from skydriver_progress import messages
@@ -77,7 +78,8 @@ class Lane:
             began = time.monotonic()
             try:
                 await self._session()
-            except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            # StopAsyncIteration: of a connection that was cut in its first words
+            except (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration) as error:
                 failures = 1 if time.monotonic() - began > 30 else failures + 1
                 pause_s = min(_LONGEST_PAUSE_S, 0.2 * 2 ** min(failures, 6)) * random.uniform(0.5, 1)  # noqa: S311
                 log.warning("lane.lost", queue=self._queue.name, error=type(error).__name__, retry_in_s=round(pause_s, 2))
@@ -91,7 +93,7 @@ class Lane:
     async def _session(self) -> None:
         """One connection, as long as it lives. Raises what aio-pika raises, and TryLater when the database stays away."""
         connection = await aio_pika.connect(
-            self._amqp_url, timeout=10, client_properties={"connection_name": f"skydriver-{self._queue.name}"}
+            watched(self._amqp_url), timeout=10, client_properties={"connection_name": f"skydriver-{self._queue.name}"}
         )
         self._pending.clear()
         async with connection:
