@@ -8,14 +8,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 from rich.console import Console
 
-from tests.chaos.battlefield import battlefield
+from tests.chaos.battlefield import Battlefield, battlefield
 from tests.chaos.driver import Driver
 from tests.chaos.judge import judge
 from tests.chaos.ledger import Ledger
@@ -38,8 +38,18 @@ class Rules:
         return self.scans / self.per_second
 
 
-async def fight(rules: Rules, data_dir: Path, say: Callable[[str], None]) -> Report:
-    """Start everything, fight, judge, stop everything."""
+async def nothing(field: Battlefield, ledger: Ledger) -> None:
+    """Nothing more to do."""
+
+
+async def fight(
+    rules: Rules,
+    data_dir: Path,
+    say: Callable[[str], None],
+    *,
+    afterwards: Callable[[Battlefield, Ledger], Awaitable[None]] = nothing,
+) -> Report:
+    """Start everything, fight, judge, stop everything. afterwards: after the judge, while everything still runs."""
     began = time.monotonic()
     ledger = Ledger()
     say(f"seed {rules.seed}: {rules.scans} scans, {rules.faults} faults in {rules.duration_s:.0f} s; files in {data_dir}")
@@ -53,6 +63,7 @@ async def fight(rules: Rules, data_dir: Path, say: Callable[[str], None]) -> Rep
             group.create_task(saboteur.carry_out(faults))
         say(f"{time.monotonic() - began:.0f} s: the fight is over, the judge begins")
         verdicts = await judge(field, ledger)
+        await afterwards(field, ledger)
     return Report(
         seed=rules.seed, seconds=time.monotonic() - began, ledger=ledger, outcomes=saboteur.outcomes, verdicts=verdicts
     )

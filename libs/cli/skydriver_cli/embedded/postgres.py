@@ -90,7 +90,7 @@ def _settings(port: int, *, durable: bool) -> list[str]:
         "listen_addresses": LOOPBACK,
         "port": str(port),
         "unix_socket_directories": "",  # the path of a socket may have 107 characters only
-        "max_connections": "100",
+        "max_connections": "200",
         "shared_buffers": "64MB",
         "max_wal_size": "256MB",
         "idle_in_transaction_session_timeout": "30s",  # one forgotten transaction would hold up the relay
