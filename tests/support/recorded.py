@@ -8,7 +8,7 @@ import orjson
 
 from skydriver_common.model.events import Event
 
-FILE = Path(__file__).resolve().parents[1] / "data" / "recorded_events.ndjson"
+FILE = Path(__file__).resolve().parent / "recorded_events.ndjson"
 
 _KNOWN: dict[str, Any] = {
     "request": {"priority": 0, "i3_event_id": "0c2f6f6a1d8e4b0c9a7a5f3e2d1c0b9a"},

@@ -1,4 +1,4 @@
-"""Whatever was written once can be read for ever. The file `tests/data/recorded_events.ndjson` is only ever added to."""
+"""Whatever was written once can be read for ever. The file `tests/support/recorded_events.ndjson` is only ever added to."""
 
 import dataclasses
 from typing import Any, ClassVar

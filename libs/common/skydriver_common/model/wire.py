@@ -17,7 +17,7 @@ UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """(type, schema version) to a pure function giving the data of the next version; empty while all events are version 1.
 
 A field with a default may be added to an event without a new version. Any other change is a new ``schema_version`` of its class and
-an entry here for the version before; what was written before stays in ``tests/data/recorded_events.ndjson``."""
+an entry here for the version before; what was written before stays in ``tests/support/recorded_events.ndjson``."""
 
 _LET_GO = b"\x00"
 """How the data of an event begins whose payload was let go; its SHA-256 follows. No JSON begins so."""
