@@ -17,6 +17,8 @@ class TcpProxy:
         self.port = 0
         self.cut_after_bytes: int | None = None
         """Cut once, when so many more bytes have come from the clients."""
+        self.cut_each_after_bytes: int | None = None
+        """Cut every connection that has carried so many bytes from its client."""
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse:
@@ -35,8 +37,13 @@ class TcpProxy:
             task.add_done_callback(self._tasks.discard)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counts: bool) -> None:
+        carried = 0
         with contextlib.suppress(OSError):
             while chunk := await reader.read(4096):
+                carried += len(chunk)
+                if counts and self.cut_each_after_bytes is not None and carried > self.cut_each_after_bytes:
+                    self.cut()
+                    return
                 if counts and self.cut_after_bytes is not None:
                     self.cut_after_bytes -= len(chunk)
                     if self.cut_after_bytes <= 0:

@@ -19,6 +19,8 @@ _COMPRESS_FROM_BYTES = 8 * 1024
 _ENCODING = wire.ZSTD if find_spec("zstandard") is not None else wire.GZIP
 _HOLD_S = 5.0
 """How long the bus is let be after it has refused a message."""
+_MOST_LOSSES = 3
+"""A connection that is lost as often with the same message is too slow for it, or the broker is full: REST may do better."""
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
 _OVER_REST = (wire.PROGRESS, wire.RESULT)
 """A failure has no REST route: it waits for the bus."""
@@ -37,6 +39,7 @@ class Courier:
         self._wake = asyncio.Event()
         self._progressed = asyncio.Event()
         self._bus_not_before = 0.0
+        self._lost_with: dict[int, int] = {}
         self._rest_not_before = 0.0
         self._rest_pause_s = _FIRST_PAUSE_S
 
@@ -113,6 +116,11 @@ class Courier:
         try:
             await bus.publish(packed)
         except BusAway:
+            self._lost_with[entry.order] = self._lost_with.get(entry.order, 0) + 1
+            if self._lost_with[entry.order] >= _MOST_LOSSES and entry.kind in _OVER_REST:
+                log.warning("a %s goes over REST: the connection to the bus was lost with it again and again", entry.kind)
+                self._lost_with.clear()
+                self._bus_not_before = time.monotonic() + _HOLD_S
             return 0
         except BusRefuses as refusal:
             log.warning("a %s goes over REST: %s", entry.kind, refusal)
@@ -139,6 +147,7 @@ class Courier:
         return 0
 
     def _done(self, entry: Entry) -> None:
+        self._lost_with.clear()
         self._rest_pause_s = _FIRST_PAUSE_S
         self._spool.delivered(entry)
         self._progressed.set()

@@ -172,6 +172,18 @@ async def test_when_the_bus_stays_away_rest_is_used(
     assert skydriver.progress == [BODY]
 
 
+async def test_a_message_with_which_the_connection_is_always_lost_goes_over_rest(
+    settings: SessionSettings, reader: Reader, proxy: TcpProxy, skydriver: FakeSkyDriver
+) -> None:
+    skymap = {"filler": os.urandom(300_000).hex()}
+    proxy.cut_each_after_bytes = 100_000
+    async with AsyncScannerSession(settings) as session:
+        await session.put_result(skymap, is_final=True)
+        await session.report_progress(**BODY)
+        assert await session.flush(30)
+    assert skydriver.results == [{"skyscan_result": skymap, "is_final": True}]
+
+
 async def test_a_message_that_no_queue_takes_goes_over_rest(
     settings: SessionSettings, bus: object, skydriver: FakeSkyDriver
 ) -> None:
