@@ -31,7 +31,7 @@ UPDATE launch_throttle SET default_interval_s = :interval_s, default_max_running
 UPDATE launch_throttle SET held_until = :until::timestamptz, held_because = :because, next_at = least(next_at, :until::timestamptz);
 
 -- name: release_launches(now)!
--- There may be room again: no hold, and what was put off is due. Index: due_work_due.
+-- There may be room again: no hold, and what was put off is due. Index: due_work_free.
 WITH released AS (UPDATE launch_throttle SET held_until = '-infinity', held_because = '' WHERE held_until > :now::timestamptz)
 UPDATE due_work SET due_at = :now::timestamptz
- WHERE kind = 'launch' AND due_at > :now::timestamptz AND leased_by IS NULL;
+ WHERE kind = 'launch' AND due_at > :now::timestamptz AND leased_until IS NULL;
