@@ -23,12 +23,10 @@ from skydriver_dispatcher.jobspec import SHARED_DIR, JobSettings
 from skydriver_dispatcher.launching import Launching
 from skydriver_dispatcher.ports import Launcher
 from skydriver_dispatcher.scanner_environment import TOKEN_NAME, scanner_environment
-from skydriver_dispatcher.settings import DispatcherSettings
+from skydriver_dispatcher.settings import TOKEN_LIFE_S, DispatcherSettings
 from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 
-_TOKEN_LIFE = timedelta(days=30)
-"""A scanner's token is fixed for the scan and must outlive it (scanner contract 1)."""
 _IDLE_S = 30.0
 _RECONCILE_S = 300.0
 
@@ -59,7 +57,7 @@ class _Tokens:
         self._signer = signer
 
     def __call__(self, scan_id: str) -> str:
-        return self._signer.scan_token(ScanId(scan_id), datetime.now(UTC) + _TOKEN_LIFE)
+        return self._signer.scan_token(ScanId(scan_id), datetime.now(UTC) + timedelta(seconds=TOKEN_LIFE_S))
 
 
 def _tokens(settings: DispatcherSettings) -> _Tokens:

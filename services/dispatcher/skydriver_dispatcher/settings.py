@@ -11,7 +11,12 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from skydriver_common.runtime.settings import PREFIX, AmqpUrl, ServiceSettings
 
+TOKEN_LIFE_S = 30 * 86_400
+"""Of a scanner's token, which is fixed for the scan and must outlive it (scanner contract 1)."""
+
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_LABEL_KEY = re.compile(r"([a-z0-9][a-z0-9.-]{0,252}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_HTTP = re.compile(r"https?://[^/\s]+\S*")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?", re.IGNORECASE)
 
@@ -26,6 +31,8 @@ def _form(pattern: re.Pattern[str], what: str) -> AfterValidator:
 
 
 Label = Annotated[str, _form(_LABEL, "fit for a Kubernetes label: letters, digits, - _ . inside, at most 63")]
+LabelKey = Annotated[str, _form(_LABEL_KEY, "the key of a Kubernetes label")]
+HttpUrl = Annotated[str, _form(_HTTP, "a URL that begins with http:// or https://")]
 DnsLabel = Annotated[str, _form(_DNS_LABEL, "a Kubernetes name: a-z, 0-9, - inside, at most 63")]
 Image = Annotated[str, _form(_IMAGE, "the name of a container image")]
 
@@ -39,7 +46,7 @@ class DispatcherSettings(ServiceSettings):
     """Holds one folder per scan (local launcher)."""
     scanner_command: str = ""
     """Words that start a scanner server, as a shell would split them (local launcher); empty: the sandbox's scanner."""
-    public_url: str
+    public_url: HttpUrl
     """Base URL at which scanners reach the REST API."""
     scan_token_key_file: Path
     """PEM private key that signs scan tokens; the gateway knows its public half."""
@@ -82,15 +89,15 @@ class DispatcherSettings(ServiceSettings):
     scanner_service_account: DnsLabel | None = None
     scanner_user_id: int = Field(default=1000, ge=1, le=2**31 - 1)
     """User and group of the scanner's processes; never root."""
-    scanner_priority_class: str | None = None
-    scanner_urgent_priority_class: str | None = None
+    scanner_priority_class: DnsLabel | None = None
+    scanner_urgent_priority_class: DnsLabel | None = None
     """PriorityClass of the pods, and of those of scans with a priority from 100 on."""
-    scanner_spread_over: str | None = None
+    scanner_spread_over: LabelKey | None = None
     """Node label over whose values pods are spread, such as ``kubernetes.io/hostname``."""
-    scanner_node_selector: dict[str, str] = Field(default_factory=dict)
+    scanner_node_selector: dict[LabelKey, Label] = Field(default_factory=dict)
     """Labels that a node must have, as a JSON object."""
-    scanner_deadline_s: int = Field(default=172_800, ge=60)
-    """The longest life of a scan (REST contract 9.1)."""
+    scanner_deadline_s: int = Field(default=172_800, ge=60, le=TOKEN_LIFE_S)
+    """The longest life of a scan (REST contract 9.1); at most that of its token, 30 days."""
     scanner_keep_finished_s: int = Field(default=600, ge=60)
     """How long a finished Job stays (REST contract 9.1); not too short: how it ended is read from it."""
     scanner_trouble_limit_s: float = Field(default=900.0, gt=0)

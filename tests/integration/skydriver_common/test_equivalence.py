@@ -51,7 +51,7 @@ class _Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         store = self.store
         schedule = Schedule(store.pool, store.bell, holder="test")
-        dispatcher = UseCases(store.pool, store.uows["dispatcher"])
+        self.dispatcher = dispatcher = UseCases(store.pool, store.uows["dispatcher"])
         bridge = BridgeUseCases(
             store.uows["ewms_bridge"], schedule, teardown_delay=timedelta(0), startup_limit=timedelta(minutes=1)
         )
@@ -120,10 +120,12 @@ class _Machine(RuleBasedStateMachine):
     def assign(self, scan: str, workflow: str) -> None:
         self.ask(AssignWorkflow(scan_id=scan, workflow_id=workflow, ewms_address="http://ewms"))
 
-    @rule(scan=scans, goes_well=_FLAG)
-    def launch(self, scan: str, goes_well: bool) -> None:
+    @rule(scan=scans, goes=st.sampled_from(["well", "wrong", "nowhere"]))
+    def launch(self, scan: str, goes: str) -> None:
         self.decide("dispatcher", scan, decide.decide_attempt)
-        if goes_well:
+        if goes == "nowhere":
+            self.decide("dispatcher", scan, lambda it: decide.decide_deferred_launch(it, "no room"))
+        elif goes == "well":
             self.decide("dispatcher", scan, lambda it: decide.decide_launched(it, launcher="local", job="j"))
         else:
             self.decide("dispatcher", scan, lambda it: decide.decide_failed_launch(it, "no", is_final=False, max_attempts=2))
@@ -131,6 +133,15 @@ class _Machine(RuleBasedStateMachine):
     @rule(scan=scans, exit_code=st.sampled_from([None, 1, 2]))
     def scanner_ends(self, scan: str, exit_code: int | None) -> None:
         self.decide("dispatcher", scan, lambda it: decide.decide_exit(it, exit_code=exit_code, log_tail=""))
+
+    @rule(scan=scans, stage=st.sampled_from(["pending", "running"]), code=st.sampled_from(["", "a-trouble"]))
+    def scanner_comes_to(self, scan: str, stage: str, code: str) -> None:
+        self.decide("dispatcher", scan, lambda it: decide.decide_stage(it, stage=stage, code=code, text=code))
+
+    @rule(target=scans, scan=scans)
+    def scanner_is_lost(self, scan: str) -> Any:
+        new = self.runner.run(self.dispatcher.replace_scan(scan, "evicted", 137, "", a_context()))
+        return new if new is not None else multiple()
 
     @rule(scan=scans, running=st.integers(0, 2))
     def workers(self, scan: str, running: int) -> None:
