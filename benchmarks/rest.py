@@ -174,7 +174,7 @@ class _Load:
 
 _PARTS = {
     "skydriver_api": "gateway", "skydriver_dispatcher": "dispatcher", "skydriver_progress": "progress",
-    "skydriver_ewms": "bridge", "postgres": "postgres", "beam": "rabbitmq",
+    "skydriver_ewms": "bridge", "beam": "rabbitmq", "bin/postgres": "postgres",
 }  # fmt: skip
 
 
@@ -198,7 +198,12 @@ def _processor_seconds() -> dict[str, float]:
             above = parents[above]
         if above != os.getpid():
             continue
-        part = next((part for name, part in _PARTS.items() if name in names[process]), "others")
+        name = names[process]  # of a server process of Postgres: with the user's, who may be called like a service
+        part = (
+            "postgres"
+            if name.startswith("postgres")
+            else next((part for each, part in _PARTS.items() if each in name), "others")
+        )
         part = "load" if process == os.getpid() else part
         sums[part] = sums.get(part, 0.0) + seconds[process]
     return sums

@@ -19,6 +19,7 @@ from aio_pika.exceptions import AMQPError, DeliveryError
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import headers_of, reply_of
+from skydriver_common.bus.sending import send
 from skydriver_common.faults import TryLater
 from skydriver_common.model import wire
 from skydriver_common.model.commands import Command, Context
@@ -50,7 +51,6 @@ class Commander:
         self._deadline_s = deadline_s
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._channel: AbstractRobustChannel | None = None
-        self._exchange: aio_pika.abc.AbstractExchange | None = None
         self._replies: AbstractQueue | None = None
 
     async def open(self) -> None:
@@ -58,11 +58,11 @@ class Commander:
         try:
             channel = await self._bus.channel(publisher_confirms=True, on_return_raises=True)
             await topology.declare(channel)
-            self._exchange = await channel.get_exchange(topology.COMMANDS.name, ensure=False)
             self._replies = await channel.declare_queue(
                 f"skydriver.replies.{uuid.uuid4().hex}", exclusive=True, auto_delete=True
             )
             await self._replies.consume(self._on_reply, no_ack=True)
+            self._channel = channel
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             raise TryLater("the message broker can't be reached") from error
         self._bus.close_callbacks.add(self._on_loss)
@@ -123,7 +123,7 @@ class Commander:
             return None
 
     async def _publish(self, command: Command, context: Context) -> None:
-        if self._exchange is None or self._replies is None:
+        if self._channel is None or self._replies is None:
             raise TryLater("the message broker can't be reached")
         message = aio_pika.Message(
             wire.encode({name: getattr(command, name) for name in _fields(command)}),
@@ -136,7 +136,7 @@ class Commander:
             headers=headers_of(context),
         )
         try:
-            await self._exchange.publish(message, command.key, mandatory=True)
+            await send(self._channel, message, exchange=topology.COMMANDS.name, routing_key=command.key, mandatory=True)
         except DeliveryError as error:
             raise TryLater("the service that does this is not running", 2.0) from error
         except (AMQPError, OSError, RuntimeError) as error:

@@ -15,6 +15,7 @@ from aio_pika.exceptions import AMQPError
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.event_messages import event_message
+from skydriver_common.bus.sending import send
 from skydriver_common.bus.stops import stop_message
 from skydriver_common.db.pool import SERVER_SETTINGS
 from skydriver_common.db.translate import database_faults
@@ -78,11 +79,10 @@ class Relay:
                 if self._channel is None or self._channel.is_closed:
                     self._channel = await self._bus.channel(publisher_confirms=True)
                     await topology.declare(self._channel)
-                exchange = await self._channel.get_exchange(topology.EVENTS.name, ensure=False)
-                stops = await self._channel.get_exchange(topology.STOP.name, ensure=False)
+                stop, topic = topology.STOP.name, topology.EVENTS.name
                 await asyncio.gather(
-                    *(stops.publish(signal, event.scan_id, mandatory=False) for signal, event in signals),
-                    *(exchange.publish(event_message(event), event.type, mandatory=False) for event in events),
+                    *(send(self._channel, signal, exchange=stop, routing_key=event.scan_id) for signal, event in signals),
+                    *(send(self._channel, event_message(e), exchange=topic, routing_key=e.type) for e in events),
                 )
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             self._channel = None

@@ -10,6 +10,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from skydriver_common.bus.envelope import reply_headers
+from skydriver_common.bus.sending import send
 from skydriver_common.bus.translate import broker_faults
 from skydriver_common.model.rejections import Reply
 
@@ -34,7 +35,7 @@ class Replies:
                 channel = self._channel
                 if channel is None or channel.is_closed:
                     channel = await self._opened()
-                await channel.default_exchange.publish(message, to, mandatory=False)
+                await send(channel, message, exchange="", routing_key=to)
 
     async def _opened(self) -> AbstractChannel:
         async with self._opening:
