@@ -146,6 +146,11 @@ class Bridge:
             await self.pool.execute(
                 "UPDATE ewms_attempts SET attempted_at = attempted_at - $1::interval, first_at = first_at - $1::interval", by
             )
+        if kind == due.ADDITIONS:
+            await self.pool.execute(
+                "UPDATE ewms_additions SET attempted_at = attempted_at - $1::interval, held_until = held_until - $1::interval",
+                by,
+            )
         if kind == due.WORKFORCE:
             await self.pool.execute("UPDATE ewms_watch SET refresh_at = refresh_at - $1::interval", by)
 

@@ -25,6 +25,14 @@ LATE = "late"
 """The answer is lost, and the work is done later: at `come_true`."""
 NOTHING = "nothing"
 """The answer is lost, and nothing was done."""
+CRASH_BEFORE = "crash-before"
+"""The caller's process ends before the call."""
+CRASH_AFTER = "crash-after"
+"""The call does its work; the caller's process ends before it hears of it."""
+
+
+class Crash(BaseException):
+    """The end of a process as its own code sees it: nothing catches it."""
 
 
 @dataclass
@@ -159,6 +167,8 @@ class FakeEwms:
         if fault != NOTHING:
             self.workflows[workflow_id] = replace(workflow, deactivated=label)
             self.taskforces[workflow_id] = [replace(t, phase="pending-stopper") for t in self.taskforces[workflow_id]]
+        if fault == CRASH_AFTER:
+            raise Crash
         if fault in (LOST, LATE, NOTHING):
             raise TryLater("EWMS does not answer")
 
@@ -168,6 +178,8 @@ class FakeEwms:
             self.pending.append(work)
         elif fault != NOTHING:
             made = work()
+            if fault == CRASH_AFTER:
+                raise Crash
             if fault is None:
                 return made
         raise UnclearOutcome(what)
@@ -175,6 +187,8 @@ class FakeEwms:
     def _strike(self, call: str) -> str | None:
         self.calls.append(call)
         fault = self.struck.pop(call, None) or (self.faults.popleft() if self.faults else None)
+        if fault == CRASH_BEFORE or (fault == CRASH_AFTER and call not in ("create", "add", "abort", "finish")):
+            raise Crash
         if fault == AWAY or (fault is not None and call not in ("create", "add", "abort", "finish")):
             raise TryLater("EWMS is not reachable")
         return fault

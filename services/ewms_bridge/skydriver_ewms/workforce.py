@@ -1,5 +1,6 @@
 """Loop step: what the workers of all live workflows are doing, by few questions for all of them together."""
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -27,6 +28,8 @@ LOOKING = timedelta(seconds=90)
 YOUNG = timedelta(minutes=5)
 HOLD = timedelta(seconds=60)
 MOST = 2000
+AT_ONCE = 50
+"""Changes that are written side by side."""
 RETRY_AFTER = timedelta(seconds=5)
 
 
@@ -68,27 +71,37 @@ class Workforces:
             with urgent(urgency_of(starts_a_scan=False, stops_workers=False, counts_workers=True, priority=0)):
                 workforces = await self._ask(watched)
                 stopped = await self._stopped(watched)
+            await self._note(watched, workforces, stopped, now)
         except TryLater as fault:
             again = max(RETRY_AFTER, timedelta(seconds=fault.after_s))
             await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=datetime.now(UTC) + again)
             raise
+        return True
+
+    async def _note(
+        self, watched: Sequence[Watched], folds: Mapping[str, WorkforceFold], stopped: Mapping[str, str], now: datetime
+    ) -> None:
+        """Make events of what has changed, and note when to ask again."""
+        news: list[tuple[str, Workforce]] = []
         told, over = [], []
         for one in watched:
-            workforce = workforces[one.workflow_id].result()
+            workforce = folds[one.workflow_id].result()
             if (label := stopped.get(one.workflow_id)) is not None:
                 await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
             seen = _digest(workforce)
             if seen != one.seen:
-                await self._tell(one.scan_id, workforce)
+                news.append((one.scan_id, workforce))
             if label is None:
                 await self._top_ups.seen(one.scan_id, workforce)
             if label is not None and (workforce.has_ended or not workforce.n_alive):
                 over.append(one.scan_id)
             told.append((one.scan_id, seen, datetime.now(UTC) + self._pace(one, now)))
+        for start in range(0, len(news), AT_ONCE):
+            # decisions that come together share a transaction
+            await asyncio.gather(*(self._tell(*one) for one in news[start : start + AT_ONCE]))
         await store.refreshed(self._pool, told, now=datetime.now(UTC))
         for scan_id in over:
             await self._usecases.workflow_gone(scan_id)
-        return True
 
     async def eyes_on(self, scan_ids: Collection[str]) -> bool:
         """Somebody looks at these scans: for a while their workers are asked for as often as just after their launch.

@@ -159,3 +159,21 @@ def test_the_same_error_on_every_started_worker_is_noticed() -> None:
 
     assert codes(a_taskforce(broken, error, n_workers=45)) == [ProblemCode.SAME_ERROR]
     assert codes(a_taskforce({**broken, "RUNNING": {"FatalError": 3, "Tasking": 1}}, error, n_workers=46)) == []
+
+
+def test_of_very_many_different_texts_the_common_ones_stay_and_no_job_is_lost() -> None:
+    fold = WorkforceFold()
+    for number in range(5_000):
+        fold.add(
+            a_taskforce(
+                statuses={f"HELD: reason {number}": {"null": 1}, "RUNNING": {"Tasking": 1}},
+                errors={f"error {number}": 1, "MemoryError": 2},
+            )
+        )
+    workforce = fold.result()
+
+    assert workforce.top_errors["MemoryError"] == 10_000
+    assert len(workforce.top_errors) <= 500
+    assert len(workforce.statuses) <= 201
+    assert sum(sum(counts.values()) for counts in workforce.statuses.values()) == 10_000
+    assert workforce.n_running == 5_000

@@ -3,11 +3,15 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from skydriver_ewms.decide.failures import OVER, Problem, is_ended, is_submission_given_up, problems_of
+from skydriver_ewms.decide.failures import HELD, OVER, Problem, is_ended, is_submission_given_up, problems_of
 from skydriver_ewms.values import Taskforce
 
 RUNNING = "RUNNING"
 IDLE = "IDLE"
+MOST_ERRORS = 500
+"""Different error texts that are kept: each taskforce has ten, and each may be a traceback that names its own machine."""
+MOST_STATUSES = 200
+OTHER_REASONS = "HELD: other reasons"
 NOT_RUNNING = frozenset({"FatalError", "Done"})
 """Pilot states of a job that runs without working: sleeping in quarantine, or about to leave."""
 
@@ -40,7 +44,8 @@ class Workforce:
 class WorkforceFold:
     """Sums taskforces one by one, so that a page can be forgotten once it is folded.
 
-    Its size depends on the number of different statuses and error texts only, not on the number of taskforces.
+    Its size does not depend on the number of taskforces: of very many different texts the rarer errors are dropped, and the reasons
+    of held jobs are summed up.
     """
 
     def __init__(self) -> None:
@@ -52,11 +57,15 @@ class WorkforceFold:
     def add(self, taskforce: Taskforce) -> None:
         """Count one taskforce in."""
         for status, counts in taskforce.statuses.items():
+            if status.startswith(HELD) and status not in self._statuses and len(self._statuses) >= MOST_STATUSES:
+                status = OTHER_REASONS
             into = self._statuses.setdefault(status, {})
             for pilot_status, n in counts.items():
                 into[pilot_status] = into.get(pilot_status, 0) + n
         for text, n in taskforce.top_errors.items():
             self._top_errors[text] = self._top_errors.get(text, 0) + n
+        if len(self._top_errors) > 2 * MOST_ERRORS:
+            self._top_errors = _most_common(self._top_errors)
         ended, is_given_up = is_ended(taskforce), is_submission_given_up(taskforce)
         self._n_taskforces += 1
         self._n_ended += ended
@@ -78,7 +87,7 @@ class WorkforceFold:
         return Workforce(
             statuses={status: dict(counts) for status, counts in self._statuses.items()},
             n_running=n_running,
-            top_errors=dict(self._top_errors),
+            top_errors=_most_common(self._top_errors),
             n_requested=self._n_requested,
             n_unsubmitted=self._n_unsubmitted,
             n_idle=sum(self._statuses.get(IDLE, {}).values()),
@@ -95,6 +104,12 @@ class WorkforceFold:
                 n_unsubmitted=self._n_unsubmitted,
             ),
         )
+
+
+def _most_common(errors: dict[str, int]) -> dict[str, int]:
+    if len(errors) <= MOST_ERRORS:
+        return dict(errors)
+    return dict(sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:MOST_ERRORS])
 
 
 def aggregate(taskforces: Iterable[Taskforce]) -> Workforce:
