@@ -63,6 +63,12 @@ class LocalLauncher:
         folder = self._folder(scan.scan_id)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if (orphan := _session_leader_in(folder)) is not None:
+                # a dispatcher was killed after it had started this one, before it could write down which it is
+                _write_identity(folder, orphan)
+                self._adopt(scan.scan_id)
+                if scan.scan_id in self._running:
+                    return str(orphan)
             with (folder / "scanner.log").open("ab") as output:
                 child = await asyncio.create_subprocess_exec(
                     *self._command,
@@ -190,6 +196,18 @@ def _write_identity(folder: Path, pid: int) -> None:
     temporary = folder / "scanner.pid.json.new"
     temporary.write_text(json.dumps({"pid": pid, "start_ticks": _start_ticks(pid)}))
     temporary.replace(folder / "scanner.pid.json")
+
+
+def _session_leader_in(folder: Path) -> int | None:
+    """The process that leads a session and works in this folder: a scanner server, if there is one."""
+    place = str(folder.resolve())
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+            if os.readlink(entry / "cwd") == place and os.getsid(int(entry.name)) == int(entry.name):
+                return int(entry.name)
+    return None
 
 
 def _start_ticks(pid: int) -> int | None:
