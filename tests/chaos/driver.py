@@ -18,7 +18,7 @@ from skydriver_scanner import AsyncScannerSession, NotDelivered, SessionSettings
 from tests.chaos.battlefield import Battlefield
 from tests.chaos.ledger import Ledger, ScanRecord
 
-_CALL_LIMIT_S = 15.0
+_CALL_LIMIT_S = 20.0
 _PATIENCE_S = 150.0
 _START_LIMIT_S = 150.0
 _LONGEST_PAUSE_S = 2.0

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import zstandard
 
@@ -14,7 +15,10 @@ from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
 
+T = TypeVar("T")
+
 _sql = load_statements("skydriver_api", "api.sql")
+_LOOKUP_LIMIT_S = 5.0
 _KEPT_RESULTS_BYTES = 64 * 1024 * 1024
 _NO_WORKFORCE = b'{"statuses":{},"n_running":0,"top_errors":{}}'
 
@@ -78,6 +82,13 @@ class BacklogRow:
     attempts: int
 
 
+async def _promptly(answer: Awaitable[T]) -> T:
+    """A look-up's answer. Raises TryLater when the database is silent: what is asked waits behind what was asked before."""
+    with database_faults():
+        async with asyncio.timeout(_LOOKUP_LIMIT_S):
+            return await answer
+
+
 class Reads:
     """The gateway's questions. Each raises TryLater when the database is away."""
 
@@ -91,15 +102,15 @@ class Reads:
 
     async def manifest(self, scan_id: str) -> ManifestView | None:
         """The scan, or None when it is unknown."""
-        return await self._manifests(scan_id)
+        return await _promptly(self._manifests(scan_id))
 
     async def status(self, scan_id: str) -> StatusView | None:
         """State and workforce of the scan, or None when it is unknown."""
-        return await self._statuses(scan_id)
+        return await _promptly(self._statuses(scan_id))
 
     async def result(self, scan_id: str) -> ResultView | None:
         """Which skymap the scan has, or None when the scan is unknown."""
-        return await self._results(scan_id)
+        return await _promptly(self._results(scan_id))
 
     async def result_body(self, view: ResultView) -> bytes:
         """The Result (REST contract 5.2) as JSON, ready to be sent; ``{}`` when there is no skymap."""

@@ -67,8 +67,9 @@ def decide_attempt(scan: Scan) -> list[Event]:
 
 
 def decide_launched(scan: Scan, *, launcher: str, job: str) -> list[Event]:
-    """The scanner server runs; nothing when the scan was deleted meanwhile (the caller then stops it)."""
-    return [ScanLaunched(launcher=launcher, job=job)] if scan.is_waiting else []
+    """The scanner server runs, or ran; nothing when the scan was deleted meanwhile (the caller then stops it)."""
+    is_new = scan.launch.state == "queued" and not scan.is_deleted
+    return [ScanLaunched(launcher=launcher, job=job)] if is_new else []
 
 
 def decide_deferred_launch(scan: Scan, reason: str) -> list[Event]:

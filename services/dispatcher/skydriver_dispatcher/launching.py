@@ -10,6 +10,7 @@ from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.runtime.loops import insistently
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import (
     decide_attempt,
@@ -87,6 +88,12 @@ class Launching:
             await self._failed(work, f"unexpected {type(error).__name__}", is_final=False)
             return
         self._holds = 0
+        # insistently: until this is recorded nobody knows that the scan runs, and with the lease's end it is started again
+        await insistently(lambda: self._started(work, attempt_id, job), for_s=self._schedule.lease.total_seconds() / 2)
+        log.info("scan.launched", job=job)
+
+    async def _started(self, work: Work, attempt_id: str, job: str) -> None:
+        scan_id = work.scan_id
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, f"{attempt_id}/launched"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None:
@@ -96,7 +103,6 @@ class Launching:
                 await self._schedule.put(STOP, scan_id, connection=tx.connection)
                 tx.rings.append((DUE_CHANNEL, STOP))
             await self._schedule.finish(work, connection=tx.connection)
-        log.info("scan.launched", job=job)
 
     async def _deferred(self, work: Work, fault: TryLater) -> None:
         """Wait for room or an answer: this scan, and with it all that are not urgent."""

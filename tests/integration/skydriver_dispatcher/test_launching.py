@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from skydriver_common.db.schedule import Schedule, Work
+from skydriver_common.faults import TryLater
+from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
+from skydriver_common.model.commands import Context
 from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.ports import RoomMade
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
-from tests.support.histories import Store
+from tests.support.histories import Store, a_context
 
 QUOTA: dict[str, Any] = {"status": 403, "message": 'jobs.batch "x" is forbidden: exceeded quota: scans, used: 5, limited: 5'}
 
@@ -225,3 +228,35 @@ async def test_replicas_share_the_backlog_and_start_each_scan_once(store: Store,
     assert {(await dispatcher.scan(scan_id)).launch.state for scan_id in scans} == {"launched"}
     assert dispatcher.cluster.count("POST", "jobs") == 30
     assert dispatcher.cluster.count("POST", "secrets") == 30
+
+
+async def test_a_start_that_could_not_be_recorded_at_once_is_recorded_soon_and_not_made_again(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await set_throttle(dispatcher.store)
+    scan_id = await dispatcher.request()
+    on_scans, away = UnitOfWork.on_scans, [TryLater("the database is away", 0.0) for _ in range(2)]
+
+    def flaky(self: UnitOfWork, context: Context, *args: Any, **kwargs: Any) -> Any:
+        if context.command_id.endswith("/launched") and away:
+            raise away.pop()
+        return on_scans(self, context, *args, **kwargs)
+
+    monkeypatch.setattr(UnitOfWork, "on_scans", flaky)
+    await dispatcher.settle_down()
+    assert away == []
+    assert (await dispatcher.scan(scan_id)).launch.state == "launched"
+    assert [event.type for event in await dispatcher.events(scan_id)] == [
+        "scan.requested", "scan.launch-attempted", "scan.launched",
+    ]  # fmt: skip
+
+
+async def test_a_scan_with_its_final_result_is_not_started_again_whatever_its_launch_says(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store)
+    scan_id = await dispatcher.request()
+    async with dispatcher.store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
+        tx.append(scan_id, [ev.ResultReceived(digest="d", size_bytes=1, is_final=True)])
+    await dispatcher.settle_down()
+    assert not dispatcher.has_job(scan_id)
+    assert await dispatcher.store.pool.fetchval("SELECT count(*) FROM backlog") == 0
+    assert await dispatcher.store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = 'launch'") == 0

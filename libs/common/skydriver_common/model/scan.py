@@ -144,8 +144,8 @@ class Scan:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the scan stands on the backlog."""
-        return self.launch.state == "queued" and not self.is_deleted
+        """Whether the scan stands on the backlog. One that has its final result does not, though its launch was never recorded."""
+        return self.launch.state == "queued" and not self.is_deleted and not self.has_final_result
 
     @property
     def may_run(self) -> bool:

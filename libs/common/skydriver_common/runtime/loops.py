@@ -13,7 +13,7 @@ import structlog
 
 from skydriver_common.faults import TryLater
 
-__all__ = ["Pulse", "Step", "forever", "within"]
+__all__ = ["Pulse", "Step", "forever", "insistently", "within"]
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +104,21 @@ async def forever(
         if on_failure is not None:
             on_failure(name)
         await within(pulse.stopping, pause_s)
+
+
+async def insistently(attempt: Callable[[], Awaitable[None]], *, for_s: float) -> None:
+    """Within a step: record what has happened outside, again and again while the database is away. Raises TryLater after for_s."""
+    clock = asyncio.get_running_loop().time
+    deadline, pause_s = clock() + for_s, 0.1
+    while True:
+        try:
+            return await attempt()
+        except TryLater as fault:
+            if clock() + pause_s > deadline:
+                raise
+            log.warning("record.waiting", what=fault.what, retry_in_s=round(pause_s, 2))
+        await asyncio.sleep(pause_s)
+        pause_s = min(1.0, pause_s * 2)
 
 
 def _backoff_s(failures: int, cap_s: float) -> float:
