@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: run test unit check fuzz chaos kube-assets test-kube fmt bench setup setup-dev docs help
+.PHONY: run test unit check fuzz fire chaos kube-assets test-kube fmt bench setup setup-dev docs help
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -28,6 +28,9 @@ kube-assets:  ## build a Kubernetes control plane into a cache folder: ten minut
 
 test-kube: setup-dev kube-assets  ## the dispatcher and deploy/ against a real Kubernetes control plane
 	$(PYTEST) tests/kube
+
+fire: setup-dev  ## 200 scanners on the bus for a minute while replicas of progress are killed
+	SKYDRIVER_TEST_FIRE_SECONDS=60 $(PYTEST) -s tests/integration/skydriver_progress/test_under_fire.py
 
 chaos: setup-dev  ## a long fight under faults: SCANS=2000 FAULTS=100 SEED=… RATE=4 REPORT=chaos.json
 	$(PYTHON) -m tests.chaos.fight --scans $(or $(SCANS),2000) --faults $(or $(FAULTS),100) --per-second $(or $(RATE),4) \

@@ -134,13 +134,13 @@ class DeadLetters:
             found: list[aio_pika.abc.AbstractIncomingMessage] = []
             deadline = time.monotonic() + limit_s
             while len(found) < count:
-                message = await queue.get(no_ack=True, fail=False)
+                message = await queue.get(no_ack=True, fail=False, timeout=30)
                 if message is not None:
                     found.append(message)
                     continue
                 assert time.monotonic() < deadline, f"{len(found)} of {count} dead letters within {limit_s:g} s"
                 await asyncio.sleep(0.05)
-            assert await queue.get(no_ack=True, fail=False) is None
+            assert await queue.get(no_ack=True, fail=False, timeout=30) is None
             return found
 
     async def reasons(self, count: int) -> list[str]:

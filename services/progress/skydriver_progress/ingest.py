@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import asyncpg
 import structlog
 
 from skydriver_common.db.bell import Bell
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 UNKNOWN, FAILED = "scan-unknown", "failed"
 _BREATH = 64
+_BLAMED_ON_DATA = ("22", "23", "54")
+"""SQLSTATE classes that a message can be to blame for (data, constraints, limits); others would bury every message there is."""
 _OFF_THE_LOOP_BYTES = 256 * 1024
 
 
@@ -118,6 +121,9 @@ class Ingest:
                     await blobs.put(self._pool, item.skymap)
             raise
         except Exception as error:
+            if isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] not in _BLAMED_ON_DATA:
+                log.exception("batch.database_fault", sqlstate=error.sqlstate)
+                raise TryLater(f"the database fails (SQLSTATE {error.sqlstate})", 5.0) from error
             if len(items) > 1:
                 log.warning("batch.split", items=len(items), error=type(error).__name__)
                 half = len(items) // 2
@@ -225,7 +231,7 @@ class Ingest:
                 item.refusal = Refusal(str(no.code), no.reason)
                 return False
             case events:
-                if isinstance(report, PutResult):
+                if events and isinstance(report, PutResult):
                     tx.needs_blob(report.digest)
                 tx.append(report.scan_id, events, context=item.context)
                 return True

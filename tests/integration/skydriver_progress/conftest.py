@@ -22,6 +22,13 @@ class Rig:
 
 
 @pytest.fixture
+async def store(database: str) -> AsyncIterator[Store]:
+    """A store without any events."""
+    async with a_store(database) as store:
+        yield store
+
+
+@pytest.fixture
 async def rig(database: str, clean_bus: str, tmp_path: Path) -> AsyncIterator[Rig]:
     """Empty store, empty queues."""
     async with a_store(database) as store, scanner_bus(clean_bus, store, tmp_path) as (bus, dead, jwks):
