@@ -113,7 +113,7 @@ def same_json(a: Any, b: Any) -> bool:
     Source: REST contract, 4.10 (put once).
     """
     # Python's own comparison is fast and takes 1 for true as well: what it finds unequal is unequal
-    return bool(a == b) and _same_kinds(a, b)
+    return bool(a == b) and (encode(a) == encode(b) or _same_kinds(a, b))
 
 
 def _same_kinds(a: Any, b: Any) -> bool:

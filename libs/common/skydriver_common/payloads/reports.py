@@ -145,9 +145,14 @@ class ParsedPatch:
     __slots__ = ("event_metadata", "progress", "scan_metadata")
 
     def __init__(self, body: PatchBody | TolerantPatchBody) -> None:
-        self.progress = body.progress.model_dump() if body.progress else None
-        self.event_metadata = body.event_metadata.model_dump() if body.event_metadata else None
+        self.progress = _plain(body.progress) if body.progress else None
+        self.event_metadata = _plain(body.event_metadata) if body.event_metadata else None
         self.scan_metadata = body.scan_metadata
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    """A model as plain data. What is free-form is taken over, not copied as ``model_dump`` would: it belongs to nobody else."""
+    return {name: _plain(value) if isinstance(value, BaseModel) else value for name, value in model.__dict__.items()}
 
 
 def split_result(raw: bytes, *, tolerant: bool = False) -> tuple[bytes, bool]:

@@ -42,6 +42,8 @@ _KEPT_OF_TOO_LARGE = 4096
 _GIVES_BACK_AFTER_S = 120.0
 _LONGEST_PAUSE_S = 5.0
 _DEAD_AT_ONCE = 32
+_BURST_S = 0.025
+_PAUSE_IN_A_BURST_S = 0.002
 
 T = TypeVar("T")
 
@@ -154,6 +156,7 @@ class Lane:
                     self._came.clear()
                     await first(self._came.wait(), self._stopping.wait())
                     continue
+                await self._let_a_burst_come_in()
                 batch = [self._pending.popleft() for _ in range(min(self._most, len(self._pending)))]
                 began = time.monotonic()
                 items = await self._patiently(partial(self._ingest.prepare, batch))
@@ -166,6 +169,13 @@ class Lane:
             if writing is not None and not writing.done():
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)
+
+    async def _let_a_burst_come_in(self) -> None:
+        """Wait while more comes: a batch costs much the same whatever is in it. Some ms at most."""
+        seen, end = 0, time.monotonic() + _BURST_S
+        while seen < len(self._pending) < self._most // 2 and time.monotonic() < end:
+            seen = len(self._pending)
+            await asyncio.sleep(_PAUSE_IN_A_BURST_S)
 
     async def _until_half_full(self) -> None:
         while len(self._pending) < self._most // 2:
