@@ -1,5 +1,6 @@
 """Wires the progress service together."""
 
+import gc
 from datetime import timedelta
 from functools import partial
 
@@ -38,8 +39,15 @@ def main() -> None:
         consumers.register(foundation.broker, foundation.uow, retention, silence)
         await foundation.start_consuming()
         await _ingest(service, foundation, settings, retention)
+        _collect_garbage_seldom()
 
     run("progress", settings, build)
+
+
+def _collect_garbage_seldom() -> None:
+    """Parsed reports are many small objects without cycles: looking for cycles in them was a fifth of the time spent on each."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def _ingest(service: Service, foundation: Foundation, settings: ProgressSettings, retention: Retention) -> None:
