@@ -68,8 +68,9 @@ async def _ingest(service: Service, foundation: Foundation, settings: ProgressSe
 
     for kind in topology.SCANNER_KINDS:
         prefetch, most = _SHARES[kind]
+        uow = UnitOfWork(pool, foundation.bell, writer=service.name, on_appended=service.metrics.events_appended)
         ingest = Ingest(
-            pool, foundation.bell, UnitOfWork(pool, foundation.bell, writer=service.name), ScanTokens(verifier),
+            pool, foundation.bell, uow, ScanTokens(verifier),
             coalesces=settings.coalesce_progress, token_grace_s=settings.scan_token_grace_s, retention=retention,
         )  # fmt: skip
         lane = Lane(

@@ -5,7 +5,9 @@ One relay is active at a time, by advisory lock; its cursor moves after the brok
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 
 import aio_pika
 import asyncpg
@@ -31,9 +33,19 @@ _STANDBY_S = 2.0
 
 
 class Relay:
-    """Step of a background loop: publish what is past the cursor, then move it."""
+    """Step of a background loop: publish what is past the cursor, then move it.
 
-    def __init__(self, database_url: str, bus: AbstractRobustConnection, *, name: str = "events") -> None:
+    on_lag: called by the relay that is active, with the age in seconds of the oldest event that is not published.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        bus: AbstractRobustConnection,
+        *,
+        name: str = "events",
+        on_lag: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._database_url = database_url
         self._bus = bus
         self._name = name
@@ -41,7 +53,7 @@ class Relay:
         self._is_active = False
         self._next_try = 0.0
         self._channel: aio_pika.abc.AbstractChannel | None = None
-        self.lag_s = 0.0
+        self._on_lag = on_lag
 
     async def step(self) -> bool | float:
         """Publish one batch. True: there is more. Raises TryLater while Postgres or RabbitMQ is away."""
@@ -62,15 +74,23 @@ class Relay:
             row = await sql.relay_cursor(connection, relay=self._name)
         xid, position = (row["xid"], row["position"]) if row else ("0", 0)
         batch = await read.past_cursor(connection, xid, position, most=_BATCH)
+        # events that an open transaction holds back are no batch, but they do wait
+        oldest = batch[0][1].recorded_at if batch else await self._oldest_held_back(connection, xid, position)
+        self._on_lag(0.0 if oldest is None else max(0.0, time.time() - oldest.timestamp()))
         if not batch:
-            self.lag_s = 0.0
             return False
-        self.lag_s = max(0.0, time.time() - batch[0][1].recorded_at.timestamp())
         await self._publish([event for _, event in batch])
         last_xid, last = batch[-1]
         with database_faults():
             await sql.move_relay_cursor(connection, relay=self._name, xid=last_xid, position=last.position)
         return len(batch) == _BATCH
+
+    async def _oldest_held_back(
+        self, connection: "asyncpg.Connection[asyncpg.Record]", xid: str, position: int
+    ) -> datetime | None:
+        with database_faults():
+            recorded_at: datetime | None = await sql.oldest_past_cursor(connection, xid=xid, position=position)
+        return recorded_at
 
     async def _publish(self, events: list[read.LoggedEvent]) -> None:
         try:

@@ -8,7 +8,7 @@ all of it fails, and its decisions are told to try again, each on its own for a 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -29,6 +29,10 @@ _AT_ONCE = 2
 _ALONE_S = 1.0
 _TWINS = ("command_replies_pkey", "event_log_scan_version_key", "manifests_pkey")
 _LONGEST_DECISION_S = 20.0
+
+
+OnAppended = Callable[[str, int], None]
+"""Called with (event type, number) once they are committed, for metrics."""
 
 
 class AlreadyHandled(Exception):
@@ -82,9 +86,10 @@ class Turn:
 class Together:
     """Lets members decide, as many in one transaction as there are."""
 
-    def __init__(self, pool: Pool, bell: Bell) -> None:
+    def __init__(self, pool: Pool, bell: Bell, on_appended: OnAppended) -> None:
         self._pool = pool
         self._bell = bell
+        self._on_appended = on_appended
         self._waiting: deque[Member] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._alone_until = 0.0
@@ -118,11 +123,13 @@ class Together:
             with database_faults():
                 async with self._pool.acquire() as connection:
                     async with connection.transaction():
-                        await self._take_turns(connection, members, decided)
+                        written = await self._take_turns(connection, members, decided)
                         if any(_is_late(member) for member, _ in decided):
                             raise DeadlinePassed
                     # not after the connection is given back: nobody needs to wait for that
                     self._ring([turn for _, turn in decided])
+                    for event_type, number in written.items():
+                        self._on_appended(event_type, number)
                     for member in members:
                         _settle(member, None)
         except BaseException as error:
@@ -135,8 +142,10 @@ class Together:
             if not isinstance(error, Exception):
                 raise
 
-    async def _take_turns(self, connection: Connection, members: Sequence[Member], decided: list[tuple[Member, Turn]]) -> None:
-        """Let each member decide, then write it all. Raises what the database raises, _Failed."""
+    async def _take_turns(
+        self, connection: Connection, members: Sequence[Member], decided: list[tuple[Member, Turn]]
+    ) -> Mapping[str, int]:
+        """Let each member decide, then write it all; how many events of each type. Raises what the database raises, _Failed."""
         so_far, recorded, consumed = await _load(connection, members, self._states)
         for member in members:
             if member.turn.done():
@@ -165,6 +174,7 @@ class Together:
             scan, head_hash = so_far.scans[scan_id]
             self._states.keep(head_hash, scan)
         await so_far.write(connection)
+        return so_far.appended
 
     def _ring(self, turns: Sequence[Turn]) -> None:
         if any(turn.decision.events for turn in turns):

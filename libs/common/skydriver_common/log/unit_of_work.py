@@ -14,7 +14,7 @@ from uuid import UUID
 from skydriver_common.db.bell import LOG_CHANNEL, Bell
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.schedule import DueChanges
-from skydriver_common.log.together import AlreadyHandled, DeadlinePassed, Member, Together, Turn
+from skydriver_common.log.together import AlreadyHandled, DeadlinePassed, Member, OnAppended, Together, Turn
 from skydriver_common.log.writing import Gathered, RecordedReply, sql
 from skydriver_common.model import wire
 from skydriver_common.model.commands import Context
@@ -103,8 +103,8 @@ class Transaction:
 class UnitOfWork:
     """Makes transactions for one service. The writer's name decides which events it may append."""
 
-    def __init__(self, pool: Pool, bell: Bell, *, writer: str) -> None:
-        self._together = Together(pool, bell)
+    def __init__(self, pool: Pool, bell: Bell, *, writer: str, on_appended: OnAppended = lambda *_: None) -> None:
+        self._together = Together(pool, bell, on_appended)
         self._writer = writer
 
     @asynccontextmanager

@@ -3,6 +3,7 @@
 Rows are sorted by their key, so that two transactions that touch the same rows wait for each other instead of dead-locking.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +47,7 @@ class BlobLost(Exception):
 class Gathered:
     """What is to be written. scans: all that are loaded, with the hash of their newest event; before: the changed ones.
 
-    needed: digests of blobs without which nothing of this may be committed.
+    needed: digests of blobs without which nothing of this may be committed. appended: types of the events that were written.
     """
 
     scans: dict[str, tuple[Scan, bytes]] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Gathered:
     consumed: list[tuple[str, UUID]] = field(default_factory=list)
     due: DueChanges = field(default_factory=DueChanges)
     needed: list[str] = field(default_factory=list)
+    appended: Counter[str] = field(default_factory=Counter)
 
     def take_in(self, other: "Gathered") -> None:
         """Add what another gathered after us."""
@@ -72,6 +74,7 @@ class Gathered:
         """Write everything, within the caller's transaction, and forget it. Raises BlobLost, what asyncpg raises."""
         if self.needed and (lost := [row["digest"] async for row in sql.missing_blobs(connection, digests=self.needed)]):
             raise BlobLost(f"blobs were lost in a crash of the database: {len(lost)}")
+        self.appended.update(row[_EVENT_COLUMNS.index("types")] for row in self.events)
         if self.events or self.replies:
             manifests = ManifestRows(columns={name: [] for name in _MANIFEST_COLUMNS})
             for scan_id in sorted(self.before):

@@ -114,7 +114,7 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     schedule = Schedule(pool, bell, holder=service.replica)
     await patiently(schedule.release_all)  # what a former life of this replica held when it was killed
     bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=f"{service.name}-relay")
-    relay = Relay(database_url, bus)
+    relay = Relay(database_url, bus, on_lag=service.metrics.relay_lag)
     service.stack.push_async_callback(relay.close)
     service.stack.push_async_callback(_quietly, schedule)
     callbacks = {LOG_CHANNEL: lambda _: relay_pulse.wake(), DUE_CHANNEL: on_due}
@@ -127,7 +127,7 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     )
     return Foundation(
         service=service, pool=pool, bell=bell, schedule=schedule,
-        uow=UnitOfWork(pool, bell, writer=service.name), broker=broker, _due=due,
+        uow=UnitOfWork(pool, bell, writer=service.name, on_appended=service.metrics.events_appended), broker=broker, _due=due,
     )  # fmt: skip
 
 

@@ -108,6 +108,11 @@ SELECT xid::text, position, event_id, scan_id, version, type, schema_version, re
  WHERE (xid, position) > (:xid::xid8, :position) AND xid < pg_snapshot_xmin(pg_current_snapshot())
  ORDER BY event_log.xid, position LIMIT :most;
 
+-- name: oldest_past_cursor(xid, position)$
+-- When the first event after a cursor was recorded, also one that an open transaction holds back; null for none. Index:
+-- event_log_relay_order.
+SELECT recorded_at FROM event_log WHERE (xid, position) > (:xid::text::xid8, :position) ORDER BY xid, position LIMIT 1;
+
 -- name: history(scan_id, after, most)
 -- One scan's events after a version, in order. Index: event_log_scan_version_key.
 SELECT position, event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id,

@@ -1,0 +1,40 @@
+"""What an operator alarms on: how far the relay is behind, also when an open transaction holds it back; what was appended."""
+
+from collections import Counter
+
+from skydriver_common.bus import topology
+from skydriver_common.bus.broker import connect
+from skydriver_common.bus.relay import Relay
+from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.model.ids import new_scan_id
+from tests.support.histories import Store, a_context, a_request
+
+
+async def test_events_that_an_open_transaction_holds_back_are_lag(store: Store, clean_bus: str) -> None:
+    lags: list[float] = []
+    bus = await connect(clean_bus, name="test")
+    async with bus, bus.channel() as channel:
+        await topology.declare(channel)
+        relay = Relay(store.url, bus, name="test", on_lag=lags.append)
+        async with store.pool.acquire() as other, other.transaction():
+            await other.execute("SELECT pg_current_xact_id()")  # it could still write something older
+            await store.a_scan()
+            assert await relay.step() is False
+            assert lags[-1] > 0
+        while await relay.step() is not False:
+            pass
+        await relay.step()
+        assert lags[-1] == 0
+        await relay.close()
+
+
+async def test_events_are_counted_by_type_once_they_are_committed(store: Store) -> None:
+    counted: Counter[str] = Counter()
+    uow = UnitOfWork(
+        store.pool, store.bell, writer="dispatcher", on_appended=lambda event_type, number: counted.update({event_type: number})
+    )
+    scan_id = new_scan_id()
+    async with uow.on_scans(a_context(), [scan_id]) as tx:
+        tx.append(scan_id, [a_request(scan_id)])
+        assert not counted
+    assert counted == {"scan.requested": 1}
