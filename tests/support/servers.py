@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -100,8 +101,15 @@ def _template(database_url: str, _runner: asyncio.Runner) -> Iterator[str]:
 @pytest.fixture
 async def database(database_url: str, _template: str) -> AsyncIterator[str]:
     """URL of a fresh, migrated database of the test's own."""
+    async with another_database(database_url, _template) as url:
+        yield url
+
+
+@asynccontextmanager
+async def another_database(database_url: str, template: str) -> AsyncIterator[str]:
+    """URL of a fresh, migrated database."""
     name = f"skydriver_test_{uuid.uuid4().hex[:12]}"
-    await _execute(database_url, f'CREATE DATABASE "{name}" TEMPLATE "{_template}"')
+    await _execute(database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     yield _with_database(database_url, name)
     await _execute(database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from skydriver_cli import log_proof_commands, log_replay_commands
+from skydriver_cli import log_archive_commands, log_proof_commands, log_replay_commands
 from skydriver_cli.asyncapi import show_asyncapi
 from skydriver_cli.client import Client, Connection, find_connection
 from skydriver_cli.dead_commands import dead
@@ -28,6 +28,7 @@ app = typer.Typer(
     help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )  # fmt: skip
+log_archive_commands.add_to(log)
 log_proof_commands.add_to(log)
 log_replay_commands.add_to(log)
 app.add_typer(log, name="log")

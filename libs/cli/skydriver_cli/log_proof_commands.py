@@ -19,6 +19,7 @@ from skydriver_cli.log_commands import print_json
 from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database
 from skydriver_cli.problems import Problem
 from skydriver_common.db.pool import Connection
+from skydriver_common.log import archive
 from skydriver_common.log import rebuild as rebuilding
 from skydriver_common.log import seal as sealing
 from skydriver_common.log.schemas import SchemaIsThere
@@ -44,6 +45,9 @@ def add_to(log: typer.Typer) -> None:
 def verify(
     since: Annotated[int, typer.Option("--since", min=0, help="Only events from this position on.")] = 0,
     seal_file: Annotated[Path | None, typer.Option("--seal", help="Hold the log against this seal, too.")] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Check this exported file instead of the database; needs neither.")
+    ] = None,
     key: Key = None,
     data_dir: DataDir = HERE,
     database_url: DatabaseUrl = None,
@@ -56,6 +60,8 @@ def verify(
     against = None if seal_file is None else _read_seal(seal_file, key or data_dir / "keys" / "seal.pub.pem")
 
     async def work() -> tuple[Report, list[Break]]:
+        if export is not None:
+            return await asyncio.to_thread(_of_the_export, export, against, as_json), []
         async with database(database_url, data_dir) as connection:
             with progress("verifying", await _events(connection), as_json) as told:
                 report = await walk(connection, since=since, told=told)
@@ -204,6 +210,24 @@ def _signing_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(found, Ed25519PrivateKey):
         raise Problem(f"{path} is no Ed25519 key")
     return found
+
+
+def _of_the_export(path: Path, against: sealing.Seal | None, as_json: bool) -> Report:
+    sealed = {} if against is None else {(scan_id, version): digest for scan_id, version, digest in against.heads}
+    with archive_problems(path), progress("checking", None, as_json) as told:
+        found = archive.check(path, sealed=sealed, told=told)
+    return Report(events=found.tally.events, scans=found.manifest["scans"], breaks=found.tally.breaks)
+
+
+@contextmanager
+def archive_problems(path: Path) -> Iterator[None]:
+    """What can be wrong with an exported file, in one line."""
+    try:
+        yield
+    except archive.ArchiveBroken as error:
+        raise Problem(f"{path}: {error}", "Fetch the file again, or export it anew") from error
+    except OSError as error:
+        raise Problem(f"{path}: {error.strerror}") from error
 
 
 def _read_seal(path: Path, key: Path) -> sealing.Seal:

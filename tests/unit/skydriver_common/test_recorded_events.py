@@ -76,3 +76,14 @@ def test_versions_are_upcast_one_after_the_other(monkeypatch: pytest.MonkeyPatch
         wire.parse_event(Measured.type, 3, b'{"length_m": 3.0}')
     with pytest.raises(UnknownEvent):
         wire.parse_event("scan.never-heard-of", 1, b"{}")
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": 2**70, "b": 1e-7, "c": [-(2**64)]}, {"a": 2**64 - 1, "b": 1e22}, {"a": 1.5}, {" ": [None]}]
+)
+def test_what_is_read_back_is_written_the_same(value: dict[str, Any]) -> None:
+    written = wire.encode(value)
+    assert wire.decode(written) == value
+    assert wire.encode(wire.decode(written)) == written
+    with pytest.raises(ValueError, match="NaN"):
+        wire.decode(b" [NaN]")

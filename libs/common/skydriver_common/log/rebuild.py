@@ -136,16 +136,16 @@ async def _catch_up(connection: Connection, schema: str, xmin: str) -> tuple[str
             for name, columns in VIEWS.items():
                 if columns[0] == "scan_id":
                     await connection.execute(f"DELETE FROM {name} WHERE scan_id = ANY ($1)", part)  # noqa: S608  (our own names)
-            await _insert(connection, rows)
+            await insert_rows(connection, rows)
     return next_xmin, len(changed)
 
 
 async def _write(connection: Connection, schema: str, rows: Rows) -> None:
     async with connection.transaction(), _inside(connection, schema):
-        await _insert(connection, rows)
+        await insert_rows(connection, rows)
 
 
-async def _insert(connection: Connection, rows: Rows) -> None:
+async def insert_rows(connection: Connection, rows: Rows) -> None:
     """Into the tables of the search path."""
     for name, columns in VIEWS.items():
         if name == "i3_events":

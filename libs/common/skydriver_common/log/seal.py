@@ -73,7 +73,7 @@ async def make_seal(connection: Connection, key: Ed25519PrivateKey) -> Seal:
 
 def sign(found: Sequence[Head], key: Ed25519PrivateKey, *, made_at: datetime) -> Seal:
     """A seal over these heads, which are in order of scan."""
-    events, root = sum(version for _, version, _ in found), merkle_root(map(_leaf, found)).hex()
+    events, root = sum(version for _, version, _ in found), merkle_root(map(leaf, found)).hex()
     header = _header(made_at.isoformat(), events, root, len(found))
     return Seal(
         made_at=made_at.isoformat(), events=events, root=root, heads=tuple(found), signature=key.sign(orjson.dumps(header))
@@ -95,7 +95,7 @@ def read_seal(content: bytes, key: Ed25519PublicKey) -> Seal:
         key.verify(seal.signature, orjson.dumps(_header(seal.made_at, seal.events, seal.root, len(found))))
     except InvalidSignature:
         raise SealBroken("the seal was not signed with this key, or was changed since") from None
-    if merkle_root(map(_leaf, found)).hex() != seal.root:
+    if merkle_root(map(leaf, found)).hex() != seal.root:
         raise SealBroken("the heads in the seal are not the ones that were signed")
     return seal
 
@@ -120,7 +120,8 @@ async def held_against(connection: Connection, seal: Seal) -> list[Break]:
     return breaks
 
 
-def _leaf(head: Head) -> bytes:
+def leaf(head: Head) -> bytes:
+    """What the Merkle tree holds of a head."""
     scan_id, version, digest = head
     return f"{scan_id}\n{version}\n".encode() + digest
 

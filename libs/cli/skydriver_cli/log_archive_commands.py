@@ -1,0 +1,103 @@
+"""``skydriver log export | import``: a past that can be carried away, proved anywhere, and looked at in a database of its own."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from skydriver_cli.log_commands import print_json
+from skydriver_cli.log_proof_commands import archive_problems, progress
+from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database, moment
+from skydriver_cli.problems import Problem
+from skydriver_common.log import archive, exporting
+from skydriver_common.model.scan import HistoryBroken
+from skydriver_common.model.wire import UnknownEvent
+
+out = Console()
+
+
+def add_to(log: typer.Typer) -> None:
+    """Register the commands."""
+    log.command()(export)
+    log.command("import")(import_)
+
+
+def export(
+    until: Annotated[str, typer.Option("--until", help="Everything before this time (ISO 8601, UTC without a zone).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Write the export here; it appears when it is whole.")],
+    data_dir: DataDir = HERE,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the log, and the i3 events and skymaps that it refers to, into one file: JSON lines, zstd, with a manifest of hashes.
+
+    `skydriver log verify --export FILE` proves it anywhere. Example: skydriver log export --until 2026-12-01 -o 2026-11.ndjson.zst
+    """
+    before = moment(until, "--until")
+
+    async def work() -> dict[str, Any]:
+        async with database(database_url, data_dir) as connection:
+            total: int | None = await connection.fetchval("SELECT max(position) FROM event_log WHERE recorded_at < $1", before)
+            with progress("exporting", total, as_json) as told:
+                return await exporting.export(connection, output, until=before, told=told)
+
+    with archive_problems(output):
+        manifest = asyncio.run(work())
+    if as_json:
+        print_json(manifest)
+    else:
+        _say("exported to", output, manifest)
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="An exported file.")],
+    accept_breaks: Annotated[
+        bool, typer.Option("--accept-breaks", help="Also when chains in it are broken, as after break_glass.")
+    ] = False,
+    data_dir: DataDir = HERE,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring an export into an empty database, and fold the views from it: all of it or, when anything is wrong, nothing.
+
+    What is imported is history: it is not published, and nothing in it is started.
+    Example: skydriver migrate --database-url URL; skydriver log import 2026-11.ndjson.zst --database-url URL
+    """
+    with archive_problems(source):
+        with progress("checking", None, as_json) as told:
+            found = archive.check(source, told=told)
+        if found.tally.breaks and not accept_breaks:
+            first = found.tally.breaks[0]
+            where = f"the first is scan {first.scan_id}, version {first.version}"
+            raise Problem(
+                f"{len(found.tally.breaks)} chains in it are broken, {where}: {first.what}",
+                "See `skydriver log verify --export`; --accept-breaks imports it as it is",
+            )
+
+        async def work() -> dict[str, Any]:
+            async with database(database_url, data_dir) as connection:
+                with progress("importing", found.tally.events, as_json) as told:
+                    return await exporting.import_archive(connection, source, told=told)
+
+        try:
+            manifest = asyncio.run(work())
+        except exporting.NotEmpty:
+            raise Problem("the database has a history already", "Import into a new one: see `skydriver migrate`") from None
+        except (HistoryBroken, UnknownEvent) as error:
+            raise Problem(
+                f"its events can't be folded: {error}", "Nothing was imported. A newer release may be needed"
+            ) from error
+    if as_json:
+        print_json(manifest)
+    else:
+        _say("imported from", source, manifest)
+
+
+def _say(what: str, path: Path, manifest: dict[str, Any]) -> None:
+    missing = f"; {manifest['missing_blobs']} blobs were missing" if manifest["missing_blobs"] else ""
+    out.print(
+        f"{manifest['events']} events of {manifest['scans']} scans and {manifest['blobs']} blobs {what} {path}{missing}",
+        soft_wrap=True,
+    )
