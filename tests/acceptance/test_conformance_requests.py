@@ -147,6 +147,16 @@ def test_39_the_large_fields_are_never_found(quiet_system: Running) -> None:
     assert not {"ewms_task", "event_i3live_json_dict", "event_i3live_json_dict__hash"} & set(found[0])
 
 
+def test_projections_name_fields_once_and_null_is_no_number(quiet_system: Running) -> None:
+    path = f"/scan/{request_scan(quiet_system)['scan_id']}/manifest"
+    assert set(quiet_system.get(f"{path}?projection=scan_id|priority|of_the_future")) == {"scan_id", "priority"}
+    assert set(quiet_system.get(f"{path}?projection=event_i3live_json_dict", role="system")) == {"event_i3live_json_dict"}
+    for names in ("scan_id|scan_id", "scan_id||priority", "|"):
+        assert status_of(quiet_system, "GET", f"{path}?projection={names}") == 400
+    for body in ({"limit": None}, {"after": None}, {"limit": 0}):
+        assert status_of(quiet_system, "POST", "/scans/find", body={"filter": {}, **body}) == 400
+
+
 def test_40_who_may_not_is_told_so_in_body_and_reason_phrase(quiet_system: Running) -> None:
     path = f"/scan/{request_scan(quiet_system)['scan_id']}"
     system_only = token(quiet_system, resource_access=SYSTEM_ROLE)

@@ -5,7 +5,9 @@ read here, and written anew with only such constructs as mean the same; what has
 dropped (`a+?` finds a match exactly where `a+` does), and groups don't capture: a filter only asks *whether* there is a match.
 
 `\\d \\w \\s \\b` are ASCII as in PCRE; letter case under `i` follows Unicode. `\\Z` and `$` allow one newline after them.
-Refused: back-references, possessive and atomic groups, conditionals, recursion, `\\p`, POSIX classes, flags in the middle.
+Refused: back-references, possessive and atomic groups, conditionals, recursion, `\\p`, POSIX classes, flags in the middle, and
+the repetition of what has no width (`^*`, `\\b+`, `(?=a){2}`; also where `x` ignores the space between): dialects disagree on
+whether it is an error, and what is meant can be written without it.
 
 Source: REST contract 10 (`$regex` with `i m s x`; at most 1,000 characters; a bad one is 400).
 """

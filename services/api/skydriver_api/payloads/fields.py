@@ -221,6 +221,9 @@ Priority = Annotated[
 ]
 Positive = Annotated[int, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
 NonBlank = Annotated[str, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
+PositiveIfGiven = Annotated[int | None, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
+"""None: not given; a null is refused like any other value that is no integer."""
+NonBlankIfGiven = Annotated[str | None, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 OneWord = Annotated[str, PlainValidator(one_word), WithJsonSchema({"type": "string", "pattern": r"^\S+$"})]
 DockerTag = Annotated[
     str,

@@ -2,6 +2,8 @@
 
 import orjson
 
+from skydriver_api.failures import HttpProblem
+
 Projection = frozenset[str] | None
 """Manifest fields to keep; None: all."""
 
@@ -14,6 +16,12 @@ def project(manifest: bytes, projection: Projection) -> bytes:
 
 
 def projection_of_query(text: str) -> Projection:
-    """Field names joined by ``|``; empty, or with ``*`` among them: all."""
-    names = frozenset(name for name in text.split("|") if name)
-    return None if not names or "*" in names else names
+    """Field names joined by ``|``; empty, or with ``*`` among them: all. Raises HttpProblem 400 naming the parameter."""
+    if not text:
+        return None
+    names = text.split("|")
+    if not all(name.strip() for name in names):
+        raise HttpProblem(400, "projection: must be field names joined by '|', none of them blank")
+    if len(set(names)) != len(names):
+        raise HttpProblem(400, "projection: must not name a field twice")
+    return None if "*" in names else frozenset(names)

@@ -134,8 +134,8 @@ class FindBody(_Model):
     filter: f.JsonObject
     include_deleted: f.Boolean = False
     manifest_projection: f.FindProjection = None
-    limit: f.Positive | None = None
-    after: f.NonBlank | None = None
+    limit: f.PositiveIfGiven = None
+    after: f.NonBlankIfGiven = None
 
 
 class AddWorkersBody(_Model):

@@ -7,7 +7,7 @@ from skydriver_api.failures import HttpProblem, body_of
 from skydriver_api.idempotency import ask
 from skydriver_api.images import CatalogAway, ImageNotFound, ImageTooOld
 from skydriver_api.middleware import ROLES
-from skydriver_api.payloads.projections import project, projection_of_query
+from skydriver_api.payloads.projections import Projection, project, projection_of_query
 from skydriver_api.payloads.requests import (
     parse_delete,
     parse_patch,
@@ -83,14 +83,9 @@ async def get_manifest(request: web.Request) -> web.StreamResponse:
     projection = projection_of_query(request.query.get("projection", ""))
     view = await deps.reads.manifest(scan_id_of(request))
     view = await visible(request, deps.reads, view, hides_deleted=True)
-    body = project(view.body, projection)
     if Role.SYSTEM in request[ROLES] and (projection is None or "event_i3live_json_dict" in projection):
-        body = body.replace(
-            _CONSTANT, b'"event_i3live_json_dict":%b,"event_i3live_json_dict__hash":null' % await _event(deps, view)
-        )
-        if projection is not None:
-            body = await _projected_with_event(deps, view, projection)
-    return json_response(body)
+        return json_response(await _with_event(deps, view, projection))
+    return json_response(project(view.body, projection))
 
 
 async def patch_manifest(request: web.Request) -> web.StreamResponse:
@@ -135,11 +130,14 @@ async def _event(deps: Deps, view: ManifestView) -> bytes:
         raise HttpProblem(404, "The scan's i3 event is not stored; another projection still works") from error
 
 
-async def _projected_with_event(deps: Deps, view: ManifestView, projection: frozenset[str]) -> bytes:
-    """The projected manifest with the event spliced in as it was posted."""
+async def _with_event(deps: Deps, view: ManifestView, projection: Projection) -> bytes:
+    """The manifest with the event spliced in as it was posted."""
+    event = await _event(deps, view)
+    if projection is None:
+        return view.body.replace(_CONSTANT, b'"event_i3live_json_dict":%b,"event_i3live_json_dict__hash":null' % event, 1)
     rest = project(view.body, projection - {"event_i3live_json_dict"})
     separator = b"" if rest == b"{}" else b","
-    return b'%b%b"event_i3live_json_dict":%b}' % (rest[:-1], separator, await _event(deps, view))
+    return b'%b%b"event_i3live_json_dict":%b}' % (rest[:-1], separator, event)
 
 
 async def _resolved_tag(deps: Deps, docker_tag: str) -> str:
