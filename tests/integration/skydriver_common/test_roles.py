@@ -8,7 +8,9 @@ import pytest
 
 from skydriver_common.db.roles import SERVICE_ROLES, apply_roles
 from skydriver_common.log import rebuild
+from skydriver_common.log.together import recorded_reply
 from skydriver_common.log.verify import verify
+from skydriver_common.log.writing import sql
 from tests.support.histories import Store, skydriver
 
 _ALL = (*SERVICE_ROLES.values(), "skydriver_operator", "skydriver_break_glass")
@@ -129,3 +131,11 @@ async def test_break_glass_wants_a_reason_and_is_undone_with_its_transaction(gua
         assert (await verify(pooled)).breaks == []
         assert (await rebuild.check(pooled)).differences == []
         assert await pooled.fetchval("SELECT count(*) FROM event_log WHERE scan_id = 'system'") == 3
+
+
+async def test_the_gateway_may_read_the_reply_that_was_lost_and_deciders_may_look_for_blobs(guarded: Store) -> None:
+    async with _as(guarded, "skydriver_api") as connection:
+        assert await recorded_reply(connection, "never", "") is None
+    for role in ("skydriver_dispatcher", "skydriver_progress"):
+        async with _as(guarded, role) as connection:
+            assert [row["digest"] async for row in sql.missing_blobs(connection, digests=["nowhere"])] == ["nowhere"]

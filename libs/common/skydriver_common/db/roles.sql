@@ -46,7 +46,7 @@ GRANT DELETE ON backlog, workforces TO skydriver_writer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON due_work TO skydriver_writer;
 GRANT SELECT ON _yoyo_migration TO skydriver_writer, skydriver_api;
 
-GRANT SELECT ON event_log, manifests, scan_requests, i3_events, results, backlog, workforces, blobs TO skydriver_api;
+GRANT SELECT ON event_log, manifests, scan_requests, i3_events, results, backlog, workforces, blobs, command_replies TO skydriver_api;
 GRANT INSERT ON blobs TO skydriver_api;
 
 -- Tables of one service's own, by the beginning of their names.

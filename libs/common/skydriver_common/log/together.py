@@ -185,7 +185,7 @@ class Together:
             self._bell.ring(DUE_CHANNEL, kind)
 
 
-async def recorded_reply(pool: Pool, command_id: str, fingerprint: str) -> Reply | None:
+async def recorded_reply(pool: Pool | Connection, command_id: str, fingerprint: str) -> Reply | None:
     """The reply recorded under a command's id, None when the command has not taken effect so far. Raises TryLater."""
     with database_faults():
         row = await sql.recorded_reply(pool, command_id=command_id)
