@@ -19,7 +19,7 @@ from skydriver_dispatcher.decide import (
     decide_launched,
 )
 from skydriver_dispatcher.ports import Launcher, LaunchRefused, NoRoom
-from skydriver_dispatcher.usecases import STOP, context_of_loop
+from skydriver_dispatcher.usecases import LAUNCH, STOP, context_of_loop
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +47,15 @@ class Launching:
         work = await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
         if not isinstance(work, Work):
             return False if work is None else max(work, 0.05)
+        with structlog.contextvars.bound_contextvars(scan_id=work.scan_id):
+            await self._launch(work)
+        return True
+
+    async def launch_urgent(self) -> bool:
+        """Start an urgent scan: for a hand that is free when all others wait for answers about less urgent ones."""
+        work = await self._schedule.claim(LAUNCH, min_priority=URGENT)
+        if work is None:
+            return False
         with structlog.contextvars.bound_contextvars(scan_id=work.scan_id):
             await self._launch(work)
         return True
@@ -98,8 +107,8 @@ class Launching:
             scan = tx.scan(scan_id)
             if scan is not None:
                 tx.append(scan_id, decide_launched(scan, launcher=self._launcher.name, job=job))
-            if scan is None or scan.is_deleted:
-                # deleted while it was started: it may run by now, and what stopped it then found nothing
+            if scan is None or scan.is_over:
+                # deleted or given up while it was started: it may run by now, and what stopped it then found nothing
                 await self._schedule.put(STOP, scan_id, connection=tx.connection)
                 tx.rings.append((DUE_CHANNEL, STOP))
             await self._schedule.finish(work, connection=tx.connection)

@@ -29,6 +29,7 @@ from skydriver_dispatcher.watchdog import Watchdog
 
 _IDLE_S = 30.0
 _RECONCILE_S = 300.0
+_STOP_HANDS = 2
 
 
 def main() -> None:
@@ -136,7 +137,9 @@ def _start(
     )  # fmt: skip
     for number in range(settings.launch_hands):
         foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", launching.launch, idle_s=_IDLE_S))
-    foundation.wake_when_due([STOP], service.loop("stop", launching.stop, idle_s=_IDLE_S))
+    foundation.wake_when_due([LAUNCH], service.loop("launch-urgent", launching.launch_urgent, idle_s=_IDLE_S))
+    for number in range(_STOP_HANDS):
+        foundation.wake_when_due([STOP], service.loop(f"stop-{number}", launching.stop, idle_s=_IDLE_S))
     foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
     foundation.wake_when_due([END], service.loop("settle", watchdog.settle, idle_s=_IDLE_S))
     foundation.wake_when_due([CHECK], service.loop("check", watchdog.check, idle_s=_IDLE_S))

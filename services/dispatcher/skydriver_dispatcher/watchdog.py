@@ -11,13 +11,14 @@ import structlog
 from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule
+from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.events import ScannerFailed, ScannerRestarted
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import can_end, decide_exit, decide_last_exit, decide_stage
 from skydriver_dispatcher.podfacts import CONTAINER_CONFIG, IMAGE_PULL
-from skydriver_dispatcher.ports import Launcher, RoomMade, ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import Launcher, News, RoomMade, ScannerExit, ScannerStage
 from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases, context_of_loop
 
 log = structlog.get_logger(__name__)
@@ -58,6 +59,7 @@ class Watchdog:
         self._result_grace = result_grace
         self._trouble_limit = trouble_limit
         self._may_act = may_act
+        self._in_hand: News | None = None
 
     async def reconcile(self) -> bool:
         """Start or replace what should run and is not there, stop what runs and should not. Raises TryLater."""
@@ -75,18 +77,26 @@ class Watchdog:
         return False
 
     async def follow(self) -> bool:
-        """Handle one piece of news."""
-        news = self._launcher.next_news()
-        match news:
-            case None:
-                return False
-            case ScannerStage():
-                await self._came_to(news)
-            case ScannerExit():
-                await self._ended(news)
-            case RoomMade():
-                await store.release_launches(self._pool)
-                self._schedule.ring(LAUNCH)
+        """Handle one piece of news; one that can't be handled now is kept for the next step."""
+        news = self._in_hand or self._launcher.next_news()
+        self._in_hand = news
+        try:
+            match news:
+                case None:
+                    return False
+                case ScannerStage():
+                    await self._came_to(news)
+                case ScannerExit():
+                    await self._ended(news)
+                case RoomMade():
+                    await store.release_launches(self._pool)
+                    self._schedule.ring(LAUNCH)
+        except TryLater:
+            raise
+        except Exception:
+            self._in_hand = None  # a bug that one scan meets must not hold up the news of the others
+            raise
+        self._in_hand = None
         return True
 
     async def settle(self) -> bool | float:
@@ -133,7 +143,7 @@ class Watchdog:
     async def _came_to(self, news: ScannerStage) -> None:
         async with self._on(news.scan_id) as tx:
             scan = tx.scan(news.scan_id)
-            if scan is None or _is_over(scan):
+            if scan is None or scan.is_over:
                 # made by a launch that lost its race with a deletion
                 await self._stop(tx, news.scan_id)
                 return
@@ -188,7 +198,7 @@ class Watchdog:
         """Stop a running scanner server whose scan is deleted, failed or unknown (not: just starting or finishing)."""
         async with self._on(scan_id) as tx:
             scan = tx.scan(scan_id)
-            if scan is None or _is_over(scan):
+            if scan is None or scan.is_over:
                 await self._stop(tx, scan_id)
                 log.warning("scanner.superfluous", scan_id=scan_id)
 
@@ -206,10 +216,6 @@ class Watchdog:
 
     def _on(self, scan_id: str) -> AbstractAsyncContextManager[Transaction]:
         return self._uow.on_scans(context_of_loop("watchdog", scan_id, str(uuid.uuid4())), [scan_id])
-
-
-def _is_over(scan: Scan) -> bool:
-    return scan.is_deleted or scan.launch.state in ("abandoned", "failed")
 
 
 def _note(ended: ScannerExit) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
+from skydriver_dispatcher.ports import ScannerStage
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store
@@ -280,7 +282,36 @@ async def test_an_end_told_twice_or_by_two_replicas_makes_one_new_scan(store: St
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 2
 
 
+async def test_news_that_cannot_be_dealt_with_now_are_not_lost(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = await dispatcher.launched(), await dispatcher.launched()
+    for scan_id in (first, second):
+        dispatcher.board.put(ScannerStage(scan_id=scan_id, stage="running"))
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatcher.watchdog, "_on", lambda _: away())
+        for _ in range(3):
+            with pytest.raises(TryLater):
+                await dispatcher.watchdog.follow()
+    await dispatcher.settle_down()
+    assert {await stage(dispatcher, first), await stage(dispatcher, second)} == {("running", "")}
+
+
+async def test_news_that_break_us_do_not_hold_up_the_others(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = await dispatcher.launched(), await dispatcher.launched()
+    for scan_id in (first, second):
+        dispatcher.board.put(ScannerStage(scan_id=scan_id, stage="running"))
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatcher.watchdog, "_on", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await dispatcher.watchdog.follow()
+    await dispatcher.settle_down()
+    assert await stage(dispatcher, second) == ("running", "")
+
+
 # conditions
+
+
+def away() -> Any:
+    raise TryLater("the database is away")
 
 
 async def is_(value: Any, expected: Any) -> bool:

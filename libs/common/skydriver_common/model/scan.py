@@ -148,6 +148,11 @@ class Scan:
         return self.launch.state == "queued" and not self.is_deleted and not self.has_final_result
 
     @property
+    def is_over(self) -> bool:
+        """Whether the scan was deleted, given up or has failed: no scanner server may be left."""
+        return self.is_deleted or self.launch.state in ("abandoned", "failed")
+
+    @property
     def may_run(self) -> bool:
         """Whether a scanner server and workers have anything left to do here."""
         return not self.is_deleted and not self.has_final_result and self.launch.state in ("queued", "launched")
