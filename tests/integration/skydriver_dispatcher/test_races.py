@@ -25,6 +25,9 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
     rng = random.Random(seed)
     await set_throttle(store)
     replicas = [dispatcher, a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two")]
+    # slow creates, some of them finished by the API server only after we have stopped waiting: deletions fall in between
+    for delay_s in rng.sample((0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0.7, 0.7, 0.7, 0.7), 10):
+        dispatcher.cluster.fail("POST", "jobs", delay_s=delay_s)
     for _ in range(12):
         kind, method = rng.choice(["jobs", "secrets"]), rng.choice(["POST", "POST", "DELETE"])
         dispatcher.cluster.fail(method, kind, **rng.choice(FAULTS))
@@ -38,7 +41,7 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
 
     async def life() -> tuple[str, bool]:
         await asyncio.sleep(rng.random() * 0.3)
-        scan_id, is_deleted = await dispatcher.request(priority=rng.choice([0, 100])), rng.random() < 0.6
+        scan_id, is_deleted = await dispatcher.request(priority=rng.choice([0, 100])), rng.random() < 0.7
         if is_deleted:
             await asyncio.sleep(rng.random() * 0.5)
             await dispatcher.delete(scan_id)
