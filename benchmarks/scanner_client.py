@@ -9,6 +9,7 @@ confirmation. Talks to loopback only, with a broker of its own in a temporary fo
 import argparse
 import asyncio
 import json
+import queue
 import resource
 import statistics
 import tempfile
@@ -29,6 +30,7 @@ from skydriver_scanner import NotDelivered, ScannerSession, SessionSettings, wir
 
 SCAN_ID = "18e0f1a2b3cx4f5e6d7c8b9a0d1e2f3a"
 WARM_UP = 100
+STOPS = 10
 FIVE_MB = 5_000_000
 
 
@@ -100,6 +102,31 @@ async def bare_publish(url: str, calls: int) -> float:
         return calls / (time.perf_counter() - began)
 
 
+def stopped_after(settings: SessionSettings, url: str) -> float:
+    """Seconds from the publishing of a stop signal to the callback of a session that listens."""
+    heard: queue.Queue[float] = queue.Queue()
+    with ScannerSession(settings) as session:
+        session.on_stop(lambda _: heard.put(time.perf_counter()))
+        session.report_progress(summary_only())
+        session.flush(30)  # so it is connected
+
+        async def publish() -> float:
+            connection = await aio_pika.connect(url)
+            async with connection:
+                exchange = await (await connection.channel()).get_exchange(wire.STOP_EXCHANGE, ensure=False)
+                began = time.perf_counter()
+                await exchange.publish(aio_pika.Message(wire.stop_signal(wire.DELETED)), SCAN_ID, mandatory=True)
+                return began
+
+        began = asyncio.run(publish())
+        return heard.get(timeout=30) - began
+
+
+def summary_only() -> dict[str, Any]:
+    """The least that a report may hold."""
+    return {"summary": "Scanning."}
+
+
 def measure(url: str, address: str, folder: Path, reports: int, say: Callable[..., None]) -> None:
     """All figures of a session on a bus."""
     settings = SessionSettings(SCAN_ID, address, "token", url, spool_dir=folder / "spool")
@@ -125,6 +152,7 @@ def measure(url: str, address: str, folder: Path, reports: int, say: Callable[..
         began = time.perf_counter()
         session.flush(60)
         on_its_way = time.perf_counter() - began
+    stops = [stopped_after(settings, url) for _ in range(STOPS)]
     away = SessionSettings(SCAN_ID, address, "token", "amqp://127.0.0.1:1/", spool_dir=folder / "away", bus_patience_s=600)
     session = ScannerSession(away)
     without = timed(reports, lambda n: session.report_progress(**made[n]))
@@ -143,6 +171,7 @@ def measure(url: str, address: str, folder: Path, reports: int, say: Callable[..
     say("put_result, small, on disk and confirmed", f"{results_s * 1e3:.2f} ms", "")
     say(f"put_result, {size / 1e6:.1f} MB: handed over, on disk", f"{handed * 1e3:.0f} ms", "")
     say("… and confirmed by the broker after", f"{on_its_way * 1e3:.0f} ms", "< 1 s")
+    say("stop signal, publish to callback", f"median {statistics.median(stops) * 1e3:.1f} ms", "< 1 s")
 
 
 async def main() -> None:
@@ -161,8 +190,8 @@ async def main() -> None:
                 channel = await connection.channel()
                 for exchange in (wire.EXCHANGE, wire.STOP_EXCHANGE):
                     await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
-                queue = await channel.declare_queue("all", durable=True, arguments={"x-queue-type": "quorum"})
-                await queue.bind(wire.EXCHANGE, "#")
+                reports = await channel.declare_queue("all", durable=True, arguments={"x-queue-type": "quorum"})
+                await reports.bind(wire.EXCHANGE, "#")
             app = web.Application()
             app.router.add_get(f"/scan/{SCAN_ID}/status", _not_stopped)
             runner = web.AppRunner(app)

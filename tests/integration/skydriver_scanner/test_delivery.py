@@ -25,7 +25,7 @@ from skydriver_scanner import (
     wire,
 )
 from tests.integration.skydriver_scanner.conftest import Reader
-from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, until
+from tests.support.sandbox_parts import FakeSkyDriver, until
 from tests.support.tcp_proxy import TcpProxy, proxying
 
 SKYMAP = {"nside-1": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")]]}}
@@ -232,6 +232,16 @@ async def test_what_is_not_delivered_is_named_and_sent_by_the_next_session(
     assert old.producer == last.producer != new.producer
 
 
+def _environment(settings: SessionSettings) -> dict[str, str]:
+    return {
+        "SKYSCAN_SKYDRIVER_SCAN_ID": settings.scan_id,
+        "SKYSCAN_SKYDRIVER_ADDRESS": settings.address,
+        "SKYSCAN_SKYDRIVER_AUTH": settings.token,
+        "SKYSCAN_SKYDRIVER_BUS_URL": settings.bus_url or "",
+        "SKYSCAN_SKYDRIVER_SPOOL_DIR": str(settings.spool_dir),
+    }
+
+
 _KILLED = """
 import sys
 from skydriver_scanner import ScannerSession
@@ -247,11 +257,7 @@ async def test_results_outlive_a_killed_scanner(settings: SessionSettings, reade
     proxy.refuse = True
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _KILLED, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        env={
-            **os.environ, "SKYSCAN_SKYDRIVER_SCAN_ID": SCAN_ID, "SKYSCAN_SKYDRIVER_ADDRESS": settings.address,
-            "SKYSCAN_SKYDRIVER_AUTH": "scan token", "SKYSCAN_SKYDRIVER_BUS_URL": settings.bus_url or "",
-            "SKYSCAN_SKYDRIVER_SPOOL_DIR": str(settings.spool_dir),
-        },
+        env={**os.environ, **_environment(settings)},
     )  # fmt: skip
     assert process.stdout is not None
     assert await process.stdout.readline() == b"taken\n"
@@ -261,6 +267,32 @@ async def test_results_outlive_a_killed_scanner(settings: SessionSettings, reade
     await AsyncScannerSession(settings).close()
     await reader.until(lambda received: len(received) == 3)
     assert [one.content["skyscan_result"]["number"] for one in reader.received()] == [0, 1, 2]
+
+
+async def test_what_is_left_can_be_delivered_from_the_command_line(
+    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+) -> None:
+    async def deliver(**changes: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "skydriver_scanner", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **_environment(settings), **changes},
+        )  # fmt: skip
+        output, errors = await process.communicate()
+        return process.returncode, (output + errors).decode()
+
+    proxy.refuse = True
+    session = AsyncScannerSession(settings)
+    await session.put_result(SKYMAP, is_final=True)
+    with pytest.raises(NotDelivered):
+        await session.close(0)
+    proxy.refuse = False
+    code, text = await deliver()
+    assert code == 0, text
+    assert "nothing is left" in text
+    await reader.until(lambda received: len(received) == 1)
+    code, text = await deliver(SKYSCAN_SKYDRIVER_AUTH="")
+    assert code == 2
+    assert "SKYSCAN_SKYDRIVER_AUTH is needed" in text
 
 
 async def test_a_full_spool_takes_final_results_and_failures_only(
