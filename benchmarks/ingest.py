@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2, help="of the throughput figures; the best of each counts")
     parser.add_argument("--relay", action="store_true", help="let the progress process publish the events too")
-    parser.add_argument("--only", choices=["throughput", "latency", "result", "memory"], help="one of the figures")
+    parser.add_argument("--only", choices=["throughput", "latency", "flood", "result", "memory"], help="one of the figures")
     given = parser.parse_args()
     uvloop.run(_measure(given))
 
@@ -62,7 +62,7 @@ async def _measure(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="skydriver-bench-") as folder:
         async with _bench(Path(folder), given) as bench:
             for name, figure in (
-                ("throughput", _throughput), ("latency", _latency), ("result", _result), ("memory", _memory)
+                ("throughput", _throughput), ("latency", _latency), ("flood", _flood), ("result", _result), ("memory", _memory)
             ):  # fmt: skip
                 if given.only in (None, name):
                     await figure(bench, given, table)
@@ -270,6 +270,53 @@ async def _latency(bench: _Bench, given: argparse.Namespace, table: Table) -> No
         f"to be seen in REST at 500/s ({len(took)} seen)",
         f"median {statistics.median(took) * 1000:.0f} ms, p95 {statistics.quantiles(took, n=20)[-1] * 1000:.0f} ms", "median < 50 ms",
     )  # fmt: skip
+
+
+async def _flood(bench: _Bench, given: argparse.Namespace, table: Table) -> None:
+    """How long others wait while one scanner publishes as fast as it can, without waiting for confirms."""
+    loud, quiet = await bench.scans(2)
+    took: list[float] = []
+    async with (
+        bench.service("skydriver_progress"),
+        bench.service("skydriver_api", SKYDRIVER_HTTP_PORT=str(bench.http_port)),
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {bench.signer.user_token()}"}) as session,
+    ):
+        await _until_it_answers(session, bench)
+        stop = multiprocessing.get_context("spawn").Event()
+        messages = [bench.message("progress", loud, a_progress(n), n) for n in range(1, 2001)]
+        raw = [(message.body, dict(message.headers), key) for message, key in messages]
+        flooder = multiprocessing.get_context("spawn").Process(target=_flood_of, args=(bench.amqp_url, raw, stop), daemon=True)
+        flooder.start()
+        exchange = await bench.channel.get_exchange(topology.SCANNER.name, ensure=False)
+        await asyncio.sleep(2)
+        for sequence in range(1, 31):
+            message, key = bench.message("progress", quiet, a_progress(sequence), sequence)
+            since = time.perf_counter()
+            await exchange.publish(message, key)
+            took.append(await _seen(session, bench, quiet, f"report {sequence}", since))
+            await asyncio.sleep(0.1)
+        stop.set()
+        flooder.join(20)
+    table.add_row(
+        "others, beside a flood by one scanner",
+        f"median {statistics.median(took) * 1000:.0f} ms, longest {max(took) * 1000:.0f} ms", "<= 1 s",
+    )  # fmt: skip
+
+
+def _flood_of(amqp_url: str, raw: list[tuple[bytes, dict[str, Any], str]], stop: Any) -> None:
+    async def flood() -> None:
+        async with await aio_pika.connect(amqp_url) as connection:
+            channel = await connection.channel(publisher_confirms=False)
+            exchange = await channel.get_exchange(topology.SCANNER.name, ensure=False)
+            sequence = 0
+            while not stop.is_set():
+                for body, headers, key in raw:
+                    sequence += 1
+                    await exchange.publish(aio_pika.Message(body, headers=headers | {"sequence": sequence}), key)
+                    if stop.is_set():
+                        break
+
+    uvloop.run(flood())
 
 
 async def _seen(session: aiohttp.ClientSession, bench: _Bench, scan_id: str, text: str, since: float) -> float:

@@ -77,12 +77,13 @@ def decide_patch(scan: Scan, command: PatchManifest, now: float) -> list[Event] 
             events.append(ScanMetadataSet(scan_metadata=command.scan_metadata))
         elif not same_json(scan.scan_metadata, command.scan_metadata):
             return _is_set("scan_metadata")
-    if command.progress and _is_news(scan, command, now):
+    if command.progress and not _is_late(scan, command, now):
         if command.producer and command.producer != scan.scanner.producer:
             events.append(ScannerTookOver(producer=command.producer))
-        # over REST there is no number: such a report stands where the last one on the bus stood
-        producer, sequence = (command.producer, command.sequence) if command.producer else (scan.producer, scan.sequence)
-        events.append(ProgressReported(progress=command.progress, producer=producer, sequence=sequence))
+        if _is_news(scan, command):
+            # over REST there is no number: such a report stands where the last one on the bus stood
+            producer, sequence = (command.producer, command.sequence) if command.producer else (scan.producer, scan.sequence)
+            events.append(ProgressReported(progress=command.progress, producer=producer, sequence=sequence))
     return events
 
 
@@ -90,9 +91,12 @@ def decide_result(scan: Scan, command: PutResult) -> list[Event]:
     """What a skymap changes: a final one is never replaced by a partial one. Source: REST contract 4.12."""
     stored = scan.result
     offered = ResultRef(digest=command.digest, size_bytes=command.size_bytes, is_final=command.is_final)
-    if offered.is_same_as(stored) or (scan.has_final_result and not command.is_final):
+    if scan.has_final_result and not command.is_final:
         return []
-    if stored is not None and command.producer and command.producer == stored.producer and command.sequence <= stored.sequence:
+    same_sender = stored is not None and bool(command.producer) and command.producer == stored.producer
+    if same_sender and stored is not None and command.sequence <= stored.sequence:
+        return []
+    if offered.is_same_as(stored) and not (same_sender and not command.is_final):
         return []
     return [
         ResultReceived(
@@ -149,18 +153,22 @@ def decide_silence(scan: Scan, now: float, limit_s: float) -> list[Event]:
     return [ScannerSilent(since=scanner.heard_at)]
 
 
-def _is_news(scan: Scan, command: PatchManifest, now: float) -> bool:
-    """Whether the report is newer than what is stored and says something else."""
+def _is_late(scan: Scan, command: PatchManifest, now: float) -> bool:
+    """Whether a newer report is known: of the same process by its number, of a process before it for a while."""
     if command.producer and command.producer == scan.producer and command.sequence <= scan.sequence:
-        return False
-    if command.producer in scan.scanner.past_producers and now - scan.scanner.took_over_at < LATE_S:
-        return False
+        return True
+    return command.producer in scan.scanner.past_producers and now - scan.scanner.took_over_at < LATE_S
+
+
+def _is_news(scan: Scan, command: PatchManifest) -> bool:
+    """Whether the report says something else than what is stored, and may replace it."""
     if scan.progress is None or command.progress is None:
         return True
     was_finished = scan.progress["processing_stats"]["finished"]
     if was_finished and not command.progress["processing_stats"]["finished"]:
         return False  # the late repeat of a timed-out request (contract 4.10)
-    return not same_json(scan.progress, command.progress)
+    # a higher number on the bus counts even if it says the same: else one in between, that comes late, would replace it
+    return bool(command.producer) or not same_json(scan.progress, command.progress)
 
 
 def _is_set(field: str) -> Rejection:

@@ -151,22 +151,48 @@ async def test_two_hundred_scanners_while_replicas_are_killed(rig: Rig, tmp_path
 
 async def test_while_the_database_is_away_the_queue_grows_and_nothing_is_lost(rig: Rig) -> None:
     scans = [await rig.store.a_scan() for _ in range(20)]
-    place = urlsplit(rig.store.url)
-    async with proxying(place.port or 5432) as proxy:
-        way = place._replace(netloc=f"{place.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl()
-        async with a_store(way) as store, lanes(rig.amqp_url, store, rig.jwks, prefetch=10):
-            await rig.bus.send("progress", scans[0], a_progress(1), sequence=1)
-            await rig.bus.until(scans[0], lambda scan: scan.sequence == 1)
-            proxy.refuse = True
-            proxy.cut()
-            for n in range(2, 7):
-                for scan_id in scans:
-                    await rig.bus.send("progress", scan_id, a_progress(n), sequence=n)
-            assert await _waiting(rig) >= 100 - 10  # what is held is bounded by the prefetch
-            proxy.refuse = False
+    async with (
+        proxying(urlsplit(rig.store.url).port or 5432) as proxy,
+        a_store(_through(rig.store.url, proxy.port)) as store,
+        lanes(rig.amqp_url, store, rig.jwks, prefetch=10),
+    ):
+        await rig.bus.send("progress", scans[0], a_progress(1), sequence=1)
+        await rig.bus.until(scans[0], lambda scan: scan.sequence == 1)
+        proxy.refuse = True
+        proxy.cut()
+        for n in range(2, 7):
             for scan_id in scans:
-                await rig.bus.until(scan_id, lambda scan: scan.sequence == 6)
+                await rig.bus.send("progress", scan_id, a_progress(n), sequence=n)
+        assert await _waiting(rig) >= 100 - 10  # what is held is bounded by the prefetch
+        proxy.refuse = False
+        for scan_id in scans:
+            await rig.bus.until(scan_id, lambda scan: scan.sequence == 6)
     assert await rig.dead.read(0) == []
+
+
+async def test_a_connection_to_the_broker_that_is_cut_again_and_again_loses_nothing(rig: Rig) -> None:
+    scans = [await rig.store.a_scan() for _ in range(20)]
+    async with (
+        proxying(urlsplit(rig.amqp_url).port or 5672) as proxy,
+        lanes(_through(rig.amqp_url, proxy.port), rig.store, rig.jwks, prefetch=10),
+    ):
+        for n in range(1, 11):
+            await asyncio.gather(*(rig.bus.send("progress", scan_id, a_progress(n), sequence=n) for scan_id in scans))
+            proxy.cut()
+        final = {"skyscan_result": {"nside-8": {"data": [1]}}, "is_final": True}
+        await asyncio.gather(*(rig.bus.send("result", scan_id, final, sequence=11) for scan_id in scans))
+        proxy.cut()
+        for scan_id in scans:
+            await rig.bus.until(scan_id, lambda scan: scan.sequence == 10 and scan.has_final_result)
+    assert await rig.dead.read(0) == []
+    async with rig.store.pool.acquire() as connection:
+        assert (await verify(connection)).breaks == []
+
+
+def _through(url: str, port: int) -> str:
+    """The same server, through a proxy."""
+    place = urlsplit(url)
+    return place._replace(netloc=f"{place.netloc.rpartition('@')[0]}@127.0.0.1:{port}").geturl()
 
 
 async def _waiting(rig: Rig) -> int:

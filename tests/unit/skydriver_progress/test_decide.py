@@ -1,0 +1,149 @@
+"""Whatever order reports come in, and however often: the newest stands, the final result stays, refusals don't fill the log."""
+
+import time
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skydriver_common.model import events as ev
+from skydriver_common.model.commands import PatchManifest, PutResult
+from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.rejections import Rejection
+from skydriver_common.model.scan import Scan, evolve
+from skydriver_progress.decide import (
+    LATE_S,
+    TOLD_AGAIN_S,
+    Refusal,
+    Report,
+    ReportFailure,
+    decide_refused,
+    decide_report,
+    decide_silence,
+    token_has_ended,
+)
+from tests.support.histories import a_request
+
+SCAN_ID = new_scan_id()
+NOW = time.time()
+
+
+def _scan() -> Scan:
+    return evolve(None, a_request(SCAN_ID), scan_id=SCAN_ID, recorded_at=NOW)
+
+
+def _take(scan: Scan, report: Report, now: float = NOW) -> Scan:
+    events = decide_report(scan, report, now)
+    assert not isinstance(events, Rejection), events
+    return _fold(scan, events, now)
+
+
+def _fold(scan: Scan, events: list[ev.Event], now: float = NOW) -> Scan:
+    for event in events:
+        scan = evolve(scan, event, scan_id=SCAN_ID, recorded_at=now)
+    return scan
+
+
+def _progress(n: int, *, producer: str = "p", finished: bool = False) -> PatchManifest:
+    progress: dict[str, Any] = {"summary": f"{n}", "processing_stats": {"rate": {}, "finished": finished}}
+    return PatchManifest(scan_id=SCAN_ID, progress=progress, producer=producer, sequence=n)
+
+
+def _result(n: int, *, is_final: bool = False, producer: str = "p") -> PutResult:
+    return PutResult(scan_id=SCAN_ID, digest=f"d{n}", size_bytes=1, is_final=is_final, producer=producer, sequence=n)
+
+
+def _summary(scan: Scan) -> str:
+    assert scan.progress is not None
+    return str(scan.progress["summary"])
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60))
+def test_in_any_order_and_however_often_the_newest_report_stands(order: list[int]) -> None:
+    scan = _scan()
+    for n in order:
+        scan = _take(scan, _progress(n))
+        scan = _take(scan, _result(n))
+    assert _summary(scan) == str(max(order))
+    assert scan.result is not None
+    assert scan.result.sequence == max(order)
+    again = [event for n in order for report in (_progress(n), _result(n)) for event in _events(scan, report)]
+    assert again == []
+
+
+def test_the_same_content_under_a_higher_number_keeps_out_what_was_in_between() -> None:
+    same = PatchManifest(scan_id=SCAN_ID, progress=_progress(5).progress, producer="p", sequence=7)
+    scan = _take(_take(_scan(), _progress(5)), same)
+    assert _events(scan, _progress(6)) == []
+    again = PutResult(scan_id=SCAN_ID, digest="d5", size_bytes=1, is_final=False, producer="p", sequence=7)
+    scan = _take(_take(scan, _result(5)), again)
+    assert _events(scan, _result(6)) == []
+
+
+def _events(scan: Scan, report: Report) -> list[ev.Event]:
+    events = decide_report(scan, report, NOW)
+    assert not isinstance(events, Rejection)
+    return events
+
+
+def test_reports_over_rest_between_those_on_the_bus_do_not_open_the_way_for_older_ones() -> None:
+    scan = _take(_take(_scan(), _progress(5)), _progress(0, producer=""))
+    assert (_summary(scan), scan.producer, scan.sequence) == ("0", "p", 5)
+    assert _events(scan, _progress(4)) == []
+    assert _summary(_take(scan, _progress(6))) == "6"
+
+
+def test_after_a_restart_reports_of_the_process_before_are_late_but_only_for_a_while() -> None:
+    scan = _take(_take(_scan(), _progress(7, producer="a")), _progress(1, producer="b"))
+    assert scan.scanner.past_producers == ["a"]
+    assert _events(scan, _progress(8, producer="a")) == []
+    # should the order of the two have been taken the wrong way round, the one that goes on reporting wins in the end
+    scan = _take(scan, _progress(9, producer="a"), NOW + LATE_S + 1)
+    assert (_summary(scan), scan.scanner.producer, scan.scanner.past_producers) == ("9", "a", ["b"])
+
+
+def test_a_result_kept_on_disk_by_the_process_before_is_taken_even_late() -> None:
+    scan = _take(_take(_scan(), _progress(1, producer="a")), _progress(1, producer="b"))
+    scan = _take(scan, _result(9, is_final=True, producer="a"))
+    assert scan.has_final_result
+    assert _events(scan, _result(10, producer="b")) == []
+
+
+def test_a_failure_is_told_once_and_is_over_with_the_next_process() -> None:
+    scan = _take(_scan(), _progress(1))
+    failure = ReportFailure(scan_id=SCAN_ID, reason="no GCD", producer="p", sequence=2)
+    scan = _take(scan, failure)
+    assert _events(scan, failure) == []
+    assert scan.scanner.failure == "no GCD"
+    assert _take(scan, _progress(1, producer="q")).scanner.failure == ""
+    first = _take(_take(_scan(), failure), _progress(1))  # its queue was faster
+    assert first.scanner.failure == "no GCD"
+
+
+def test_a_refusal_is_told_once_an_hour_for_each_code() -> None:
+    scan, codes = _scan(), ("token-invalid", "malformed")
+    for _ in range(50):
+        for code in codes:
+            scan = _fold(scan, decide_refused(scan, "progress", Refusal(code, "r"), NOW))
+    assert scan.version == 1 + len(codes)
+    assert len(decide_refused(scan, "result", Refusal("malformed", "r"), NOW + TOLD_AGAIN_S + 1)) == 1
+
+
+def test_the_token_ends_with_the_scan_after_a_grace() -> None:
+    scan = _scan()
+    assert not token_has_ended(scan, NOW + 1e9, 0.0)
+    for end in (ev.ScanDeleted(), ev.ScannerFailed(reason="r"), ev.LaunchAbandoned(reason="r")):
+        ended = _fold(scan, [end])
+        assert not token_has_ended(ended, NOW + 5, 10.0)
+        assert token_has_ended(ended, NOW + 11, 10.0)
+    relaunched = _fold(scan, [ev.ScannerFailed(reason="r"), ev.ScanLaunched(launcher="l", job="j")], NOW)
+    assert not token_has_ended(relaunched, NOW + 11, 10.0)
+
+
+def test_silence_is_counted_from_the_last_word() -> None:
+    scan = _fold(_scan(), [ev.ScanLaunched(launcher="l", job="j")])
+    assert decide_silence(scan, NOW + 9, 10.0) == []
+    [silent] = decide_silence(scan, NOW + 10, 10.0)
+    assert silent == ev.ScannerSilent(since=NOW)
+    assert decide_silence(_fold(scan, [silent]), NOW + 99, 10.0) == []
+    assert decide_silence(_fold(scan, [ev.ScanDeleted()]), NOW + 99, 10.0) == []
