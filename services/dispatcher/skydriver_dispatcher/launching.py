@@ -109,7 +109,7 @@ class Launching:
                 tx.append(scan_id, decide_launched(scan, launcher=self._launcher.name, job=job))
             if scan is None or scan.is_over:
                 # deleted or given up while it was started: it may run by now, and what stopped it then found nothing
-                await self._schedule.put(STOP, scan_id, connection=tx.connection)
+                await self._schedule.put(STOP, scan_id, anew=True, connection=tx.connection)
                 tx.rings.append((DUE_CHANNEL, STOP))
             await self._schedule.finish(work, connection=tx.connection)
 
@@ -121,7 +121,7 @@ class Launching:
             if scan is None or not scan.is_waiting:
                 # deleted meanwhile; the call may have had its effect all the same
                 await self._schedule.finish(work, connection=tx.connection)
-                await self._schedule.put(STOP, work.scan_id, connection=tx.connection)
+                await self._schedule.put(STOP, work.scan_id, anew=True, connection=tx.connection)
                 tx.rings.append((DUE_CHANNEL, STOP))
                 return
             tx.append(work.scan_id, decide_deferred_launch(scan, fault.what))
@@ -149,7 +149,7 @@ class Launching:
             if not goes_on:
                 await self._schedule.finish(work, connection=tx.connection)
                 # half of it may have been made
-                await self._schedule.put(STOP, work.scan_id, connection=tx.connection)
+                await self._schedule.put(STOP, work.scan_id, anew=True, connection=tx.connection)
                 tx.rings.append((DUE_CHANNEL, STOP))
         log.warning("launch.failed", reason=reason, again=goes_on)
         if after is not None and goes_on:

@@ -1,5 +1,7 @@
 """One unit of work around each decision."""
 
+from datetime import UTC, datetime
+
 from skydriver_common.db.pool import Pool
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.log.views import manifest_body
@@ -104,15 +106,16 @@ class UseCases:
                 return None
             tx.append(scan_id, [ScannerLost(reason=reason, exit_code=exit_code, log_tail=log_tail)])
             command = RescanScan(scan_id=scan_id, new_scan_id=new, abort_first=True, replace_scan=True)
-            self._rescan(tx, command, original)
+            # its waiting counts from the old one's request: it has waited, and run, already
+            self._rescan(tx, command, original, since=scan.timestamp)
         return new
 
-    def _rescan(self, tx: Transaction, command: RescanScan, original: Scan) -> Scan:
+    def _rescan(self, tx: Transaction, command: RescanScan, original: Scan, *, since: float | None = None) -> Scan:
         if command.abort_first:
             self._delete(tx, command)
         tx.append(original.scan_id, [RescanRecorded(rescan_id=command.new_scan_id)])
         event = decide_rescan(original, command, now=tx.now.timestamp())
-        scan = self._enqueue(tx, command.new_scan_id, event)
+        scan = self._enqueue(tx, command.new_scan_id, event, since=since)
         if command.replace_scan:
             tx.append(command.scan_id, [ScanReplaced(by_scan_id=command.new_scan_id)])
         return scan
@@ -124,10 +127,12 @@ class UseCases:
         tx.due.put(STOP, command.scan_id, now=tx.now, priority=after.priority)
         return after
 
-    def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested) -> Scan:
+    def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested, *, since: float | None = None) -> Scan:
+        """Put a new scan on the backlog. since: Unix seconds from which its waiting counts, None: now."""
         scan = tx.append(scan_id, [event])
         assert scan is not None
-        tx.due.put(LAUNCH, scan_id, now=tx.now, priority=scan.priority)
+        waits_since = tx.now if since is None else datetime.fromtimestamp(since, UTC)
+        tx.due.put(LAUNCH, scan_id, now=waits_since, priority=scan.priority)
         return scan
 
 

@@ -203,7 +203,7 @@ class Watchdog:
                 log.warning("scanner.superfluous", scan_id=scan_id)
 
     async def _stop(self, tx: Transaction, scan_id: str) -> None:
-        await self._schedule.put(STOP, scan_id, connection=tx.connection)
+        await self._schedule.put(STOP, scan_id, anew=True, connection=tx.connection)
         tx.rings.append((DUE_CHANNEL, STOP))
 
     async def _look(self, scan_id: str) -> Scan | None:

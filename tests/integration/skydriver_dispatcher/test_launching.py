@@ -13,6 +13,7 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
 from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.ports import RoomMade
+from skydriver_dispatcher.usecases import STOP
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context
 
@@ -199,6 +200,23 @@ async def test_a_launch_without_an_answer_that_was_deleted_meanwhile_leaves_noth
     await dispatcher.cluster.until_asked("POST", "jobs")
     await dispatcher.delete(scan_id)
     await launching
+    await dispatcher.settle_down()
+    assert not dispatcher.has_job(scan_id)
+
+
+async def test_a_stop_that_is_under_way_does_not_stand_for_what_starts_behind_its_back(dispatcher: Dispatcher) -> None:
+    dispatcher.cluster.fail("POST", "jobs", delay_s=0.2)
+    scan_id = await dispatcher.request(priority=100)
+    launching = asyncio.create_task(dispatcher.launching.launch())
+    await dispatcher.cluster.until_asked("POST", "jobs")
+    await dispatcher.delete(scan_id)
+    # another replica is at it: it has looked, found nothing, and is about to say that it is done
+    other = Schedule(dispatcher.store.pool, dispatcher.store.bell, holder="two")
+    under_way = await other.claim(STOP)
+    assert under_way is not None
+    await launching
+    assert dispatcher.has_job(scan_id)
+    await other.finish(under_way)
     await dispatcher.settle_down()
     assert not dispatcher.has_job(scan_id)
 

@@ -82,6 +82,21 @@ async def test_a_killed_scanner_goes_on_as_a_new_scan(dispatcher: Dispatcher, en
     assert dispatcher.has_job(new.scan_id)
 
 
+async def test_the_new_scan_keeps_the_old_ones_place_in_the_line(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store)
+    scan_id = await dispatcher.request(priority=0)
+    await dispatcher.settle_down()
+    await set_throttle(dispatcher.store, max_running=0)
+    waiting = await dispatcher.request(priority=0)
+    await dispatcher.cluster.remove("jobs", f"skyscan-{scan_id}")
+    await dispatcher.watchdog.reconcile()
+    await set_throttle(dispatcher.store)
+    new = str((await dispatcher.scan(scan_id)).replaced_by_scan_id)
+    await dispatcher.launching.launch()
+    assert dispatcher.has_job(new)
+    assert not dispatcher.has_job(waiting)
+
+
 async def test_at_most_three_times_in_ten_hours_then_the_scan_has_failed(dispatcher: Dispatcher) -> None:
     scan_id = await dispatcher.launched()
     async with watching(dispatcher):

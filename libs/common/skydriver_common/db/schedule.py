@@ -104,14 +104,17 @@ class Schedule:
         priority: int = 0,
         note: dict[str, Any] | None = None,
         hasten: bool = False,
+        anew: bool = False,
         connection: Connection | None = None,
     ) -> None:
         """Note down work, once per (kind, scan). With ``hasten``, work that is there becomes due by then at the latest.
 
+        With ``anew`` it has to be done after this, even if somebody is at it just now.
+
         connection: join the caller's transaction; then the caller rings the bell after its commit.
         """
         now = datetime.now(UTC)
-        statement = _sql.hasten if hasten else _sql.put
+        statement = _sql.put_anew if anew else _sql.hasten if hasten else _sql.put
         values = {
             "kind": kind, "scan_id": scan_id, "due_at": due_at or now, "priority": priority, "created_at": now,
             "note": wire.encode(note or {}).decode(),

@@ -22,6 +22,13 @@ INSERT INTO due_work (kind, scan_id, due_at, priority, created_at, note)
 VALUES (:kind, :scan_id, :due_at, :priority, :created_at, :note)
 ON CONFLICT ON CONSTRAINT due_work_pkey DO UPDATE SET due_at = least(due_work.due_at, excluded.due_at), note = excluded.note;
 
+-- name: put_anew(kind, scan_id, due_at, priority, created_at, note)!
+-- Note down work that has to be done after now: who holds it does not finish it by what was done before. Index: due_work_pkey.
+INSERT INTO due_work (kind, scan_id, due_at, priority, created_at, note)
+VALUES (:kind, :scan_id, :due_at, :priority, :created_at, :note)
+ON CONFLICT ON CONSTRAINT due_work_pkey DO UPDATE
+   SET due_at = excluded.due_at, note = excluded.note, leased_by = NULL, leased_until = NULL;
+
 -- name: claim(kind, now, lease_s, holder, min_priority)^
 -- Lease the most urgent work of a kind that is due. Index: due_work_order.
 UPDATE due_work SET leased_by = :holder, leased_until = :now::timestamptz + make_interval(secs => :lease_s), tries = tries + 1

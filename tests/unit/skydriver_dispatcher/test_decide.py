@@ -1,0 +1,71 @@
+"""What the dispatcher decides about launches and ends, without a clock and without a database."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skydriver_common.model import events as ev
+from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.scan import Launch, Scan
+from skydriver_dispatcher import decide
+from tests.support.launchers import a_queued_scan
+
+NOW = 1_900_000_000.0
+HOUR = 3600.0
+
+
+def launched(**launch: object) -> Scan:
+    return replace(a_queued_scan(), launch=Launch(state="launched", launcher="kubernetes", job="j", **launch))  # type: ignore[arg-type]
+
+
+def types(events: list[ev.Event]) -> list[str]:
+    return [event.type for event in events]
+
+
+def test_a_reason_to_wait_is_told_once_whatever_its_figures() -> None:
+    waiting = replace(a_queued_scan(), launch=Launch(attempts=1))
+    assert types(decide.decide_deferred_launch(waiting, "quota: used 5, limited 5")) == ["scan.launch-deferred"]
+    deferred = replace(waiting, launch=Launch(is_deferred=True, reason="quota: used 5, limited 5"))
+    assert decide.decide_deferred_launch(deferred, "quota: used 17, limited 20") == []
+    assert types(decide.decide_deferred_launch(deferred, "no answer")) == ["scan.launch-deferred"]
+    assert decide.decide_attempt(deferred) == []
+
+
+def test_only_failures_of_its_own_use_attempts_up() -> None:
+    scan = replace(a_queued_scan(), launch=Launch(attempts=9, failures=1))
+    assert types(decide.decide_failed_launch(scan, "no", is_final=False, max_attempts=3)) == ["scan.launch-failed"]
+    scan = replace(a_queued_scan(), launch=Launch(attempts=9, failures=2))
+    assert types(decide.decide_failed_launch(scan, "no", is_final=False, max_attempts=3)) == [
+        "scan.launch-failed", "scan.launch-abandoned",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        replace(launched(), is_deleted=True), replace(launched(), launch=Launch(state="failed")), a_queued_scan(),
+        replace(launched(), launch=Launch(state="abandoned")),
+    ],
+    ids=["deleted", "failed", "waiting", "given up"],
+)  # fmt: skip
+def test_an_end_means_nothing_for_a_scan_that_does_not_run(scan: Scan) -> None:
+    assert not decide.can_end(scan)
+    assert decide.decide_last_exit(scan, exit_code=1, log_tail="", cause="") == []
+
+
+def test_a_stage_is_told_when_it_or_the_trouble_changes_not_for_other_words() -> None:
+    scan = launched(stage="pending", trouble={"code": "a", "text": "3 nodes"})
+    assert decide.decide_stage(scan, stage="pending", code="a", text="4 nodes") == []
+    assert len(decide.decide_stage(scan, stage="pending", code="", text="")) == 1
+    assert len(decide.decide_stage(scan, stage="running", code="a", text="3 nodes")) == 1
+    assert decide.decide_stage(replace(scan, is_deleted=True), stage="running", code="", text="") == []
+
+
+@given(hours=st.lists(st.floats(0, 30), max_size=8))
+def test_three_rescans_in_any_ten_hours_and_none_more(hours: list[float]) -> None:
+    rescans = tuple(new_scan_id(NOW - each * HOUR) for each in sorted(hours, reverse=True))
+    why_not = decide.too_many_replacements(replace(a_queued_scan(), rescan_ids=rescans), now=NOW)
+    recent = sum(int(scan_id[:11], 16) / 1000 > NOW - 10 * HOUR for scan_id in rescans)
+    assert bool(why_not) == (recent >= 3)
