@@ -1,8 +1,12 @@
 """SIGKILL to every process of the system in mid-scan; the next start brings the same scan to its end."""
 
 import asyncio
+import json
+import os
+import signal
 
 import asyncpg
+import pytest
 
 from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop, wait_until
 from tests.acceptance.killing import identified, is_alive, kill_everything
@@ -41,3 +45,16 @@ def test_a_scan_survives_the_death_of_every_process(own_system: Running) -> None
     for once in ("scan.requested", "scan.launched", "scan.workflow-assigned", "scan.event-metadata-set"):
         assert types.count(once) == 1, once
     assert not [pid for pid in identified(own_system.data_dir) if is_alive(pid)]
+
+
+@pytest.mark.parametrize("server", ["postgres", "rabbitmq"])
+def test_a_server_that_dies_is_started_again_and_the_system_goes_on(own_system: Running, server: str) -> None:
+    before = own_system.call("POST", "/scan", body=scan_request(sample_event())).json()["scan_id"]
+    identity = own_system.data_dir / "run" / f"{server}.pid.json"
+    died = json.loads(identity.read_text())
+    os.kill(died["pid"], signal.SIGKILL)
+    wait_until(lambda: identity.exists() and json.loads(identity.read_text()) != died, 60, f"{server} was started again")
+    wait_until(
+        lambda: own_system.call("POST", "/scan", body=scan_request(sample_event())).status_code == 200, 60, "a scan is taken"
+    )
+    assert own_system.get(f"/scan/{before}/manifest")["scan_id"] == before

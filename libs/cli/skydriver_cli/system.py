@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -39,6 +40,7 @@ _LONGEST_PAUSE_S = 30.0
 _HEALTHY_S = 10.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
+_Started = TypeVar("_Started", postgres.Postgres, rabbitmq.RabbitMQ)
 Say = Callable[[str], None]
 
 
@@ -69,11 +71,26 @@ class Part:
 
 
 @dataclass(slots=True)
+class Server:
+    """Postgres or RabbitMQ, where it is ours, and how to start it again on the same folder and port."""
+
+    name: str
+    start: Callable[[], Awaitable[postgres.Postgres | rabbitmq.RabbitMQ]]
+    running: postgres.Postgres | rabbitmq.RabbitMQ | None = None
+
+    async def stop(self) -> None:
+        """End it, if it runs."""
+        if self.running is not None:
+            await self.running.stop()
+
+
+@dataclass(slots=True)
 class System:
     """A running embedded system. where: name of each part to its address, without secrets. connection: what is needed to use it."""
 
     data_dir: Path
     url: str
+    servers: list[Server]
     parts: list[Part]
     where: dict[str, str]
     connection: dict[str, str] = field(repr=False)
@@ -82,7 +99,37 @@ class System:
 
     async def supervise(self) -> None:
         """Start again whatever dies, with growing pauses, until ``stopping`` is set."""
-        await asyncio.gather(*(self._keep(part) for part in self.parts))
+        await asyncio.gather(*(self._keep(part) for part in self.parts), *(self._keep_server(each) for each in self.servers))
+
+    async def _keep_server(self, server: Server) -> None:
+        failures = 0
+        while not self.stopping.is_set():
+            if server.running is not None:
+                child = server.running.child
+                await _first(child.process.wait(), self.stopping.wait())
+                if self.stopping.is_set():
+                    return
+                self.say(f"{server.name} ended with exit code {child.process.returncode} and is started again")
+                await server.stop()  # what belongs to it: identity file, port mapper
+                server.running = None
+            await _first(asyncio.sleep(min(_LONGEST_PAUSE_S, 0.5 * 2.0 ** min(failures, 8))), self.stopping.wait())
+            if self.stopping.is_set():
+                return
+            starting, stop = asyncio.ensure_future(server.start()), asyncio.ensure_future(self.stopping.wait())
+            await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not starting.done():
+                starting.cancel()
+            try:
+                server.running = await starting
+            except asyncio.CancelledError:
+                return
+            except Problem as problem:
+                failures += 1
+                self.say(f"{server.name} does not start, another try follows: {problem}")
+            else:
+                failures = 0
+                self.say(f"{server.name} was started again")
 
     async def _keep(self, part: Part) -> None:
         while not self.stopping.is_set():
@@ -148,6 +195,7 @@ class _Servers:
     database_urls: dict[str, str]
     amqp_url: str
     scanner_bus_url: str | None
+    ours: list[Server]
 
 
 def _key_file(data: Path) -> Path:
@@ -164,13 +212,21 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
     logs, run = data / "logs", data / "run"
     database_url, amqp_url = os.environ.get("SKYDRIVER_DATABASE_URL"), os.environ.get("SKYDRIVER_AMQP_URL")
 
+    ours: list[Server] = []
+
+    async def kept(name: str, start: Callable[[], Awaitable[_Started]]) -> _Started:
+        running = await start()
+        ours.append(Server(name, start, running))
+        stack.push_async_callback(ours[-1].stop)
+        return running
+
     async def database() -> tuple[str, dict[str, str]]:
         if database_url:
             url = database_url
         else:
-            server = await postgres.start(data / "postgres", port=ports["postgres"], run_dir=run, log=logs / "postgres.log")
-            stack.push_async_callback(server.stop)
-            url = server.url
+            url = (await kept("postgres", partial(
+                postgres.start, data / "postgres", port=ports["postgres"], run_dir=run, log=logs / "postgres.log"
+            ))).url  # fmt: skip
         try:
             await asyncio.to_thread(migrate.migrate, url)
         except migrate.SchemaTooNew as error:
@@ -183,8 +239,9 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
         if amqp_url:
             return amqp_url, None
         trusted = rabbitmq.ScanTokens(AUDIENCE, signer.kid, signer.public_pem())
-        node = await rabbitmq.start(data / "rabbitmq", ports=ports, run_dir=run, logs=logs, scan_tokens=trusted)
-        stack.push_async_callback(node.stop)
+        node = await kept("rabbitmq", partial(
+            rabbitmq.start, data / "rabbitmq", ports=ports, run_dir=run, logs=logs, scan_tokens=trusted
+        ))  # fmt: skip
         return node.url, f"amqp://{LOOPBACK}:{node.port}/" if node.takes_scan_tokens else None
 
     urls, bus = await asyncio.gather(database(), broker(), return_exceptions=True)
@@ -192,7 +249,7 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
         raise urls
     if isinstance(bus, BaseException):
         raise bus
-    return _Servers(*urls, *bus)
+    return _Servers(*urls, *bus, ours)
 
 
 def _service_logins(owner_url: str, keys: Path) -> dict[str, str]:
@@ -284,7 +341,7 @@ def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer
         connection["sandbox_token"] = secret(data / "keys" / "sandbox_admin")
     for number in range(2, options.replicas.get("api", 1) + 1):
         where[f"REST API {number}"] = connection[f"url_{number}"] = f"http://{LOOPBACK}:{ports[f'http_{number}']}"
-    return System(data, url, parts, where, connection, say)
+    return System(data, url, servers.ours, parts, where, connection, say)
 
 
 def _processes_of(service: str, options: Options) -> list[str]:
