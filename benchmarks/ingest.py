@@ -266,6 +266,9 @@ async def _latency(bench: _Bench, given: argparse.Namespace, table: Table) -> No
                     task.add_done_callback(sending.discard)
                     n += 1
                 await asyncio.sleep(0.002)
+            assert watching is not None
+            took.append(await watching)
+            await asyncio.gather(*sending)
     table.add_row(
         f"to be seen in REST at 500/s ({len(took)} seen)",
         f"median {statistics.median(took) * 1000:.0f} ms, p95 {statistics.quantiles(took, n=20)[-1] * 1000:.0f} ms", "median < 50 ms",

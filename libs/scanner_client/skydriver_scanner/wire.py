@@ -28,6 +28,9 @@ MAX_WIRE_BYTES = 8 * 1024 * 1024
 """Largest body on the bus, as sent. What is larger goes over REST."""
 MAX_CONTENT_BYTES = 32 * 1024 * 1024
 """Largest body once decompressed, so that a small message can't fill a consumer's memory."""
+MAX_SMALL_WIRE_BYTES = 128 * 1024
+MAX_SMALL_CONTENT_BYTES = 1024 * 1024
+"""The same for progress and failure, of which a consumer holds many; real ones have some kB."""
 MAX_SEQUENCE = 2**63 - 1
 
 _MAJOR = 1
@@ -86,6 +89,13 @@ class Received:
 def scan_id_of(text: str) -> str | None:
     """The text when it can be a scan id, else None."""
     return text if _NAME.fullmatch(text) else None
+
+
+def limits(kind: str) -> tuple[int, int]:
+    """Largest body of a kind of message, as sent and once decompressed, in bytes. What is larger goes over REST."""
+    if kind == RESULT:
+        return MAX_WIRE_BYTES, MAX_CONTENT_BYTES
+    return MAX_SMALL_WIRE_BYTES, MAX_SMALL_CONTENT_BYTES
 
 
 def routing_key(kind: str, scan_id: str) -> str:
@@ -168,11 +178,12 @@ def pack_encoded(
     """A message from what ``encode`` gave. Raises as ``pack``."""
     headers = {"token": token, "producer": producer, "sequence": sequence, "schema_version": SCHEMA_VERSION}
     _check(headers)
-    if len(plain) > MAX_CONTENT_BYTES:
-        raise _too_large("content", MAX_CONTENT_BYTES)
+    most_wire, most_content = limits(kind)
+    if len(plain) > most_content:
+        raise _too_large("content", most_content)
     body = _compress(plain, content_encoding)
-    if len(body) > MAX_WIRE_BYTES:
-        raise _too_large("body", MAX_WIRE_BYTES)
+    if len(body) > most_wire:
+        raise _too_large("body", most_wire)
     return Packed(routing_key(kind, scan_id), body, content_encoding, headers)
 
 
@@ -181,14 +192,15 @@ def unwrap(key: str, headers: Mapping[str, Any], body: bytes, *, content_encodin
 
     content_encoding: None and ``""`` mean ``none``. Headers are looked at before the body is decompressed.
     """
-    if len(body) > MAX_WIRE_BYTES:
-        raise _too_large("body", MAX_WIRE_BYTES)
     kind, _, scan_id = key.partition(".")
     routing_key(kind, scan_id)
+    most_wire, most_content = limits(kind)
+    if len(body) > most_wire:
+        raise _too_large("body", most_wire)
     _check(headers)
     return Unwrapped(
         kind, scan_id, headers["producer"], headers["sequence"], headers["schema_version"],
-        _decompress(body, content_encoding or NONE), headers["token"],
+        _decompress(body, content_encoding or NONE, most_content), headers["token"],
     )  # fmt: skip
 
 
@@ -272,8 +284,8 @@ def _compress(plain: bytes, encoding: str) -> bytes:
     raise MessageRefused(f"content_encoding: must be one of {', '.join(ENCODINGS)}")
 
 
-def _decompress(body: bytes, encoding: str) -> bytes:
-    """At most ``MAX_CONTENT_BYTES``, one whole stream and nothing after it."""
+def _decompress(body: bytes, encoding: str, most: int) -> bytes:
+    """At most so many bytes, one whole stream and nothing after it."""
     if encoding == NONE:
         return body
     if encoding not in ENCODINGS:
@@ -281,7 +293,7 @@ def _decompress(body: bytes, encoding: str) -> bytes:
     if encoding == GZIP:
         stream = zlib.decompressobj(wbits=31)
         try:
-            plain = stream.decompress(body, MAX_CONTENT_BYTES + 1)
+            plain = stream.decompress(body, most + 1)
         except zlib.error as error:
             raise MessageRefused("the body can't be decompressed") from error
         is_whole = stream.eof and not stream.unused_data
@@ -289,12 +301,12 @@ def _decompress(body: bytes, encoding: str) -> bytes:
         zstandard = _zstandard()
         reader = zstandard.ZstdDecompressor(max_window_size=MAX_CONTENT_BYTES).stream_reader(body)
         try:
-            plain = bytes(reader.read(MAX_CONTENT_BYTES + 1))
+            plain = bytes(reader.read(most + 1))
         except zstandard.ZstdError as error:
             raise MessageRefused("the body can't be decompressed") from error
         is_whole = True  # a stream that was cut is no whole JSON
-    if len(plain) > MAX_CONTENT_BYTES:
-        raise _too_large("content", MAX_CONTENT_BYTES)
+    if len(plain) > most:
+        raise _too_large("content", most)
     if not is_whole:
         raise MessageRefused("the body can't be decompressed")
     return plain

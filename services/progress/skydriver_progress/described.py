@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skydriver_common.bus import topology
 from skydriver_common.payloads.reports import ResultBody, TolerantPatchBody
-from skydriver_progress.messages import MAX_SMALL_CONTENT_BYTES, MAX_SMALL_WIRE_BYTES
 from skydriver_scanner import wire
 
 
@@ -57,9 +56,8 @@ def register(broker: RabbitBroker) -> None:
 
 
 def _limits(kind: str) -> str:
-    small = kind != wire.RESULT
-    sent, content = (MAX_SMALL_WIRE_BYTES, MAX_SMALL_CONTENT_BYTES) if small else (wire.MAX_WIRE_BYTES, wire.MAX_CONTENT_BYTES)
-    nan = "" if small else " NaN and infinity may stand in skyscan_result as bare tokens."
+    sent, content = wire.limits(kind)
+    nan = " NaN and infinity may stand in skyscan_result as bare tokens." if kind == wire.RESULT else ""
     return (
         f"Routing key {kind}.<scan_id>. JSON, content_encoding {', '.join(ENCODINGS)}; at most {sent} bytes as sent and {content} "
         f"decompressed.{nan} Fields that are not known are ignored."

@@ -20,10 +20,6 @@ from skydriver_common.payloads.reports import (
 from skydriver_progress.decide import Refusal, Report, ReportFailure
 from skydriver_scanner import wire
 
-MAX_SMALL_WIRE_BYTES = 128 * 1024
-MAX_SMALL_CONTENT_BYTES = 1024 * 1024
-"""Largest progress and failure messages, as sent and decompressed; real ones have some kB. REST takes the same content."""
-
 MALFORMED, TOO_LARGE = "malformed", "too-large"
 _PLAIN_NESTING = 150
 """With fewer brackets than this a body can't be nested too deeply, and the fast parser may have it."""
@@ -54,7 +50,7 @@ class Envelope:
 
 def most_wire_bytes(key: str) -> int:
     """The largest body, as sent, of a message with this routing key."""
-    return wire.MAX_WIRE_BYTES if key.startswith(wire.RESULT) else MAX_SMALL_WIRE_BYTES
+    return wire.limits(key.partition(".")[0])[0]
 
 
 def addressed_to(key: str) -> tuple[str, str | None]:
@@ -65,16 +61,12 @@ def addressed_to(key: str) -> tuple[str, str | None]:
 
 def open_envelope(key: str, headers: Mapping[str, Any], body: bytes, content_encoding: str | None) -> Envelope | Refusal:
     """Check what is on the outside, decompress the inside. Never raises."""
-    if len(body) > most_wire_bytes(key):
-        return too_large(key)
     try:
         outside = wire.unwrap(key, headers, body, content_encoding=content_encoding)
     except wire.MessageTooLarge as error:
         return Refusal(TOO_LARGE, error.reason)
     except wire.MessageRefused as error:
         return Refusal(MALFORMED, error.reason)
-    if outside.kind != wire.RESULT and len(outside.plain) > MAX_SMALL_CONTENT_BYTES:
-        return too_large(key)
     return Envelope(outside.kind, outside.scan_id, outside.producer, outside.sequence, outside.plain, outside.token)
 
 

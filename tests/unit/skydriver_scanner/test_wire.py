@@ -129,6 +129,15 @@ def test_what_is_too_large_for_the_bus_is_refused_at_both_ends() -> None:
         wire.unpack("progress.a", HEADERS, b" " * (wire.MAX_WIRE_BYTES + 1), content_encoding=None)
 
 
+def test_skymaps_may_be_larger_than_reports() -> None:
+    text = "x" * (wire.MAX_SMALL_WIRE_BYTES + 1)
+    packed = wire.pack("result", "a", {"skyscan_result": {"a": text}, "is_final": True}, token="t", producer="p", sequence=0)
+    assert wire.unpack(packed.routing_key, HEADERS, packed.body, content_encoding=None).content["is_final"] is True
+    for key in ("progress.a", "failure.a"):
+        with pytest.raises(wire.MessageTooLarge, match="over REST"):
+            wire.unpack(key, HEADERS, packed.body, content_encoding=None)
+
+
 def test_the_token_is_in_no_repr() -> None:
     packed = wire.pack("progress", "a", {}, token="s3cr3t", producer="p", sequence=0)
     received = wire.unpack(packed.routing_key, packed.headers, packed.body, content_encoding="none")

@@ -42,8 +42,10 @@ _KEPT_OF_TOO_LARGE = 4096
 _GIVES_BACK_AFTER_S = 120.0
 _LONGEST_PAUSE_S = 5.0
 _DEAD_AT_ONCE = 32
-_BURST_S = 0.025
+_BURST_S = 0.05
 _PAUSE_IN_A_BURST_S = 0.002
+_IS_A_BURST = 4
+"""Messages within the pause."""
 
 T = TypeVar("T")
 
@@ -146,9 +148,9 @@ class Lane:
         writing: asyncio.Task[None] | None = None
         try:
             while not self._stopping.is_set():
-                if writing is not None and (writing.done() or len(self._pending) < self._most // 2):
+                if writing is not None and (writing.done() or len(self._pending) < self._most):
                     # a small batch is better left to grow while the one before is being written
-                    await first(_done(writing), self._until_half_full())
+                    await first(_done(writing), self._until_full())
                 if writing is not None and writing.done():
                     writing.result()
                     writing = None
@@ -171,14 +173,14 @@ class Lane:
                 await asyncio.gather(writing, return_exceptions=True)
 
     async def _let_a_burst_come_in(self) -> None:
-        """Wait while more comes: a batch costs much the same whatever is in it. Some ms at most."""
+        """Wait while many more come: a batch costs much the same whatever is in it. Some ms at most."""
         seen, end = 0, time.monotonic() + _BURST_S
-        while seen < len(self._pending) < self._most // 2 and time.monotonic() < end:
+        while len(self._pending) - seen >= _IS_A_BURST and len(self._pending) < self._most and time.monotonic() < end:
             seen = len(self._pending)
             await asyncio.sleep(_PAUSE_IN_A_BURST_S)
 
-    async def _until_half_full(self) -> None:
-        while len(self._pending) < self._most // 2:
+    async def _until_full(self) -> None:
+        while len(self._pending) < self._most:
             self._came.clear()
             await self._came.wait()
 
