@@ -55,6 +55,11 @@ class TcpProxy:
         self._writers.discard(writer)
         writer.close()
 
+    def hold(self) -> None:
+        """Let nothing more through on the connections that are there, and tell nobody."""
+        for task in self._tasks:
+            task.cancel()
+
     def cut(self) -> None:
         """Reset every connection: what is under way is lost."""
         for writer in self._writers:

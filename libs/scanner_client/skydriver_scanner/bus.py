@@ -9,8 +9,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any, TypeVar
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
@@ -19,6 +20,8 @@ from aio_pika.exceptions import AMQPException, ChannelClosed, DeliveryError
 from skydriver_scanner.wire import EXCHANGE, STOP_EXCHANGE, Packed, stop_queue
 
 log = logging.getLogger("skydriver_scanner")
+
+T = TypeVar("T")
 
 _TIMEOUT_S = 20.0
 """Of a connection attempt, and of a confirmation: longer means that the connection is dead."""
@@ -32,6 +35,26 @@ class BusAway(Exception):
 
 class BusRefuses(Exception):
     """The broker has the message but will not take it, now at least. The text says why."""
+
+
+async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """The work's outcome, in a task of its own: when a connection dies without a word, the AMQP library ends what waits for it
+    with CancelledError, which must not end us. Raises TimeoutError of asyncio, ConnectionError, what the work raises.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+        if not task.done():
+            raise asyncio.TimeoutError
+        if task.cancelled():
+            raise ConnectionError
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def _close(connection: AbstractConnection) -> None:
+    await connection.close()
 
 
 class Bus:
@@ -69,9 +92,9 @@ class Bus:
             connection: AbstractConnection | None = None
             try:
                 self._lost.clear()
-                connection = await asyncio.wait_for(aio_pika.connect(self._url, timeout=_TIMEOUT_S), _TIMEOUT_S)
+                connection = await _within(_TIMEOUT_S, aio_pika.connect(self._url, timeout=_TIMEOUT_S))
                 connection.close_callbacks.add(self._note_lost)
-                await asyncio.wait_for(self._open(connection), _TIMEOUT_S)
+                await _within(_TIMEOUT_S, self._open(connection))
                 pause_s, is_told = _FIRST_PAUSE_S, False
                 await self._lost.wait()
                 log.warning("the bus was lost")
@@ -82,7 +105,7 @@ class Bus:
                 self._set_down()
                 if connection is not None:
                     with suppress(*_LOST):
-                        await asyncio.wait_for(connection.close(), 2.0)
+                        await _within(2.0, _close(connection))
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
             pause_s = min(_MAX_PAUSE_S, pause_s * 2)
 
@@ -100,7 +123,7 @@ class Bus:
             message_id=f"{packed.headers['producer']}-{packed.headers['sequence']}",
         )
         try:
-            await exchange.publish(message, packed.routing_key, mandatory=True, timeout=_TIMEOUT_S)
+            await _within(_TIMEOUT_S, exchange.publish(message, packed.routing_key, mandatory=True, timeout=_TIMEOUT_S))
         except DeliveryError as error:
             raise BusRefuses("the broker has no room or no queue for it") from error
         except ChannelClosed as error:

@@ -13,6 +13,8 @@ from skydriver_scanner.errors import SettingsProblem
 from skydriver_scanner.wire import scan_id_of
 
 PREFIX = "SKYSCAN_SKYDRIVER_"
+_HEARTBEAT_S = 20
+"""So that a connection which died without a word is noticed, and stop signals are heard on a new one."""
 
 
 def _default_spool_dir() -> Path:
@@ -50,8 +52,10 @@ class SessionSettings:
         if self.bus_url is None:
             return None
         parts = urlsplit(self.bus_url)
+        if "heartbeat=" not in parts.query:
+            parts = parts._replace(query="&".join(filter(None, (parts.query, f"heartbeat={_HEARTBEAT_S}"))))
         if parts.username:
-            return self.bus_url
+            return parts.geturl()
         login = f"scan-{quote(self.scan_id, safe='')}:{quote(self.token, safe='')}"
         return parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}").geturl()
 

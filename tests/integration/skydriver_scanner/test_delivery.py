@@ -99,6 +99,18 @@ async def test_every_result_arrives_though_the_connection_is_cut_in_mid_publish(
     assert [one.content["progress"]["number"] for one in received if one.kind == "progress"][-1] == results - 1
 
 
+async def test_a_connection_that_died_without_a_word_is_replaced(
+    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+) -> None:
+    async with AsyncScannerSession(dataclasses.replace(settings, bus_url=f"{settings.bus_url}?heartbeat=1")) as session:
+        await session.put_result(numbered(0), is_final=False)
+        assert await session.flush(20)
+        proxy.hold()
+        await session.put_result(numbered(1), is_final=True)
+        await reader.until(lambda received: len(received) == 2)
+    assert proxy.connections == 2
+
+
 async def test_every_result_arrives_though_the_broker_is_restarted(settings: SessionSettings, tmp_path: Path) -> None:
     ports = choose(list(rabbitmq.PORTS), {})
     where: dict[str, Any] = {"ports": ports, "run_dir": tmp_path / "run", "logs": tmp_path / "logs"}

@@ -23,9 +23,9 @@ def test_three_variables_are_enough() -> None:
 @pytest.mark.parametrize(
     ("url", "login"),
     [
-        ("amqps://bus.example", "amqps://scan-abc1:t.o%2Fk@bus.example"),
+        ("amqps://bus.example", "amqps://scan-abc1:t.o%2Fk@bus.example?heartbeat=20"),
         ("amqp://bus:5673/a%2Fb?heartbeat=9", "amqp://scan-abc1:t.o%2Fk@bus:5673/a%2Fb?heartbeat=9"),
-        ("amqp://me:secret@bus", "amqp://me:secret@bus"),
+        ("amqps://me:secret@bus/v?cafile=/x", "amqps://me:secret@bus/v?cafile=/x&heartbeat=20"),
     ],
 )
 def test_the_token_is_the_login_where_the_address_names_none(url: str, login: str) -> None:
