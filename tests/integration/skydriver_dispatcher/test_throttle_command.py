@@ -29,9 +29,6 @@ async def test_the_throttle_is_shown_changed_for_all_at_once_noted_and_reset(sto
     changed = (await skydriver("throttle", "set", "--interval", "0", "--max-running", "4", *url)).json
     assert (changed["interval_s"], changed["max_running"], changed["is_interval_set"]) == (0, 4, True)
     assert await claimed() == 2  # four are being started now
-    assert (await skydriver("throttle", "set", "--max-running", "0", *url)).json["interval_s"] == 0
-    assert await claimed() == 0
-
     history = await skydriver("log", "history", "system", "--database-url", store.url)
     assert "0 s between two launches, 4 running at once" in history.out
     assert "operator:" in history.out
@@ -48,7 +45,7 @@ async def test_a_hold_is_told_with_its_reason(store: Store) -> None:
 
 
 async def test_setting_nothing_or_nonsense_is_refused(store: Store) -> None:
-    for words in ((), ("--interval", "-1"), ("--max-running", "x")):
+    for words in ((), ("--interval", "-1")):
         refused = await skydriver("throttle", "set", *words, "--database-url", store.url)
         assert refused.code == 2
-    assert not (await skydriver("throttle", "show", "--database-url", store.url, "--json")).json["is_interval_set"]
+    assert await store.pool.fetchval("SELECT changed_at FROM launch_throttle") is None
