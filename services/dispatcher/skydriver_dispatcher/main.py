@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from prometheus_client import Gauge
+
 from skydriver_common.auth import TokenSigner
 from skydriver_common.kubernetes.client import NoCluster, open_client
 from skydriver_common.model.ids import ScanId
@@ -112,6 +114,9 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
         holder=service.replica, lease_s=settings.kubernetes_lease_s,
         timeout_s=min(settings.kubernetes_timeout_s, settings.kubernetes_lease_s / 3),
     )  # fmt: skip
+    Gauge("skydriver_watch_leads", "1 while this process watches the cluster.", registry=service.metrics.registry).set_function(
+        lambda: float(leadership.leads)
+    )
     reconcile = Pulse()
     watch = ClusterWatch(client, jobs, leadership, board, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
     watchdog = _start(service, settings, foundation, launcher, leadership)

@@ -29,6 +29,7 @@ _IMAGE_REASONS = frozenset(
 )
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"})
 _TAIL_CHARS = 4000
+_QUOTA = "exceeded quota"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,14 @@ def refused_pod(scan_id: str, message: str) -> ScannerStage:
     """The cluster can't make the Job's pod; it tries again by itself. message: its words."""
     text = _words("the cluster does not take the scanner server's pod", None, message.removeprefix("Error creating: "))
     return ScannerStage(scan_id=scan_id, stage="pending", code=POD_REFUSED, text=text)
+
+
+def is_given_up(code: str, text: str) -> bool:
+    """Whether a scan does not wait for the end of this trouble without limit: it needs somebody to change something.
+
+    A full quota or full nodes empty by themselves.
+    """
+    return code in (IMAGE_PULL, CONTAINER_CONFIG) or (code == POD_REFUSED and _QUOTA not in text)
 
 
 def news_of_pod(pod: dict[str, Any]) -> ScannerExit | ScannerStage | None:

@@ -101,7 +101,8 @@ class DispatcherSettings(ServiceSettings):
     scanner_keep_finished_s: int = Field(default=600, ge=60)
     """How long a finished Job stays (REST contract 9.1); not too short: how it ended is read from it."""
     scanner_trouble_limit_s: float = Field(default=900.0, gt=0)
-    """How long a scan waits for an image that can't be pulled, or a container that can't be made, before it has failed."""
+    """How long a scan waits for an image that can't be pulled, or a container or pod that can't be made (but for want of room), before it
+    has failed."""
     result_grace_s: float = Field(default=20.0, ge=0)
     """After a scanner server's clean end: how long its final result may still be on its way."""
 

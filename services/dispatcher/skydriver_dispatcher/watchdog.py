@@ -17,7 +17,7 @@ from skydriver_common.model.events import ScannerFailed, ScannerRestarted
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import can_end, decide_exit, decide_last_exit, decide_stage
-from skydriver_dispatcher.podfacts import CONTAINER_CONFIG, IMAGE_PULL
+from skydriver_dispatcher.podfacts import is_given_up
 from skydriver_dispatcher.ports import Launcher, News, RoomMade, ScannerExit, ScannerStage
 from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases, context_of_loop
 
@@ -28,15 +28,13 @@ _RESTART_AFTER_S = 1.0
 _LAUNCH_GRACE_S = 2.0
 """A scanner server can end before the launch that started it is written down."""
 _LAUNCH_GRACE_TRIES = 60
-_GIVEN_UP = frozenset({IMAGE_PULL, CONTAINER_CONFIG})
-"""Troubles that a scan does not wait for without limit."""
 
 
 class Watchdog:
     """``follow`` news as they come; ``reconcile`` what should run with what does; ``settle`` and ``check`` what was put off.
 
     result_grace: after a clean end, how long a final result may still be under way. trouble_limit: how long a scan waits for an
-    image that can't be pulled, or a container that can't be made.
+    image that can't be pulled, a container or pod that can't be made.
     """
 
     def __init__(
@@ -120,7 +118,7 @@ class Watchdog:
             return await self._until_next(CHECK)
         async with self._on(work.scan_id) as tx:
             scan = tx.scan(work.scan_id)
-            if scan is not None and can_end(scan) and scan.launch.trouble.get("code") in _GIVEN_UP:
+            if scan is not None and can_end(scan) and scan.launch.trouble and is_given_up(**scan.launch.trouble):
                 limit_s = self._trouble_limit.total_seconds()
                 reason = f"given up after {limit_s:g} s: {scan.launch.trouble['text']}"
                 tx.append(work.scan_id, [ScannerFailed(reason=reason)])
@@ -149,7 +147,7 @@ class Watchdog:
                 return
             events = decide_stage(scan, stage=news.stage, code=news.code, text=news.text)
             tx.append(news.scan_id, events)
-            if events and news.code in _GIVEN_UP:
+            if events and is_given_up(news.code, news.text):
                 await self._schedule.put(CHECK, news.scan_id, due_at=tx.now + self._trouble_limit, connection=tx.connection)
             elif events:
                 await self._schedule.drop(CHECK, news.scan_id, connection=tx.connection)

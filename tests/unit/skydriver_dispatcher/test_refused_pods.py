@@ -3,7 +3,7 @@
 from typing import Any
 
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
-from skydriver_dispatcher.podfacts import POD_REFUSED, refused_pod
+from skydriver_dispatcher.podfacts import POD_REFUSED, is_given_up, refused_pod
 from skydriver_dispatcher.ports import News, ScannerStage
 
 SCAN_ID = "abc"
@@ -50,3 +50,9 @@ def test_an_old_refusal_of_a_job_that_has_its_pod_is_not_told() -> None:
     tracker.saw_job(_job(active=1))
     tracker.saw_refusal(_event())
     assert told == []
+
+
+def test_a_full_quota_is_waited_for_another_refusal_is_not() -> None:
+    full = refused_pod(SCAN_ID, QUOTA)
+    ruled_out = refused_pod(SCAN_ID, "Error creating: pods is forbidden: violates PodSecurity restricted:latest")
+    assert [is_given_up(stage.code, stage.text) for stage in (full, ruled_out)] == [False, True]
