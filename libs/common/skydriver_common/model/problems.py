@@ -36,6 +36,12 @@ def ewms_away(since: float) -> Problem:
     return {"code": "ewms-away", "text": text}
 
 
+def workers_unknown(since: float) -> Problem:
+    """What is added for a scan whose workers nobody has asked for in a while. since: Unix seconds."""
+    text = f"Nobody has asked EWMS for the scan's workers since {_moment(since)}: the service that does it is not well"
+    return {"code": "workers-unknown", "text": text}
+
+
 def _came_back(ewms: Ewms) -> Iterator[tuple[str, str]]:
     if ewms.n_came_back:
         yield (

@@ -1,6 +1,7 @@
 """What EWMS does for a scan: workflow id, workforce, status. Answered from views, never by waiting for EWMS."""
 
 import asyncio
+import time
 from contextlib import suppress
 
 import orjson
@@ -17,9 +18,11 @@ from skydriver_api.routes.lookup import scan_id_of, visible
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.ids import NOT_YET_REQUESTED
-from skydriver_common.model.problems import ewms_away
+from skydriver_common.model.problems import ewms_away, workers_unknown
 
 _NO_TASKFORCES = b'{"taskforces":[]}'
+_OLD_S = 300.0
+"""EWMS is asked once a minute at least: this is no knowledge any more."""
 _ALIVE = ("PENDING__", "IN_PROGRESS__")
 _REFRESH_LIMIT_S = 7.0
 _LOGS_LIMIT_S = 5.0
@@ -115,11 +118,16 @@ async def add_workers(request: web.Request) -> web.StreamResponse:
 
 
 def _problems(view: StatusView) -> bytes:
-    """What is stored with the scan, and that EWMS is away, which no event of the scan tells."""
-    if view.ewms_away_since is None or view.deactivated or view.is_deleted or not view.state.startswith(_ALIVE):
+    """What is stored with the scan, and what no event of it tells: that EWMS is away, or nobody asks it."""
+    if view.deactivated or view.is_deleted or not view.state.startswith(_ALIVE):
         return view.problems
-    away = orjson.dumps(ewms_away(view.ewms_away_since))
-    return b"[%b%b%b" % (away, b"" if view.problems == b"[]" else b",", view.problems[1:])
+    if view.ewms_away_since is not None:
+        more = ewms_away(view.ewms_away_since)
+    elif view.ewms_as_of is not None and time.time() - view.ewms_as_of > _OLD_S:
+        more = workers_unknown(view.ewms_as_of)
+    else:
+        return view.problems
+    return b"[%b%b%b" % (orjson.dumps(more), b"" if view.problems == b"[]" else b",", view.problems[1:])
 
 
 def _workforce(view: StatusView) -> bytes:
