@@ -13,6 +13,7 @@ from skydriver_common.runtime.foundation import Foundation, open_foundation, pat
 from skydriver_common.runtime.service import Service, run
 from skydriver_progress import consumers
 from skydriver_progress.adapters.lane import Lane
+from skydriver_progress.housekeeping import HOUSEKEEPING, Housekeeping
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.settings import ProgressSettings
@@ -34,7 +35,13 @@ def main() -> None:
         foundation = await open_foundation(service, settings)
         retention = Retention(foundation.uow, foundation.schedule, keep=settings.keep_progress)
         silence = SilenceWatch(foundation.uow, foundation.schedule, limit=timedelta(seconds=settings.silence_limit_s))
-        for kind, name, step in ((COMPACT, "retention", retention.step), (SILENCE, "silence", silence.step)):
+        housekeeping = Housekeeping(foundation.pool, foundation.schedule, keep=settings.keep_replies)
+        steps = (
+            (COMPACT, "retention", retention.step),
+            (SILENCE, "silence", silence.step),
+            (HOUSEKEEPING, "housekeeping", housekeeping.step),
+        )
+        for kind, name, step in steps:
             foundation.wake_when_due([kind], service.loop(name, step, idle_s=_IDLE_S))
         consumers.register(foundation.broker, foundation.uow, retention, silence)
         await foundation.start_consuming()

@@ -30,6 +30,8 @@ class ProgressSettings(ServiceSettings):
     """A scanner that says nothing for so long while its job lives is told of in the scan's status."""
     progress_retention_days: float = Field(default=90.0, ge=0)
     """After so many days progress reports lose their content, all but the newest of each scan; 0: never."""
+    housekeeping_days: float = Field(default=30.0, ge=0)
+    """After so many days recorded replies (what a repeated Idempotency-Key gets) and blobs that no event refers to are let go; 0: never."""
 
     @model_validator(mode="after")
     def _knows_the_issuer_of_scan_tokens(self) -> Self:
@@ -49,6 +51,11 @@ class ProgressSettings(ServiceSettings):
             return self.scan_token_issuer, self.scan_token_jwks_file
         assert self.auth_jwks_file is not None
         return self.auth_issuer, self.auth_jwks_file
+
+    @property
+    def keep_replies(self) -> timedelta | None:
+        """How long recorded replies and orphan blobs are kept; None: for ever."""
+        return timedelta(days=self.housekeeping_days) if self.housekeeping_days else None
 
     @property
     def keep_progress(self) -> timedelta | None:

@@ -37,7 +37,8 @@ $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, skydriver_writer, skydriver_api, skydriver_dispatcher, skydriver_ewms_bridge,
     skydriver_progress, skydriver_operator, skydriver_break_glass;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION break_glass(text), let_go_of_progress(text, integer, integer) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION break_glass(text), let_go_of_progress(text, integer, integer), forget_replies(timestamptz, integer),
+    drop_orphan_blobs(timestamptz, text, integer) FROM PUBLIC;
 
 -- What every deciding service does: append, fold into views, answer, remember, keep time, relay.
 GRANT SELECT, INSERT ON event_log, command_replies, consumed_events, blobs TO skydriver_writer;
@@ -48,6 +49,7 @@ GRANT SELECT ON _yoyo_migration TO skydriver_writer, skydriver_api;
 
 GRANT SELECT ON event_log, manifests, scan_requests, i3_events, results, backlog, workforces, blobs, command_replies TO skydriver_api;
 GRANT INSERT ON blobs TO skydriver_api;
+GRANT UPDATE (stored_at) ON blobs TO skydriver_writer, skydriver_api;
 
 -- Tables of one service's own, by the beginning of their names.
 DO $$
@@ -66,7 +68,8 @@ BEGIN
 END
 $$;
 
-GRANT EXECUTE ON FUNCTION let_go_of_progress(text, integer, integer) TO skydriver_progress;
+GRANT EXECUTE ON FUNCTION let_go_of_progress(text, integer, integer), forget_replies(timestamptz, integer),
+    drop_orphan_blobs(timestamptz, text, integer) TO skydriver_progress;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO skydriver_operator;
 GRANT INSERT ON event_log, command_replies TO skydriver_operator;

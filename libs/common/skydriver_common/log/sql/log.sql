@@ -133,7 +133,8 @@ ON CONFLICT ON CONSTRAINT relay_cursors_pkey DO UPDATE SET xid = excluded.xid, p
 WITH fast AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 INSERT INTO blobs (digest, encoding, size, body)
 SELECT given.* FROM fast, unnest(:digests::text[], :encodings::text[], :sizes::bigint[], :bodies::bytea[]) AS given
-ON CONFLICT ON CONSTRAINT blobs_pkey DO NOTHING;
+-- an old one becomes young again, so that housekeeping leaves it to the decision that will refer to it
+ON CONFLICT ON CONSTRAINT blobs_pkey DO UPDATE SET stored_at = now() WHERE blobs.stored_at < now() - interval '1 hour';
 
 -- name: missing_blobs(digests)
 -- Which of these blobs are not stored. Index: blobs_pkey.

@@ -1,0 +1,38 @@
+"""What is let go after a time: recorded replies, and blobs that no event refers to. A bounded piece at a time."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from skydriver_common.db.pool import Connection, Pool, load_statements
+from skydriver_common.db.translate import database_faults
+
+sql = load_statements("skydriver_common.log", "housekeeping.sql")
+
+REPLIES_AT_ONCE = 2000
+BLOBS_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """What one piece of work did. after: where the next one goes on among the blobs, "" when all were looked at."""
+
+    replies: int
+    blobs: int
+    bytes: int
+    after: str
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something is left to do now."""
+        return bool(self.after) or self.replies == REPLIES_AT_ONCE
+
+
+async def tidy(connection: Pool | Connection, *, before: datetime, after: str = "") -> Tidied:
+    """Forget replies recorded before a time, and drop blobs put before it that no event refers to. Raises TryLater.
+
+    A repeated Idempotency-Key is answered from its recorded reply only as long as that is kept.
+    """
+    with database_faults():
+        replies: int = await sql.forget_replies(connection, before=before, most=REPLIES_AT_ONCE)
+        blobs = await sql.drop_orphan_blobs(connection, before=before, after=after, most=BLOBS_AT_ONCE)
+    return Tidied(replies, blobs["gone"], blobs["bytes"], blobs["next_digest"] or "")

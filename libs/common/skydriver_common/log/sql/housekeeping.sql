@@ -1,0 +1,7 @@
+-- name: forget_replies(before, most)$
+-- Index: command_replies_age.
+SELECT forget_replies(:before, :most);
+
+-- name: drop_orphan_blobs(before, after, most)^
+-- Indexes: blobs_pkey, i3_events_digest, event_log_result_digest.
+SELECT gone, bytes, next_digest FROM drop_orphan_blobs(:before, :after, :most);

@@ -1,0 +1,43 @@
+"""Loop step: once a day, forget old replies and blobs that nobody refers to; one replica at a time, by a due row in Postgres."""
+
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from skydriver_common.db.pool import Pool
+from skydriver_common.db.schedule import Schedule
+from skydriver_common.log.housekeeping import tidy
+from skydriver_common.model.events import SYSTEM
+
+log = structlog.get_logger(__name__)
+
+HOUSEKEEPING = "progress.housekeeping"
+_EVERY = timedelta(days=1)
+
+
+class Housekeeping:
+    """keep: how long replies and orphans stay; None: for ever."""
+
+    def __init__(self, pool: Pool, schedule: Schedule, *, keep: timedelta | None) -> None:
+        self._pool = pool
+        self._schedule = schedule
+        self._keep = keep
+        self._is_noted = False
+
+    async def step(self) -> bool | float:
+        """One bounded piece; where it stopped is noted on the due row."""
+        if self._keep is None:
+            return False
+        if not self._is_noted:
+            await self._schedule.put(HOUSEKEEPING, SYSTEM, due_at=datetime.now(UTC) + _EVERY)
+            self._is_noted = True
+        work = await self._schedule.claim(HOUSEKEEPING)
+        if work is None:
+            next_s = await self._schedule.seconds_to_next([HOUSEKEEPING])
+            return False if next_s is None else max(next_s, 0.2)
+        done = await tidy(self._pool, before=datetime.now(UTC) - self._keep, after=str(work.note.get("after", "")))
+        if done.replies or done.blobs:
+            log.info("housekeeping.done", replies=done.replies, blobs=done.blobs, bytes=done.bytes)
+        pause = timedelta(0) if done.has_more else _EVERY
+        await self._schedule.postpone(work, pause, note={"after": done.after})
+        return True
