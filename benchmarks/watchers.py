@@ -108,7 +108,9 @@ async def _through_the_gateway(
     connection = system.connection
     user = {"Authorization": f"Bearer {connection['user_token']}"}
     url = connection["url"]
-    scan = (await _ask(session, "POST", f"{url}/scan", user, _request(2000)()))["scan_id"]
+    # the throttle lets one scan start; the next one stays in the backlog, and has no events but ours
+    first, scan = [(await _ask(session, "POST", f"{url}/scan", user, _request(2000)()))["scan_id"] for _ in range(2)]
+    await _ask(session, "DELETE", f"{url}/scan/{first}", user)
     gateway = next(part for part in system.parts if part.name == "api")
     assert gateway.child is not None
     crowd, began = _Crowd(watchers), time.perf_counter()
