@@ -34,3 +34,27 @@ async def test_scans_wait_for_room_without_using_up_attempts(installation: Insta
     kinds = [event["type"] for event in await installation.events(third)]
     assert "scan.launch-failed" not in kinds
     await eventually(lambda: installation.gone(first), "nothing is left of the deleted scan")
+
+
+async def test_a_quota_that_stops_the_pod_is_told_and_outlived(installation: Installation, api: Api) -> None:
+    quota = {
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "memory"}, "spec": {"hard": {"requests.memory": "1M"}},
+    }  # fmt: skip
+    await api.create(quota, namespace=installation.namespace)
+    await installation.start()
+    scan_id = await installation.submit()
+
+    async def told() -> str:
+        problems = (await installation.get(f"/scan/{scan_id}/status"))["problems"]
+        return next((problem["text"] for problem in problems if problem["code"] == "scanner-pod-refused"), "")
+
+    text = await installation.explained(scan_id, eventually(told, "the status says why there is no pod"))
+    assert "exceeded quota" in text
+    assert "requests.memory" in text
+    await api.patch("ResourceQuota", installation.namespace, "memory", {"spec": {"hard": {"requests.memory": "1Ti"}}})
+    await installation.running_pod(scan_id)  # Kubernetes tries again by itself
+
+    async def untold() -> bool:
+        return not await told()
+
+    await installation.explained(scan_id, eventually(untold, "the status does not say so any more"))
