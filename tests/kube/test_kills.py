@@ -58,7 +58,8 @@ class _Run:
         self.scans: list[str] = []
         self.deleted: set[str] = set()
         self.taken: set[str] = set()
-        self.pods: dict[str, set[str]] = {}
+        self.jobs: dict[str, set[str]] = {}
+        self.pods: set[str] = set()
         self.ends: dict[str, str] = {}
         self.kills: Counter[str] = Counter()
 
@@ -139,10 +140,15 @@ class _Run:
             await asyncio.sleep(0.2)
 
     async def count_pods(self) -> None:
-        """Every pod that ever was, by scan."""
+        """Every pod that ever was; by scan, the Jobs that made them.
+
+        A Job may make two pods when the API server dies between pod and answer, and deletes one of them; that is Kubernetes' own.
+        """
         while True:
             for pod in await self._pods():
-                self.pods.setdefault(pod["metadata"]["labels"][SCAN_ID_LABEL], set()).add(pod["metadata"]["uid"])
+                self.pods.add(pod["metadata"]["uid"])
+                made_by = {owner["uid"] for owner in pod["metadata"].get("ownerReferences", ())}
+                self.jobs.setdefault(pod["metadata"]["labels"][SCAN_ID_LABEL], set()).update(made_by)
             await asyncio.sleep(0.1)
 
     async def _pods(self) -> list[dict[str, Any]]:
@@ -185,8 +191,8 @@ class _Run:
         """Nothing lost (seen before), nothing double, nothing left over."""
         assert len(self.scans) == SCANS
         assert sum(self.kills.values()) == KILLS
-        doubles = {scan_id: uids for scan_id, uids in self.pods.items() if len(uids) > 1}
-        assert not doubles, f"more than one pod: {doubles}"
+        doubles = {scan_id: uids for scan_id, uids in self.jobs.items() if len(uids) > 1}
+        assert not doubles, f"more than one Job: {doubles}"
         made = Counter(
             call.name for call in self.plane.calls(self.system.namespace)
             if (call.verb, call.resource, call.status) == ("create", "jobs", 201)

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.support.kube.api import Api, eventually
+from tests.support.kube.api import Api, ApiError, eventually
 from tests.support.kube.installation import Installation
 
 Act = Callable[[Installation, str], Awaitable[None]]
@@ -150,13 +150,50 @@ async def test_a_lost_node(installation: Installation, api: Api) -> None:
     await eventually(lambda: installation.gone(new), "Job, pod and Secret are gone")
 
 
-async def test_what_the_api_server_never_takes_fails_visibly(installation: Installation) -> None:
-    await installation.start(scanner_node_selector='{"no label key!": "x"}')
+@pytest.fixture
+async def refused_jobs(api: Api, namespace: str) -> AsyncIterator[str]:
+    """A rule of the cluster by which no Job is valid in the namespace; its words."""
+    words = "the tests take no Job"
+    kind = "ValidatingAdmissionPolicy"
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": namespace},
+        "spec": {
+            "matchConstraints": {
+                "resourceRules": [{"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["jobs"], "operations": ["CREATE"]}]
+            },
+            "validations": [{"expression": "false", "message": words}],
+        },
+    }  # fmt: skip
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": f"{kind}Binding", "metadata": {"name": namespace},
+        "spec": {"policyName": namespace, "validationActions": ["Deny"], "matchResources": here},
+    }  # fmt: skip
+    await api.create(policy)
+    await api.create(binding)
+    pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": {"spec": pod}}}
+
+    async def in_force() -> bool:
+        try:
+            await api.create(job, namespace=namespace, dry_run=True)
+        except ApiError as error:
+            return (error.status, words in error.message) == (422, True)
+        return False
+
+    await eventually(in_force, "the rule is in force")
+    yield words
+    await api.delete(f"{kind}Binding", "", namespace)
+    await api.delete(kind, "", namespace)
+
+
+async def test_what_the_api_server_never_takes_fails_visibly(installation: Installation, refused_jobs: str) -> None:
+    await installation.start()
     scan_id = await installation.submit()
     abandoned = await installation.event(scan_id, "scan.launch-abandoned")
-    assert "no label key" in abandoned["reason"], abandoned
+    assert refused_jobs in abandoned["reason"], abandoned
     (problem,) = (await installation.get(f"/scan/{scan_id}/status"))["problems"]
-    assert "no label key" in problem["text"]
+    assert refused_jobs in problem["text"]
     assert (await installation.get("/scans/backlog"))["entries"] == []
 
 

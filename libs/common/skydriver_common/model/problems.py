@@ -15,6 +15,8 @@ Problem = dict[str, str]
 ACTIVATION_PERIOD_S = 15.0
 """EWMS activates the queues of one workflow per this many seconds, for all its users together (EWMS contract 8)."""
 _MAX_QUOTED = 200
+_MAX_REFUSAL = 400
+"""What a cluster says names the object and the rule first and the reason last."""
 
 
 def problems_of(scan: Scan) -> list[Problem]:
@@ -54,29 +56,35 @@ def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
     launch = scan.launch
     match launch.state:
         case "abandoned":
-            yield "launch-abandoned", f"The scanner server could not be started and is not tried again: {_line(launch.reason)}"
+            yield (
+                "launch-abandoned",
+                f"The scanner server could not be started and is not tried again: {_line(launch.reason, _MAX_REFUSAL)}",
+            )
         case "failed":
-            yield "scanner-failed", f"The scanner server has ended without a result: {_line(launch.reason)}"
+            yield "scanner-failed", f"The scanner server has ended without a result: {_line(launch.reason, _MAX_REFUSAL)}"
         case "queued" if launch.is_deferred:
-            yield "launch-deferred", f"The scan waits until it can be started; no attempt is used up: {_line(launch.reason)}"
+            yield (
+                "launch-deferred",
+                f"The scan waits until it can be started; no attempt is used up: {_line(launch.reason, _MAX_REFUSAL)}",
+            )
         case "queued" if launch.reason:
             yield (
                 "launch-failed",
                 f"The scanner server could not be started so far ({_count(launch.attempts, 'attempt')}); it is tried again: "
-                f"{_line(launch.reason)}",
+                f"{_line(launch.reason, _MAX_REFUSAL)}",
             )
         case "launched" if launch.restarts:
             yield (
                 "scanner-restarted",
                 f"The scanner server had to be started anew ({_count(launch.restarts, 'time')}), and each time the scan begins "
-                f"from the start: {_line(launch.reason)}",
+                f"from the start: {_line(launch.reason, _MAX_REFUSAL)}",
             )
 
 
 def _scanner(launch: Launch) -> Iterator[tuple[str, str]]:
     """What holds the scanner server up on its way to running."""
     if launch.state == "launched" and launch.trouble:
-        yield launch.trouble["code"], f"The scanner server does not get on: {_line(launch.trouble['text'])}"
+        yield launch.trouble["code"], f"The scanner server does not get on: {_line(launch.trouble['text'], _MAX_REFUSAL)}"
     elif launch.state == "launched" and launch.stage == "pending":
         yield "scanner-pending", "The scanner server waits for a node of the cluster"
     elif launch.state == "launched" and launch.stage == "scheduled":
@@ -161,11 +169,11 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _line(text: str) -> str:
+def _line(text: str, most: int = _MAX_QUOTED) -> str:
     """Of a text of any shape the last line, where a traceback says what happened, shortened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     last = " ".join(lines[-1].split()) if lines else "no reason is known"
-    return last if len(last) <= _MAX_QUOTED else last[: _MAX_QUOTED - 1] + "…"
+    return last if len(last) <= most else last[: most - 1] + "…"
 
 
 def _count(n: int, unit: str) -> str:
