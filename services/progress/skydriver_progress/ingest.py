@@ -77,6 +77,12 @@ class Item:
                 self.report = parsed
         return None if self.refusal is not None else self.report
 
+    def fails(self, error: Exception) -> None:
+        """Handling it meets a bug: it is refused, with the traceback. Called where the error was caught."""
+        log.exception("report.failed", kind=self.kind, scan_id=self.scan_id)
+        self.refusal = Refusal(FAILED, f"handling it fails: {type(error).__name__}")
+        self.trace = traceback.format_exc(limit=-8)
+
 
 class Ingest:
     """Handles batches. Several may be prepared at once, they are decided one after the other."""
@@ -104,7 +110,7 @@ class Ingest:
                 await asyncio.sleep(0)
         for count, group in enumerate(_by_sender(items), 1):
             for item in reversed(group):
-                await self._parse(item)
+                await self._parsed(item)
                 if self._coalesces and isinstance(item.report, PatchManifest) and item.report.progress:
                     break  # those before it are looked at only if that turns out to be needed
             if count % _BREATH == 0:
@@ -128,9 +134,7 @@ class Ingest:
                 log.warning("batch.split", items=len(items), error=type(error).__name__)
                 half = len(items) // 2
                 return [*await self.decide(items[:half]), *await self.decide(items[half:])]
-            log.exception("report.failed")
-            items[0].refusal = Refusal(FAILED, f"handling it fails: {type(error).__name__}")
-            items[0].trace = traceback.format_exc(limit=-8)
+            items[0].fails(error)
         return [item for item in items if item.refusal is not None]
 
     async def _opened(self, message: Message) -> Item:
@@ -152,6 +156,14 @@ class Ingest:
         item.envelope = opened
         item.context = Context(command_id=place, correlation_id=message.correlation_id or place, actor=subject)
         return item
+
+    async def _parsed(self, item: Item) -> None:
+        try:
+            await self._parse(item)
+        except TryLater:
+            raise
+        except Exception as error:  # noqa: BLE001  (a bug that this message meets must not stop the others)
+            item.fails(error)
 
     async def _parse(self, item: Item) -> None:
         envelope = item.envelope

@@ -4,11 +4,14 @@ import asyncio
 from datetime import timedelta
 from functools import partial
 
+import pytest
+
 from skydriver_common.log import blobs, rebuild
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan
+from skydriver_progress import messages
 from skydriver_scanner import wire
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.scanner_bus import METADATA, a_progress, lanes, size_of
@@ -200,6 +203,26 @@ async def test_a_reported_failure_shows_in_the_status_until_another_process_repo
     assert problems_of(scan) == []
     assert (await _types(rig, scan_id)).count("failure-reported") == 1
     await _is_sound(rig)
+
+
+async def test_a_bug_that_one_message_meets_stops_no_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = [await rig.store.a_scan() for _ in range(4)]
+    parse = messages.parse
+
+    def broken(envelope: messages.Envelope) -> object:
+        if envelope.scan_id == scans[0]:
+            raise ZeroDivisionError
+        return parse(envelope)
+
+    monkeypatch.setattr(messages, "parse", broken)
+    for scan_id in scans:
+        await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
+    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+        for scan_id in scans[1:]:
+            await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
+        [letter] = await rig.dead.read(1)
+    assert "ZeroDivisionError" in str(letter.headers["x-reason"])
+    assert letter.routing_key == f"progress.{scans[0]}"
 
 
 async def test_one_that_breaks_the_transaction_does_not_take_others_with_it(rig: Rig) -> None:

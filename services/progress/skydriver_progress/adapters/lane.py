@@ -41,6 +41,7 @@ Settled = Callable[[str, str, float], None]
 _KEPT_OF_TOO_LARGE = 4096
 _GIVES_BACK_AFTER_S = 120.0
 _LONGEST_PAUSE_S = 5.0
+_HEALTHY_S = 30.0
 _DEAD_AT_ONCE = 32
 _BURST_S = 0.05
 _PAUSE_IN_A_BURST_S = 0.002
@@ -82,17 +83,21 @@ class Lane:
             began = time.monotonic()
             try:
                 await self._session()
-            # StopAsyncIteration: of a connection that was cut in its first words
-            except (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration) as error:
-                failures = 1 if time.monotonic() - began > 30 else failures + 1
-                pause_s = min(_LONGEST_PAUSE_S, 0.2 * 2 ** min(failures, 6)) * random.uniform(0.5, 1)  # noqa: S311
-                log.warning("lane.lost", queue=self._queue.name, error=type(error).__name__, retry_in_s=round(pause_s, 2))
-                await first(self._stopping.wait(), asyncio.sleep(pause_s))
+                continue
             except TryLater as fault:
                 log.warning("lane.paused", queue=self._queue.name, what=fault.what)
                 await self._until_the_database_answers()
+                continue
+            # StopAsyncIteration: of a connection that was cut in its first words
+            except (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration) as error:
+                log.warning("lane.lost", queue=self._queue.name, error=type(error).__name__)
+            except Exception:
+                log.exception("lane.failed", queue=self._queue.name)
             finally:
                 self.is_consuming = False
+            failures = 1 if time.monotonic() - began > _HEALTHY_S else failures + 1
+            pause_s = min(_LONGEST_PAUSE_S, 0.2 * 2 ** min(failures, 6)) * random.uniform(0.5, 1)  # noqa: S311
+            await first(self._stopping.wait(), asyncio.sleep(pause_s))
 
     async def _session(self) -> None:
         """One connection, as long as it lives. Raises what aio-pika raises, and TryLater when the database stays away."""
