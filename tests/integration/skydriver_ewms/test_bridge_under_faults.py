@@ -147,12 +147,13 @@ async def test_a_submission_that_fails_three_times_is_told(pair: Pair) -> None:
 
 
 async def test_workers_brought_back_by_a_race_are_told_to_operators(pair: Pair) -> None:
-    await pair.sandbox.faults(activation_race=True)
+    await pair.sandbox.faults(activation_race=True, activation_stuck=True)
     scan_id = await pair.launched()
     await pair.bridge.work(ASSIGN)
     await pair.bridge.deleted(scan_id)
     await pair.bridge.work(STOP)
     assert await pair.live(scan_id) == []
+    await pair.sandbox.faults(activation_stuck=False)
 
     workflow_id = (await pair.bridge.scan(scan_id)).ewms_workflow_id
     assert workflow_id is not None
@@ -215,3 +216,46 @@ async def _give_work(pair: Pair, scan_id: str) -> None:
         channel = await connection.channel()
         await channel.declare_queue(side["name"], durable=True, arguments={"x-queue-type": "quorum"})
         await channel.default_exchange.publish(aio_pika.Message(wire.encode(task)), side["name"])
+
+
+async def test_workers_are_ordered_field_by_field_as_the_scans_request_says(pair: Pair) -> None:
+    """What the stand-in has stored, against the table of the REST contract, 9.4."""
+    scan_id = await pair.launched(
+        request_clusters=[["osg", 3], ["sub-2", 5], ["osg", 4]], docker_tag="4.2.7", max_pixel_reco_time=77, priority=123,
+        worker_memory_bytes=5_000_000_001, worker_disk_bytes=2_000_000_003, debug_mode=["client-logs"],
+    )  # fmt: skip
+    await pair.bridge.work(ASSIGN)
+    workflow_id = (await pair.bridge.scan(scan_id)).ewms_workflow_id
+    query = {"query": {"workflow_id": workflow_id}}
+    _, workflow = await pair.sandbox.call("GET", f"/v1/workflows/{workflow_id}")
+    _, directives = await pair.sandbox.call("POST", "/v1/query/task-directives", query)
+    _, taskforces = await pair.sandbox.call("POST", "/v1/query/taskforces", query)
+
+    assert workflow["priority"] == 123
+    assert [d["cluster_locations"] for d in directives["task_directives"]] == [["osg"], ["sub-2"]]
+    assert [t["n_workers"] for t in taskforces["taskforces"]] == [7, 5]
+    image = "/cvmfs/icecube.opensciencegrid.org/containers/realtime/skymap_scanner:4.2.7"
+    words = "python -m skymap_scanner.client --infile {{INFILE}} --outfile {{OUTFILE}} --client-startup-json {{DATA_HUB}}/startup.json"
+    address = pair.store.presigned_get(startup_object_key(scan_id)).partition("?")[0]
+    for directive in directives["task_directives"]:
+        assert (directive["task_image"], directive["init_image"], directive["task_args"]) == (image, image, words)
+        assert directive["task_env"] == {"SKYDRIVER_SCAN_ID": scan_id, "SKYDRIVER_INSTANCE": INSTANCE}
+        assert directive["init_args"].startswith("curl --fail ")
+        assert " --max-time 1800 " in directive["init_args"]
+        assert address in directive["init_args"]
+        assert "X-Amz-Expires=604800" in directive["init_args"]
+        assert (len(directive["input_queues"]), len(directive["output_queues"])) == (1, 1)
+    profiles = {profile["mqid"]: profile["alias"] for profile in await pair.sandbox.profiles(str(workflow_id))}
+    assert profiles[directives["task_directives"][0]["input_queues"][0]] == "to-client-queue"
+    assert profiles[directives["task_directives"][0]["output_queues"][0]] == "from-client-queue"
+    for taskforce in taskforces["taskforces"]:
+        assert taskforce["worker_config"] == {
+            "do_transfer_worker_stdouterr": True, "max_worker_runtime": 86_400, "n_cores": 1, "priority": 123,
+            "worker_disk": 2_000_000_003, "worker_memory": 5_000_000_001,
+            "condor_requirements": "HAS_CVMFS_icecube_opensciencegrid_org && has_avx && has_avx2",
+        }  # fmt: skip
+        assert taskforce["pilot_config"]["environment"] == {
+            "EWMS_PILOT_TASK_TIMEOUT": "77", "EWMS_PILOT_QUARANTINE_TIME": "77", "EWMS_PILOT_DUMP_TASK_OUTPUT": "True",
+            "EWMS_PILOT_TIMEOUT_QUEUE_INCOMING": "3600", "EWMS_PILOT_INIT_TIMEOUT": "1801", "EWMS_PILOT_CONTAINER_DEBUG": "True",
+            "EWMS_PILOT_INFILE_EXT": ".json", "EWMS_PILOT_OUTFILE_EXT": ".json",
+        }  # fmt: skip
