@@ -81,10 +81,17 @@ async def open_client(kubeconfig: str | None = None) -> AsyncIterator[ApiClient]
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             raise NoCluster("KUBECONFIG: is not set, and this is no pod with a service account")
-    except (config.ConfigException, OSError) as error:
+        configuration.connection_pool_maxsize = _POOL
+        client = ApiClient(configuration)
+    except NoCluster:
+        raise
+    except config.ConfigException as error:
         raise NoCluster(f"KUBECONFIG: can't be used: {_one_line(str(error))}") from error
-    configuration.connection_pool_maxsize = _POOL
-    async with ApiClient(configuration) as client:
+    except OSError as error:  # the file, or one that it names
+        raise NoCluster(f"KUBECONFIG: can't be used: {error.strerror or type(error).__name__}") from error
+    except Exception as error:  # a file of any content; its text is not repeated, it may hold a token
+        raise NoCluster(f"KUBECONFIG: is no usable configuration of a cluster ({type(error).__name__})") from error
+    async with client:
         yield client
 
 
