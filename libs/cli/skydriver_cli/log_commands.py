@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,8 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database, moment
+from skydriver_cli.places import HERE, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, moment
 from skydriver_cli.problems import Problem
+from skydriver_common.bus.depths import Depth, depths
+from skydriver_common.faults import TryLater
 from skydriver_common.log import past, selection
 from skydriver_common.log.read import LoggedEvent, history
 from skydriver_common.log.selection import Link, Selection
@@ -72,28 +75,40 @@ def show(position: int, data_dir: DataDir = HERE, database_url: DatabaseUrl = No
 
 
 @log.command()
-def stats(data_dir: DataDir = HERE, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
-    """Events per type and day, sizes, and how far the relay and the consumers are behind.
+def stats(
+    data_dir: DataDir = HERE, database_url: DatabaseUrl = None, amqp_url: AmqpUrl = None, as_json: AsJson = False
+) -> None:
+    """Events per type and day, sizes, and how far everybody is behind: the relay, each consumer's queue, work that is due.
 
     Example: skydriver log stats --json
     """
 
-    async def work() -> Statistics:
+    async def work() -> tuple[Statistics, list[Depth] | None]:
         async with database(database_url, data_dir) as connection:
-            return await statistics(connection)
+            found = await statistics(connection)
+        try:
+            return found, await depths(find_url(amqp_url, "amqp_url", data_dir))
+        except (Problem, TryLater) as error:
+            print(f"the queues are not shown: {getattr(error, 'what', error)}", file=sys.stderr)
+            return found, None
 
-    found = asyncio.run(work())
+    found, queues = asyncio.run(work())
+    waiting = None if queues is None else [asdict(depth) for depth in queues]
     if as_json:
         print_json(
             {"events": found.events, "per_type_and_day": found.counts, "sizes": found.sizes, "relays": found.relays,
-             "consumers": found.consumers}
+             "consumers": found.consumers, "due_work": found.due_work, "queues": waiting}
         )  # fmt: skip
         return
-    for title, rows in (("events", found.counts), ("relay", found.relays), ("consumers", found.consumers)):
+    tables = (
+        ("events", found.counts), ("relay", found.relays), ("consumers", found.consumers), ("due work", found.due_work),
+        ("queues", waiting or []),
+    )  # fmt: skip
+    for title, rows in tables:
         if rows:
             table = Table(*rows[0], title=title)
             for row in rows:
-                table.add_row(*(str(value) for value in row.values()))
+                table.add_row(*("-" if value is None else str(value) for value in row.values()))
             out.print(table)
     for name, size in found.sizes.items():
         out.print(f"{name}: {size / 1e6:.1f} MB")

@@ -22,7 +22,7 @@ from skydriver_common.db.pool import Connection
 from skydriver_common.log import archive
 from skydriver_common.log import rebuild as rebuilding
 from skydriver_common.log import seal as sealing
-from skydriver_common.log.schemas import SchemaIsThere
+from skydriver_common.log.schemas import OWN_NAME, SchemaIsThere
 from skydriver_common.log.verify import Break, Report
 from skydriver_common.log.verify import verify as walk
 from skydriver_common.model.scan import HistoryBroken
@@ -173,7 +173,7 @@ async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> boo
 
 
 async def _rebuild(database_url: str | None, data_dir: Path, into: str | None, as_json: bool) -> bool:
-    schema = into or f"rebuild_{secrets.token_hex(6)}"
+    schema = into or f"{OWN_NAME}{secrets.token_hex(6)}"
     async with database(database_url, data_dir) as reading, database(database_url, data_dir) as writing:
         with progress("folding", await _events(reading), as_json) as told:
             if into is None:

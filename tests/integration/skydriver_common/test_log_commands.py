@@ -4,12 +4,18 @@ import asyncio
 import json
 import signal
 import sys
+from datetime import UTC, datetime, timedelta
 
+import aio_pika
 import pytest
 
+from skydriver_common.bus import topology
+from skydriver_common.bus.broker import connect
+from skydriver_common.bus.depths import known_queues
+from skydriver_common.db.schedule import Schedule
 from skydriver_common.log import past, selection
 from skydriver_common.model import events as ev
-from tests.support.histories import Store, a_report, a_store, skydriver
+from tests.support.histories import Store, a_report, a_store, skydriver, until
 
 
 async def test_the_log_is_readable_from_the_command_line(store: Store) -> None:
@@ -111,3 +117,33 @@ async def test_a_store_without_events_reads_as_empty(database: str) -> None:
         assert [page async for page in selection.pages(store.pool)] == []
         assert await selection.head(store.pool) == selection.START
         assert (await skydriver("log", "tail", "--json", "--database-url", database)).out == ""
+
+
+async def test_stats_show_who_is_behind(store: Store, clean_bus: str) -> None:
+    scan_id = await store.a_scan()
+    schedule = Schedule(store.pool, store.bell, holder="test")
+    await schedule.put("late", scan_id, due_at=datetime.now(UTC) - timedelta(minutes=5))
+    await schedule.put("later", scan_id, due_at=datetime.now(UTC) + timedelta(minutes=5))
+    bus = await connect(clean_bus, name="test")
+    async with bus, bus.channel() as channel:
+        await topology.declare(channel)
+        queue = await channel.get_queue(topology.event_queue("ewms-bridge", "scan.launched").name)
+        await queue.purge()
+        await channel.default_exchange.publish(aio_pika.Message(b"{}"), queue.name)
+
+        async def is_there() -> bool:
+            shown = await skydriver("log", "stats", "--json", "--database-url", store.url, "--amqp-url", clean_bus)
+            assert [(row["kind"], row["overdue"], row["oldest_s"] > 290) for row in shown.json["due_work"]] == [
+                ("late", 1, True),
+                ("later", 0, False),
+            ]
+            waiting = {row["queue"]: row["messages"] for row in shown.json["queues"]}
+            assert waiting["skydriver.dead-letters"] == 0
+            assert len(waiting) == len(known_queues())
+            return bool(waiting[queue.name] == 1)
+
+        await until(is_there)
+        await queue.purge()
+    alone = await skydriver("log", "stats", "--json", "--database-url", store.url, "--amqp-url", "amqp://127.0.0.1:1/")
+    assert (alone.code, alone.json["queues"]) == (0, None)
+    assert "the queues are not shown: the message broker can't be reached" in alone.err

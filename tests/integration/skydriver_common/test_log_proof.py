@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from skydriver_common.log import rebuild
+from skydriver_common.log import rebuild, schemas
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
 from tests.support.histories import Store, a_report, skydriver
@@ -165,3 +165,14 @@ async def test_a_swap_beside_writers_loses_nothing_and_repairs_the_views(store: 
 async def _indexes(store: Store) -> list[Any]:
     return [tuple(row) for row in await store.pool.fetch(
         """SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2""")]  # fmt: skip
+
+
+async def test_what_a_killed_rebuild_has_left_is_dropped_by_the_next(store: Store) -> None:
+    await store.a_finished_scan()
+    async with store.pool.acquire() as reading, store.pool.acquire() as alive, store.pool.acquire() as writing:
+        for name in ("rebuild_0123", "rebuild_4567", "mine"):
+            await schemas.create(writing, name)
+        await schemas.hold(alive, "rebuild_4567")
+        await rebuild.into(reading, writing, "rebuild_89ab")
+        left = await reading.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^(rebuild|mine)' ORDER BY 1")
+        assert [row["nspname"] for row in left] == ["mine", "rebuild_4567", "rebuild_89ab"]

@@ -84,6 +84,7 @@ async def into(reading: Connection, writing_to: Connection, schema: str, *, told
     not held up. Raises TryLater, HistoryBroken, SchemaIsThere.
     """
     with database_faults():
+        await schemas.hold(writing_to, schema)
         await schemas.create(writing_to, schema)
         events = scans = 0
         async with reading.transaction(isolation="repeatable_read", readonly=True):

@@ -7,6 +7,10 @@ from skydriver_common.log.fold import VIEWS
 
 _LOCK_LIMIT = "500ms"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
+OWN_NAME = "rebuild_"
+_HOLD = "SELECT pg_advisory_lock(7311006, hashtext($1))"
+_TRY_TO_HOLD = "SELECT pg_try_advisory_lock(7311006, hashtext($1))"
+_LET_GO = "SELECT pg_advisory_unlock(7311006, hashtext($1))"
 
 
 class SchemaIsThere(Exception):
@@ -31,6 +35,19 @@ async def create(connection: Connection, schema: str) -> None:
             await connection.execute(f"CREATE TABLE {name}.{view} (LIKE public.{view} INCLUDING ALL EXCLUDING INDEXES)")
             if view == "i3_events":
                 await _copy_indexes(connection, view, schema)  # the same event may be requested again: conflicts need the key
+
+
+async def hold(connection: Connection, schema: str) -> None:
+    """Say that this rebuild is alive, for as long as the connection lasts, and drop what killed ones have left behind.
+
+    Only schemas with the names that rebuilds give themselves: one that was asked for by --into is its owner's.
+    """
+    await connection.execute(_HOLD, schema)
+    names = await connection.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ $1", f"^{OWN_NAME}[0-9a-f]+$")
+    for name in (row["nspname"] for row in names):
+        if name != schema and await connection.fetchval(_TRY_TO_HOLD, name):
+            await drop(connection, name)
+            await connection.execute(_LET_GO, name)
 
 
 async def add_indexes(connection: Connection, schema: str) -> None:

@@ -12,12 +12,13 @@ from skydriver_common.log.selection import sql
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
     """Rows as dictionaries: counts (day, type, events, bytes), relays (relay, position, moved_at, events_behind, lag_s),
-    consumers (consumer, events, last_at). sizes: table to bytes on disk."""
+    consumers (consumer, events, last_at), due work (kind, pieces, overdue, oldest_s). sizes: table to bytes on disk."""
 
     counts: list[dict[str, Any]]
     sizes: dict[str, int]
     relays: list[dict[str, Any]]
     consumers: list[dict[str, Any]]
+    due_work: list[dict[str, Any]]
 
     @property
     def events(self) -> int:
@@ -33,6 +34,7 @@ async def statistics(connection: Pool | Connection) -> Statistics:
             sizes={row["name"]: row["bytes"] async for row in sql.sizes(connection)},
             relays=[_plain(row) async for row in sql.relay_lag(connection)],
             consumers=[_plain(row) async for row in sql.consumed_by(connection)],
+            due_work=[_plain(row) async for row in sql.due_work_by_kind(connection)],
         )
 
 

@@ -69,3 +69,10 @@ SELECT c.relay, c.position, c.moved_at,
 -- name: consumed_by()
 -- Per consumer: how many events it has noted as handled, and when the last one was.
 SELECT consumer, count(*) AS events, max(consumed_at) AS last_at FROM consumed_events GROUP BY consumer ORDER BY consumer;
+
+-- name: due_work_by_kind()
+-- Per kind of due work: how much there is, how much of it is overdue and in nobody's hands, and since when in seconds.
+SELECT kind, count(*) AS pieces, count(*) FILTER (WHERE o.is_overdue) AS overdue,
+       coalesce(extract(epoch FROM now() - min(due_at) FILTER (WHERE o.is_overdue)), 0)::float8 AS oldest_s
+  FROM due_work, LATERAL (SELECT due_at <= now() AND coalesce(leased_until, '-infinity') < now() AS is_overdue) o
+ GROUP BY kind ORDER BY kind;
