@@ -17,6 +17,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractRobustConnection, Abst
 from aio_pika.exceptions import AMQPError
 
 from skydriver_common.bus import topology
+from skydriver_common.bus.translate import deaths_told
 from skydriver_common.faults import TryLater
 
 log = structlog.get_logger(__name__)
@@ -136,7 +137,8 @@ class LiveEvents:
             if self._is_bound or self._is_closed or self._queue is None:
                 return
             try:
-                await self._queue.bind(topology.EVENTS.name, "#", timeout=_BIND_LIMIT_S)
+                with deaths_told():
+                    await self._queue.bind(topology.EVENTS.name, "#", timeout=_BIND_LIMIT_S)
             except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
                 raise TryLater("the message broker can't be reached") from error
             self._is_bound = True

@@ -13,12 +13,12 @@ import aio_pika
 import asyncpg
 import structlog
 from aio_pika.abc import AbstractRobustConnection
-from aio_pika.exceptions import AMQPError
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.event_messages import event_message
 from skydriver_common.bus.sending import send
 from skydriver_common.bus.stops import stop_message
+from skydriver_common.bus.translate import broker_faults
 from skydriver_common.db.pool import SERVER_SETTINGS
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
@@ -93,20 +93,21 @@ class Relay:
         return recorded_at
 
     async def _publish(self, events: list[read.LoggedEvent]) -> None:
+        signals = [(signal, event) for event in events if (signal := stop_message(event)) is not None]
+        stop, topic = topology.STOP.name, topology.EVENTS.name
         try:
-            signals = [(signal, event) for event in events if (signal := stop_message(event)) is not None]
-            async with asyncio.timeout(30):
-                if self._channel is None or self._channel.is_closed:
-                    self._channel = await self._bus.channel(publisher_confirms=True)
-                    await topology.declare(self._channel)
-                stop, topic = topology.STOP.name, topology.EVENTS.name
-                await asyncio.gather(
-                    *(send(self._channel, signal, exchange=stop, routing_key=event.scan_id) for signal, event in signals),
-                    *(send(self._channel, event_message(e), exchange=topic, routing_key=e.type) for e in events),
-                )
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            with broker_faults():
+                async with asyncio.timeout(30):
+                    if self._channel is None or self._channel.is_closed:
+                        self._channel = await self._bus.channel(publisher_confirms=True)
+                        await topology.declare(self._channel)
+                    await asyncio.gather(
+                        *(send(self._channel, signal, exchange=stop, routing_key=event.scan_id) for signal, event in signals),
+                        *(send(self._channel, event_message(e), exchange=topic, routing_key=e.type) for e in events),
+                    )
+        except TryLater:
             self._channel = None
-            raise TryLater("the message broker can't be reached", 1.0) from error
+            raise
 
     async def _locked_connection(self) -> "asyncpg.Connection[asyncpg.Record] | None":
         """The connection that holds the relay's lock, or None while another replica holds it."""

@@ -8,6 +8,8 @@ from aio_pika import Message
 from aio_pika.abc import AbstractChannel
 from aiormq.channel import Channel
 
+from skydriver_common.bus.translate import deaths_told
+
 
 async def send(channel: AbstractChannel, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False) -> None:
     """Publish; returns when the broker has confirmed, or at once on a channel without confirmations.
@@ -17,6 +19,7 @@ async def send(channel: AbstractChannel, message: Message, *, exchange: str, rou
     """
     underlay = await channel.get_underlay_channel()
     assert isinstance(underlay, Channel)
-    await underlay.basic_publish(
-        message.body, exchange=exchange, routing_key=routing_key, properties=message.properties, mandatory=mandatory, wait=False
-    )  # fmt: skip
+    with deaths_told():
+        await underlay.basic_publish(
+            message.body, exchange=exchange, routing_key=routing_key, properties=message.properties, mandatory=mandatory, wait=False
+        )  # fmt: skip

@@ -28,6 +28,7 @@ from pamqp import commands as spec
 
 from skydriver_common.bus import letters, topology
 from skydriver_common.bus.broker import watched
+from skydriver_common.bus.translate import deaths_told
 from skydriver_common.db.pool import first
 from skydriver_common.faults import TryLater
 from skydriver_progress import messages
@@ -82,7 +83,8 @@ class Lane:
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                await self._session()
+                with deaths_told():
+                    await self._session()
                 continue
             except TryLater as fault:
                 log.warning("lane.paused", queue=self._queue.name, what=fault.what)
