@@ -42,7 +42,10 @@ async def test_nothing_is_lost_under_fire(tmp_path: Path) -> None:
 
 def _with_lies(ledger: Ledger) -> Ledger:
     """The ledger, claiming things that never were: the judge must find each."""
-    stored = next(record for record in ledger.scans if record.scan_id is not None and record.reports and not record.is_deleted)
+    stored = next(
+        record for record in ledger.scans
+        if record.scan_id is not None and record.reports and not record.is_deleted and record.rescan_id is None
+    )  # fmt: skip
     others = [record for record in ledger.scans if record is not stored]
     lying = replace(
         stored, event=b"another event", reports=[*stored.reports, "never reported"], results=[*stored.results, "never put"],
