@@ -1,5 +1,6 @@
 """Loop steps: take scans from the backlog and start them; stop what must not run."""
 
+import time
 import uuid
 from datetime import timedelta
 
@@ -41,14 +42,24 @@ class Launching:
         self._launcher = launcher
         self._max_attempts = max_attempts
         self._holds = 0
+        self._in_hand: Work | None = None
+        self._in_hand_until = 0.0
 
     async def launch(self) -> bool | float:
         """Start the most urgent scan that may start."""
-        work = await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
-        if not isinstance(work, Work):
-            return False if work is None else max(work, 0.05)
+        began = time.monotonic()
+        if self._in_hand is not None and began < self._in_hand_until:
+            work = self._in_hand  # claimed before the database went away: nobody else may take it before its lease ends
+        else:
+            claimed = await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
+            if not isinstance(claimed, Work):
+                self._in_hand = None
+                return False if claimed is None else max(claimed, 0.05)
+            work, self._in_hand_until = claimed, began + self._schedule.lease.total_seconds() / 2
+        self._in_hand = work
         with structlog.contextvars.bound_contextvars(scan_id=work.scan_id):
             await self._launch(work)
+        self._in_hand = None
         return True
 
     async def launch_urgent(self) -> bool:

@@ -278,3 +278,22 @@ async def test_a_scan_with_its_final_result_is_not_started_again_whatever_its_la
     assert not dispatcher.has_job(scan_id)
     assert await dispatcher.store.pool.fetchval("SELECT count(*) FROM backlog") == 0
     assert await dispatcher.store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = 'launch'") == 0
+
+
+async def test_a_launch_interrupted_by_an_outage_goes_on_after_it_and_does_not_wait_for_the_end_of_its_own_lease(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await set_throttle(dispatcher.store)
+    scan_id = await dispatcher.request()
+    on_scans, away = UnitOfWork.on_scans, [TryLater("the database is away", 0.0)]
+
+    def flaky(self: UnitOfWork, context: Context, *args: Any, **kwargs: Any) -> Any:
+        if context.actor == "dispatcher/launcher" and away:
+            raise away.pop()
+        return on_scans(self, context, *args, **kwargs)
+
+    monkeypatch.setattr(UnitOfWork, "on_scans", flaky)
+    with pytest.raises(TryLater):
+        await dispatcher.launching.launch()
+    await dispatcher.settle_down()
+    assert (await dispatcher.scan(scan_id)).launch.state == "launched"
