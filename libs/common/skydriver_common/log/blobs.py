@@ -32,19 +32,20 @@ async def pack(content: bytes) -> Packed:
     return await asyncio.to_thread(_pack, content) if len(content) > _OFF_THE_LOOP_BYTES else _pack(content)
 
 
-async def put(pool: Pool | Connection, content: bytes) -> Digest:
+async def put(pool: Pool, content: bytes) -> Digest:
     """Store bytes and return their digest, see ``put_packed``. Raises TryLater."""
     packed = await pack(content)
     await put_packed(pool, [packed])
     return packed.digest
 
 
-async def put_packed(pool: Pool | Connection, blobs: Sequence[Packed]) -> None:
+async def put_packed(pool: Pool, blobs: Sequence[Packed]) -> None:
     """Store blobs; storing them again changes nothing. Raises TryLater.
 
     The statement does not wait for the disk: a blob is worth nothing until a decision refers to it, and the commit of that
     decision, later in the same write-ahead log, takes everything before it to the disk. A crash of the server in between loses
-    the blob; so the decision says that it needs it (``Transaction.needs_blob``), and whoever asked puts it again.
+    the blob; so the decision says that it needs it (``Transaction.needs_blob``), and whoever asked puts it again. That is why this
+    takes a pool and no connection: within a transaction of somebody's, that one would not wait for the disk either.
     """
     digests, encodings, sizes, bodies = zip(*sorted(blobs), strict=True)
     with database_faults():
