@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,7 +39,7 @@ class Battlefield:
         self.proxies = {DATABASE: Proxy(self._ports["postgres"]), BROKER: Proxy(self._ports["amqp"])}
         self._database: postgres.Postgres | None = None
         self._broker: rabbitmq.RabbitMQ | None = None
-        self._up: asyncio.subprocess.Process | None = None
+        self._up: processes.Child | None = None
         self._ready: dict[str, str] = {}
 
     @property
@@ -122,14 +122,17 @@ class Battlefield:
             "SKYDRIVER_SCANNER_COMMAND": f"{sys.executable} -I -S '{_SCANNER}'",
         }
         replicas = [word for name, count in REPLICAS.items() for word in ("--replicas", f"{name}={count}")]
-        with (self.data_dir / "up.log").open("ab") as log:
-            self._up = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "skydriver_cli.app", "up", "--data-dir", str(home), "--workers", "0", *replicas,
-                stdout=log, stderr=log, env=environment, start_new_session=True,
-            )  # fmt: skip
+        self._up = await processes.start(
+            "up",
+            [sys.executable, "-m", "skydriver_cli.app", "up", "--data-dir", str(home), "--workers", "0", *replicas],
+            env=environment,
+            cwd=self.data_dir,
+            log=self.data_dir / "up.log",
+            identity_file=self.data_dir / "run" / "up.pid.json",
+        )
         deadline = time.monotonic() + UP_LIMIT_S
         while not (home / "connection.json").exists():
-            if self._up.returncode is not None or time.monotonic() > deadline:
+            if self._up.has_ended or time.monotonic() > deadline:
                 raise AssertionError(f"the system did not start: {(self.data_dir / 'up.log').read_text()[-2000:]}")
             await asyncio.sleep(0.05)
         self.connection = json.loads((home / "connection.json").read_text())
@@ -161,10 +164,8 @@ class Battlefield:
 
     async def down(self) -> None:
         """Stop everything that was started here, by id."""
-        if self._up is not None and self._up.returncode is None:
-            self._up.terminate()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._up.wait(), 40)
+        if self._up is not None:
+            await self._up.stop(grace_s=40.0)
         for proxy in self.proxies.values():
             proxy.flow()
             await proxy.close()
