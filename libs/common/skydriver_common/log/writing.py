@@ -87,6 +87,7 @@ class Gathered:
                 connection,
                 **dict(zip(_EVENT_COLUMNS, _columns(self.events, len(_EVENT_COLUMNS)), strict=True)),
                 **manifests.columns,
+                m_is_news=[self.before[scan_id] is None for scan_id in sorted(self.before)],
                 **dict(zip(_REPLY_COLUMNS, _columns(replies, len(_REPLY_COLUMNS)), strict=True)),
             )
         side = SideViews()
