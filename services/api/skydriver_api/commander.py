@@ -20,6 +20,7 @@ from aio_pika.exceptions import AMQPError, DeliveryError
 from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import headers_of, reply_of
 from skydriver_common.bus.sending import send
+from skydriver_common.bus.translate import broker_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.model import wire
 from skydriver_common.model.commands import Command, Context
@@ -55,7 +56,7 @@ class Commander:
 
     async def open(self) -> None:
         """Declare the reply queue and begin to listen. Raises TryLater."""
-        try:
+        with broker_faults():
             channel = await self._bus.channel(publisher_confirms=True, on_return_raises=True)
             await topology.declare(channel)
             self._replies = await channel.declare_queue(
@@ -63,8 +64,6 @@ class Commander:
             )
             await self._replies.consume(self._on_reply, no_ack=True)
             self._channel = channel
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
-            raise TryLater("the message broker can't be reached") from error
         self._bus.close_callbacks.add(self._on_loss)
 
     async def ask(self, command: Command, *, actor: str, command_id: str | None = None, fingerprint: str = "") -> Reply:
