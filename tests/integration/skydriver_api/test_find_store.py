@@ -64,7 +64,8 @@ async def test_answers_keep_numbers_and_the_order_of_fields_and_never_hold_the_e
         )
         [answer] = await answers(pool, find_query({}))
         expected = {name: value for name, value in manifest.items() if name not in EXCLUDED}
-        assert answer == json.dumps(expected, separators=(",", ":"), ensure_ascii=False).encode()
+        # the space before it is the sign of integers beyond 64 bits (wire.encode)
+        assert answer == b" " + json.dumps(expected, separators=(",", ":"), ensure_ascii=False).encode()
         assert b"1.0," in answer
         assert b"12345678901234567890123" in answer
         [answer] = await answers(pool, find_query({}, projection=["timestamp", "scan_id", "nothing"]))
