@@ -48,7 +48,7 @@ def test_every_queue_is_in_it_and_no_other(made: dict[str, Any]) -> None:
 def test_every_event_is_in_it_with_its_fields(made: dict[str, Any]) -> None:
     for name, event in EVENTS.items():
         payload = _payload(made, name)
-        envelope = {field.name for field in dataclasses.fields(LoggedEvent)}
+        envelope = set(LoggedEvent._fields)
         assert payload["properties"].keys() == envelope, name
         data = payload["properties"]["data"]
         schema = made["components"]["schemas"][data["$ref"].rpartition("/")[2]]

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.translate import database_faults
@@ -15,8 +15,7 @@ PAGE = 1000
 """Events in memory at a time; with the largest requests a page is some MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(NamedTuple):
     """A place in the log: after the event with this transaction id and position. ``START`` is before the first."""
 
     xid: str
@@ -48,8 +47,7 @@ class Selection:
 EVERYTHING = Selection()
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """An event with its place in the order of commits and in its scan's hash chain."""
 
     event: LoggedEvent
