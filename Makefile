@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: run test unit check fuzz fire chaos kube-assets test-kube fmt bench setup setup-dev docs help
+.PHONY: run test unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -28,6 +28,10 @@ kube-assets:  ## build a Kubernetes control plane into a cache folder: ten minut
 
 test-kube: setup-dev kube-assets  ## the dispatcher and deploy/ against a real Kubernetes control plane
 	$(PYTEST) tests/kube
+
+kube-chaos: setup-dev kube-assets  ## the same control plane killed again and again: SCANS=200 KILLS=20 SEED=…
+	SKYDRIVER_TEST_SCANS=$(or $(SCANS),200) SKYDRIVER_TEST_KILLS=$(or $(KILLS),20) SKYDRIVER_TEST_SEED=$(SEED) \
+	    $(PYTEST) -s tests/kube/test_kills.py
 
 fire: setup-dev  ## 200 scanners on the bus for a minute while replicas of progress are killed
 	SKYDRIVER_TEST_FIRE_SECONDS=60 $(PYTEST) -s tests/integration/skydriver_progress/test_under_fire.py
