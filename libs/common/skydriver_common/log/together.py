@@ -92,7 +92,6 @@ class Together:
         self._on_appended = on_appended
         self._waiting: deque[Member] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
-        self._under_decision: set[str] = set()
         self._alone_until = 0.0
         self._states = States()
 
@@ -111,34 +110,12 @@ class Together:
             raise
 
     async def _work(self) -> None:
-        while members := self._next_members():
-            scans = {scan_id for member in members for scan_id in member.scan_ids}
-            self._under_decision |= scans
-            try:
+        while self._waiting:
+            most = 1 if time.monotonic() < self._alone_until else _MOST
+            members = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+            members = [member for member in members if not member.turn.done()]
+            if members:
                 await self._decide(members)
-            finally:
-                self._under_decision -= scans
-
-    def _next_members(self) -> list[Member]:
-        """Who decides next, in the order they came, those of one scan never past each other.
-
-        Not those whose scans are locked by the transaction under way: all the others would wait for it with them.
-        """
-        most = 1 if time.monotonic() < self._alone_until else _MOST
-        members: list[Member] = []
-        later: list[Member] = []
-        taken = set(self._under_decision)
-        while self._waiting and len(members) < most:
-            member = self._waiting.popleft()
-            if member.turn.done():
-                continue
-            if taken.isdisjoint(member.scan_ids):
-                members.append(member)
-            else:
-                taken.update(member.scan_ids)
-                later.append(member)
-        self._waiting.extendleft(reversed(later))
-        return members
 
     async def _decide(self, members: Sequence[Member]) -> None:
         decided: list[tuple[Member, Turn]] = []
