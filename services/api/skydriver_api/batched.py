@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
+from skydriver_common.db.drain import Drain
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -19,34 +21,32 @@ class BatchedLookup(Generic[Key, Value]):
     ) -> None:
         self._query = query
         self._most = most
-        self._at_once = at_once
         self._asked: dict[Key, list[asyncio.Future[Value | None]]] = {}
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._drain = Drain(self._take, at_once=at_once)
 
     async def __call__(self, key: Key) -> Value | None:
         """The value, None when there is none. Raises what the query raises."""
         answer: asyncio.Future[Value | None] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(key, []).append(answer)
-        if len(self._under_way) < self._at_once:
-            task = asyncio.create_task(self._work())
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+        self._drain.wake()
         return await answer
 
-    async def _work(self) -> None:
-        while self._asked:
-            batch = {key: self._asked.pop(key) for key in list(self._asked)[: self._most]}
-            try:
-                found = await self._query(list(batch))
-            except Exception as error:  # noqa: BLE001 - whoever asked gets it
-                for answer in _awaited(batch):
-                    answer.set_exception(error)
-            else:
-                for key, answers in batch.items():
-                    value = found.get(key)
-                    for answer in answers:
-                        if not answer.done():
-                            answer.set_result(value)
+    async def _take(self) -> bool:
+        if not self._asked:
+            return False
+        batch = {key: self._asked.pop(key) for key in list(self._asked)[: self._most]}
+        try:
+            found = await self._query(list(batch))
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+            for answer in _awaited(batch):
+                answer.set_exception(error)
+            return True
+        for key, answers in batch.items():
+            value = found.get(key)
+            for answer in answers:
+                if not answer.done():
+                    answer.set_result(value)
+        return True
 
 
 def _awaited(batch: Mapping[Key, list[asyncio.Future[Value | None]]]) -> list[asyncio.Future[Value | None]]:

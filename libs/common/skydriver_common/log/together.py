@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL, Bell
+from skydriver_common.db.drain import Drain
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
@@ -91,17 +92,14 @@ class Together:
         self._bell = bell
         self._on_appended = on_appended
         self._waiting: deque[Member] = deque()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._drain = Drain(self._take, at_once=_AT_ONCE)
         self._alone_until = 0.0
         self._states = States()
 
     async def join(self, member: Member) -> Turn:
         """Wait for the member's turn. Raises TryLater, AlreadyHandled."""
         self._waiting.append(member)
-        if len(self._under_way) < _AT_ONCE:
-            task = asyncio.create_task(self._work())
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+        self._drain.wake()
         try:
             return await member.turn
         except asyncio.CancelledError:
@@ -109,13 +107,15 @@ class Together:
                 member.turn.result().failed(asyncio.CancelledError())
             raise
 
-    async def _work(self) -> None:
-        while self._waiting:
-            most = 1 if time.monotonic() < self._alone_until else _MOST
-            members = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-            members = [member for member in members if not member.turn.done()]
-            if members:
-                await self._decide(members)
+    async def _take(self) -> bool:
+        if not self._waiting:
+            return False
+        most = 1 if time.monotonic() < self._alone_until else _MOST
+        members = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        members = [member for member in members if not member.turn.done()]
+        if members:
+            await self._decide(members)
+        return True
 
     async def _decide(self, members: Sequence[Member]) -> None:
         decided: list[tuple[Member, Turn]] = []
