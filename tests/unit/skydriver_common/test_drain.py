@@ -38,10 +38,12 @@ async def test_what_is_put_in_while_the_last_tasks_are_ending_is_taken_too() -> 
 
 async def test_no_more_than_so_many_are_at_it() -> None:
     queue, at_it, most = deque(range(20)), 0, 0
+    is_empty = asyncio.Event()
 
     async def take() -> bool:
         nonlocal at_it, most
         if not queue:
+            is_empty.set()
             return False
         queue.popleft()
         at_it += 1
@@ -54,6 +56,5 @@ async def test_no_more_than_so_many_are_at_it() -> None:
     for _ in range(20):
         drain.wake()
     async with asyncio.timeout(5):
-        while queue or at_it:
-            await asyncio.sleep(0)
+        await is_empty.wait()
     assert most == 3
