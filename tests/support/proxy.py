@@ -1,12 +1,17 @@
-"""A TCP proxy between the services and one server, to cut, stall and refuse connections."""
+"""A TCP proxy on loopback before one server, to cut, stall, hold and refuse connections: what networks do to long-lived ones."""
 
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator
 
 from skydriver_cli.embedded.ports import LOOPBACK
 
 _CHUNK_BYTES = 256 * 1024
+_MORSEL_BYTES = 4096
+"""Read at once where bytes are counted: so that a cut falls into the middle of a message."""
+_RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+"""SO_LINGER of no time: closing is a reset."""
 
 
 class Proxy:
@@ -20,6 +25,14 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self.port = 0
+        self.connections = 0
+        """Taken so far."""
+        self.refuse = False
+        """Let no new connections through."""
+        self.cut_after_bytes: int | None = None
+        """Cut once, when so many more bytes have come from the clients."""
+        self.cut_each_after_bytes: int | None = None
+        """Cut every time that a connection has carried so many bytes from its client."""
 
     async def open(self) -> None:
         """Listen; the port stays the same when opened again."""
@@ -39,13 +52,12 @@ class Proxy:
     def cut(self) -> int:
         """Reset every connection, on both sides; returns how many there were."""
         count = len(self._writers) // 2
-        for writer in list(self._writers):
+        for writer in self._writers:
             # no orderly end: what is on its way is lost, as when a cable is cut and a firewall forgets
             with contextlib.suppress(OSError):
-                writer.get_extra_info("socket").setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
-                )
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
+        self._writers.clear()
         return count
 
     def stall(self) -> None:
@@ -56,26 +68,65 @@ class Proxy:
         """Let through again."""
         self._flows.set()
 
+    def hold(self) -> None:
+        """Let nothing more through on the connections that are there, and tell nobody; new ones work."""
+        for pump in self._pumps:
+            pump.cancel()
+
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuse:
+            writer.transport.abort()
+            return
+        self.connections += 1
         try:
             there_reader, there_writer = await asyncio.open_connection(LOOPBACK, self._target)
         except OSError:
             writer.transport.abort()
             return
         self._writers |= {writer, there_writer}
-        for source, sink in ((reader, there_writer), (there_reader, writer)):
-            pump = asyncio.create_task(self._pump(source, sink))
+        for pumping in (self._pump(reader, there_writer, counts=True), self._pump(there_reader, writer, counts=False)):
+            pump = asyncio.create_task(pumping)
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counts: bool) -> None:
+        carried = 0
         try:
-            while chunk := await source.read(_CHUNK_BYTES):
+            while chunk := await source.read(_MORSEL_BYTES if counts and self._is_counting else _CHUNK_BYTES):
                 await self._flows.wait()
+                carried += len(chunk)
+                if counts and self._is_to_be_cut(carried, len(chunk)):
+                    self.cut()
+                    return
                 sink.write(chunk)
                 await sink.drain()
         except OSError:
             sink.transport.abort()
-        finally:
-            self._writers.discard(sink)
-            sink.close()
+        self._writers.discard(sink)
+        sink.close()
+
+    @property
+    def _is_counting(self) -> bool:
+        return self.cut_after_bytes is not None or self.cut_each_after_bytes is not None
+
+    def _is_to_be_cut(self, carried: int, more: int) -> bool:
+        if self.cut_each_after_bytes is not None and carried > self.cut_each_after_bytes:
+            return True
+        if self.cut_after_bytes is None:
+            return False
+        self.cut_after_bytes -= more
+        if self.cut_after_bytes > 0:
+            return False
+        self.cut_after_bytes = None
+        return True
+
+
+@contextlib.asynccontextmanager
+async def proxying(target: int) -> AsyncIterator[Proxy]:
+    """An open proxy to this port, until left."""
+    proxy = Proxy(target)
+    await proxy.open()
+    try:
+        yield proxy
+    finally:
+        await proxy.close()

@@ -67,7 +67,7 @@ def show(position: int, data_dir: DataDir = HERE, database_url: DatabaseUrl = No
     if found is None:
         raise Problem(f"the log has no event at position {position}")
     whole = orjson.loads(found.event.as_json())
-    whole |= {"xid": found.cursor.xid, "prev_hash": found.prev_hash.hex(), "hash": found.hash.hex()}
+    whole |= {"xid": found.xid, "prev_hash": found.prev_hash.hex(), "hash": found.hash.hex()}
     if as_json:
         print_json(whole)
     else:

@@ -113,7 +113,7 @@ async def _say_only(connection: Connection, chosen: Selection, state: _State, as
 
 
 def _up_to(one: Link, head: Cursor) -> bool:
-    return (int(one.cursor.xid), one.cursor.position) <= (int(head.xid), head.position)
+    return (int(one.xid), one.event.position) <= (int(head.xid), head.position)
 
 
 def _count(state: _State, links: list[Link]) -> None:

@@ -23,8 +23,8 @@ from skydriver_common.log.verify import verify
 from skydriver_common.model import wire as model_wire
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import Store, a_store
+from tests.support.proxy import proxying
 from tests.support.scanner_bus import AUDIENCE, ISSUER, ScannerBus, a_progress, lanes
-from tests.support.tcp_proxy import proxying
 
 SECONDS = float(os.environ.get("SKYDRIVER_TEST_FIRE_SECONDS", "6"))
 SCANS = 200

@@ -12,8 +12,8 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 
 from skydriver_scanner import SessionSettings, wire
+from tests.support.proxy import Proxy, proxying
 from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, serving
-from tests.support.tcp_proxy import TcpProxy, proxying
 
 
 class Reader:
@@ -69,7 +69,7 @@ async def reader(bus: aio_pika.abc.AbstractChannel) -> Reader:
 
 
 @pytest.fixture
-async def proxy(amqp_url: str) -> AsyncIterator[TcpProxy]:
+async def proxy(amqp_url: str) -> AsyncIterator[Proxy]:
     """A way to the broker that can be cut."""
     async with proxying(urlsplit(amqp_url).port or 5672) as proxy:
         yield proxy
@@ -87,7 +87,7 @@ async def skydriver() -> AsyncIterator[FakeSkyDriver]:
 
 
 @pytest.fixture
-def settings(amqp_url: str, proxy: TcpProxy, skydriver: FakeSkyDriver, tmp_path: Path) -> SessionSettings:
+def settings(amqp_url: str, proxy: Proxy, skydriver: FakeSkyDriver, tmp_path: Path) -> SessionSettings:
     """Of a session on the bus through the proxy."""
     parts = urlsplit(amqp_url)
     url = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl()

@@ -25,8 +25,8 @@ from skydriver_scanner import (
     wire,
 )
 from tests.integration.skydriver_scanner.conftest import Reader
+from tests.support.proxy import Proxy, proxying
 from tests.support.sandbox_parts import FakeSkyDriver, until
-from tests.support.tcp_proxy import TcpProxy, proxying
 
 SKYMAP = {"nside-1": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")]]}}
 BODY: dict[str, Any] = {
@@ -80,7 +80,7 @@ async def test_the_blocking_form_says_the_same(settings: SessionSettings, reader
 
 
 async def test_every_result_arrives_though_the_connection_is_cut_in_mid_publish(
-    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+    settings: SessionSettings, reader: Reader, proxy: Proxy
 ) -> None:
     cuts, results = 8, 40
     async with AsyncScannerSession(settings) as session:
@@ -100,7 +100,7 @@ async def test_every_result_arrives_though_the_connection_is_cut_in_mid_publish(
 
 
 async def test_a_connection_that_died_without_a_word_is_replaced(
-    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+    settings: SessionSettings, reader: Reader, proxy: Proxy
 ) -> None:
     async with AsyncScannerSession(dataclasses.replace(settings, bus_url=f"{settings.bus_url}?heartbeat=1")) as session:
         await session.put_result(numbered(0), is_final=False)
@@ -155,7 +155,7 @@ async def _publish(session: AsyncScannerSession, numbers: range) -> None:
 
 
 async def test_while_the_bus_is_away_the_newest_progress_and_all_results_wait(
-    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+    settings: SessionSettings, reader: Reader, proxy: Proxy
 ) -> None:
     proxy.refuse = True
     async with AsyncScannerSession(settings) as session:
@@ -172,9 +172,7 @@ async def test_while_the_bus_is_away_the_newest_progress_and_all_results_wait(
     assert [one.sequence for one in received] == sorted(one.sequence for one in received)
 
 
-async def test_when_the_bus_stays_away_rest_is_used(
-    settings: SessionSettings, skydriver: FakeSkyDriver, proxy: TcpProxy
-) -> None:
+async def test_when_the_bus_stays_away_rest_is_used(settings: SessionSettings, skydriver: FakeSkyDriver, proxy: Proxy) -> None:
     proxy.refuse = True
     skydriver.refuse = {"PUT result": [503, 503], "PATCH manifest": [500]}
     async with AsyncScannerSession(dataclasses.replace(settings, bus_patience_s=0.2)) as session:
@@ -185,7 +183,7 @@ async def test_when_the_bus_stays_away_rest_is_used(
 
 
 async def test_a_message_with_which_the_connection_is_always_lost_goes_over_rest(
-    settings: SessionSettings, reader: Reader, proxy: TcpProxy, skydriver: FakeSkyDriver
+    settings: SessionSettings, reader: Reader, proxy: Proxy, skydriver: FakeSkyDriver
 ) -> None:
     skymap = {"filler": os.urandom(300_000).hex()}
     proxy.cut_each_after_bytes = 100_000
@@ -225,7 +223,7 @@ async def test_a_session_without_a_bus_uses_rest(rest_settings: SessionSettings,
 
 
 async def test_what_is_not_delivered_is_named_and_sent_by_the_next_session(
-    settings: SessionSettings, reader: Reader, proxy: TcpProxy, skydriver: FakeSkyDriver
+    settings: SessionSettings, reader: Reader, proxy: Proxy, skydriver: FakeSkyDriver
 ) -> None:
     proxy.refuse = True
     session = AsyncScannerSession(settings)
@@ -265,7 +263,7 @@ sys.stdin.read()
 """
 
 
-async def test_results_outlive_a_killed_scanner(settings: SessionSettings, reader: Reader, proxy: TcpProxy) -> None:
+async def test_results_outlive_a_killed_scanner(settings: SessionSettings, reader: Reader, proxy: Proxy) -> None:
     proxy.refuse = True
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _KILLED, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -282,7 +280,7 @@ async def test_results_outlive_a_killed_scanner(settings: SessionSettings, reade
 
 
 async def test_what_is_left_can_be_delivered_from_the_command_line(
-    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+    settings: SessionSettings, reader: Reader, proxy: Proxy
 ) -> None:
     async def deliver(**changes: str) -> tuple[int | None, str]:
         process = await asyncio.create_subprocess_exec(
@@ -308,7 +306,7 @@ async def test_what_is_left_can_be_delivered_from_the_command_line(
 
 
 async def test_a_full_spool_takes_final_results_and_failures_only(
-    settings: SessionSettings, reader: Reader, proxy: TcpProxy
+    settings: SessionSettings, reader: Reader, proxy: Proxy
 ) -> None:
     proxy.refuse = True
     async with AsyncScannerSession(dataclasses.replace(settings, spool_max_bytes=10_000)) as session:

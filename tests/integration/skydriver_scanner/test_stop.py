@@ -7,8 +7,8 @@ import threading
 import aio_pika
 
 from skydriver_scanner import AsyncScannerSession, ScannerSession, ScanStopped, SessionSettings, Stop, wire
+from tests.support.proxy import Proxy
 from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, until
-from tests.support.tcp_proxy import TcpProxy
 
 Channel = aio_pika.abc.AbstractChannel
 
@@ -64,7 +64,7 @@ async def test_the_blocking_form_is_called_in_a_thread(
 
 
 async def test_the_signal_is_heard_after_the_connection_was_cut(
-    settings: SessionSettings, bus: Channel, skydriver: FakeSkyDriver, proxy: TcpProxy
+    settings: SessionSettings, bus: Channel, skydriver: FakeSkyDriver, proxy: Proxy
 ) -> None:
     heard: asyncio.Queue[Stop] = asyncio.Queue()
     async with AsyncScannerSession(settings) as session:
@@ -78,7 +78,7 @@ async def test_the_signal_is_heard_after_the_connection_was_cut(
 
 
 async def test_a_stop_while_the_bus_was_away_is_found_on_connect(
-    settings: SessionSettings, bus: Channel, skydriver: FakeSkyDriver, proxy: TcpProxy
+    settings: SessionSettings, bus: Channel, skydriver: FakeSkyDriver, proxy: Proxy
 ) -> None:
     heard: asyncio.Queue[Stop] = asyncio.Queue()
     proxy.refuse = True

@@ -218,7 +218,7 @@ def _link(line: bytes) -> Link:
             type=values["type"], schema_version=values["schema_version"], recorded_at=datetime.fromisoformat(values["recorded_at"]),
             actor=values["actor"], command_id=values["command_id"], correlation_id=values["correlation_id"], data=data,
         )  # fmt: skip
-        return Link(event, START, bytes.fromhex(values["prev_hash"]), bytes.fromhex(values["hash"]))
+        return Link(event, START.xid, bytes.fromhex(values["prev_hash"]), bytes.fromhex(values["hash"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ArchiveBroken("an event in it can't be read") from error
 

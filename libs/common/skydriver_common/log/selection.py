@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.translate import database_faults
-from skydriver_common.log.read import LoggedEvent, logged_event
+from skydriver_common.log.read import LoggedEvent
 
 sql = load_statements("skydriver_common.log", "selection.sql")
 
@@ -48,17 +48,25 @@ EVERYTHING = Selection()
 
 
 class Link(NamedTuple):
-    """An event with its place in the order of commits and in its scan's hash chain."""
+    """An event with the id of its transaction, which orders commits, and its place in its scan's hash chain."""
 
     event: LoggedEvent
-    cursor: Cursor
+    xid: str
     prev_hash: bytes
     hash: bytes
 
+    @property
+    def cursor(self) -> Cursor:
+        """The place just after this event."""
+        return Cursor(self.xid, self.event.position)
+
+
+_EVENT = slice(1, 1 + len(LoggedEvent._fields))
+
 
 def link(row: Any) -> Link:
-    """A row of the log with its chain as a value."""
-    return Link(logged_event(row), Cursor(row["xid"], row["position"]), row["prev_hash"], row["hash"])
+    """A row of the log with its chain as a value. By position, not by name: whole logs pass here."""
+    return Link(LoggedEvent._make(row[_EVENT]), row[0], row[-2], row[-1])
 
 
 async def pages(
