@@ -41,8 +41,6 @@ class Driver:
         self._session = session
         self._seed = seed
         self._signer = field.signer()
-        self.is_over = asyncio.Event()
-        """Set when no more faults come: then what still waits has all the time it needs, and no new scans begin."""
 
     async def drive(self, scans: int, per_second: float) -> None:
         """Request so many scans at random moments, on average so many a second; returns when all have come to their end."""
@@ -77,7 +75,7 @@ class Driver:
             await self._key_with_another_body(record, rng)
         if rng.random() < 0.12:
             await asyncio.sleep(rng.uniform(0, 2))
-            await self._delete(record, rng)
+            record.is_deleted = await self._deleted(record.scan_id, rng)
             return
         record.on_the_bus = rng.random() < 0.4
         if await self._started(record):
@@ -108,7 +106,7 @@ class Driver:
                 await self._put_result(record, token, f"{mark}/partial", rng, is_final=False)
             await asyncio.sleep(rng.uniform(0.2, 1.0))
         if rng.random() < 0.1:
-            await self._delete(record, rng)
+            record.is_deleted = await self._deleted(record.scan_id, rng)
             return
         await self._put_result(record, token, f"{record.key}/final", rng, is_final=True)
         mark = f"{record.key}/end"
@@ -130,12 +128,10 @@ class Driver:
             bus_patience_s=5,
         )
         session = await asyncio.to_thread(AsyncScannerSession, settings)
-        last = rng.randint(3, 6)
-        for number in range(1, last + 1):
+        for number in range(1, rng.randint(3, 6) + 1):
             await self._report_on_the_bus(session, record, f"{record.key}/{number}", is_last=False)
             if rng.random() < 0.4:
-                mark = f"{record.key}/{number}/partial"
-                await session.put_result(skymap(mark), is_final=False)
+                await session.put_result(skymap(f"{record.key}/{number}/partial"), is_final=False)
             await asyncio.sleep(rng.uniform(0.2, 1.0))
         final, end = f"{record.key}/final", f"{record.key}/end"
         await session.put_result(skymap(final), is_final=True)
@@ -213,15 +209,15 @@ class Driver:
         if answer.status not in (400, 0):
             self._ledger.complain(f"a bad request was answered {answer.status}")
 
-    async def _delete(self, record: ScanRecord, rng: random.Random) -> None:
+    async def _deleted(self, scan_id: str | None, rng: random.Random) -> bool:
+        """Delete the scan; whether that was acknowledged."""
         body = {"delete_completed_scan": True}
         answer = await self._until_answered(
-            "delete", rng, lambda: self._call("delete", "DELETE", f"/scan/{record.scan_id}", body, role="user", rng=rng)
+            "delete", rng, lambda: self._call("delete", "DELETE", f"/scan/{scan_id}", body, role="user", rng=rng)
         )
-        if answer.status == 200:
-            record.is_deleted = True
-        elif answer.status:
+        if answer.status not in (200, 0):
             self._ledger.complain(f"a deletion was answered {answer.status}: {answer.body[:200]!r}")
+        return answer.status == 200
 
     async def _rescan(self, record: ScanRecord, rng: random.Random) -> None:
         key = f"{record.key}-rescan"
@@ -229,15 +225,9 @@ class Driver:
         answer = await self._until_answered("rescan", rng, lambda: self._post(path, {}, key, rng, kind="rescan"))
         if answer.status == 200:
             record.rescan_key, record.rescan_id = key, str(json.loads(answer.body)["scan_id"])
-            await self._delete_again(record.rescan_id, rng)
+            record.rescan_is_deleted = await self._deleted(record.rescan_id, rng)
         elif answer.status:
             self._ledger.complain(f"a rescan was answered {answer.status}: {answer.body[:200]!r}")
-
-    async def _delete_again(self, scan_id: str, rng: random.Random) -> None:
-        body = {"delete_completed_scan": True}
-        await self._until_answered(
-            "delete", rng, lambda: self._call("delete", "DELETE", f"/scan/{scan_id}", body, role="user", rng=rng)
-        )
 
     async def _started(self, record: ScanRecord) -> bool:
         """Wait until the dispatcher has started the scan's scanner server."""

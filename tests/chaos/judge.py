@@ -11,9 +11,11 @@ import aio_pika
 import asyncpg
 
 from skydriver_common.bus import topology
+from skydriver_common.bus.letters import letter_of
 from skydriver_common.db.pool import Connection
 from skydriver_common.log import blobs, rebuild
 from skydriver_common.log.verify import verify
+from skydriver_common.model.commands import COMMANDS, DeleteScan, PatchManifest, PutResult, RequestScan, RescanScan
 from skydriver_common.model.ids import digest_of
 from tests.chaos.battlefield import Battlefield
 from tests.chaos.driver import skymap
@@ -23,7 +25,7 @@ _QUIET_LIMIT_S = 120.0
 _EXPLAINED = (
     "the deadline had passed before the work began",
     "the deadline passed while the work was in hand; nothing was changed",
-    "expired",
+    "it waited in its queue for too long",
 )
 """Commands whose gateway has answered 503: they must not take effect any more, and are kept as dead letters."""
 
@@ -39,11 +41,11 @@ class Verdict:
     note: str = ""
 
 
-async def judge(battle: Battlefield, ledger: Ledger) -> list[Verdict]:
+async def judge(battle: Battlefield, ledger: Ledger, *, quiet_within_s: float = _QUIET_LIMIT_S) -> list[Verdict]:
     """Wait until nothing is under way any more, then answer every question."""
     connection = await asyncpg.connect(battle.database_url, command_timeout=120)
     try:
-        waiting = await _quiet(connection, battle.amqp_url)
+        waiting = await _quiet(connection, battle.amqp_url, quiet_within_s)
         log = await _log(connection)
         return [
             Verdict("nothing is left under way", 1, waiting),
@@ -56,7 +58,7 @@ async def judge(battle: Battlefield, ledger: Ledger) -> list[Verdict]:
             _launches(battle, log),
             await _chains(connection),
             await _views(connection),
-            await _dead_letters(battle.amqp_url),
+            await _dead_letters(battle.amqp_url, ledger),
         ]
     finally:
         await connection.close()
@@ -79,9 +81,9 @@ async def _log(connection: Connection) -> _Log:
     return _Log({scan_id: history for scan_id, history in scans.items() if history[0][0] == "scan.requested"})
 
 
-async def _quiet(connection: Connection, amqp_url: str) -> list[str]:
+async def _quiet(connection: Connection, amqp_url: str, within_s: float) -> list[str]:
     """Wait until relay, queues and due work are done; what is not is told."""
-    deadline = time.monotonic() + _QUIET_LIMIT_S
+    deadline = time.monotonic() + within_s
     while True:
         waiting = await _under_way(connection, amqp_url)
         if not waiting or time.monotonic() > deadline:
@@ -91,7 +93,8 @@ async def _quiet(connection: Connection, amqp_url: str) -> list[str]:
 
 async def _under_way(connection: Connection, amqp_url: str) -> list[str]:
     behind = await connection.fetchval(
-        "SELECT count(*) FROM event_log l, relay_cursors c WHERE (l.xid, l.position) > (c.xid, c.position)"
+        "SELECT count(*) FROM event_log l"
+        " WHERE NOT EXISTS (SELECT FROM relay_cursors c WHERE (l.xid, l.position) <= (c.xid, c.position))"
     )
     found = [f"{behind} events are not published"] if behind else []
     for row in await connection.fetch(
@@ -114,11 +117,10 @@ async def _under_way(connection: Connection, amqp_url: str) -> list[str]:
 
 
 def _queues() -> Iterable[str]:
-    from skydriver_common.model.commands import COMMANDS
-
     yield from (topology.command_queue(key).name for key in COMMANDS)
     for consumer, events in topology.EVENT_CONSUMERS.items():
         yield from (topology.event_queue(consumer, event.type).name for event in events)
+    yield from (topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS)
 
 
 async def _requests(connection: Connection, ledger: Ledger, log: _Log) -> Verdict:
@@ -219,10 +221,11 @@ def _digests(mark: str) -> set[str]:
 def _deletions(ledger: Ledger, log: _Log) -> Verdict:
     verdict = Verdict("every acknowledged deletion is in the log", is_loss=True)
     for record in ledger.scans:
-        if record.is_deleted:
-            verdict.looked_at += 1
-            if not log.of(record.scan_id, "scan.deleted"):
-                verdict.wrong.append(f"the deletion of scan {record.scan_id} is lost")
+        deleted = [record.scan_id] * record.is_deleted + [record.rescan_id] * record.rescan_is_deleted
+        verdict.looked_at += len(deleted)
+        verdict.wrong += [
+            f"the deletion of scan {scan_id} is lost" for scan_id in deleted if not log.of(scan_id, "scan.deleted")
+        ]
     return verdict
 
 
@@ -231,15 +234,21 @@ def _launches(battle: Battlefield, log: _Log) -> Verdict:
     verdict = Verdict("no scan was launched twice")
     for scan_id in log.scans:
         launched, restarts = log.of(scan_id, "scan.launched"), log.of(scan_id, "scan.scanner-restarted")
+        kinds = [kind for kind, _ in log.scans[scan_id]]
+        is_deleted = "scan.deleted" in kinds
         if len(launched) > 1:
             verdict.wrong.append(f"scan {scan_id} has {len(launched)} launches in the log")
+        if is_deleted and "scan.launched" in kinds[kinds.index("scan.deleted") :]:
+            verdict.wrong.append(f"scan {scan_id} was launched after it was deleted")
         try:
             lines = (battle.work_dir / scan_id / "starts").read_text().splitlines()
         except FileNotFoundError:
-            if launched and not log.of(scan_id, "scan.deleted"):  # else it was ended before it could say anything
+            if launched and not is_deleted:  # else it was ended before it could say anything
                 verdict.wrong.append(f"scan {scan_id} was launched, says the log, and was never started")
             continue
         verdict.looked_at += 1
+        if not launched and not is_deleted:
+            verdict.wrong.append(f"scan {scan_id} was started, and its launch is not in the log")
         if any(line.endswith("twin") for line in lines):
             verdict.wrong.append(f"scan {scan_id} had two scanner servers at a time")
         if len(lines) > 1 + len(restarts):
@@ -263,21 +272,35 @@ async def _views(connection: Connection) -> Verdict:
     )
 
 
-async def _dead_letters(amqp_url: str) -> Verdict:
-    """Looked at, and left where they are."""
+_KINDS = {
+    RequestScan.key: ("request", "repeat", "reused key", "bad request"),
+    RescanScan.key: ("rescan",),
+    DeleteScan.key: ("delete",),
+    PatchManifest.key: ("report", "contradiction", "probe"),
+    PutResult.key: ("result",),
+}
+"""Command to the kinds of requests that send it."""
+
+
+async def _dead_letters(amqp_url: str, ledger: Ledger) -> Verdict:
+    """Looked at, and left where they are. Explained is one whose request was answered 503 or not at all, and no other."""
     verdict = Verdict("dead letters are explained")
     reasons: Counter[str] = Counter()
+    commands: Counter[str] = Counter()
     bus = await aio_pika.connect(amqp_url)
     async with bus:
         channel = await bus.channel()
         queue = await channel.get_queue(topology.DEAD_LETTERS)
         while (message := await queue.get(fail=False, no_ack=False)) is not None:
-            reason = str(message.headers.get("x-reason") or message.headers.get("x-first-death-reason") or "no reason")
+            letter = letter_of(message)
             verdict.looked_at += 1
-            reasons[reason] += 1
-            if reason not in _EXPLAINED:
-                verdict.wrong.append(
-                    f"{message.routing_key} {message.message_id}: {reason}: {message.headers.get('x-traceback', '')!s}"
-                )
+            reasons[letter.reason] += 1
+            commands[letter.key] += 1
+            if letter.reason not in _EXPLAINED:
+                verdict.wrong.append(f"{letter.key} {letter.message_id}: {letter.reason}: {letter.traceback}")
+    for command, count in commands.items():
+        unanswered = sum(ledger.unanswered(kind) for kind in _KINDS.get(command, ()))
+        if count > unanswered:
+            verdict.wrong.append(f"{count} dead letters '{command}', and only {unanswered} requests that were not answered")
     verdict.note = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
     return verdict

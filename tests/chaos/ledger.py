@@ -11,7 +11,9 @@ class ScanRecord:
 
     key: in the scan's classifiers, and the Idempotency-Key. event: the i3 event as it was posted.
     reports, results: marks of acknowledged reports and partial skymaps, final: of the last skymap.
-    on_the_bus: its scanner reported through the client library: acknowledged is what was handed over before it was closed well.
+    on_the_bus: its scanner reported through the client library: acknowledged are the final skymap and the last report that were
+    handed over before it was closed well. Of the reports before, newer ones may have taken the place; a partial skymap that is
+    overtaken by the final one, over another way or replica, is not stored (REST contract 4.12).
     """
 
     key: str
@@ -26,6 +28,7 @@ class ScanRecord:
     is_deleted: bool = False
     rescan_key: str | None = None
     rescan_id: str | None = None
+    rescan_is_deleted: bool = False
 
 
 @dataclass(slots=True)
@@ -44,6 +47,12 @@ class Ledger:
     def complain(self, text: str) -> None:
         """Note a broken promise."""
         self.complaints.append(text[:500])
+
+    def unanswered(self, kind: str) -> int:
+        """How many requests of a kind got a 503 or no answer."""
+        return sum(
+            count for (asked, what), count in self.answers.items() if asked == kind and (what == "503" or not what.isdigit())
+        )
 
     @property
     def requests(self) -> int:

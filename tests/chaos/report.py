@@ -26,6 +26,11 @@ class Report:
     verdicts: list[Verdict]
 
     @property
+    def hits(self) -> list[Outcome]:
+        """Of the faults, those that found their victim."""
+        return [outcome for outcome in self.outcomes if outcome.hit]
+
+    @property
     def lost(self) -> int:
         """Acknowledged things that are not there."""
         return sum(len(verdict.wrong) for verdict in self.verdicts if verdict.is_loss)
@@ -33,7 +38,7 @@ class Report:
     @property
     def wrong(self) -> list[str]:
         """Everything that must not be."""
-        unrecovered = [f"{outcome.fault}: {outcome.note}" for outcome in self.outcomes if outcome.recovery_s is None]
+        unrecovered = [f"{outcome.fault}: {outcome.note}" for outcome in self.hits if outcome.recovery_s is None]
         return unrecovered + [f"{verdict.question}: no, {text}" for verdict in self.verdicts for text in verdict.wrong]
 
     def as_json(self) -> dict[str, Any]:
@@ -46,7 +51,8 @@ class Report:
             "requests": self.ledger.requests,
             "answers": {f"{kind}: {what}": count for (kind, what), count in sorted(self.ledger.answers.items())},
             "slowest_503_s": round(self.ledger.slowest_503_s, 2),
-            "faults": len(self.outcomes),
+            "faults": len(self.hits),
+            "faults_without_a_victim": len(self.outcomes) - len(self.hits),
             "faults_by_kind": [
                 {"fault": kind, "count": len(times), "p50_s": percentile(times, 50), "p95_s": percentile(times, 95)}
                 for kind, times in sorted(self.recoveries().items())
@@ -64,7 +70,7 @@ class Report:
     def recoveries(self) -> dict[str, list[float]]:
         """Kind of fault, and its victim's kind, to the recovery times in seconds."""
         found: dict[str, list[float]] = {}
-        for outcome in self.outcomes:
+        for outcome in self.hits:
             victim = "" if outcome.fault.kind == "kill a scanner" else f" {outcome.fault.victim.partition('-')[0]}"
             found.setdefault(outcome.fault.kind + victim, [])
             if outcome.recovery_s is not None:
@@ -72,7 +78,7 @@ class Report:
         return found
 
     def _times(self) -> list[float]:
-        return [outcome.recovery_s for outcome in self.outcomes if outcome.recovery_s is not None]
+        return [outcome.recovery_s for outcome in self.hits if outcome.recovery_s is not None]
 
     def show(self, console: Console) -> None:
         """Print it."""
@@ -81,7 +87,7 @@ class Report:
             faults.add_row(kind, str(len(times)), f"{percentile(times, 50):.1f} s", f"{percentile(times, 95):.1f} s")
         times = self._times()
         faults.add_section()
-        faults.add_row("all", str(len(self.outcomes)), f"{percentile(times, 50):.1f} s", f"{percentile(times, 95):.1f} s")
+        faults.add_row("all", str(len(self.hits)), f"{percentile(times, 50):.1f} s", f"{percentile(times, 95):.1f} s")
         console.print(faults)
         answers = Table("request", "answers", title=f"{self.ledger.requests} requests")
         by_kind: dict[str, Counter[str]] = {}
@@ -103,7 +109,7 @@ class Report:
             console.print(f"… and {len(self.wrong) - _SHOWN} more, see the JSON report")
         answered = sum(record.scan_id is not None for record in self.ledger.scans)
         console.print(
-            f"[bold]{answered} scans, {self.ledger.requests} requests, {len(self.outcomes)} faults, lost = {self.lost}[/bold]"
+            f"[bold]{answered} scans, {self.ledger.requests} requests, {len(self.hits)} faults, lost = {self.lost}[/bold]"
             f" (slowest 503: {self.ledger.slowest_503_s:.1f} s; {self.seconds:.0f} s in all; seed {self.seed})"
         )
 

@@ -15,6 +15,7 @@ import asyncpg
 from tests.chaos.battlefield import BROKER, DATABASE, Battlefield
 
 RECOVERY_LIMIT_S = 120.0
+_VICTIM_LIMIT_S = 30.0
 _SERVICES = ("api", "api-2", "dispatcher", "progress", "progress-2", "ewms_bridge", "ewms_bridge-2", "sandbox")
 
 
@@ -34,9 +35,13 @@ class Fault:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What became of a fault. recovery_s: from its end until everything is ready and a write is taken; None: never."""
+    """What became of a fault. recovery_s: from its end until everything is ready and a write is taken; None: never.
+
+    hit: False when there was no victim to be found.
+    """
 
     fault: Fault
+    hit: bool = True
     recovery_s: float | None = None
     note: str = ""
 
@@ -103,9 +108,9 @@ class Saboteur:
         async with self._held.setdefault(fault.victim, asyncio.Lock()):
             self._say(str(fault))
             try:
-                replaced = await self._strike(fault)
+                replaced = await self._strike_once_it_is_there(fault)
             except ProcessLookupError:
-                outcome.note, outcome.recovery_s = "the victim was down already", 0.0
+                outcome.hit = False
                 return
             over = time.monotonic()
         while time.monotonic() - over < RECOVERY_LIMIT_S:
@@ -116,6 +121,17 @@ class Saboteur:
             return
         missing = await self._field.not_ready(self._session)
         outcome.note = f"not recovered within {RECOVERY_LIMIT_S:g} s; not ready: {', '.join(missing) or 'nothing'}"
+
+    async def _strike_once_it_is_there(self, fault: Fault) -> Callable[[], bool]:
+        """Strike; a victim that is down is waited for. Raises ProcessLookupError when it does not come."""
+        deadline = time.monotonic() + _VICTIM_LIMIT_S
+        while True:
+            try:
+                return await self._strike(fault)
+            except ProcessLookupError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
 
     async def _strike(self, fault: Fault) -> Callable[[], bool]:
         """Do it; the answer says whether its victim has been replaced since."""

@@ -5,9 +5,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import aio_pika
+import asyncpg
 import pytest
 from rich.console import Console
 
+from skydriver_common.bus import topology
+from skydriver_common.bus.letters import REASON
 from tests.chaos.battlefield import Battlefield
 from tests.chaos.fight import Rules, fight, new_seed
 from tests.chaos.judge import Verdict, judge
@@ -22,13 +26,14 @@ async def test_nothing_is_lost_under_fire(tmp_path: Path) -> None:
     noticed: list[Verdict] = []
 
     async def afterwards(field: Battlefield, ledger: Ledger) -> None:
-        noticed.extend(await judge(field, _with_lies(ledger)))
+        await _tamper(field)
+        noticed.extend(await judge(field, _with_lies(ledger), quiet_within_s=0))
 
     report = await fight(rules, tmp_path / "chaos", print, afterwards=afterwards)
     report.show(Console(width=120))
     assert report.wrong == [], f"replay with {_SEED}={rules.seed}: {json.dumps(report.as_json(), indent=1)}"
     assert report.ledger.requests > 300
-    assert len(report.outcomes) == rules.faults
+    assert len(report.hits) > rules.faults / 2
     wrong = {verdict.question: len(verdict.wrong) for verdict in noticed}
     for question, count in {
         "every request answered 200 is there, once": 2,
@@ -38,6 +43,7 @@ async def test_nothing_is_lost_under_fire(tmp_path: Path) -> None:
         "every acknowledged deletion is in the log": 1,
     }.items():
         assert wrong[question] == count, (question, wrong)
+    assert [verdict.question for verdict in noticed if not verdict.wrong] == ["promises kept in every answer"]
 
 
 def _with_lies(ledger: Ledger) -> Ledger:
@@ -53,3 +59,24 @@ def _with_lies(ledger: Ledger) -> Ledger:
     )  # fmt: skip
     invented = ScanRecord("invented", b"{}", scan_id="nowhere")
     return replace(ledger, scans=[*others, lying, invented], refused_keys=[stored.key])
+
+
+async def _tamper(field: Battlefield) -> None:
+    """A second start, an altered event, an altered view, forgotten work and a strange dead letter: the judge must find each."""
+    (starts, *_) = field.work_dir.glob("*/starts")
+    with starts.open("a") as lines:
+        lines.write("1 twin\n")
+    connection = await asyncpg.connect(field.database_url)
+    await connection.execute("SET session_replication_role = replica")
+    await connection.execute("UPDATE event_log SET actor = 'nobody' WHERE position = (SELECT min(position) FROM event_log)")
+    await connection.execute(
+        "UPDATE manifests SET priority = priority + 1 WHERE scan_id = (SELECT min(scan_id) FROM manifests)"
+    )
+    await connection.execute(
+        "INSERT INTO due_work (kind, scan_id, due_at, priority, created_at, leased_until)"
+        " VALUES ('stop', 'nowhere', now(), 0, now(), now() + interval '1 hour')"
+    )
+    await connection.close()
+    async with await aio_pika.connect(field.amqp_url) as bus:
+        channel = await bus.channel()
+        await channel.default_exchange.publish(aio_pika.Message(b"?", headers={REASON: "made up"}), topology.DEAD_LETTERS)
