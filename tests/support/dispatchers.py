@@ -17,6 +17,7 @@ from skydriver_common.model.commands import DeleteScan, RequestScan
 from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan
+from skydriver_common.runtime.loops import Step
 from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
@@ -44,6 +45,8 @@ class Dispatcher:
     launcher: KubernetesLauncher
     usecases: UseCases
     launching: Launching
+    launch: Step
+    """Of its one hand."""
     watchdog: Watchdog
     leadership: Leadership
     watch: ClusterWatch
@@ -70,7 +73,7 @@ class Dispatcher:
     async def settle_down(self) -> None:
         """Take every step that is due now."""
         steps: tuple[Callable[[], Awaitable[bool | float]], ...] = (
-            self.launching.launch, self.launching.stop, self.watchdog.follow, self.watchdog.settle, self.watchdog.check,
+            self.launch, self.launching.stop, self.watchdog.follow, self.watchdog.settle, self.watchdog.check,
         )  # fmt: skip
         while any([await step() is True for step in steps]):
             pass
@@ -115,10 +118,11 @@ def a_dispatcher(store: Store, cluster: Cluster, client: ApiClient, name: str = 
     board = NewsBoard()
     launcher = kubernetes_launcher(client, board)
     usecases = UseCases(pool, uow)
+    launching = Launching(pool, uow, schedule, launcher, max_attempts=3)
     leadership = Leadership(client, namespace=NAMESPACE, name="skydriver", holder=name, lease_s=1.5, timeout_s=0.5)
     return Dispatcher(
         store=store, cluster=cluster, client=client, schedule=schedule, board=board, launcher=launcher, usecases=usecases,
-        launching=Launching(pool, uow, schedule, launcher, max_attempts=3),
+        launching=launching, launch=launching.hand(),
         watchdog=Watchdog(pool, uow, schedule, launcher, usecases, **{"result_grace": timedelta(0), **watchdog}),
         leadership=leadership,
         watch=ClusterWatch(client, JOBS, leadership, board, on_listed=lambda: None, timeout_s=2.0),

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import structlog
@@ -11,7 +12,7 @@ from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
-from skydriver_common.runtime.loops import insistently
+from skydriver_common.runtime.loops import Step, insistently
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import (
     decide_attempt,
@@ -32,8 +33,39 @@ _NO_ROOM_AGAIN_S = 300.0
 """A scan that found no room lets the others try first for so long, or until something ends. Source: REST contract 9.6."""
 
 
+class _Hand:
+    """Claims a scan, launches it, and keeps hold of it when the database goes away in between.
+
+    What is claimed nobody else may take before its lease ends, so a hand that was interrupted goes on with it: within keep_s of
+    the claim, while the lease is surely its own.
+    """
+
+    def __init__(
+        self, claim: Callable[[], Awaitable[Work | float | None]], launch: Callable[[Work], Awaitable[None]], keep_s: float
+    ) -> None:
+        self._claim = claim
+        self._launch = launch
+        self._keep_s = keep_s
+        self._work: Work | None = None
+        self._until = 0.0
+
+    async def step(self) -> bool | float:
+        """Launch one scan, or tell when to ask again. Raises TryLater."""
+        began = time.monotonic()
+        if self._work is None or began >= self._until:
+            self._work, self._until = None, began + self._keep_s
+            claimed = await self._claim()
+            if not isinstance(claimed, Work):
+                return False if claimed is None else max(claimed, 0.05)
+            self._work = claimed
+        with structlog.contextvars.bound_contextvars(scan_id=self._work.scan_id):
+            await self._launch(self._work)
+        self._work = None
+        return True
+
+
 class Launching:
-    """Steps ``launch`` and ``stop``; each does one scan. Several loops, and several replicas, may take them at once."""
+    """Hands that launch, and the step ``stop``; each does one scan at a time. Several loops, and several replicas, do so at once."""
 
     def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule, launcher: Launcher, *, max_attempts: int) -> None:
         self._pool = pool
@@ -41,35 +73,15 @@ class Launching:
         self._schedule = schedule
         self._launcher = launcher
         self._max_attempts = max_attempts
-        self._holds = 0
-        self._in_hand: Work | None = None
-        self._in_hand_until = 0.0
+        self._holds, self._next_hold_at = 0, 0.0
 
-    async def launch(self) -> bool | float:
-        """Start the most urgent scan that may start."""
-        began = time.monotonic()
-        if self._in_hand is not None and began < self._in_hand_until:
-            work = self._in_hand  # claimed before the database went away: nobody else may take it before its lease ends
-        else:
-            claimed = await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
-            if not isinstance(claimed, Work):
-                self._in_hand = None
-                return False if claimed is None else max(claimed, 0.05)
-            work, self._in_hand_until = claimed, began + self._schedule.lease.total_seconds() / 2
-        self._in_hand = work
-        with structlog.contextvars.bound_contextvars(scan_id=work.scan_id):
-            await self._launch(work)
-        self._in_hand = None
-        return True
+    def hand(self) -> Step:
+        """A step of its own: start the most urgent scan that may start. One loop takes it."""
+        return _Hand(self._claim_next, self._launch, self._schedule.lease.total_seconds() / 2).step
 
-    async def launch_urgent(self) -> bool:
-        """Start an urgent scan: for a hand that is free when all others wait for answers about less urgent ones."""
-        work = await self._schedule.claim(LAUNCH, min_priority=URGENT)
-        if work is None:
-            return False
-        with structlog.contextvars.bound_contextvars(scan_id=work.scan_id):
-            await self._launch(work)
-        return True
+    def urgent_hand(self) -> Step:
+        """The same for urgent scans alone: a hand that is free when all others wait for answers about less urgent ones."""
+        return _Hand(self._claim_urgent, self._launch, self._schedule.lease.total_seconds() / 2).step
 
     async def stop(self) -> bool | float:
         """End the scanner server of one scan that must not run."""
@@ -85,6 +97,12 @@ class Launching:
             return True
         await self._schedule.finish(work)
         return True
+
+    async def _claim_next(self) -> Work | float | None:
+        return await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
+
+    async def _claim_urgent(self) -> Work | None:
+        return await self._schedule.claim(LAUNCH, min_priority=URGENT)
 
     async def _launch(self, work: Work) -> None:
         scan_id, attempt_id = work.scan_id, str(uuid.uuid4())
@@ -142,9 +160,11 @@ class Launching:
             pause_s = min(_URGENT_CAP_S, 0.5 * 2 ** min(work.tries, 8))
             await self._schedule.postpone(work, timedelta(seconds=pause_s if has_no_room else max(fault.after_s, pause_s)))
             return
-        self._holds += 1
+        if time.monotonic() >= self._next_hold_at:  # else another hand of ours has met the same
+            self._holds += 1
         pause_s = min(_NO_ROOM_CAP_S if has_no_room else _OUTAGE_CAP_S, 0.5 * 2 ** min(self._holds, 8))
         hold_s = pause_s if has_no_room else max(fault.after_s, pause_s)
+        self._next_hold_at = time.monotonic() + hold_s
         await store.hold_launches(self._pool, for_s=hold_s, because=fault.what)
         await self._schedule.postpone(work, timedelta(seconds=_NO_ROOM_AGAIN_S if has_no_room else hold_s))
 

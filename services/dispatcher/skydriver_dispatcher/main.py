@@ -141,8 +141,8 @@ def _start(
         may_act=lambda: leadership is None or leadership.leads,
     )  # fmt: skip
     for number in range(settings.launch_hands):
-        foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", launching.launch, idle_s=_IDLE_S))
-    foundation.wake_when_due([LAUNCH], service.loop("launch-urgent", launching.launch_urgent, idle_s=_IDLE_S))
+        foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", launching.hand(), idle_s=_IDLE_S))
+    foundation.wake_when_due([LAUNCH], service.loop("launch-urgent", launching.urgent_hand(), idle_s=_IDLE_S))
     for number in range(_STOP_HANDS):
         foundation.wake_when_due([STOP], service.loop(f"stop-{number}", launching.stop, idle_s=_IDLE_S))
     foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))

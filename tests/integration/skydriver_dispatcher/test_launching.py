@@ -1,6 +1,8 @@
 """From the backlog to the cluster: order, throttle, refusals, races with deletion."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,12 +13,15 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
+from skydriver_common.model.scan import Scan
+from skydriver_common.runtime.loops import Pulse, forever
 from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.ports import RoomMade
 from skydriver_dispatcher.usecases import STOP
-from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
+from tests.support.dispatchers import PATIENCE_S, Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context
 
+HANDS = 4
 QUOTA: dict[str, Any] = {"status": 403, "message": 'jobs.batch "x" is forbidden: exceeded quota: scans, used: 5, limited: 5'}
 
 
@@ -39,6 +44,29 @@ async def order(store: Store) -> list[str]:
     while isinstance(work := await claim(store), Work):
         names.append(work.scan_id)
     return names
+
+
+@asynccontextmanager
+async def hands(dispatcher: Dispatcher) -> AsyncIterator[None]:
+    """All hands of one replica at work, as in the service."""
+    pulses = [Pulse() for _ in range(HANDS + 1)]
+    steps = [*(dispatcher.launching.hand() for _ in range(HANDS)), dispatcher.launching.urgent_hand()]
+    loops = [
+        asyncio.create_task(forever(step, pulse, name="launch", idle_s=0.03)) for step, pulse in zip(steps, pulses, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for pulse in pulses:
+            pulse.stop()
+        await asyncio.gather(*loops)
+
+
+async def until(dispatcher: Dispatcher, scans: list[str], what: Callable[[Scan], bool]) -> None:
+    """Wait until this is true of all these scans, while the hands work."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not all([what(await dispatcher.scan(scan_id)) for scan_id in scans]):  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.02)
 
 
 async def test_urgent_scans_come_first_by_priority_and_age_then_the_others_by_priority_and_waiting(store: Store) -> None:
@@ -181,7 +209,7 @@ async def test_a_scan_that_breaks_the_launcher_is_given_up_after_its_attempts_an
 async def test_deleted_while_the_job_is_being_made_ends_with_nothing_running(dispatcher: Dispatcher) -> None:
     dispatcher.cluster.fail("POST", "jobs", delay_s=0.3, after=True)
     scan_id = await dispatcher.request(priority=100)
-    launching = asyncio.create_task(dispatcher.launching.launch())
+    launching = asyncio.ensure_future(dispatcher.launch())
     await dispatcher.cluster.until_asked("POST", "jobs")
     await dispatcher.delete(scan_id)
     while await dispatcher.launching.stop() is True:  # finds nothing yet
@@ -196,7 +224,7 @@ async def test_a_launch_without_an_answer_that_was_deleted_meanwhile_leaves_noth
     dispatcher.cluster.fail("POST", "secrets", drop=True, after=True)
     dispatcher.cluster.fail("POST", "jobs", delay_s=0.2)
     scan_id = await dispatcher.request(priority=100)
-    launching = asyncio.create_task(dispatcher.launching.launch())
+    launching = asyncio.ensure_future(dispatcher.launch())
     await dispatcher.cluster.until_asked("POST", "jobs")
     await dispatcher.delete(scan_id)
     await launching
@@ -207,7 +235,7 @@ async def test_a_launch_without_an_answer_that_was_deleted_meanwhile_leaves_noth
 async def test_a_stop_that_is_under_way_does_not_stand_for_what_starts_behind_its_back(dispatcher: Dispatcher) -> None:
     dispatcher.cluster.fail("POST", "jobs", delay_s=0.2)
     scan_id = await dispatcher.request(priority=100)
-    launching = asyncio.create_task(dispatcher.launching.launch())
+    launching = asyncio.ensure_future(dispatcher.launch())
     await dispatcher.cluster.until_asked("POST", "jobs")
     await dispatcher.delete(scan_id)
     # another replica is at it: it has looked, found nothing, and is about to say that it is done
@@ -239,7 +267,7 @@ async def test_replicas_share_the_backlog_and_start_each_scan_once(store: Store,
     scans = [await dispatcher.request() for _ in range(30)]
 
     async def work(replica: Dispatcher) -> None:
-        while await replica.launching.launch() is True:
+        while await replica.launch() is True:
             pass
 
     await asyncio.gather(*(work(replica) for replica in replicas))
@@ -294,6 +322,34 @@ async def test_a_launch_interrupted_by_an_outage_goes_on_after_it_and_does_not_w
 
     monkeypatch.setattr(UnitOfWork, "on_scans", flaky)
     with pytest.raises(TryLater):
-        await dispatcher.launching.launch()
+        await dispatcher.launch()
     await dispatcher.settle_down()
     assert (await dispatcher.scan(scan_id)).launch.state == "launched"
+
+
+async def test_the_hands_of_one_process_start_each_scan_once(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store)
+    for number in range(20):  # uneven, so that hands come back while others are still busy
+        dispatcher.cluster.fail("POST", "jobs", delay_s=0.05 * (number % 5))
+    scans = []
+    async with hands(dispatcher):
+        for number in range(20):
+            scans.append(await dispatcher.request())
+            if number % 2:
+                await dispatcher.cluster.until_asked("POST", "jobs", number)
+        await until(dispatcher, scans, lambda scan: scan.launch.state == "launched")
+    assert dispatcher.cluster.count("POST", "jobs") == 20
+    assert dispatcher.cluster.count("POST", "secrets") == 20
+    assert dispatcher.cluster.count("GET", "jobs") == 0
+
+
+async def test_a_hand_that_has_nothing_to_do_leaves_the_scan_of_another_alone(dispatcher: Dispatcher) -> None:
+    """After its restart an API server forbids everything for a moment: one attempt of the scan is used up, not one for each hand."""
+    await set_throttle(dispatcher.store)
+    dispatcher.cluster.fail("POST", "jobs", 403, 'jobs.batch is forbidden: User "x" cannot create', times=10, delay_s=0.3)
+    scan_id = await dispatcher.request()
+    async with hands(dispatcher):
+        await dispatcher.cluster.until_asked("POST", "jobs")
+        await until(dispatcher, [scan_id], lambda scan: scan.launch.failures > 0)
+    assert (await dispatcher.scan(scan_id)).launch.failures == 1
+    assert dispatcher.cluster.count("POST", "jobs") == 1

@@ -92,7 +92,7 @@ async def test_the_new_scan_keeps_the_old_ones_place_in_the_line(dispatcher: Dis
     await dispatcher.watchdog.reconcile()
     await set_throttle(dispatcher.store)
     new = str((await dispatcher.scan(scan_id)).replaced_by_scan_id)
-    await dispatcher.launching.launch()
+    await dispatcher.launch()
     assert dispatcher.has_job(new)
     assert not dispatcher.has_job(waiting)
 
