@@ -80,6 +80,7 @@ async def _change(change: Change, database_url: DatabaseUrl, data_dir: DataDir) 
     async with database(database_url, data_dir) as connection:
         try:
             async with connection.transaction():
+                await system_log.lock(connection)
                 await set_throttle(connection, change, by=actor())
                 now = await read_throttle(connection)
                 command_id = str(uuid.uuid4())

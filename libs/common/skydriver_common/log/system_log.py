@@ -1,6 +1,7 @@
 """Facts that belong to no scan: a history of their own in the log, chained like a scan's, folded into no view.
 
-One writer at a time appends to it, by a transaction's advisory lock: it is for rare facts, not for a stream of them.
+One writer at a time appends to it, by a transaction's advisory lock: it is for rare facts, not for a stream of them. The lock
+comes before anything that gives the transaction its id (``lock``): so readers, who go by these ids, see the facts in order.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ async def record(pool: Pool, bell: Bell, writer: str, context: Context, *events:
     """Append these facts unless this command id has recorded its own before; whether they are new. Raises TryLater, ForeignEvent."""
     with database_faults():
         async with pool.acquire() as connection, connection.transaction():
+            await lock(connection)
             is_new: bool = await sql.claim_command(connection, command_id=context.command_id, fingerprint=context.fingerprint)
             if is_new:
                 await append(connection, writer, context, events)
@@ -31,12 +33,17 @@ async def record(pool: Pool, bell: Bell, writer: str, context: Context, *events:
     return is_new
 
 
+async def lock(connection: Connection) -> None:
+    """Begin a transaction that will append: before its first other statement. Others who append wait until it ends."""
+    await sql.lock_system_log(connection)
+
+
 async def append(connection: Connection, writer: str, context: Context, events: Sequence[SystemEvent]) -> None:
-    """Append within the caller's transaction, as late in it as can be: others who append wait until it ends.
+    """Append within the caller's transaction, which has begun with ``lock``.
 
     The caller rings the bell after its commit. Raises ForeignEvent, and what the driver raises.
     """
-    await sql.lock_system_log(connection)
+    await lock(connection)  # again, for one who forgot: the chain must hold
     head = await sql.system_head(connection)  # a statement of its own: it must see what the lock has waited for
     version, head_hash = (head["version"], head["hash"]) if head else (0, wire.GENESIS)
     now = datetime.now(UTC)

@@ -1,9 +1,17 @@
 -- name: load(command_ids, scan_ids, consumers, event_ids)
 -- Lock and load scans (kind s), the replies recorded under the commands' ids (r), and which events were consumed (c).
+-- First advisory locks, one by one in the order of their keys, then the rows. A row's lock gives the transaction its id, an
+-- advisory one does not. So whoever waits for a scan has no id yet, and ids rise with the versions of each scan: readers go by
+-- them. The subquery that takes the locks says which rows are wanted: none can be locked before it has come to its end.
 -- Index: manifests_pkey, command_replies_pkey, consumed_events_pkey.
 WITH wanted AS (
     SELECT scan_id, version, head_hash, body, rest FROM manifests
-     WHERE scan_id = ANY(:scan_ids) ORDER BY scan_id FOR UPDATE)
+     WHERE scan_id = ANY((
+         SELECT array_agg(locked.scan_id)
+           FROM (SELECT scan_id, pg_advisory_xact_lock(7311007, key) AS taken
+                   FROM (SELECT scan_id, hashtext(scan_id) AS key FROM unnest(:scan_ids::text[]) scan_id ORDER BY 2, 1) sorted) locked
+          WHERE locked.taken IS NOT NULL)::text[])
+     ORDER BY scan_id FOR UPDATE)
 SELECT 's' AS kind, scan_id, version, head_hash, body, rest, NULL AS fingerprint, NULL AS code, NULL AS reason FROM wanted
 UNION ALL
 SELECT 'r', command_id, NULL, NULL, body, NULL, fingerprint, code, reason
