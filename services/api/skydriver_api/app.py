@@ -70,13 +70,16 @@ ROUTES: tuple[Route, ...] = (
 )  # fmt: skip
 """Source: REST contract 3. ``/scan/{id}/events`` is an addition (1.10)."""
 
+_ASKED_MOST = tuple(f"{_SCAN}/{name}" for name in ("manifest", "status", "result"))
+"""The router tries one path after the other: these first."""
+
 
 def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
     """The REST application, ready to be served."""
     app = web.Application(middlewares=[answers], client_max_size=MIB)
     app[DEPS] = deps
     app[operations.OPENAPI] = orjson.dumps(document(ROUTES, clusters=deps.clusters))
-    for route in ROUTES:
+    for route in sorted(ROUTES, key=lambda route: route.path not in _ASKED_MOST):
         handler = _accepting(route.handler, route.most_bytes)
         if route.roles:
             handler = allowing(route.roles, verifier, handler)

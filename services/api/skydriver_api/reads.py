@@ -2,11 +2,10 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 
 import zstandard
 
@@ -14,8 +13,6 @@ from skydriver_api.batched import BatchedLookup
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
-
-T = TypeVar("T")
 
 _sql = load_statements("skydriver_api", "api.sql")
 _LOOKUP_LIMIT_S = 5.0
@@ -82,11 +79,12 @@ class BacklogRow:
     attempts: int
 
 
-async def _promptly(answer: Awaitable[T]) -> T:
-    """A look-up's answer. Raises TryLater when the database is silent: what is asked waits behind what was asked before."""
+@asynccontextmanager
+async def _promptly() -> AsyncIterator[None]:
+    """Around a shared query. Raises TryLater when the database is away or silent."""
     with database_faults():
         async with asyncio.timeout(_LOOKUP_LIMIT_S):
-            return await answer
+            yield
 
 
 class Reads:
@@ -96,21 +94,21 @@ class Reads:
         self.pool = pool
         self._manifests = BatchedLookup(self._find_manifests)
         self._statuses = BatchedLookup(self._find_statuses)
-        self._results = BatchedLookup(self._find_results)
+        self._results = BatchedLookup(self._find_results, at_once=1)
         self._bodies = BatchedLookup(self._find_bodies, most=1)
         self._kept = _KeptResults(_KEPT_RESULTS_BYTES)
 
     async def manifest(self, scan_id: str) -> ManifestView | None:
         """The scan, or None when it is unknown."""
-        return await _promptly(self._manifests(scan_id))
+        return await self._manifests(scan_id)
 
     async def status(self, scan_id: str) -> StatusView | None:
         """State and workforce of the scan, or None when it is unknown."""
-        return await _promptly(self._statuses(scan_id))
+        return await self._statuses(scan_id)
 
     async def result(self, scan_id: str) -> ResultView | None:
         """Which skymap the scan has, or None when the scan is unknown."""
-        return await _promptly(self._results(scan_id))
+        return await self._results(scan_id)
 
     async def result_body(self, view: ResultView) -> bytes:
         """The Result (REST contract 5.2) as JSON, ready to be sent; ``{}`` when there is no skymap."""
@@ -162,18 +160,18 @@ class Reads:
         return float(row["requested_at"])
 
     async def _find_manifests(self, scan_ids: list[str]) -> dict[str, ManifestView]:
-        with database_faults():
+        async with _promptly():
             return {row["scan_id"]: ManifestView(**row) async for row in _sql.manifests(self.pool, scan_ids=scan_ids)}
 
     async def _find_statuses(self, scan_ids: list[str]) -> dict[str, StatusView]:
-        with database_faults():
+        async with _promptly():
             return {
                 row["scan_id"]: StatusView(**dict(row) | {"workforce": row["workforce"] or _NO_WORKFORCE})
                 async for row in _sql.statuses(self.pool, scan_ids=scan_ids)
             }
 
     async def _find_results(self, scan_ids: list[str]) -> dict[str, ResultView]:
-        with database_faults():
+        async with _promptly():
             return {row["scan_id"]: ResultView(**row) async for row in _sql.results(self.pool, scan_ids=scan_ids)}
 
     async def _find_bodies(self, views: list[ResultView]) -> dict[ResultView, bytes]:
