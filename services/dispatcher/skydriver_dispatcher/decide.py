@@ -100,6 +100,22 @@ def decide_stage(scan: Scan, *, stage: str, code: str, text: str) -> list[Event]
     return [ScannerStageChanged(stage=stage, code=code, text=text)]
 
 
+def decide_without_queues(scan: Scan) -> list[LaunchAbandoned | ScannerFailed]:
+    """Its scanner server would wait for queues until its deadline, since EWMS will not give it any: it has failed.
+
+    A workflow that is stopped after its queues came is the scanner server's own affair: it is told, and ends.
+    """
+    if not scan.may_run:
+        return []
+    if scan.ewms.refused:
+        reason = scan.ewms.refused
+    elif scan.ewms.deactivated and not scan.ewms.queues:
+        reason = f"its workflow was stopped at EWMS ({scan.ewms.deactivated}) before it had its queues"
+    else:
+        return []
+    return [LaunchAbandoned(reason=reason)] if scan.is_waiting else [ScannerFailed(reason=reason)]
+
+
 def can_end(scan: Scan) -> bool:
     """Whether the end of its scanner server still means anything for this scan."""
     return scan.may_run and scan.launch.state == "launched"

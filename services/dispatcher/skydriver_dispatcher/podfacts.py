@@ -5,6 +5,7 @@ Sources: REST contract 9.6 (which ends are transient); the Kubernetes API for th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from skydriver_common.kubernetes import names
@@ -23,6 +24,9 @@ POD_REFUSED, UNSCHEDULABLE, IMAGE_PULL, CONTAINER_CONFIG, UPLOAD = (
     "startup-upload-failing",
 )  # fmt: skip
 """Codes of what holds a scanner server up."""
+
+TOO_LONG = "the scan ran longer than allowed (DeadlineExceeded)"
+"""A new try would run as long again; the contract's DeadlineExceeded is that of a container."""
 
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
@@ -69,10 +73,24 @@ def exit_of_job(scan_id: str, end: JobEnd) -> ScannerExit:
     if end.is_success:
         return ScannerExit(scan_id=scan_id, exit_code=0, log_tail="")
     if end.reason == "DeadlineExceeded":
-        cause = "the scan ran longer than allowed (DeadlineExceeded)"
-    else:
-        cause = f"its pod is gone ({end.reason or 'no reason given'})"
+        return ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause=TOO_LONG)
+    cause = f"its pod is gone ({end.reason or 'no reason given'})"
     return ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause=cause, was_taken=True)
+
+
+def deadline_of(job: dict[str, Any]) -> datetime | None:
+    """When the Job has run for as long as it may, once it has started."""
+    started, limit_s = (job.get("status") or {}).get("startTime"), (job.get("spec") or {}).get("activeDeadlineSeconds")
+    return datetime.fromisoformat(started) + timedelta(seconds=limit_s) if started and limit_s else None
+
+
+def is_ended_by(deadline: datetime | None, pod: dict[str, Any]) -> bool:
+    """Whether the pod is deleted because its Job's time is up, which the Job may say later than the pod. Both by the cluster's clock."""
+    going = pod["metadata"].get("deletionTimestamp")
+    if deadline is None or not going:
+        return False
+    grace = timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0)
+    return datetime.fromisoformat(going) - grace >= deadline
 
 
 def has_pod(job: dict[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+import structlog
+
 from skydriver_common.db.pool import Pool
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.log.views import manifest_body
@@ -18,7 +20,17 @@ from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Code, Rejection, Reply
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
-from skydriver_dispatcher.decide import can_end, decide_delete, decide_request, decide_rescan, too_many_replacements, unknown
+from skydriver_dispatcher.decide import (
+    can_end,
+    decide_delete,
+    decide_request,
+    decide_rescan,
+    decide_without_queues,
+    too_many_replacements,
+    unknown,
+)
+
+log = structlog.get_logger(__name__)
 
 LAUNCH = store.LAUNCH
 STOP = "stop"
@@ -109,6 +121,18 @@ class UseCases:
             # its waiting counts from the old one's request: it has waited, and run, already
             self._rescan(tx, command, original, since=scan.timestamp)
         return new
+
+    async def end_without_queues(self, scan_id: str, context: Context) -> None:
+        """EWMS has refused or stopped a scan's workflow: a scanner server that now waits in vain is ended, and has failed."""
+        async with self._uow.on_scans(context, [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            events = [] if scan is None else decide_without_queues(scan)
+            if scan is None or not events:
+                return
+            tx.append(scan_id, events)
+            tx.due.drop(LAUNCH, scan_id)
+            tx.due.put(STOP, scan_id, now=tx.now, priority=scan.priority)
+        log.warning("scanner.without_queues", scan_id=scan_id, reason=events[0].reason)
 
     def _rescan(self, tx: Transaction, command: RescanScan, original: Scan, *, since: float | None = None) -> Scan:
         if command.abort_first:

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 from skydriver_common.auth import ensure_key
+from skydriver_common.model import events as ev
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher
+from tests.support.histories import until
 from tests.support.kmock_cluster import NAMESPACE
 
 
@@ -31,7 +33,7 @@ async def start(env: dict[str, str]) -> asyncio.subprocess.Process:
     )
 
 
-async def test_it_launches_watches_and_on_sigterm_gives_its_lease_back(
+async def test_it_launches_watches_hears_of_refusals_and_on_sigterm_gives_its_lease_back(
     dispatcher: Dispatcher, tmp_path: Path, database: str, clean_bus: str
 ) -> None:
     kubeconfig = tmp_path / "kubeconfig.json"
@@ -54,11 +56,20 @@ async def test_it_launches_watches_and_on_sigterm_gives_its_lease_back(
             launch = (await dispatcher.scan(scan_id)).launch
             return (launch.state, launch.stage) == ("launched", "running")
 
-        for _ in range(600):
-            if await runs():
-                break
-            await asyncio.sleep(0.05)
-        assert await runs()
+        await until(runs)
+        refused = await dispatcher.request()
+        await dispatcher.store.pool.execute("SELECT pg_notify('skydriver_due', 'launch')")
+
+        async def job_is_there() -> bool:
+            return dispatcher.has_job(refused)
+
+        async def job_is_gone() -> bool:
+            return not dispatcher.has_job(refused)
+
+        await until(job_is_there)
+        await dispatcher.store.append("ewms_bridge", refused, ev.WorkflowRefused(reason="no such cluster"))
+        await until(job_is_gone)
+        assert (await dispatcher.scan(refused)).launch.state == "failed"
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             assert await process.wait() == 0

@@ -14,7 +14,7 @@ from skydriver_common.model.ids import new_scan_id
 from skydriver_dispatcher.ports import ScannerStage
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
-from tests.support.histories import Store
+from tests.support.histories import Store, a_context
 from tests.support.launchers import a_queued_scan
 
 
@@ -123,6 +123,39 @@ async def test_a_scanner_that_fails_by_itself_has_failed_with_its_last_words(dis
     assert (scan.launch.exit_code, scan.launch.log_tail) == (1, "ValueError: no nsides")
     assert (await dispatcher.codes(scan_id))[0] == "scanner-failed"
     assert scan.replaced_by_scan_id is None
+
+
+async def test_a_scan_that_ewms_refuses_gives_its_place_free_and_is_not_started_once_more(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store, max_running=1)
+    refused = await dispatcher.request()
+    await dispatcher.settle_down()
+    waiting = await dispatcher.request()
+    await dispatcher.store.append(
+        "ewms_bridge", refused, ev.WorkflowRefused(reason="EWMS refuses the workflow: no such cluster")
+    )
+    await dispatcher.usecases.end_without_queues(refused, a_context())
+    await dispatcher.usecases.end_without_queues(refused, a_context())  # told twice
+    await dispatcher.settle_down()
+    scan = await dispatcher.scan(refused)
+    assert (scan.launch.state, scan.state, scan.replaced_by_scan_id) == ("failed", "STOPPED__PRESTARTUP", None)
+    assert await dispatcher.codes(refused) == ["scanner-failed", "workflow-refused"]
+    assert not dispatcher.has_job(refused)
+    assert (await dispatcher.scan(waiting)).launch.state == "launched"
+
+
+async def test_a_scan_that_waits_for_its_launch_and_gets_no_queues_leaves_the_backlog(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store, max_running=0)
+    scan_id = await dispatcher.request()
+    await dispatcher.store.append(
+        "ewms_bridge", scan_id, ev.WorkflowAssigned(workflow_id="w", ewms_address="http://ewms"),
+        ev.WorkflowDeactivated(workflow_id="w", label="ABORTED"),
+    )  # fmt: skip
+    await dispatcher.usecases.end_without_queues(scan_id, a_context())
+    await set_throttle(dispatcher.store)
+    await dispatcher.settle_down()
+    assert (await dispatcher.scan(scan_id)).launch.state == "abandoned"
+    assert not dispatcher.has_job(scan_id)
+    assert await count_is(dispatcher.store, "launch", 0)
 
 
 async def test_a_clean_end_waits_for_the_final_result_that_may_be_on_its_way(store: Store, dispatcher: Dispatcher) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
-from skydriver_common.model.scan import Launch, Scan
+from skydriver_common.model.scan import Ewms, Launch, Scan
 from skydriver_dispatcher import decide
 from tests.support.launchers import a_queued_scan
 
@@ -53,6 +53,22 @@ def test_only_failures_of_its_own_use_attempts_up() -> None:
 def test_an_end_means_nothing_for_a_scan_that_does_not_run(scan: Scan) -> None:
     assert not decide.can_end(scan)
     assert decide.decide_last_exit(scan, exit_code=1, log_tail="", cause="") == []
+
+
+@pytest.mark.parametrize(
+    ("ewms", "told"),
+    [
+        pytest.param(Ewms(), [], id="fine"),
+        pytest.param(Ewms(refused="no such cluster"), ["scan.scanner-failed"], id="refused"),
+        pytest.param(Ewms(deactivated="ABORTED"), ["scan.scanner-failed"], id="stopped before its queues"),
+        pytest.param(Ewms(deactivated="ABORTED", queues={"a": "b"}), [], id="stopped when the scanner server has its queues"),
+    ],
+)
+def test_a_scanner_server_that_will_never_have_queues_has_failed(ewms: Ewms, told: list[str]) -> None:
+    assert types([*decide.decide_without_queues(replace(launched(), ewms=ewms))]) == told
+    assert decide.decide_without_queues(replace(launched(), ewms=ewms, is_deleted=True)) == []
+    waiting = decide.decide_without_queues(replace(a_queued_scan(), ewms=ewms))
+    assert types([*waiting]) == ["scan.launch-abandoned" for _ in told]
 
 
 def test_a_stage_is_told_when_it_or_the_trouble_changes_not_for_other_words() -> None:

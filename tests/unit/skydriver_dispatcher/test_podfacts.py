@@ -142,6 +142,32 @@ def test_a_failed_job_whose_pod_is_never_seen_is_judged_after_a_while() -> None:
     assert end.was_taken
 
 
+def test_a_scan_that_has_used_up_its_time_has_failed_and_is_not_started_once_more() -> None:
+    told = Told()
+    told.tracker.saw_job(a_job(condition="Failed", reason="DeadlineExceeded"))
+    told.now += 2 * POD_GRACE_S
+    told.tracker.tell_overdue()
+    (end,) = told.ends()
+    assert not end.was_taken
+    assert "longer than allowed" in end.cause
+
+
+@pytest.mark.parametrize(
+    ("deleted_at", "was_taken"), [("2026-01-03T00:00:30Z", False), ("2026-01-02T23:00:30Z", True)], ids=["deadline", "by hand"]
+)
+def test_a_pod_that_goes_at_its_jobs_deadline_was_not_taken_away_even_if_it_tells_its_end_first(
+    deleted_at: str, was_taken: bool
+) -> None:
+    told = Told()
+    job = a_job()
+    job["spec"], job["status"]["startTime"] = {"activeDeadlineSeconds": 2 * 86_400}, "2026-01-01T00:00:00Z"
+    told.tracker.saw_job(job)
+    going: dict[str, Any] = {"deletionTimestamp": deleted_at, "deletionGracePeriodSeconds": 30}
+    told.tracker.saw_pod(a_pod(pods.terminated(S, 143), **going))
+    (end,) = told.ends()
+    assert (end.exit_code, end.was_taken) == (143, was_taken)
+
+
 @pytest.mark.parametrize("how", ["deleted", "deleting", "missing in a new list"])
 def test_a_job_that_goes_without_an_end_was_deleted_by_somebody(how: str) -> None:
     told = Told()

@@ -4,7 +4,16 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.abc import ExchangeType as AioExchangeType
 from faststream.rabbit import ExchangeType, QueueType, RabbitExchange, RabbitQueue
 
-from skydriver_common.model.events import Event, LaunchAbandoned, ResultReceived, ScanDeleted, ScanLaunched, ScannerFailed
+from skydriver_common.model.events import (
+    Event,
+    LaunchAbandoned,
+    ResultReceived,
+    ScanDeleted,
+    ScanLaunched,
+    ScannerFailed,
+    WorkflowDeactivated,
+    WorkflowRefused,
+)
 
 COMMANDS = RabbitExchange("skydriver.commands", type=ExchangeType.DIRECT, durable=True)
 EVENTS = RabbitExchange("skydriver.events", type=ExchangeType.TOPIC, durable=True)
@@ -15,10 +24,12 @@ DEAD = RabbitExchange("skydriver.dead", type=ExchangeType.TOPIC, durable=True)
 
 DEAD_LETTERS = "skydriver.dead-letters"
 
+DISPATCHER = "dispatcher"
 EWMS_BRIDGE = "ewms-bridge"
 PROGRESS = "progress"
 
 EVENT_CONSUMERS: dict[str, tuple[type[Event], ...]] = {
+    DISPATCHER: (WorkflowRefused, WorkflowDeactivated),
     PROGRESS: (ScanLaunched,),
     EWMS_BRIDGE: (ScanLaunched, ResultReceived, ScanDeleted, ScannerFailed, LaunchAbandoned),
 }

@@ -2,10 +2,21 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
-from skydriver_dispatcher.podfacts import exit_of_job, has_pod, job_end, news_of_pod, refused_pod, scan_id_of
+from skydriver_dispatcher.podfacts import (
+    TOO_LONG,
+    deadline_of,
+    exit_of_job,
+    has_pod,
+    is_ended_by,
+    job_end,
+    news_of_pod,
+    refused_pod,
+    scan_id_of,
+)
 from skydriver_dispatcher.ports import News, RoomMade, ScannerExit
 
 POD_GRACE_S = 5.0
@@ -24,6 +35,7 @@ class _Seen:
     has_ended: bool = False
     overdue_at: float | None = None
     job_exit: ScannerExit | None = None
+    deadline: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -41,7 +53,7 @@ class Tracker:
         if scan_id is None:
             return
         seen = self._jobs.setdefault(uid, _Seen(scan_id))
-        seen.is_job_known, seen.has_pod = True, has_pod(job)
+        seen.is_job_known, seen.has_pod, seen.deadline = True, has_pod(job), deadline_of(job)
         end = job_end(job)
         if end is not None and not seen.has_ended and seen.overdue_at is None:
             seen.overdue_at, seen.job_exit = self.clock() + POD_GRACE_S, exit_of_job(scan_id, end)
@@ -65,6 +77,8 @@ class Tracker:
         if seen.has_ended:
             return
         if isinstance(news, ScannerExit):
+            if news.was_taken and is_ended_by(seen.deadline, pod):
+                news = replace(news, cause=TOO_LONG, was_taken=False)
             self._end(seen, news)
         elif seen.told != (news.stage, news.code):
             seen.told = (news.stage, news.code)
