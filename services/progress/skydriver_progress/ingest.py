@@ -37,6 +37,8 @@ _BREATH = 64
 _BLAMED_ON_DATA = ("22", "23", "54")
 """SQLSTATE classes that a message can be to blame for (data, constraints, limits); others would bury every message there is."""
 _OFF_THE_LOOP_BYTES = 256 * 1024
+_MOST_CONTENT_BYTES = 8 * 1024 * 1024
+"""Unpacked in one batch, one message beyond it at most: 1 kB can hold 1 MB. A thousand usual reports have half of it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,8 @@ class Message:
     correlation_id: str | None
     size: int
     tag: int
+    is_back: bool = False
+    """From the dead letters."""
 
 
 @dataclass(slots=True, eq=False)
@@ -102,10 +106,18 @@ class Ingest:
         self._told: set[str] = set()
 
     async def prepare(self, batch: Sequence[Message]) -> list[Item]:
-        """Open and check them all, parse what will be needed. Raises TryLater when that can't be done now."""
-        items = []
+        """Open and check them, parse what will be needed: from the first to the last, or as many as may be unpacked at once.
+
+        Raises TryLater when that can't be done now.
+        """
+        items: list[Item] = []
+        content_bytes = 0
         for count, message in enumerate(batch, 1):
-            items.append(await self._opened(message))
+            item = await self._opened(message)
+            items.append(item)
+            content_bytes += len(item.envelope.plain) if item.envelope is not None else 0
+            if content_bytes > _MOST_CONTENT_BYTES:
+                break
             if count % _BREATH == 0:
                 await asyncio.sleep(0)
         for count, group in enumerate(_by_sender(items), 1):

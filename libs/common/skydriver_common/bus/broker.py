@@ -8,6 +8,7 @@ from aio_pika.abc import AbstractRobustConnection
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker
 
+from skydriver_common.bus import foreign_bytes
 from skydriver_common.bus.outcomes import Handled, Settle
 from skydriver_common.bus.replies import Replies
 from skydriver_common.bus.translate import broker_faults
@@ -26,6 +27,7 @@ def make_broker(
 
     stopping: set when the service stops; waiting messages are then given back. handled: for metrics.
     """
+    foreign_bytes.tolerate()
     settle = Settle(stopping, handled, Replies(lambda: broker.connect()))
     broker = RabbitBroker(
         watched(amqp_url),

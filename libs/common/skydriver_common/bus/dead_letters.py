@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import AMQPError, DeliveryError
 from aiormq.exceptions import ChannelLockedResource
 
-from skydriver_common.bus import topology
+from skydriver_common.bus import foreign_bytes, topology
 from skydriver_common.bus.letters import Letter, letter_of, message_back
 from skydriver_common.faults import TryLater
 
@@ -155,6 +155,7 @@ class DeadLetters:
 @asynccontextmanager
 async def looking_through(amqp_url: str) -> AsyncIterator[DeadLetters]:
     """Hold the queue of dead letters for one look. Raises InUse, TryLater."""
+    foreign_bytes.tolerate()
     with _bus_faults():
         connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-dead"})
     try:

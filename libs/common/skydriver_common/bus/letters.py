@@ -10,6 +10,8 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage, DeliveryMode
 
+from skydriver_common.bus.foreign_bytes import writable
+
 REASON, QUEUE, EXCHANGE, KEY = "x-reason", "x-from-queue", "x-from-exchange", "x-from-key"
 FAILED_AT, TRACEBACK = "x-failed-at", "x-traceback"
 FIRST_FAILED_AT, FIRST_REASON, FAILURES = "x-first-failed-at", "x-first-reason", "x-failures"
@@ -25,6 +27,14 @@ _BROKERS_WORDS = {
     "delivery_limit": "it was delivered too often without being settled",
 }
 _MOST_REASON, _MOST_TRACE = 1000, 8000
+_MOST_OF_THE_SENDER = 32 * 1024
+"""Bytes of the sender's own headers that are kept: all of them must fit into one frame."""
+_HISTORY = frozenset((QUEUE, EXCHANGE, KEY, FIRST_FAILED_AT, FIRST_REASON, FAILURES, REDRIVEN, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO))
+
+
+def as_sent(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The headers without our own words about a letter: a sender who writes them would choose where an operator sends it to."""
+    return headers if _HISTORY.isdisjoint(headers) else {name: value for name, value in headers.items() if name not in _HISTORY}
 
 
 def headers_of_burial(
@@ -32,11 +42,13 @@ def headers_of_burial(
 ) -> dict[str, Any]:
     """The headers of a message that is buried: its own, and why, where and when. now: Unix seconds.
 
-    Where it came from and its first failure are kept when it was sent back from the dead letters before.
+    Where it came from and its first failure are kept when it was sent back from the dead letters before; of senders who are not to
+    be believed take ``as_sent``. What can't be written again, or is too much, is left out.
     """
     failed_at = str(time.time() if now is None else now)
     is_back = REDRIVEN in headers
-    kept = {name: value for name, value in headers.items() if name not in _OF_ONE_FAILURE}
+    dropped = (*_OF_ONE_FAILURE, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO)
+    kept = writable({name: value for name, value in headers.items() if name not in dropped}, most_bytes=_MOST_OF_THE_SENDER)
     if not is_back:
         kept |= {QUEUE: queue, EXCHANGE: exchange, KEY: key}
     return {
@@ -83,7 +95,10 @@ def letter_of(message: AbstractIncomingMessage) -> Letter:
     death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
     keys = death.get("routing-keys")
     died_at = death.get("time")
-    ours = REASON in headers
+    # the broker's own word comes first, unless the message had been sent back by us, straight to its queue
+    if death and death.get("exchange") != "":
+        headers = {**as_sent(headers), "x-death": deaths}
+    ours = REASON in headers and not death
     word = str(death.get("reason", ""))
     reason = str(headers[REASON]) if ours else _BROKERS_WORDS.get(word, word or "unknown")
     queue = str(headers.get(QUEUE) or death.get("queue", ""))
@@ -112,7 +127,9 @@ def letter_of(message: AbstractIncomingMessage) -> Letter:
 def message_back(letter: Letter, message: AbstractIncomingMessage) -> aio_pika.Message:
     """The message as it is sent back: without deadline and reply address, whose time is over; with its first failure."""
     dropped = ("deadline", *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ONE_FAILURE)
-    kept = {name: value for name, value in message.headers.items() if name not in dropped}
+    kept = writable(
+        {name: value for name, value in message.headers.items() if name not in dropped}, most_bytes=_MOST_OF_THE_SENDER
+    )
     headers = kept | {
         QUEUE: letter.queue, EXCHANGE: letter.exchange, KEY: letter.key, FIRST_REASON: letter.first_reason,
         FIRST_FAILED_AT: str(letter.first_failed_at), FAILURES: letter.failures, REDRIVEN: _number(message.headers.get(REDRIVEN)) + 1,

@@ -12,10 +12,10 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aio_pika
 import structlog
@@ -26,7 +26,7 @@ from aiormq.abc import DeliveredMessage
 from faststream.rabbit import RabbitQueue
 from pamqp import commands as spec
 
-from skydriver_common.bus import letters, topology
+from skydriver_common.bus import foreign_bytes, letters, topology
 from skydriver_common.bus.broker import watched
 from skydriver_common.bus.translate import deaths_told
 from skydriver_common.db.pool import first
@@ -60,6 +60,7 @@ class Lane:
         stopping: asyncio.Event, settled: Settled, database_answers: Callable[[], Awaitable[bool]],
     ) -> None:  # fmt: skip
         """most: messages in one batch."""
+        foreign_bytes.tolerate()
         self._amqp_url = amqp_url
         self._queue = queue
         self._ingest = ingest
@@ -136,16 +137,18 @@ class Lane:
     async def _on_message(self, delivered: DeliveredMessage) -> None:
         properties, delivery = delivered.header.properties, delivered.delivery
         assert isinstance(delivery, spec.Basic.Deliver)
-        headers = properties.headers or {}
-        # one that was sent back from the dead letters comes with the name of its queue as routing key
-        key = str(headers.get("x-from-key")) if "x-redriven" in headers else delivery.routing_key or ""
+        headers: Mapping[str, Any] = properties.headers or {}
+        # one that was sent back from the dead letters comes straight to its queue, where no scanner may write
+        is_back = delivery.exchange == "" and letters.REDRIVEN in headers
+        headers = headers if is_back else letters.as_sent(headers)
+        key = str(headers.get(letters.KEY)) if is_back else delivery.routing_key or ""
         body, size = delivered.body, len(delivered.body)
         if size > messages.most_wire_bytes(key):
             body = body[:_KEPT_OF_TOO_LARGE]
         self._pending.append(
             Message(
                 key, headers, body, properties.content_encoding, properties.message_id, properties.correlation_id, size,
-                delivery.delivery_tag or 0,
+                delivery.delivery_tag or 0, is_back,
             )
         )  # fmt: skip
         self._came.set()
@@ -169,6 +172,7 @@ class Lane:
                 batch = [self._pending.popleft() for _ in range(min(self._most, len(self._pending)))]
                 began = time.monotonic()
                 items = await self._patiently(partial(self._ingest.prepare, batch))
+                self._pending.extendleft(reversed(batch[len(items) :]))
                 if writing is not None:
                     await writing
                 writing = asyncio.create_task(self._write(items, wire, dead, began))
