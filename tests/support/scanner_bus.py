@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from aio_pika.abc import AbstractExchange, AbstractRobustConnection
 from skydriver_common.auth import Issuer, JwksFile, TokenSigner, TokenVerifier, ensure_key
 from skydriver_common.bus import topology
 from skydriver_common.db.schedule import Schedule
+from skydriver_common.log import blobs
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
@@ -158,9 +160,6 @@ async def lanes(
     schedule = Schedule(store.pool, store.bell, holder="test")
     retention = Retention(store.uows["progress"], schedule, keep=timedelta(days=1))
 
-    async def answers() -> bool:
-        return bool(await store.pool.fetchval("SELECT true"))
-
     works = []
     for kind in topology.SCANNER_KINDS:
         ingest = Ingest(
@@ -169,7 +168,8 @@ async def lanes(
         )  # fmt: skip
         lane = Lane(
             amqp_url, topology.scanner_queue(kind), ingest, prefetch=prefetch if kind == "progress" else 4,
-            most=prefetch if kind == "progress" else 4, stopping=stopping, settled=lambda *_: None, database_answers=answers,
+            most=prefetch if kind == "progress" else 4, stopping=stopping, settled=lambda *_: None,
+            store_takes=partial(blobs.can_be_written, store.pool),
         )  # fmt: skip
         works.append(asyncio.create_task(lane.run()))
     try:
@@ -200,6 +200,3 @@ async def scanner_bus(amqp_url: str, store: Store, keys: Path) -> AsyncIterator[
 def size_of(content: Mapping[str, Any]) -> int:
     """Bytes of a message's content."""
     return len(orjson.dumps(content))
-
-
-Waits = Callable[[], Awaitable[bool]]

@@ -18,8 +18,8 @@ from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import ResultRef, Scan
 from skydriver_common.model.wire import same_json
 
-LATE_S = 60.0
-"""How long after a new process of the scanner took over, reports of the one before it count as late and are passed over."""
+LATE_S = 120.0
+"""While a process of the scanner was heard so lately, reports of those before it count as late and are passed over."""
 TOLD_AGAIN_S = 3600.0
 """A refused report is told as an event once in this time for each scan and code: a stray sender must not fill the log."""
 MAX_LOG_TAIL = 16_384
@@ -52,17 +52,17 @@ def unknown(scan_id: str) -> Rejection:
     return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
 
 
-def decide_report(scan: Scan, report: Report, now: float) -> list[Event] | Rejection:
-    """What a message on the bus changes, whatever kind it is. now: Unix seconds."""
+def decide_report(scan: Scan, report: Report, now: float, *, is_back: bool = False) -> list[Event] | Rejection:
+    """What a message on the bus changes, whatever kind it is. now: Unix seconds. is_back: from the dead letters."""
     if isinstance(report, PatchManifest):
-        return decide_patch(scan, report, now)
+        return decide_patch(scan, report, now, is_back=is_back)
     if isinstance(report, PutResult):
         return decide_result(scan, report)
     return decide_failure(scan, report)
 
 
-def decide_patch(scan: Scan, command: PatchManifest, now: float) -> list[Event] | Rejection:
-    """What a report changes. now: Unix seconds. Source: REST contract 4.10.
+def decide_patch(scan: Scan, command: PatchManifest, now: float, *, is_back: bool = False) -> list[Event] | Rejection:
+    """What a report changes. now: Unix seconds. is_back: from the dead letters. Source: REST contract 4.10.
 
     Metadata is put once: an equal one is accepted silently, another one refuses the whole command, the progress included.
     """
@@ -77,7 +77,7 @@ def decide_patch(scan: Scan, command: PatchManifest, now: float) -> list[Event] 
             events.append(ScanMetadataSet(scan_metadata=command.scan_metadata))
         elif not same_json(scan.scan_metadata, command.scan_metadata):
             return _is_set("scan_metadata")
-    if command.progress and not _is_late(scan, command, now):
+    if command.progress and not _is_late(scan, command, now, is_back=is_back):
         if command.producer and command.producer != scan.scanner.producer:
             events.append(ScannerTookOver(producer=command.producer))
         if _is_news(scan, command):
@@ -118,15 +118,6 @@ def decide_failure(scan: Scan, report: ReportFailure) -> list[Event]:
     ]
 
 
-def token_has_ended(scan: Scan, now: float, grace_s: float) -> bool:
-    """Whether the scan's token is good no more: the scan ended (final result, deletion, failure) longer than this ago.
-
-    The time between is for the last report after the final result, and for scanners that are just being stopped.
-    """
-    ended_at = scan.scanner.ended_at
-    return ended_at is not None and now > ended_at + grace_s
-
-
 def decide_refused(scan: Scan, kind: str, refusal: Refusal, now: float) -> list[Event]:
     """Tell that a message in the scan's name was refused, unless the same was told a short time ago. now: Unix seconds."""
     told = scan.scanner.refusals.get(refusal.code)
@@ -141,23 +132,35 @@ def is_awaited(scan: Scan) -> bool:
 
 
 def may_be_silent(scan: Scan) -> bool:
-    """Whether silence is natural: the scanner has reported and waits for its first workers. Source: scanner contract 3, 6."""
-    return scan.progress is not None and not scan.progress["processing_stats"]["rate"] and scan.ewms.n_running == 0
+    """Whether silence is natural: the scanner has reported and no worker runs. Source: scanner contract 3, 6.
+
+    It speaks when a reconstruction arrives. Where nothing is known of workers, those of a scan that has begun are taken to run.
+    """
+    if scan.progress is None or scan.ewms.n_running > 0:
+        return False
+    return bool(scan.ewms.statuses) or not scan.progress["processing_stats"]["rate"]
 
 
-def decide_silence(scan: Scan, now: float, limit_s: float) -> list[Event]:
-    """Tell that the scanner is silent, once. now: Unix seconds."""
+def decide_silence(scan: Scan, now: float, limit_s: float, *, since: float = 0.0) -> list[Event]:
+    """Tell that the scanner is silent, once. now: Unix seconds. since: when silence was last seen to be natural."""
     scanner = scan.scanner
-    if not is_awaited(scan) or may_be_silent(scan) or scanner.silent_since is not None or now - scanner.heard_at < limit_s:
+    silent_s = now - max(scanner.heard_at, since)
+    if not is_awaited(scan) or may_be_silent(scan) or scanner.silent_since is not None or silent_s < limit_s:
         return []
     return [ScannerSilent(since=scanner.heard_at)]
 
 
-def _is_late(scan: Scan, command: PatchManifest, now: float) -> bool:
-    """Whether a newer report is known: of the same process by its number, of a process before it for a while."""
+def _is_late(scan: Scan, command: PatchManifest, now: float, *, is_back: bool) -> bool:
+    """Whether a newer report is known: of the same process by its number, of a process after it while that one is heard.
+
+    Not for ever, because the order of the two may have been taken the wrong way round. But what was dug out of the dead letters
+    is old.
+    """
     if command.producer and command.producer == scan.producer and command.sequence <= scan.sequence:
         return True
-    return command.producer in scan.scanner.past_producers and now - scan.scanner.took_over_at < LATE_S
+    if command.producer not in scan.scanner.past_producers:
+        return False
+    return is_back or now - max(scan.scanner.took_over_at, scan.scanner.heard_at) < LATE_S
 
 
 def _is_news(scan: Scan, command: PatchManifest) -> bool:

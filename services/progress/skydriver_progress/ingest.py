@@ -23,8 +23,9 @@ from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context, PatchManifest, PutResult
 from skydriver_common.model.events import StrangeReportRefused
 from skydriver_common.model.rejections import Rejection
+from skydriver_common.model.scan_tokens import is_last_word, token_has_ended
 from skydriver_progress import messages
-from skydriver_progress.decide import TOLD_AGAIN_S, Refusal, Report, decide_refused, decide_report, token_has_ended
+from skydriver_progress.decide import TOLD_AGAIN_S, Refusal, Report, decide_refused, decide_report
 from skydriver_progress.messages import Envelope, Skymap, parse
 from skydriver_progress.retention import Retention
 from skydriver_progress.tokens import ENDED, ScanTokens
@@ -223,7 +224,9 @@ class Ingest:
             self._retention.begins(tx, scan_id)
         if token_has_ended(scan, now, self._token_grace_s):
             for item in group:
-                item.refusal = item.refusal or Refusal(ENDED, "the scan has ended, and its token with it")
+                place = item.envelope
+                if place is None or item.kind != PROGRESS or not is_last_word(scan, place.producer, place.sequence):
+                    item.refusal = item.refusal or Refusal(ENDED, "the scan has ended, and its token with it")
         fit = [item for item in group if item.refusal is None]
         newest = self._take_newest(tx, fit, now) if self._coalesces else None
         is_complete = scan.event_metadata is not None and scan.scan_metadata is not None
@@ -250,7 +253,7 @@ class Ingest:
         """Decide on one report; False when it is refused."""
         scan = tx.scan(report.scan_id)
         assert scan is not None
-        match decide_report(scan, report, now):
+        match decide_report(scan, report, now, is_back=item.message.is_back):
             case Rejection() as no:
                 item.refusal = Refusal(str(no.code), no.reason)
                 return False

@@ -1,6 +1,7 @@
 """Wires the progress service together."""
 
 import gc
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -8,11 +9,13 @@ from skydriver_common.auth import Issuer, JwksFile, TokenVerifier
 from skydriver_common.bus import topology
 from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.db.translate import database_faults
+from skydriver_common.log import blobs
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.runtime.foundation import Foundation, open_foundation, patiently
 from skydriver_common.runtime.service import Service, run
 from skydriver_progress import consumers
 from skydriver_progress.adapters.lane import Lane
+from skydriver_progress.hearing import SETTLES_S, Hearing
 from skydriver_progress.housekeeping import HOUSEKEEPING, Housekeeping
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import COMPACT, Retention
@@ -34,7 +37,9 @@ def main() -> None:
     async def build(service: Service) -> None:
         foundation = await open_foundation(service, settings)
         retention = Retention(foundation.uow, foundation.schedule, keep=settings.keep_progress)
-        silence = SilenceWatch(foundation.uow, foundation.schedule, limit=timedelta(seconds=settings.silence_limit_s))
+        lanes: list[Lane] = []
+        hearing = Hearing(partial(_all_are_clear, lanes), settles_s=min(SETTLES_S, settings.silence_limit_s))
+        silence = SilenceWatch(foundation.uow, foundation.schedule, hearing, limit=timedelta(seconds=settings.silence_limit_s))
         housekeeping = Housekeeping(foundation.pool, foundation.schedule, keep=settings.keep_replies)
         steps = (
             (COMPACT, "retention", retention.step),
@@ -45,7 +50,7 @@ def main() -> None:
             foundation.wake_when_due([kind], service.loop(name, step, idle_s=_IDLE_S))
         consumers.register(foundation.broker, foundation.uow, retention, silence)
         await foundation.start_consuming()
-        await _ingest(service, foundation, settings, retention)
+        lanes += await _ingest(service, foundation, settings, retention)
         _collect_garbage_seldom()
 
     run("progress", settings, build)
@@ -57,7 +62,12 @@ def _collect_garbage_seldom() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-async def _ingest(service: Service, foundation: Foundation, settings: ProgressSettings, retention: Retention) -> None:
+async def _all_are_clear(lanes: Sequence[Lane]) -> bool:
+    """Whether they are all at work, with nothing that waits for long."""
+    return bool(lanes) and all([await lane.is_clear() for lane in lanes])
+
+
+async def _ingest(service: Service, foundation: Foundation, settings: ProgressSettings, retention: Retention) -> list[Lane]:
     """A lane for each kind of message, all on a pool of their own."""
 
     async def open_it() -> Pool:
@@ -69,10 +79,7 @@ async def _ingest(service: Service, foundation: Foundation, settings: ProgressSe
     issuer, keys = settings.token_issuer
     verifier = TokenVerifier([Issuer(issuer, JwksFile(keys))], audience=settings.auth_audience)
 
-    async def database_answers() -> bool:
-        with database_faults():
-            return bool(await foundation.pool.fetchval("SELECT true", timeout=3))
-
+    lanes = []
     for kind in topology.SCANNER_KINDS:
         prefetch, most = _SHARES[kind]
         uow = UnitOfWork(pool, foundation.bell, writer=service.name, on_appended=service.metrics.events_appended)
@@ -83,7 +90,9 @@ async def _ingest(service: Service, foundation: Foundation, settings: ProgressSe
         lane = Lane(
             settings.amqp_url.get_secret_value(), topology.scanner_queue(kind), ingest,
             prefetch=prefetch or settings.ingest_prefetch, most=most, stopping=service.stopping,
-            settled=service.metrics.command_handled, database_answers=database_answers,
+            settled=service.metrics.command_handled, store_takes=partial(blobs.can_be_written, foundation.pool),
         )  # fmt: skip
         service.spawn(f"lane.{kind}", lane.run())
         service.ready_check(f"queue {lane.name}", partial(getattr, lane, "is_consuming"))
+        lanes.append(lane)
+    return lanes

@@ -172,7 +172,7 @@ async def test_a_final_result_stays_and_after_the_end_the_token_is_good_for_a_wh
         await rig.bus.until(deleted, lambda scan: scan.sequence == 1)
         assert await rig.dead.read(0) == []
     async with lanes(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
-        await rig.bus.send("progress", scan_id, a_progress(4, finished=True), sequence=4)
+        await rig.bus.send("progress", scan_id, a_progress(4, finished=True), sequence=4)  # the last one has been
         await rig.bus.send("result", scan_id, final, sequence=1)  # a replay
         await rig.bus.send("progress", deleted, a_progress(2), sequence=2)
         assert {reason.partition(":")[0] for reason in await rig.dead.reasons(3)} == {"token-ended"}
@@ -180,6 +180,21 @@ async def test_a_final_result_stays_and_after_the_end_the_token_is_good_for_a_wh
     assert scan.sequence == 3
     assert scan.has_final_result
     assert "report-refused" in await _types(rig, scan_id)
+
+
+async def test_the_last_report_that_waited_for_us_longer_than_its_token_lived_is_taken(rig: Rig) -> None:
+    scan_id = await rig.store.a_scan()
+    final = {"skyscan_result": {"nside-8": {"data": [1]}}, "is_final": True}
+    async with lanes(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
+        await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
+        await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
+        await rig.bus.send("result", scan_id, final, sequence=2)
+        await rig.bus.until(scan_id, lambda scan: scan.has_final_result)
+        await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)  # a replay
+        await rig.bus.send("progress", scan_id, a_progress(9), sequence=9, producer="another")
+        assert {reason.partition(":")[0] for reason in await rig.dead.reasons(2)} == {"token-ended"}
+        await rig.bus.send("progress", scan_id, a_progress(3, finished=True), sequence=3)
+        await rig.bus.until(scan_id, lambda scan: scan.sequence == 3)
 
 
 async def test_a_reported_failure_shows_in_the_status_until_another_process_reports(rig: Rig) -> None:

@@ -107,9 +107,7 @@ async def test_a_letter_of_the_broker_itself_goes_nowhere_but_where_it_died(rig:
     await rig.dead.read(1)
 
 
-async def test_small_messages_with_much_in_them_are_unpacked_a_few_at_a_time(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_small_messages_with_much_in_them_are_unpacked_a_few_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     scan_id = await rig.store.a_scan()
     content = a_progress(1)
     content["progress"]["tallies"] = {"filler": "x" * 900_000}

@@ -11,6 +11,7 @@ from skydriver_common.model.commands import PatchManifest
 from skydriver_common.model.problems import problems_of
 from skydriver_common.payloads.reports import ParsedPatch, PatchBody
 from skydriver_progress import usecases
+from skydriver_progress.hearing import Hearing
 from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.silence import SILENCE, SilenceWatch
 from tests.support.histories import Store, a_context
@@ -19,6 +20,13 @@ from tests.support.scanner_bus import a_progress
 
 def _schedule(store: Store) -> Schedule:
     return Schedule(store.pool, store.bell, holder="test", lease=timedelta(seconds=1))
+
+
+def _hears(*, is_clear: bool = True) -> Hearing:
+    async def answer() -> bool:
+        return is_clear
+
+    return Hearing(answer, settles_s=0)
 
 
 async def _launched(store: Store) -> str:
@@ -52,7 +60,7 @@ async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Sto
     scan_id, ended = await _launched(store), await _launched(store)
     schedule = _schedule(store)
     retention = Retention(store.uows["progress"], schedule, keep=None)
-    patient = SilenceWatch(store.uows["progress"], schedule, limit=timedelta(hours=1))
+    patient = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(hours=1))
     for each in (scan_id, scan_id, ended):  # an event may come twice
         await patient.begins(each)
     assert await patient.step() > 60  # nothing is due yet
@@ -63,7 +71,7 @@ async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Sto
     assert await _silences(store) == 0  # it was launched a moment ago
     assert await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", SILENCE) == 1  # the deleted one is let be
 
-    watch = SilenceWatch(store.uows["progress"], schedule, limit=timedelta(microseconds=1))
+    watch = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
     for _ in range(2):
         await _due_now(store, SILENCE)
         assert await watch.step() is True
@@ -79,7 +87,7 @@ async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Sto
 async def test_waiting_for_the_first_worker_is_no_silence(store: Store) -> None:
     scan_id = await _launched(store)
     schedule = _schedule(store)
-    watch = SilenceWatch(store.uows["progress"], schedule, limit=timedelta(microseconds=1))
+    watch = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
     await watch.begins(scan_id)
     progress = a_progress(1)["progress"]
     progress["processing_stats"] = progress["processing_stats"] | {"rate": {}, "end": "", "predictions": {}}
@@ -94,7 +102,39 @@ async def test_waiting_for_the_first_worker_is_no_silence(store: Store) -> None:
     await store.append("ewms_bridge", scan_id, running)
     await _due_now(store, SILENCE)
     await watch.step()
+    assert await _silences(store) == 0  # the worker may have begun just now
+    await _due_now(store, SILENCE)
+    await watch.step()
     assert await _silences(store) == 1
+
+
+async def test_without_any_worker_a_scan_that_had_some_is_not_silent_either(store: Store) -> None:
+    scan_id = await _launched(store)
+    schedule = _schedule(store)
+    watch = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
+    await watch.begins(scan_id)
+    await _report(store, scan_id, 1, Retention(store.uows["progress"], schedule, keep=None))
+    await store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={"RUNNING": {"osg": 1}}, n_running=1))
+    await store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={"PENDING": {"osg": 1}}, n_running=0))
+    for _ in range(2):
+        await _due_now(store, SILENCE)
+        await watch.step()
+    assert await _silences(store) == 0
+
+
+async def test_nobody_is_silent_while_what_scanners_say_waits_for_us(store: Store) -> None:
+    scan_id = await _launched(store)
+    schedule = _schedule(store)
+    deaf = SilenceWatch(store.uows["progress"], schedule, _hears(is_clear=False), limit=timedelta(microseconds=1))
+    await deaf.begins(scan_id)
+    for _ in range(2):
+        await _due_now(store, SILENCE)
+        assert await deaf.step() is True
+    assert await _silences(store) == 0
+    hears = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
+    await _due_now(store, SILENCE)
+    await hears.step()
+    assert await _silences(store) == 1  # the look was only put off
 
 
 async def test_old_reports_are_let_go_when_their_time_has_come(store: Store) -> None:

@@ -11,6 +11,7 @@ from skydriver_common.model.commands import PatchManifest, PutResult
 from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Rejection
 from skydriver_common.model.scan import Scan, evolve
+from skydriver_common.model.scan_tokens import is_last_word, token_has_ended
 from skydriver_progress.decide import (
     LATE_S,
     TOLD_AGAIN_S,
@@ -20,7 +21,6 @@ from skydriver_progress.decide import (
     decide_refused,
     decide_report,
     decide_silence,
-    token_has_ended,
 )
 from tests.support.histories import a_request
 
@@ -100,6 +100,27 @@ def test_after_a_restart_reports_of_the_process_before_are_late_but_only_for_a_w
     # should the order of the two have been taken the wrong way round, the one that goes on reporting wins in the end
     scan = _take(scan, _progress(9, producer="a"), NOW + LATE_S + 1)
     assert (_summary(scan), scan.scanner.producer, scan.scanner.past_producers) == ("9", "a", ["b"])
+
+
+def test_what_was_dug_out_of_the_dead_letters_and_what_comes_late_does_not_take_over_again() -> None:
+    scan = _take(_take(_scan(), _progress(7, producer="a")), _progress(1, producer="b"))
+    scan = _take(scan, ReportFailure(scan_id=SCAN_ID, reason="no GCD", producer="b", sequence=2))
+    late = decide_report(scan, _progress(9, producer="a"), NOW + 1e6, is_back=True)
+    assert late == []
+    scan = _take(scan, _progress(3, producer="b"), NOW + 10 * LATE_S)  # it is alive
+    assert decide_report(scan, _progress(9, producer="a"), NOW + 10 * LATE_S + 1) == []
+    assert scan.scanner.failure == "no GCD"
+    assert _summary(_take(scan, _progress(4, producer="b"), NOW + 10 * LATE_S + 2)) == "4"
+
+
+def test_the_last_word_of_the_process_that_ended_the_scan_is_taken_however_late() -> None:
+    scan = _take(_take(_scan(), _progress(5)), _result(6, is_final=True))
+    for producer, sequence, is_expected in (("p", 7, True), ("p", 6, False), ("p", 5, False), ("q", 7, False), ("", 7, False)):
+        assert is_last_word(scan, producer, sequence) is is_expected
+    assert not is_last_word(_take(_scan(), _progress(5)), "p", 6)  # no end yet
+    assert is_last_word(_take(_scan(), _result(6, is_final=True)), "p", 7)
+    assert not is_last_word(_take(scan, _progress(7, finished=True)), "p", 8)
+    assert not is_last_word(_fold(scan, [ev.ScanDeleted()]), "p", 8)
 
 
 def test_a_result_kept_on_disk_by_the_process_before_is_taken_even_late() -> None:

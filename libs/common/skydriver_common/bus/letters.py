@@ -29,7 +29,9 @@ _BROKERS_WORDS = {
 _MOST_REASON, _MOST_TRACE = 1000, 8000
 _MOST_OF_THE_SENDER = 32 * 1024
 """Bytes of the sender's own headers that are kept: all of them must fit into one frame."""
-_HISTORY = frozenset((QUEUE, EXCHANGE, KEY, FIRST_FAILED_AT, FIRST_REASON, FAILURES, REDRIVEN, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO))
+_HISTORY = frozenset(
+    (QUEUE, EXCHANGE, KEY, FIRST_FAILED_AT, FIRST_REASON, FAILURES, REDRIVEN, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO)
+)
 
 
 def as_sent(headers: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,9 +1,11 @@
 """Content-addressed bytes: put once, never parsed, never changed."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import asyncpg
 import zstandard
 
 from skydriver_common.db.pool import Connection, Pool
@@ -12,6 +14,7 @@ from skydriver_common.log.unit_of_work import sql
 from skydriver_common.model.ids import Digest, digest_of
 
 _OFF_THE_LOOP_BYTES = 256 * 1024
+_PROBE_BYTES = 64 * 1024
 
 
 class BlobMissing(Exception):
@@ -50,6 +53,27 @@ async def put_packed(pool: Pool, blobs: Sequence[Packed]) -> None:
     digests, encodings, sizes, bodies = zip(*sorted(blobs), strict=True)
     with database_faults():
         await sql.put_blobs(pool, digests=list(digests), encodings=list(encodings), sizes=list(sizes), bodies=list(bodies))
+
+
+async def can_be_written(pool: Pool) -> bool:
+    """Whether the store takes writes: some noise is written, enough to need room on the disk, and taken back.
+
+    A server that is read-only, or whose disk is full, still answers questions. Raises TryLater when it answers none.
+    """
+    content = os.urandom(_PROBE_BYTES)
+    with database_faults():
+        async with pool.acquire() as connection:
+            trial = connection.transaction()
+            await trial.start()
+            try:
+                await sql.put_blobs(
+                    connection, digests=[digest_of(content)], encodings=["identity"], sizes=[len(content)], bodies=[content]
+                )
+            except asyncpg.PostgresError:
+                return False
+            finally:
+                await trial.rollback()
+    return True
 
 
 async def get(pool: Pool | Connection, digest: str) -> bytes:

@@ -5,7 +5,7 @@ acknowledgement settles it all. So the lane speaks to the broker through aio-pik
 
 Nothing is acknowledged before it is committed or lies, confirmed, with the dead letters. What is held is bounded by the prefetch.
 While the database is away the lane holds what it has; when that takes long it gives everything back and consumes nothing until
-the database answers.
+the database takes writes.
 """
 
 import asyncio
@@ -43,11 +43,15 @@ _KEPT_OF_TOO_LARGE = 4096
 _GIVES_BACK_AFTER_S = 120.0
 _LONGEST_PAUSE_S = 5.0
 _HEALTHY_S = 30.0
+_LOOKS_AGAIN_S = 2.0
 _DEAD_AT_ONCE = 32
 _BURST_S = 0.05
 _PAUSE_IN_A_BURST_S = 0.002
 _IS_A_BURST = 4
 """Messages within the pause."""
+_IS_A_BACKLOG = 50
+"""Messages that wait in the queue, beyond those in hand."""
+_FLOWS_S = 10.0
 
 T = TypeVar("T")
 
@@ -57,9 +61,9 @@ class Lane:
 
     def __init__(
         self, amqp_url: str, queue: RabbitQueue, ingest: Ingest, *, prefetch: int, most: int,
-        stopping: asyncio.Event, settled: Settled, database_answers: Callable[[], Awaitable[bool]],
+        stopping: asyncio.Event, settled: Settled, store_takes: Callable[[], Awaitable[bool]],
     ) -> None:  # fmt: skip
-        """most: messages in one batch."""
+        """most: messages in one batch. store_takes: whether what is handled now can be written; asked before consuming anew."""
         foreign_bytes.tolerate()
         self._amqp_url = amqp_url
         self._queue = queue
@@ -68,15 +72,30 @@ class Lane:
         self._most = most
         self._stopping = stopping
         self._settled = settled
-        self._database_answers = database_answers
+        self._store_takes = store_takes
         self._pending: deque[Message] = deque()
         self._came = asyncio.Event()
+        self._in_hand = 0
+        self._settled_at = 0.0
+        self._asking: aio_pika.abc.AbstractChannel | None = None
         self.is_consuming = False
 
     @property
     def name(self) -> str:
         """Of its queue."""
         return self._queue.name
+
+    async def is_clear(self) -> bool:
+        """Whether nothing waits for long: no backlog in the queue, and what is in hand is being handled."""
+        if self._asking is None or not self.is_consuming:
+            return False
+        if self._in_hand and time.monotonic() - self._settled_at > _FLOWS_S:
+            return False
+        try:
+            found = await self._asking.declare_queue(self._queue.name, passive=True, timeout=5)
+        except (AMQPError, OSError, TimeoutError, RuntimeError):
+            return False
+        return (found.declaration_result.message_count or 0) < _IS_A_BACKLOG
 
     async def run(self) -> None:
         """Consume, reconnecting with a pause, until ``stopping``."""
@@ -89,7 +108,7 @@ class Lane:
                 continue
             except TryLater as fault:
                 log.warning("lane.paused", queue=self._queue.name, what=fault.what)
-                await self._until_the_database_answers()
+                await self._until_the_store_takes()
                 continue
             # StopAsyncIteration: of a connection that was cut in its first words
             except (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration) as error:
@@ -108,12 +127,14 @@ class Lane:
             watched(self._amqp_url), timeout=10, client_properties={"connection_name": f"skydriver-{self._queue.name}"}
         )
         self._pending.clear()
+        self._in_hand = 0
         async with connection:
             channel = await connection.channel(publisher_confirms=False)
             await channel.set_qos(prefetch_count=self._prefetch)
             declared = await channel.declare_queue(self._queue.name, durable=True, arguments=dict(self._queue.arguments or {}))
             await declared.bind(topology.SCANNER.name, self._queue.routing_key)
             dead = await (await connection.channel(publisher_confirms=True)).get_exchange(topology.DEAD.name, ensure=False)
+            self._asking = await connection.channel(publisher_confirms=False)
             wire = await channel.get_underlay_channel()
             cancelled = asyncio.Event()
             wire.on_consumer_cancel_callbacks.add(lambda *_: cancelled.set())
@@ -145,6 +166,9 @@ class Lane:
         body, size = delivered.body, len(delivered.body)
         if size > messages.most_wire_bytes(key):
             body = body[:_KEPT_OF_TOO_LARGE]
+        if not self._in_hand:
+            self._settled_at = time.monotonic()
+        self._in_hand += 1
         self._pending.append(
             Message(
                 key, headers, body, properties.content_encoding, properties.message_id, properties.correlation_id, size,
@@ -200,6 +224,8 @@ class Lane:
         for start in range(0, len(refused), _DEAD_AT_ONCE):
             await asyncio.gather(*(self._bury(item, dead) for item in refused[start : start + _DEAD_AT_ONCE]))
         await wire.basic_ack(items[-1].message.tag, multiple=True)
+        self._in_hand -= len(items)
+        self._settled_at = time.monotonic()
         seconds = time.monotonic() - began
         for item in items:
             self._settled(self._queue.name, "done" if item.refusal is None else "buried", seconds)
@@ -235,12 +261,13 @@ class Lane:
         await dead.publish(letter, message.key or "unknown", timeout=30)
         log.warning("report.refused", kind=item.kind, scan_id=item.scan_id, code=refusal.code, reason=refusal.reason[:300])
 
-    async def _until_the_database_answers(self) -> None:
+    async def _until_the_store_takes(self) -> None:
+        """Each attempt of a message counts with the broker, which gives it up in the end: so none before it can succeed."""
         while not self._stopping.is_set():
             with suppress(OSError, TimeoutError, TryLater):
-                if await self._database_answers():
+                if await self._store_takes():
                     return
-            await first(self._stopping.wait(), asyncio.sleep(1.0))
+            await first(self._stopping.wait(), asyncio.sleep(_LOOKS_AGAIN_S * random.uniform(0.5, 1)))  # noqa: S311
 
 
 async def _done(task: asyncio.Task[None]) -> None:

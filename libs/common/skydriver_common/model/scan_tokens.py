@@ -1,0 +1,31 @@
+"""How long the token of one scan is good, over REST and on the bus alike: pure."""
+
+from skydriver_common.model.scan import Scan
+
+
+def token_has_ended(scan: Scan, now: float, grace_s: float) -> bool:
+    """Whether the scan's token is good no more: the scan ended (final result, deletion, failure) longer than this ago.
+
+    The time between is for the last report after the final result, and for scanners that are just being stopped.
+    """
+    ended_at = scan.scanner.ended_at
+    return ended_at is not None and now > ended_at + grace_s
+
+
+def is_last_word(scan: Scan, producer: str, sequence: int) -> bool:
+    """Whether a progress report is still expected after the final result: the sender's own next one, until the scan shows as finished.
+
+    It was sent in time, and has waited for us. A replay can't have such a number.
+    """
+    if scan.result is None or not scan.has_final_result or scan.is_deleted or _is_finished(scan):
+        return False
+    known = [
+        last
+        for who, last in ((scan.producer, scan.sequence), (scan.result.producer, scan.result.sequence))
+        if producer and who == producer
+    ]
+    return bool(known) and sequence > max(known)
+
+
+def _is_finished(scan: Scan) -> bool:
+    return scan.progress is not None and bool(scan.progress["processing_stats"]["finished"])
