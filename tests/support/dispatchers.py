@@ -81,7 +81,9 @@ class Dispatcher:
     async def hasten(self) -> None:
         """Let everything that waits for its time be due."""
         await self.store.pool.execute("UPDATE due_work SET due_at = now() - interval '1 second'")
-        await self.store.pool.execute("UPDATE launch_throttle SET held_until = '-infinity', next_at = '-infinity'")
+        await self.store.pool.execute(
+            "UPDATE launch_throttle SET held_until = '-infinity', no_room_until = '-infinity', next_at = '-infinity'"
+        )
         await self.settle_down()
 
     async def scan(self, scan_id: str) -> Scan:

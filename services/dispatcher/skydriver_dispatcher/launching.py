@@ -158,15 +158,19 @@ class Launching:
         has_no_room = isinstance(fault, NoRoom)
         if work.priority >= URGENT:
             pause_s = min(_URGENT_CAP_S, 0.5 * 2 ** min(work.tries, 8))
-            await self._schedule.postpone(work, timedelta(seconds=pause_s if has_no_room else max(fault.after_s, pause_s)))
+            await self._put_off(work, pause_s if has_no_room else max(fault.after_s, pause_s), for_room=has_no_room)
             return
         if time.monotonic() >= self._next_hold_at:  # else another hand of ours has met the same
             self._holds += 1
         pause_s = min(_NO_ROOM_CAP_S if has_no_room else _OUTAGE_CAP_S, 0.5 * 2 ** min(self._holds, 8))
         hold_s = pause_s if has_no_room else max(fault.after_s, pause_s)
         self._next_hold_at = time.monotonic() + hold_s
-        await store.hold_launches(self._pool, for_s=hold_s, because=fault.what)
-        await self._schedule.postpone(work, timedelta(seconds=_NO_ROOM_AGAIN_S if has_no_room else hold_s))
+        await store.hold_launches(self._pool, for_s=hold_s, because=fault.what, for_room=has_no_room)
+        await self._put_off(work, _NO_ROOM_AGAIN_S if has_no_room else hold_s, for_room=has_no_room)
+
+    async def _put_off(self, work: Work, pause_s: float, *, for_room: bool = False) -> None:
+        """for_room: and it is due as soon as there is room."""
+        await self._schedule.postpone(work, timedelta(seconds=pause_s), note=store.FOR_ROOM if for_room else {})
 
     async def _failed(self, work: Work, reason: str, *, is_final: bool) -> None:
         context = context_of_loop("launcher", work.scan_id, str(uuid.uuid4()))
@@ -184,4 +188,4 @@ class Launching:
                 tx.rings.append((DUE_CHANNEL, STOP))
         log.warning("launch.failed", reason=reason, again=goes_on)
         if after is not None and goes_on:
-            await self._schedule.postpone(work, timedelta(seconds=min(300, 4**after.launch.failures)))
+            await self._put_off(work, min(300.0, 4.0**after.launch.failures))

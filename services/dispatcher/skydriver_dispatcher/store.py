@@ -11,6 +11,8 @@ _sql = load_statements("skydriver_dispatcher", "dispatcher.sql")
 
 LAUNCH = "launch"
 """Due work: one row per waiting scan. The statements of the throttle know it by this name."""
+FOR_ROOM = {"waits_for": "room"}
+"""Note of a launch that is put off until there is room."""
 
 
 async def digest_of_event(connection: Connection, i3_event_id: str) -> str | None:
@@ -55,13 +57,14 @@ async def set_throttle_defaults(pool: Pool, *, interval_s: float, max_running: i
         await _sql.set_throttle_defaults(pool, interval_s=interval_s, max_running=max_running)
 
 
-async def hold_launches(pool: Pool, *, for_s: float, because: str) -> None:
-    """Let nothing below priority 100 start for so long. Raises TryLater."""
+async def hold_launches(pool: Pool, *, for_s: float, because: str, for_room: bool = False) -> None:
+    """Let nothing below priority 100 start for so long, with for_room: or until there is room. Raises TryLater."""
+    statement = _sql.hold_for_room if for_room else _sql.hold_launches
     with database_faults():
-        await _sql.hold_launches(pool, until=datetime.now(UTC) + timedelta(seconds=for_s), because=because)
+        await statement(pool, until=datetime.now(UTC) + timedelta(seconds=for_s), because=because)
 
 
 async def release_launches(pool: Pool) -> None:
-    """End a hold: there may be room again. Raises TryLater."""
+    """There may be room again: what waits for it, and for nothing else, may start. Raises TryLater."""
     with database_faults():
-        await _sql.release_launches(pool, now=datetime.now(UTC))
+        await _sql.release_launches(pool, now=datetime.now(UTC), waiting=wire.encode(FOR_ROOM).decode())

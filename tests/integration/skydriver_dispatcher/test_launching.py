@@ -1,7 +1,7 @@
 """From the backlog to the cluster: order, throttle, refusals, races with deletion."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,8 +18,8 @@ from skydriver_common.runtime.loops import Pulse, forever
 from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.ports import RoomMade
 from skydriver_dispatcher.usecases import STOP
-from tests.support.dispatchers import PATIENCE_S, Dispatcher, a_dispatcher, set_throttle
-from tests.support.histories import Store, a_context
+from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
+from tests.support.histories import Store, a_context, until
 
 HANDS = 4
 QUOTA: dict[str, Any] = {"status": 403, "message": 'jobs.batch "x" is forbidden: exceeded quota: scans, used: 5, limited: 5'}
@@ -62,11 +62,13 @@ async def hands(dispatcher: Dispatcher) -> AsyncIterator[None]:
         await asyncio.gather(*loops)
 
 
-async def until(dispatcher: Dispatcher, scans: list[str], what: Callable[[Scan], bool]) -> None:
-    """Wait until this is true of all these scans, while the hands work."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not all([what(await dispatcher.scan(scan_id)) for scan_id in scans]):  # noqa: ASYNC110  (nobody tells)
-            await asyncio.sleep(0.02)
+def are(dispatcher: Dispatcher, scans: list[str], what: Callable[[Scan], bool]) -> Callable[[], Awaitable[bool]]:
+    """Whether this is true of all these scans."""
+
+    async def asked() -> bool:
+        return all([what(await dispatcher.scan(scan_id)) for scan_id in scans])
+
+    return asked
 
 
 async def test_urgent_scans_come_first_by_priority_and_age_then_the_others_by_priority_and_waiting(store: Store) -> None:
@@ -96,8 +98,9 @@ async def test_the_interval_holds_over_all_replicas_and_urgent_scans_neither_wai
     claimed = await asyncio.gather(*(claim(store, f"replica{n}") for n in range(8)))
     names = sorted(work.scan_id for work in claimed if isinstance(work, Work))
     assert names == ["low4", "urgent0", "urgent1", "urgent2"]
-    waits = [wait for wait in claimed if not isinstance(wait, Work)]
-    assert all(isinstance(wait, float) and 50 < wait <= 300 for wait in waits)
+    wait = await claim(store)
+    assert isinstance(wait, float)
+    assert 50 < wait <= 300
 
 
 async def test_the_cap_counts_what_runs_and_what_is_being_started(store: Store, dispatcher: Dispatcher) -> None:
@@ -108,6 +111,28 @@ async def test_the_cap_counts_what_runs_and_what_is_being_started(store: Store, 
     assert sum(isinstance(work, Work) for work in claimed) == 2
     await queue(store, urgent=(100, 0))
     assert (await claim(store)).scan_id == "urgent"
+
+
+async def test_a_launch_that_is_written_down_while_another_replica_counts_counts(store: Store, dispatcher: Dispatcher) -> None:
+    await set_throttle(store, max_running=1)
+    first = await dispatcher.request()
+    await queue(store, second=(0, 0))
+    assert (await claim(store, "one")).scan_id == first
+    # stop the count right after it has begun
+    await store.pool.execute(
+        """ALTER TABLE manifests RENAME TO kept_manifests;
+           CREATE VIEW manifests AS SELECT m.* FROM (SELECT pg_advisory_lock_shared(77) OFFSET 0) AS wait, kept_manifests m"""
+    )
+    async with store.pool.acquire() as connection, store.pool.acquire() as other:
+        await connection.execute("SELECT pg_advisory_lock(77)")
+        counting = asyncio.create_task(claim(store, "two"))
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        await until(lambda: other.fetchval(waits))
+        async with other.transaction():
+            await other.execute("UPDATE kept_manifests SET launch_state = 'launched' WHERE scan_id = $1", first)
+            await other.execute("DELETE FROM due_work WHERE scan_id = $1", first)
+        await connection.execute("SELECT pg_advisory_unlock(77)")
+        assert not isinstance(await counting, Work)
 
 
 async def test_what_was_set_at_run_time_stands_above_the_settings(store: Store) -> None:
@@ -171,6 +196,49 @@ async def test_an_answer_of_429_is_waited_for(dispatcher: Dispatcher) -> None:
     await dispatcher.settle_down()
     held = await dispatcher.store.pool.fetchval("SELECT held_until FROM launch_throttle")
     assert timedelta(seconds=8) < held - datetime.now(UTC) < timedelta(seconds=9.1)
+
+
+async def test_a_longer_wait_stands_when_a_shorter_one_comes_after_it(store: Store) -> None:
+    await statements.hold_launches(store.pool, for_s=30, because="429")
+    await statements.hold_launches(store.pool, for_s=2, because="connection reset")
+    row = await store.pool.fetchrow("SELECT held_until, held_because FROM launch_throttle")
+    assert row is not None
+    assert row["held_until"] - datetime.now(UTC) > timedelta(seconds=25)
+    assert row["held_because"] == "429"
+
+
+async def test_room_ends_the_wait_for_room_and_no_other(dispatcher: Dispatcher) -> None:
+    """An API server that asks for patience, and a scan that has failed once, are not asked again because some Job has ended."""
+    await set_throttle(dispatcher.store)
+    dispatcher.cluster.fail("POST", "jobs", 429, "busy", headers={"Retry-After": "30"}, times=2)
+    urgent, slow = await dispatcher.request(priority=100), await dispatcher.request()
+    await dispatcher.settle_down()
+    dispatcher.cluster.fail("POST", "jobs", 403, "no right", times=1)
+    refused = await dispatcher.request(priority=100)
+    dispatcher.cluster.fail("POST", "jobs", **QUOTA, times=1)
+    await dispatcher.settle_down()
+    roomless = await dispatcher.request(priority=100)
+    await dispatcher.settle_down()
+    asked = dispatcher.cluster.count("POST", "jobs")
+    assert asked == 4
+    for _ in range(3):
+        dispatcher.board.put(RoomMade())
+        await dispatcher.settle_down()
+    launched = {scan_id for scan_id in (urgent, slow, refused, roomless) if dispatcher.has_job(scan_id)}
+    assert launched == {roomless}
+    assert dispatcher.cluster.count("POST", "jobs") == asked + 1
+
+
+async def test_room_made_while_kubernetes_is_away_changes_nothing_for_the_others(dispatcher: Dispatcher) -> None:
+    await set_throttle(dispatcher.store)
+    dispatcher.cluster.fail("POST", "jobs", 503, "away", headers={"Retry-After": "30"}, times=1)
+    waiting = [await dispatcher.request() for _ in range(3)]
+    await dispatcher.settle_down()
+    dispatcher.board.put(RoomMade())
+    await dispatcher.settle_down()
+    assert dispatcher.cluster.count("POST", "jobs") == 1
+    await dispatcher.hasten()
+    assert {(await dispatcher.scan(scan_id)).launch.state for scan_id in waiting} == {"launched"}
 
 
 async def test_a_refusal_for_good_is_visible(dispatcher: Dispatcher) -> None:
@@ -337,7 +405,7 @@ async def test_the_hands_of_one_process_start_each_scan_once(dispatcher: Dispatc
             scans.append(await dispatcher.request())
             if number % 2:
                 await dispatcher.cluster.until_asked("POST", "jobs", number)
-        await until(dispatcher, scans, lambda scan: scan.launch.state == "launched")
+        await until(are(dispatcher, scans, lambda scan: scan.launch.state == "launched"))
     assert dispatcher.cluster.count("POST", "jobs") == 20
     assert dispatcher.cluster.count("POST", "secrets") == 20
     assert dispatcher.cluster.count("GET", "jobs") == 0
@@ -350,6 +418,6 @@ async def test_a_hand_that_has_nothing_to_do_leaves_the_scan_of_another_alone(di
     scan_id = await dispatcher.request()
     async with hands(dispatcher):
         await dispatcher.cluster.until_asked("POST", "jobs")
-        await until(dispatcher, [scan_id], lambda scan: scan.launch.failures > 0)
+        await until(are(dispatcher, [scan_id], lambda scan: scan.launch.failures > 0))
     assert (await dispatcher.scan(scan_id)).launch.failures == 1
     assert dispatcher.cluster.count("POST", "jobs") == 1

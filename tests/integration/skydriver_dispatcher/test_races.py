@@ -61,7 +61,7 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
     async with asyncio.timeout(40):
         while not await as_wished():
             await store.pool.execute("UPDATE due_work SET due_at = now() WHERE leased_until IS NULL AND due_at > now()")
-            await store.pool.execute("UPDATE launch_throttle SET held_until = '-infinity'")
+            await store.pool.execute("UPDATE launch_throttle SET held_until = '-infinity', no_room_until = '-infinity'")
             for scan_id, _ in scans:  # the Job controller makes pods: an orphan shows up
                 if dispatcher.cluster.find("jobs", f"skyscan-{scan_id}"):
                     await dispatcher.cluster.run_pod(scan_id, **pods.waiting(scan_id))

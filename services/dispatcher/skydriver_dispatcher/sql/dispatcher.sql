@@ -27,11 +27,21 @@ UPDATE launch_throttle SET default_interval_s = :interval_s, default_max_running
  WHERE (default_interval_s, default_max_running) IS DISTINCT FROM (:interval_s, :max_running);
 
 -- name: hold_launches(until, because)!
--- Let nothing below priority 100 start before this time; a place in the interval that was taken for nothing is given back.
-UPDATE launch_throttle SET held_until = :until::timestamptz, held_because = :because, next_at = least(next_at, :until::timestamptz);
+-- Let nothing below priority 100 start before this time, or one that stands and is later; a place in the interval that was taken for
+-- nothing is given back.
+UPDATE launch_throttle
+   SET held_because = CASE WHEN :until::timestamptz > held_until THEN :because ELSE held_because END,
+       held_until = greatest(held_until, :until::timestamptz), next_at = least(next_at, :until::timestamptz);
 
--- name: release_launches(now)!
--- There may be room again: no hold, and what was put off is due. Index: due_work_free.
-WITH released AS (UPDATE launch_throttle SET held_until = '-infinity', held_because = '' WHERE held_until > :now::timestamptz)
+-- name: hold_for_room(until, because)!
+-- The same, until there is room.
+UPDATE launch_throttle
+   SET no_room_because = CASE WHEN :until::timestamptz > no_room_until THEN :because ELSE no_room_because END,
+       no_room_until = greatest(no_room_until, :until::timestamptz), next_at = least(next_at, :until::timestamptz);
+
+-- name: release_launches(now, waiting)!
+-- There may be room again: what was put off for want of it is due. Index: due_work_free.
+WITH released AS (
+    UPDATE launch_throttle SET no_room_until = '-infinity', no_room_because = '' WHERE no_room_until > :now::timestamptz)
 UPDATE due_work SET due_at = :now::timestamptz
- WHERE kind = 'launch' AND due_at > :now::timestamptz AND leased_until IS NULL;
+ WHERE kind = 'launch' AND due_at > :now::timestamptz AND leased_until IS NULL AND note @> :waiting::jsonb;
