@@ -21,6 +21,7 @@ from skydriver_common.log import past, selection
 from skydriver_common.log.read import LoggedEvent, history
 from skydriver_common.log.selection import Link, Selection
 from skydriver_common.log.statistics import Statistics, statistics
+from skydriver_common.model.scan import HistoryBroken
 from skydriver_common.model.wire import UnknownEvent
 
 log = typer.Typer(help="The event log: what happened, who did it, and proof.", no_args_is_help=True)
@@ -155,7 +156,10 @@ def state(
         async with database(database_url, data_dir) as connection:
             return await past.state_at(connection, scan_id, version=version, moment=when)
 
-    scan = asyncio.run(work())
+    try:
+        scan = asyncio.run(work())
+    except (HistoryBroken, UnknownEvent) as error:
+        raise Problem(f"its events can't be folded: {error}", "See `skydriver log verify`") from error
     if scan is None:
         raise Problem(f"there was no scan {scan_id} at {at}")
     if as_json:
@@ -178,8 +182,8 @@ def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) ->
         return
     try:
         what = past.describe(logged)
-    except UnknownEvent:
-        what = f"{logged.type} (written by a newer release)"
+    except UnknownEvent as error:
+        what = str(error)
     place = f"{logged.position:>8}  {logged.scan_id}" if with_scan else f"{logged.version:>4}"
     when = logged.recorded_at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     out.print(f"{when}  {place}  {logged.actor:<24}  {what}", markup=False, highlight=False, soft_wrap=True)

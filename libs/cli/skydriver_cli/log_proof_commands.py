@@ -22,8 +22,9 @@ from skydriver_common.db.pool import Connection
 from skydriver_common.log import archive
 from skydriver_common.log import rebuild as rebuilding
 from skydriver_common.log import seal as sealing
+from skydriver_common.log.chains import Break
 from skydriver_common.log.schemas import OWN_NAME, SchemaIsThere
-from skydriver_common.log.verify import Break, Report
+from skydriver_common.log.verify import Report
 from skydriver_common.log.verify import verify as walk
 from skydriver_common.model.scan import HistoryBroken
 from skydriver_common.model.wire import UnknownEvent

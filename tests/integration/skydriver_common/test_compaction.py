@@ -112,6 +112,20 @@ async def test_a_forged_digest_is_found(store: Store) -> None:
         assert [found.scan_id for found in (await verify(connection)).breaks] == [scan_id]
 
 
+async def test_more_reports_that_are_gone_than_were_let_go_are_found(store: Store) -> None:
+    scan_id = await store.a_scan()
+    await store.append("progress", scan_id, *(a_report(n) for n in range(1, 7)))
+    assert await _compact(store, scan_id, most=3) == 3
+    async with store.pool.acquire() as connection:
+        assert (await verify(connection)).breaks == []
+        async with connection.transaction():
+            await connection.execute("SET LOCAL session_replication_role = replica")
+            await connection.execute(
+                "UPDATE event_log SET data = '\\x00'::bytea || sha256(data) WHERE scan_id = $1 AND version = 6", scan_id
+            )
+        assert [(found.scan_id, found.version) for found in (await verify(connection)).breaks] == [(scan_id, 6)]
+
+
 async def test_metadata_and_results_are_never_let_go(store: Store) -> None:
     scan_id = await store.a_finished_scan()
     await store.append("progress", scan_id, ev.EventMetadataSet(event_metadata={"run_id": 1}))

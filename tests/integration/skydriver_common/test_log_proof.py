@@ -54,6 +54,36 @@ async def test_the_first_broken_link_of_each_scan_is_named(store: Store, damage:
     assert other not in (await skydriver("log", "verify", "--database-url", store.url)).out
 
 
+@pytest.mark.parametrize("version", [1, 4, 7], ids=["request", "workflow", "report"])
+async def test_content_that_was_taken_away_is_found_and_told_in_one_line(store: Store, tmp_path: Path, version: int) -> None:
+    """Its digest stays in its place, so that all hashes hold: as a report's does that was let go, which these were not."""
+    victim, _ = await store.a_finished_scan(), await store.a_finished_scan()
+    seal, key, file = tmp_path / "a.seal", tmp_path / "seal.pem", tmp_path / "past"
+    url = ("--database-url", store.url)
+    await skydriver("log", "seal", "-o", str(seal), "--key", str(key), *url)
+    erased = "UPDATE event_log SET data = '\\x00'::bytea || sha256(data) WHERE scan_id = $1 AND version = $2"
+    await _past_the_guards(store, erased, victim, version)
+    assert await _breaks(store) == [(victim, version)]
+    against = await skydriver("log", "verify", "--seal", str(seal), "--key", str(tmp_path / "seal.pub.pem"), *url)
+    assert (against.code, against.err) == (1, "")
+    is_report = version == 7  # one that was let go is read as that
+    for words in (("rebuild", "--check"), ("state", victim, "--at", "9"), ("history", victim)):
+        ran = await skydriver("log", *words, *url)
+        assert "Traceback" not in ran.err
+        assert ran.code == (0 if is_report or words[0] == "history" else 1)
+        assert is_report or "its content was taken away" in (ran.err + ran.out).replace("\n", " ")
+    assert (await skydriver("log", "export", "--until", "2999-01-01", "-o", str(file), *url)).code == 0
+    found = await skydriver("log", "verify", "--export", str(file), "--json")
+    assert [one["version"] for one in found.json["breaks"]] == ([] if is_report else [version])
+
+
+async def test_an_event_that_was_moved_before_the_one_it_follows_is_found(store: Store) -> None:
+    """As one does who wants the relay to pass over it: no hash covers an event's place in the log."""
+    victim, _ = await store.a_finished_scan(), await store.a_finished_scan()
+    await _past_the_guards(store, "UPDATE event_log SET xid = '1' WHERE scan_id = $1 AND version = 8", victim)
+    assert await _breaks(store) == [(victim, 8)]
+
+
 async def test_verifying_from_a_position_on_checks_only_what_came_since(store: Store) -> None:
     scan_id = await store.a_finished_scan()
     await _past_the_guards(store, "UPDATE event_log SET data = '{}' WHERE scan_id = $1 AND version = 2", scan_id)

@@ -103,3 +103,21 @@ async def test_facts_of_the_system_stand_in_order_too(store: Store, tmp_path: Pa
         await asyncio.gather(*(store.a_system_fact() for _ in range(8)))
         assert await connection.fetchval("SELECT count(*) FROM event_log WHERE scan_id = $1", SYSTEM) == 10
     await _proves_itself(store, tmp_path)
+
+
+async def test_a_past_that_an_earlier_build_wrote_out_of_order_is_a_whole_one(store: Store) -> None:
+    for _ in range(3):
+        await store.a_finished_scan()
+    async with store.pool.acquire() as connection:
+        links = [one async for page in selection.pages(connection) for one in page]
+    tidy, mixed, holed = archive.Tally(), archive.Tally(), archive.Tally()
+    for one in links:
+        tidy.event(one)
+    for one in random.Random(1).sample(links, len(links)):
+        mixed.event(one)
+        if one != links[5]:
+            holed.event(one)
+    assert mixed.manifest("") == tidy.manifest("")
+    assert (tidy.breaks, mixed.breaks) == ([], [])
+    holed.finish()
+    assert [(found.scan_id, found.version) for found in holed.breaks] == [(links[5].event.scan_id, links[5].event.version)]

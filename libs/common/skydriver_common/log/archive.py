@@ -22,11 +22,10 @@ from uuid import UUID
 import orjson
 import zstandard
 
-from skydriver_common.log.chains import hash_of
+from skydriver_common.log.chains import Break, break_at
 from skydriver_common.log.read import LoggedEvent
 from skydriver_common.log.seal import leaf, merkle_root
 from skydriver_common.log.selection import START, Link
-from skydriver_common.log.verify import Break
 from skydriver_common.model import wire
 from skydriver_common.model.events import SYSTEM
 from skydriver_common.model.ids import digest_of
@@ -71,13 +70,19 @@ def blobs_of(event: LoggedEvent) -> list[str]:
     """The digests of the blobs that an event refers to."""
     if event.type not in ("scan.requested", "scan.result-received"):
         return []
-    data: dict[str, Any] = wire.decode(event.data)
+    try:
+        data: dict[str, Any] = wire.decode(event.data)
+    except ValueError:  # somebody altered it: `verify` tells of that, and the rest of the past is worth carrying away
+        return []
     return [str(data[name]) for name in ("event_digest", "digest") if name in data]
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts and hashes, the same on both sides. Holds some 200 bytes per scan. breaks: the first of each scan."""
+    """Counts and hashes, the same on both sides. Holds some 200 bytes per scan. breaks: the first of each scan, once ``finish``ed.
+
+    Links of a scan may come out of order, as earlier builds wrote them: those that come too early are kept until it is their turn.
+    """
 
     events: int = 0
     blobs: int = 0
@@ -85,28 +90,39 @@ class Tally:
     last_position: int = 0
     heads: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     breaks: list[Break] = field(default_factory=list)
+    _early: dict[str, dict[int, Link]] = field(default_factory=dict)
     _broken: set[str] = field(default_factory=set)
 
     def event(self, one: Link) -> None:
         """Count an event, and check that it continues its scan's chain."""
-        scan_id = one.event.scan_id
-        version, head = self.heads.get(scan_id, (0, wire.GENESIS))
-        what = ""
-        if one.event.version != version + 1:
-            what = f"version {version + 1} is missing"
-        elif one.prev_hash != head:
-            what = "it does not continue the event before it"
-        elif hash_of(one) != one.hash:
-            what = "its content is not what was hashed"
-        if what and scan_id not in self._broken:
-            self._broken.add(scan_id)
-            self.breaks.append(Break(scan_id=scan_id, version=one.event.version, position=one.event.position, what=what))
-        self.heads[scan_id] = (one.event.version, one.hash)
         self.events += 1
         self.last_position = max(self.last_position, one.event.position)
+        scan_id, next_one = one.event.scan_id, self.heads.get(one.event.scan_id, (0, b""))[0] + 1
+        if one.event.version > next_one and scan_id not in self._broken:
+            self._early.setdefault(scan_id, {})[one.event.version] = one
+            return
+        self._take(one)
+        while (early := self._early.get(scan_id)) and (found := early.pop(self.heads[scan_id][0] + 1, None)) is not None:
+            self._take(found)
+
+    def finish(self) -> None:
+        """No more events will come: what is missing now is missing."""
+        for early in self._early.values():
+            for one in (early[version] for version in sorted(early)):
+                self._take(one)
+        self._early.clear()
+
+    def _take(self, one: Link) -> None:
+        scan_id = one.event.scan_id
+        found = break_at(one, *self.heads.get(scan_id, (0, wire.GENESIS)))
+        if found is not None and scan_id not in self._broken:
+            self._broken.add(scan_id)
+            self.breaks.append(found)
+        self.heads[scan_id] = (one.event.version, one.hash)
 
     def manifest(self, digest: str) -> dict[str, Any]:
         """The last line's content. digest: hex SHA-256 of all bytes before it."""
+        self.finish()
         heads = sorted((scan_id, version, head) for scan_id, (version, head) in self.heads.items())
         return {
             "events": self.events, "scans": len(self.heads) - (SYSTEM in self.heads), "blobs": self.blobs,

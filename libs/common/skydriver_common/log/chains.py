@@ -1,16 +1,28 @@
 """The hash chains as they lie in the database: read scan by scan, some links in memory at a time."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log.selection import Link, link
 from skydriver_common.log.unit_of_work import microseconds
 from skydriver_common.model import wire
+from skydriver_common.model.events import MAY_BE_LET_GO
 
 sql = load_statements("skydriver_common.log", "chains.sql")
 
 PAGE = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Break:
+    """Where a scan's history is not what was written. position: None when a link is missing."""
+
+    scan_id: str
+    version: int
+    position: int | None
+    what: str
 
 
 async def chains(connection: Pool | Connection, *, since: int = 0, page: int = PAGE) -> AsyncIterator[list[Link]]:
@@ -55,3 +67,26 @@ def hash_of(one: Link) -> bytes:
         type_=event.type, schema_version=event.schema_version, recorded_at_us=microseconds(event.recorded_at),
         actor=event.actor, command_id=event.command_id, correlation_id=event.correlation_id, data_digest=wire.payload_digest(event.data),
     )  # fmt: skip
+
+
+def missing(scan_id: str, version: int) -> Break:
+    """This version is not there."""
+    return Break(scan_id=scan_id, version=version, position=None, what=f"version {version} is missing")
+
+
+def broken(one: Link, what: str) -> Break:
+    """What is wrong with this link."""
+    return Break(scan_id=one.event.scan_id, version=one.event.version, position=one.event.position, what=what)
+
+
+def break_at(one: Link, version: int, prev_hash: bytes) -> Break | None:
+    """What breaks the chain at this link, by itself, after a history up to this version with this hash; None: nothing."""
+    if one.event.version != version + 1:
+        return missing(one.event.scan_id, version + 1)
+    if one.prev_hash != prev_hash:
+        return broken(one, "it does not continue the event before it")
+    if hash_of(one) != one.hash:
+        return broken(one, "its content is not what was hashed")
+    if wire.is_let_go(one.event.data) and one.event.type not in MAY_BE_LET_GO:
+        return broken(one, "its content was taken away")
+    return None

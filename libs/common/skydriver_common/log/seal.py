@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.db.translate import database_faults
-from skydriver_common.log.chains import PAGE, heads, sql
-from skydriver_common.log.verify import Break
+from skydriver_common.log.chains import PAGE, Break, heads, sql
 
 FORMAT = "skydriver-seal-1"
 

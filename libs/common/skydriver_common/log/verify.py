@@ -1,24 +1,18 @@
-"""Walking the hash chains: the first broken link of each scan, and whether the views stand on the newest ones."""
+"""Walking the hash chains: the first broken link of each scan, and whether the views stand on the newest ones.
 
-from collections.abc import Callable, Iterable
+Beyond the hashes, which cover neither a place in the log nor, of what was let go, the content: links stand in the order in which
+readers see them, and contents are gone only as far as the scan's history says that they were let go.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.db.translate import database_faults
-from skydriver_common.log.chains import chains, hash_of, sql
+from skydriver_common.log.chains import Break, break_at, broken, chains, sql
 from skydriver_common.log.selection import Link
 from skydriver_common.model import wire
-from skydriver_common.model.events import SYSTEM
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Break:
-    """Where a scan's history is not what was written. position: None when a link is missing."""
-
-    scan_id: str
-    version: int
-    position: int | None
-    what: str
+from skydriver_common.model.events import SYSTEM, ProgressCompacted
 
 
 @dataclass(slots=True)
@@ -31,14 +25,20 @@ class Report:
 
 
 class Walk:
-    """Checks links that come ordered by scan and version. Feed it pages; nothing but the last link is kept."""
+    """Checks links that come ordered by scan and version. Feed it pages, then ``leave``.
+
+    Nothing is kept but the last link, and of the scan it is at the versions whose content was let go.
+    """
 
     def __init__(self) -> None:
         self.report = Report()
         self._scan_id = ""
         self._version = 0
         self._hash = wire.GENESIS
-        self._is_broken = False
+        self._place = (0, 0)
+        self._break: Break | None = None
+        self._let_go: list[Link] = []
+        self._let_go_before = self._let_go_most = 0
 
     def begins(self, one: Link) -> bool:
         """Whether this link is the first of a scan that the walk sees."""
@@ -46,37 +46,43 @@ class Walk:
 
     def enter(self, one: Link, prev_hash: bytes | None, *, expected: int = 1) -> None:
         """Begin a scan with this link. prev_hash: of the link before it; None: it is missing, ``expected`` should be here."""
+        self.leave()
         self.report.scans += one.event.scan_id != SYSTEM
-        self._scan_id, self._is_broken = one.event.scan_id, False
+        self._scan_id = one.event.scan_id
         self._version = one.event.version - 1 if prev_hash is not None else expected - 1
         self._hash = prev_hash if prev_hash is not None else wire.GENESIS
 
     def step(self, one: Link) -> None:
         """Check one link against the one before it."""
         self.report.events += 1
-        if self._is_broken:
+        if self._break is not None:
             return
-        event = one.event
-        what = ""
-        if event.version != self._version + 1:
-            what = f"version {self._version + 1} is missing"
-        elif one.prev_hash != self._hash:
-            what = "it does not continue the event before it"
-        elif hash_of(one) != one.hash:
-            what = "its content is not what was hashed"
-        if what:
-            self._is_broken = True
-            position = None if "missing" in what else event.position
-            version = self._version + 1 if "missing" in what else event.version
-            self.report.breaks.append(Break(scan_id=event.scan_id, version=version, position=position, what=what))
-        self._version, self._hash = event.version, one.hash
+        self._break = break_at(one, self._version, self._hash)
+        self._version, self._hash = one.event.version, one.hash
+        place, before = (int(one.xid), one.event.position), self._place
+        self._place = place
+        if self._break is None and place <= before:
+            self._break = broken(one, "readers see it before the event that it follows")
+        elif wire.is_let_go(one.event.data):
+            self._let_go.append(one)
+        elif self._break is None and one.event.type == ProgressCompacted.type:
+            said = wire.decode(one.event.data)
+            self._let_go_before = max(self._let_go_before, said["before_version"])
+            self._let_go_most += said["payloads"]
 
-    def walk(self, links: Iterable[Link]) -> None:
-        """Check links of whole scans, from their first on."""
-        for one in links:
-            if self.begins(one):
-                self.enter(one, wire.GENESIS if one.event.version == 1 else None)
-            self.step(one)
+    def leave(self) -> None:
+        """No more links of this scan will come."""
+        if self._break is None:
+            covered = [one for one in self._let_go if one.event.version < self._let_go_before]
+            if len(covered) < len(self._let_go):
+                self._break = broken(self._let_go[len(covered)], "its content is gone, and the scan's history does not say so")
+            elif len(covered) > self._let_go_most:
+                what = f"the content of {len(covered)} reports is gone, {self._let_go_most} were let go"
+                self._break = broken(covered[-1], what)
+        if self._break is not None:
+            self.report.breaks.append(self._break)
+        self._break, self._place = None, (0, 0)
+        self._let_go, self._let_go_before, self._let_go_most = [], 0, 0
 
 
 async def verify(connection: Connection, *, since: int = 0, told: Callable[[int], None] = lambda _: None) -> Report:
@@ -93,12 +99,13 @@ async def verify(connection: Connection, *, since: int = 0, told: Callable[[int]
                         walk.enter(one, await _hash_before(connection, one), expected=one.event.version - 1 if since else 1)
                     walk.step(one)
                 told(walk.report.events)
-            broken = {found.scan_id for found in walk.report.breaks}
+            walk.leave()
+            known = {found.scan_id for found in walk.report.breaks}
             differing = [row async for row in sql.heads_that_differ(connection)]
     walk.report.breaks += [
         Break(scan_id=row["scan_id"], version=(row["logged"] or 0) + 1, position=None,
               what=f"its manifest was folded from {row['folded'] or 0} events, the log holds {row['logged'] or 0}")
-        for row in differing if row["scan_id"] not in broken
+        for row in differing if row["scan_id"] not in known
     ]  # fmt: skip
     walk.report.breaks.sort(key=lambda found: found.scan_id)
     return walk.report

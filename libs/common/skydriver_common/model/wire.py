@@ -26,7 +26,7 @@ _FIELDS = {event: tuple(f.name for f in fields(event)) for event in EVENTS.value
 
 
 class UnknownEvent(Exception):
-    """The log holds an event that this release cannot read: a newer release wrote it."""
+    """The log holds an event that this release cannot read: a newer release wrote it, or somebody altered it."""
 
 
 def encode_event(event: Event) -> bytes:
@@ -40,14 +40,18 @@ def parse_event(type_: str, schema_version: int, data: bytes) -> Event:
         return PayloadLetGo(of=type_)
     cls = EVENTS.get(type_)
     if cls is None or schema_version > cls.schema_version:
-        raise UnknownEvent(f"event {type_} in version {schema_version}")
-    content: dict[str, Any] = decode(data)
+        raise UnknownEvent(f"{type_} in version {schema_version} was written by a newer release")
+    try:
+        content: dict[str, Any] = decode(data)
+    except ValueError as error:
+        what = "its content was taken away" if is_let_go(data) else "its content is no JSON"
+        raise UnknownEvent(f"{type_} can't be read: {what}") from error
     for version in range(schema_version, cls.schema_version):
         content = UPCASTS[type_, version](content)
     try:
         return cls(**content)
     except TypeError as error:
-        raise UnknownEvent(f"event {type_} in version {schema_version} has other fields than expected") from error
+        raise UnknownEvent(f"{type_} in version {schema_version} has other fields than expected") from error
 
 
 def is_let_go(data: bytes) -> bool:
