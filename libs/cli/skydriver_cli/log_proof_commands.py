@@ -131,6 +131,12 @@ def rebuild(
     """
     if [check, into is not None, swap].count(True) != 1:
         raise Problem("say exactly one of --check, --into and --swap", exit_code=2)
+    if into is not None and into.startswith(OWN_NAME):
+        raise Problem(
+            f"names that begin with {OWN_NAME} are those of rebuilds under way: the next one would drop it",
+            "Choose another name",
+            exit_code=2,
+        )
     try:
         differs = asyncio.run(
             _check(database_url, data_dir, as_json) if check else _rebuild(database_url, data_dir, into, as_json)

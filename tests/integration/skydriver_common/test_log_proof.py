@@ -1,6 +1,12 @@
 """`skydriver log verify | seal | rebuild`: damage done past every guard is found, and views come back from the log alone."""
 
 import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +14,10 @@ import asyncpg
 import pytest
 
 from skydriver_common.log import rebuild, schemas
+from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
-from tests.support.histories import Store, a_report, skydriver
+from tests.support.histories import Store, a_context, a_report, skydriver, until
 
 
 async def _past_the_guards(store: Store, statement: str, *values: Any) -> None:
@@ -161,35 +168,108 @@ async def test_views_in_a_schema_of_their_own_equal_the_live_ones(store: Store) 
         assert [tuple(row) for row in await store.pool.fetch(f"SELECT * FROM fresh.{name} ORDER BY 1")] == rows
     assert (await skydriver("log", "rebuild", "--into", "fresh", "--database-url", store.url)).code == 2
     assert (await skydriver("log", "rebuild", "--into", "public", "--database-url", store.url)).code == 2
+    taken = await skydriver("log", "rebuild", "--into", "rebuild_20261124", "--database-url", store.url)
+    assert (taken.code, "the next one would drop it" in taken.err) == (2, True)
 
 
 async def test_a_swap_beside_writers_loses_nothing_and_repairs_the_views(store: Store) -> None:
     scans = [await store.a_finished_scan() for _ in range(5)]
     before = await _indexes(store)
     await store.pool.execute("UPDATE manifests SET state = 'nonsense' WHERE scan_id = $1", scans[0])
-    stop = asyncio.Event()
-
-    async def writer(scan_id: str) -> int:
-        done = 0
-        while not stop.is_set():
-            done += 1
-            await store.append("progress", scan_id, a_report(100 + done))
-        return done
-
-    writers = [asyncio.create_task(writer(scan_id)) for scan_id in scans[:3]]
-    try:
-        reading, writing = [await asyncpg.connect(store.url) for _ in range(2)]
-        done = await rebuild.swap(reading, writing, "fresh")
-        await reading.close()
-        await writing.close()
-    finally:
-        stop.set()
-    written = sum(await asyncio.gather(*writers))
+    async with _writers(store, scans[:3]) as commits:
+        done = await _swap(store)
     assert done.locked_s < 1.0
-    assert await store.pool.fetchval("SELECT count(*) FROM event_log") == 45 + written
+    assert await store.pool.fetchval("SELECT count(*) FROM event_log") == 45 + len(commits)
     assert await _differences(store) == []
     assert await _indexes(store) == before
     assert await store.pool.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'fresh%'") == 0
+
+
+async def test_writers_go_on_while_a_swap_waits_for_a_long_transaction(store: Store) -> None:
+    scans = [await store.a_finished_scan() for _ in range(4)]
+    async with _writers(store, scans[:3]) as commits:
+        async with store.pool.acquire() as long, long.transaction():
+            await long.execute("SELECT FROM manifests WHERE scan_id = $1 FOR UPDATE", scans[3])
+            swapping = asyncio.create_task(_swap(store))
+            for _ in range(3):  # tries
+                await until(lambda: _wants_the_views(store))
+                seen = len(commits)
+                await until(lambda seen=seen: _is_true(len(commits) > seen + 6))  # type: ignore[misc]
+        done = await swapping
+    gaps = [b - a for a, b in pairwise(sorted(commits))]
+    assert max(gaps) < done.locked_s + 1.0, "what it says of the time is what writers have seen"
+    assert await _differences(store) == []
+
+
+async def test_a_swap_that_is_killed_in_the_middle_of_the_exchange_changes_nothing(store: Store) -> None:
+    scan_id = await store.a_finished_scan()
+    before, indexes = await store.views(), await _indexes(store)
+    command = ("-m", "skydriver_cli.app", "log", "rebuild", "--swap", "--database-url", store.url)
+    async with store.pool.acquire() as reader:
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.DEVNULL)
+        await until(
+            lambda: store.pool.fetchval(
+                "SELECT to_regclass(nspname || '.i3_events') FROM pg_namespace WHERE nspname ~ '^rebuild_'"
+            )
+        )
+        fresh = await store.pool.fetchval("SELECT nspname FROM pg_namespace WHERE nspname ~ '^rebuild_'")
+        async with reader.transaction():
+            # who reads the last of the fresh tables holds the exchange up when all others have changed places
+            await reader.execute(f"LOCK TABLE {fresh}.i3_events IN ACCESS SHARE MODE")
+            held_up = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::regclass"
+            await until(lambda: store.pool.fetchval(held_up, f"{fresh}.i3_events"))
+            process.kill()
+            assert await process.wait() == -signal.SIGKILL
+    await until(lambda: _nobody_swaps(store))
+    assert (await store.views(), await _indexes(store)) == (before, indexes)
+    await store.append("dispatcher", scan_id, ev.ScanDeleted())
+    ran = await skydriver("log", "rebuild", "--swap", "--json", "--database-url", store.url)
+    assert (ran.code, ran.json["events"]) == (0, 10)
+    assert await _differences(store) == []
+    assert await store.pool.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname ~ '^rebuild_'") == 0
+
+
+@asynccontextmanager
+async def _writers(store: Store, scans: list[str]) -> AsyncIterator[list[float]]:
+    """Processes that append one event after the other; when each commit was."""
+    stop, commits = asyncio.Event(), list[float]()
+
+    async def write(scan_id: str) -> None:
+        replica = UnitOfWork(store.pool, store.bell, writer="progress")
+        while not stop.is_set():
+            async with replica.on_scans(a_context(), [scan_id]) as tx:
+                tx.append(scan_id, [a_report(100 + len(commits))])
+            commits.append(time.monotonic())
+
+    writers = [asyncio.create_task(write(scan_id)) for scan_id in scans]
+    try:
+        yield commits
+    finally:
+        stop.set()
+        await asyncio.gather(*writers)
+
+
+async def _swap(store: Store) -> rebuild.Rebuilt:
+    reading, writing = [await asyncpg.connect(store.url) for _ in range(2)]
+    try:
+        return await rebuild.swap(reading, writing, "fresh")
+    finally:
+        await reading.close()
+        await writing.close()
+
+
+async def _wants_the_views(store: Store) -> bool:
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')"
+    return bool(await store.pool.fetchval(waits))
+
+
+async def _nobody_swaps(store: Store) -> bool:
+    clients = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'skydriver-cli' AND datname = current_database()"
+    return not await store.pool.fetchval(clients)
+
+
+async def _is_true(value: bool) -> bool:
+    return value
 
 
 async def _indexes(store: Store) -> list[Any]:

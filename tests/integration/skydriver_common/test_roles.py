@@ -8,6 +8,7 @@ import pytest
 
 from skydriver_common.db.roles import SERVICE_ROLES, apply_roles
 from skydriver_common.log import rebuild
+from skydriver_common.log.fold import VIEWS
 from skydriver_common.log.together import recorded_reply
 from skydriver_common.log.verify import verify
 from skydriver_common.log.writing import sql
@@ -88,6 +89,17 @@ async def test_every_table_is_somebodys(guarded: Store) -> None:
             list(SERVICE_ROLES.values()),
         )
     assert [row["relname"] for row in orphans] == []
+
+
+async def test_a_swap_by_a_superuser_leaves_every_view_its_owner_and_their_rights(guarded: Store) -> None:
+    rights = """SELECT relname, pg_get_userbyid(relowner), (SELECT array_agg(p::text ORDER BY p::text) FROM aclexplode(relacl) p)
+                  FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"""
+    for view in VIEWS:
+        await guarded.pool.execute(f"ALTER TABLE {view} OWNER TO skydriver_writer")
+    before = [tuple(row) for row in await guarded.pool.fetch(rights)]
+    ran = await skydriver("log", "rebuild", "--swap", "--json", "--database-url", guarded.url)
+    assert ran.code == 0, ran.err
+    assert [tuple(row) for row in await guarded.pool.fetch(rights)] == before
 
 
 @pytest.mark.parametrize("role", ["", "skydriver_break_glass"])

@@ -1,6 +1,6 @@
 """The hash chains as they lie in the database: read scan by scan, some links in memory at a time."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from skydriver_common.db.pool import Connection, Pool, load_statements
@@ -40,10 +40,11 @@ async def chains(connection: Pool | Connection, *, since: int = 0, page: int = P
             return
 
 
-async def chains_of(connection: Pool | Connection, scan_ids: list[str]) -> list[Link]:
-    """All links of these scans, ordered by scan and version. Raises TryLater."""
+async def chains_after(connection: Pool | Connection, versions: Mapping[str, int]) -> list[Link]:
+    """The links of these scans after the version of each, ordered by scan and version. Raises TryLater."""
     with database_faults():
-        return [link(row) async for row in sql.chains_of(connection, scan_ids=scan_ids)]
+        rows = sql.chains_after(connection, scan_ids=list(versions), versions=list(versions.values()))
+        return [link(row) async for row in rows]
 
 
 async def heads(connection: Pool | Connection, *, page: int = PAGE) -> AsyncIterator[tuple[str, int, bytes]]:

@@ -1,6 +1,6 @@
 """The log folded into view rows in memory, by the functions that also write the live views: for checks and rebuilds."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,10 +64,14 @@ class Rows:
 
 
 class Folding:
-    """Folds links that come ordered by scan and version; holds one scan's state."""
+    """Folds links that come ordered by scan and version; holds one scan's state.
 
-    def __init__(self, connection: Connection) -> None:
+    known: states of scans whose links do not come from the first on, but from the one after.
+    """
+
+    def __init__(self, connection: Connection, known: Mapping[str, Scan] | None = None) -> None:
         self._connection = connection
+        self._known = known or {}
         self._scan: Scan | None = None
         self._hash = b""
         self.rows = Rows()
@@ -79,9 +83,8 @@ class Folding:
         self.rows.events += 1
         if one.event.scan_id == SYSTEM:  # of no scan, so of no view
             return
-        self._scan = evolve(
-            self._scan, one.event.event, scan_id=one.event.scan_id, recorded_at=one.event.recorded_at.timestamp()
-        )
+        before = self._scan or self._known.get(one.event.scan_id)
+        self._scan = evolve(before, one.event.event, scan_id=one.event.scan_id, recorded_at=one.event.recorded_at.timestamp())
         self._hash = one.hash
 
     async def finish_scan(self) -> None:
@@ -108,9 +111,9 @@ async def folded(connection: Connection, *, batch: int = _BATCH) -> AsyncIterato
     yield folding.take()
 
 
-async def fold_links(connection: Connection, links: Iterable[Link]) -> Rows:
-    """The rows of whole scans. Raises HistoryBroken, UnknownEvent."""
-    folding = Folding(connection)
+async def fold_links(connection: Connection, links: Iterable[Link], known: Mapping[str, Scan]) -> Rows:
+    """The rows of the scans that these links, on top of the known states, have made. Raises HistoryBroken, UnknownEvent."""
+    folding = Folding(connection, known)
     for one in links:
         await folding.step(one)
     await folding.finish_scan()

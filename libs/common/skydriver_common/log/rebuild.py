@@ -1,7 +1,8 @@
 """Views from nothing but the log: compared with the live ones, or put in their place."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +13,18 @@ from skydriver_common.db.pool import Connection
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log import schemas
-from skydriver_common.log.chains import chains_of, sql
+from skydriver_common.log.chains import chains_after, sql
 from skydriver_common.log.fold import VIEWS, Rows, fold_links, folded
 from skydriver_common.log.unit_of_work import sql as writing
+from skydriver_common.log.views import scan_of_row
 
 _ROUNDS = 20
-_FEW_SCANS = 50
+_FEW_EVENTS = 500
+_MOST_UNDER_LOCK = 5000
 _TRIES_FOR_THE_LOCK = 20
+_PAUSE_S = 0.5
+_SCANS_AT_ONCE = 200
+_EVENTS_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """What a rebuild did. locked_s: how long writers were kept out, 0.0 without a swap."""
+    """What a rebuild did. locked_s: how long writers were kept out at the longest, 0.0 without a swap."""
 
     events: int
     scans: int
@@ -104,41 +110,68 @@ async def swap(reading: Connection, writing_to: Connection, schema: str, *, told
     then), HistoryBroken, SchemaIsThere.
     """
     done, xmin = await into(reading, writing_to, schema, told=told)
+    locked_s = 0.0
     with database_faults():
-        for _ in range(_ROUNDS):
-            xmin, behind = await _catch_up(writing_to, schema, xmin)
-            if behind <= _FEW_SCANS:
-                break
-        began = 0.0
         for last in (*[False] * (_TRIES_FOR_THE_LOCK - 1), True):
+            for _ in range(_ROUNDS):
+                xmin, behind = await _catch_up(writing_to, schema, xmin)
+                if behind <= _FEW_EVENTS:
+                    break
+            began = time.monotonic()
             try:
                 async with writing_to.transaction():
                     await schemas.lock(writing_to)
-                    began = time.monotonic()
-                    await _catch_up(writing_to, schema, xmin)
+                    await _catch_up(writing_to, schema, xmin, most=_MOST_UNDER_LOCK)
                     await schemas.exchange(writing_to, schema)
                 break
-            except asyncpg.LockNotAvailableError as error:
+            except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, _TooMuch) as error:
                 if last:
-                    raise TryLater("the views are in use by a long transaction", 5.0) from error
-        locked_s = time.monotonic() - began
+                    raise TryLater("the views are in use by a long transaction, or much is being written", 5.0) from error
+                await asyncio.sleep(_PAUSE_S)  # let the writers through who have waited
+            finally:
+                locked_s = max(locked_s, time.monotonic() - began)
         await schemas.drop(writing_to, schema)
     return Rebuilt(events=done.events, scans=done.scans, locked_s=locked_s)
 
 
-async def _catch_up(connection: Connection, schema: str, xmin: str) -> tuple[str, int]:
-    """Fold again the scans that changed since; returns from where to look next time, and how many there were."""
+class _TooMuch(Exception):
+    """More was written than can be folded while writers wait."""
+
+
+async def _catch_up(connection: Connection, schema: str, xmin: str, *, most: int | None = None) -> tuple[str, int]:
+    """Fold what came since on top of the states in the schema; returns from where to look next time, and how many events it was.
+
+    Raises _TooMuch when there are more than ``most``.
+    """
     next_xmin: str = await sql.snapshot_xmin(connection)
-    changed = [row["scan_id"] async for row in sql.scans_changed_since(connection, xid=xmin)]
-    for start in range(0, len(changed), 200):
-        part = changed[start : start + 200]
-        rows = await fold_links(connection, await chains_of(connection, part))
+    changed = [(row["scan_id"], row["events"]) async for row in sql.scans_changed_since(connection, xid=xmin)]
+    total = sum(events for _, events in changed)
+    if most is not None and total > most:
+        raise _TooMuch
+    for part in _parts(changed):
+        async with _inside(connection, schema):
+            known = {row["scan_id"]: scan_of_row(row) async for row in sql.states(connection, scan_ids=part)}
+        links = await chains_after(connection, {scan_id: known[scan_id].version if scan_id in known else 0 for scan_id in part})
+        rows = await fold_links(connection, links, known)
         async with _inside(connection, schema):
             for name, columns in VIEWS.items():
                 if columns[0] == "scan_id":
-                    await connection.execute(f"DELETE FROM {name} WHERE scan_id = ANY ($1)", part)  # noqa: S608  (our own names)
+                    await connection.execute(f"DELETE FROM {name} WHERE scan_id = ANY ($1)", rows.scan_ids)  # noqa: S608  (our own names)
             await insert_rows(connection, rows)
-    return next_xmin, len(changed)
+    return next_xmin, total
+
+
+def _parts(changed: list[tuple[str, int]]) -> Iterator[list[str]]:
+    """Some scans at a time, and their new events: what fits into memory."""
+    part, events = list[str](), 0
+    for scan_id, more in changed:
+        if part and (len(part) == _SCANS_AT_ONCE or events + more > _EVENTS_AT_ONCE):
+            yield part
+            part, events = [], 0
+        part.append(scan_id)
+        events += more
+    if part:
+        yield part
 
 
 async def _write(connection: Connection, schema: str, rows: Rows) -> None:

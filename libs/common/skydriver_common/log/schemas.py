@@ -5,7 +5,8 @@ import re
 from skydriver_common.db.pool import Connection
 from skydriver_common.log.fold import VIEWS
 
-_LOCK_LIMIT = "500ms"
+_LOCK_LIMIT = "300ms"
+"""For all locks together: who writes waits behind the first one from the moment it is asked for."""
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
 OWN_NAME = "rebuild_"
 _HOLD = "SELECT pg_advisory_lock(7311006, hashtext($1))"
@@ -51,29 +52,38 @@ async def hold(connection: Connection, schema: str) -> None:
 
 
 async def add_indexes(connection: Connection, schema: str) -> None:
-    """The live tables' keys, indexes and privileges, under their own names."""
+    """The live tables' keys, indexes, owners and privileges, under their own names."""
     async with connection.transaction():
         for view in VIEWS:
             if view != "i3_events":
                 await _copy_indexes(connection, view, schema)
+            await _copy_owner(connection, view, schema)
             await _copy_privileges(connection, view, schema)
     for view in VIEWS:
         await connection.execute(f"ANALYZE {quoted(schema)}.{view}")
 
 
 async def lock(connection: Connection) -> None:
-    """Keep writers out, within the caller's transaction. Raises LockNotAvailableError when they do not end soon.
+    """Keep writers out, within the caller's transaction. Raises QueryCanceledError when they do not end soon.
 
     Manifests first: every writer locks rows there before it appends, so nobody who holds one lock waits for another of ours.
     """
-    await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_LIMIT}'")
-    for view in VIEWS:
-        await connection.execute(f"LOCK TABLE public.{view} IN ACCESS EXCLUSIVE MODE")
-    await connection.execute("LOCK TABLE public.event_log IN SHARE ROW EXCLUSIVE MODE")
+    views = ", ".join(f"public.{view}" for view in VIEWS)
+    await connection.execute(f"SET LOCAL statement_timeout = '{_LOCK_LIMIT}'")
+    await connection.execute(
+        f"""DO $$ BEGIN
+            LOCK TABLE {views} IN ACCESS EXCLUSIVE MODE;
+            LOCK TABLE public.event_log IN SHARE ROW EXCLUSIVE MODE;
+        END $$"""
+    )
+    await connection.execute(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{_LOCK_LIMIT}'")
 
 
 async def exchange(connection: Connection, schema: str) -> None:
-    """The schema's tables become the live ones and the live ones the schema's, within the caller's transaction."""
+    """The schema's tables become the live ones and the live ones the schema's, within the caller's transaction.
+
+    Raises LockNotAvailableError when somebody is reading the schema's tables.
+    """
     name = quoted(schema)
     aside = quoted(f"{schema}_aside")
     await connection.execute(f"CREATE SCHEMA {aside}")
@@ -107,6 +117,19 @@ async def _copy_indexes(connection: Connection, view: str, schema: str) -> None:
             await connection.execute(f'ALTER TABLE {name}.{view} ADD CONSTRAINT "{row["conname"]}" {row["constraint"]}')
         else:
             await connection.execute(row["index"].replace(f" ON public.{view} ", f" ON {name}.{view} ", 1))
+
+
+async def _copy_owner(connection: Connection, view: str, schema: str) -> None:
+    """The live table's owner becomes the twin's, whoever rebuilds."""
+    owner = await connection.fetchval(
+        """SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class
+            WHERE oid = ('public.' || $1)::regclass AND pg_get_userbyid(relowner) <> current_user""",
+        view,
+    )
+    if owner is not None:
+        name = quoted(schema)
+        await connection.execute(f"GRANT CREATE, USAGE ON SCHEMA {name} TO {owner}")  # an owner may create where its table lies
+        await connection.execute(f"ALTER TABLE {name}.{view} OWNER TO {owner}")
 
 
 async def _copy_privileges(connection: Connection, view: str, schema: str) -> None:

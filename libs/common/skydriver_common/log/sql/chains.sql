@@ -5,11 +5,12 @@ SELECT xid::text, position, event_id, scan_id, version, type, schema_version, re
   FROM event_log WHERE (scan_id, version) > (:scan_id, :version) AND position >= :since
  ORDER BY event_log.scan_id, event_log.version LIMIT :most;
 
--- name: chains_of(scan_ids)
--- All links of some scans, in order. Index: event_log_scan_version_key.
-SELECT xid::text, position, event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id,
+-- name: chains_after(scan_ids, versions)
+-- The links of some scans after a version of each, in order. Index: event_log_scan_version_key.
+SELECT xid::text, position, event_id, e.scan_id, e.version, type, schema_version, recorded_at, actor, command_id, correlation_id,
        data, prev_hash, hash
-  FROM event_log WHERE scan_id = ANY (:scan_ids) ORDER BY event_log.scan_id, event_log.version;
+  FROM unnest(:scan_ids::text[], :versions::int[]) AS known (scan_id, version)
+  JOIN event_log e ON e.scan_id = known.scan_id AND e.version > known.version ORDER BY e.scan_id, e.version;
 
 -- name: hash_of(scan_id, version)$
 -- The hash of one link. Index: event_log_scan_version_key.
@@ -36,8 +37,12 @@ SELECT coalesce(m.scan_id, h.scan_id) AS scan_id, m.version AS folded, h.version
  WHERE h.version IS DISTINCT FROM m.version OR h.hash IS DISTINCT FROM m.head_hash ORDER BY 1;
 
 -- name: scans_changed_since(xid)
--- Scans with events that a snapshot with this xmin may not have seen. Index: event_log_relay_order.
-SELECT DISTINCT scan_id FROM event_log WHERE xid >= :xid::text::xid8 ORDER BY scan_id;
+-- Scans with events that a snapshot with this xmin may not have seen, and how many. Index: event_log_relay_order.
+SELECT scan_id, count(*) AS events FROM event_log WHERE xid >= :xid::text::xid8 AND scan_id <> 'system' GROUP BY scan_id ORDER BY scan_id;
+
+-- name: states(scan_ids)
+-- The states of scans in the manifests of the search path. Index: manifests_pkey.
+SELECT scan_id, version, head_hash, body, rest FROM manifests WHERE scan_id = ANY (:scan_ids);
 
 -- name: snapshot_xmin()$
 -- Everything older is committed for good.
