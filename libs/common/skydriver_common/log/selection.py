@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from skydriver_common.db.pool import Connection, Pool, load_statements
+from skydriver_common.db.pool import Connection, Pool, fetch, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log.read import LoggedEvent
 
@@ -73,15 +73,12 @@ async def pages(
     connection: Pool | Connection, selection: Selection = EVERYTHING, *, after: Cursor = START, page: int = PAGE
 ) -> AsyncIterator[list[Link]]:
     """Selected events after a cursor, oldest first, up to what is committed for good; never empty pages. Raises TryLater."""
-    statement = sql.select_past if selection.scan_id is None else sql.select_past_of_scan
+    statement = "select_past" if selection.scan_id is None else "select_past_of_scan"
     while True:
         with database_faults():
-            rows = [
-                row
-                async for row in statement(
-                    connection, xid=after.xid, position=after.position, most=page, **selection.parameters()
-                )
-            ]
+            rows = await fetch(
+                sql, statement, connection, xid=after.xid, position=after.position, most=page, **selection.parameters()
+            )
         if rows:
             yield [link(row) for row in rows]
             after = Cursor(rows[-1]["xid"], rows[-1]["position"])
