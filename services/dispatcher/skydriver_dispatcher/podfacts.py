@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from skydriver_common.kubernetes import names
+from skydriver_common.kubernetes import names, quota
 from skydriver_dispatcher.ports import ScannerExit, ScannerStage
 
 TRANSIENT_REASONS = frozenset({"OOMKilled", "Evicted", "DeadlineExceeded", "StartError"})
@@ -19,8 +19,8 @@ LOST_REASONS = frozenset(
 )
 """More pod reasons of the same kind, told by the kubelet or the node controller."""
 
-POD_REFUSED, UNSCHEDULABLE, IMAGE_PULL, CONTAINER_CONFIG, UPLOAD = (
-    "scanner-pod-refused", "scanner-unschedulable", "scanner-image-pull-failed", "scanner-container-refused",
+POD_REFUSED, POD_WITHOUT_QUOTA, UNSCHEDULABLE, IMAGE_PULL, CONTAINER_CONFIG, UPLOAD = (
+    "scanner-pod-refused", "scanner-pod-without-quota", "scanner-unschedulable", "scanner-image-pull-failed", "scanner-container-refused",
     "startup-upload-failing",
 )  # fmt: skip
 """Codes of what holds a scanner server up."""
@@ -33,7 +33,6 @@ _IMAGE_REASONS = frozenset(
 )
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"})
 _TAIL_CHARS = 4000
-_QUOTA = "exceeded quota"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +101,16 @@ def has_pod(job: dict[str, Any]) -> bool:
 def refused_pod(scan_id: str, message: str) -> ScannerStage:
     """The cluster can't make the Job's pod; it tries again by itself. message: its words."""
     text = _words("the cluster does not take the scanner server's pod", None, message.removeprefix("Error creating: "))
-    return ScannerStage(scan_id=scan_id, stage="pending", code=POD_REFUSED, text=text)
+    is_quota = quota.is_full(message) or quota.is_uncounted(message)
+    return ScannerStage(scan_id=scan_id, stage="pending", code=POD_WITHOUT_QUOTA if is_quota else POD_REFUSED, text=text)
 
 
-def is_given_up(code: str, text: str) -> bool:
+def is_given_up(code: str) -> bool:
     """Whether a scan does not wait for the end of this trouble without limit: it needs somebody to change something.
 
     A full quota or full nodes empty by themselves.
     """
-    return code in (IMAGE_PULL, CONTAINER_CONFIG) or (code == POD_REFUSED and _QUOTA not in text)
+    return code in (IMAGE_PULL, CONTAINER_CONFIG, POD_REFUSED)
 
 
 def news_of_pod(pod: dict[str, Any]) -> ScannerExit | ScannerStage | None:

@@ -118,7 +118,7 @@ class Watchdog:
             return await self._until_next(CHECK)
         async with self._on(work.scan_id) as tx:
             scan = tx.scan(work.scan_id)
-            if scan is not None and can_end(scan) and scan.launch.trouble and is_given_up(**scan.launch.trouble):
+            if scan is not None and can_end(scan) and scan.launch.trouble and is_given_up(scan.launch.trouble["code"]):
                 limit_s = self._trouble_limit.total_seconds()
                 reason = f"given up after {limit_s:g} s: {scan.launch.trouble['text']}"
                 tx.append(work.scan_id, [ScannerFailed(reason=reason)])
@@ -147,7 +147,7 @@ class Watchdog:
                 return
             events = decide_stage(scan, stage=news.stage, code=news.code, text=news.text)
             tx.append(news.scan_id, events)
-            if events and is_given_up(news.code, news.text):
+            if events and is_given_up(news.code):
                 await self._schedule.put(CHECK, news.scan_id, due_at=tx.now + self._trouble_limit, connection=tx.connection)
             elif events:
                 await self._schedule.drop(CHECK, news.scan_id, connection=tx.connection)

@@ -188,6 +188,36 @@ async def test_an_image_that_cannot_be_pulled_is_waited_for_up_to_a_limit(dispat
     assert (await dispatcher.scan(mended)).launch.state == "launched"
 
 
+async def refuse_pod(dispatcher: Dispatcher, scan_id: str, message: str, minute: int) -> None:
+    """The Job controller says that it can't make the scan's pod."""
+    job = dispatcher.cluster.find("jobs", f"skyscan-{scan_id}")
+    assert job is not None
+    about = {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    event = {"metadata": {"name": f"{scan_id}.{minute}"}, "involvedObject": about, "reason": "FailedCreate", "message": message}
+    await dispatcher.cluster.place("events", event | {"lastTimestamp": f"2026-01-01T00:{minute:02}:00Z"})
+
+
+async def test_a_pod_that_is_never_admitted_fails_the_scan_after_a_limit_unless_it_waits_for_a_quota(
+    dispatcher: Dispatcher,
+) -> None:
+    rule, quota = "Error creating: violates PodSecurity", "Error creating: exceeded quota: memory"
+    ruled_out, waiting = await dispatcher.launched(), await dispatcher.launched()
+    async with watching(dispatcher):
+        for minute, (first, second) in enumerate(((quota, rule), (rule, quota))):
+            await refuse_pod(dispatcher, ruled_out, first, minute)
+            await refuse_pod(dispatcher, waiting, second, minute)
+            for scan_id, message in ((ruled_out, first), (waiting, second)):
+                code = "scanner-pod-refused" if message is rule else "scanner-pod-without-quota"
+                await dispatcher.until(lambda s=scan_id, c=code: is_(stage(dispatcher, s), ("pending", c)))  # type: ignore[misc]
+        assert (await dispatcher.scan(ruled_out)).launch.state == "launched"
+        await dispatcher.hasten()
+    assert (await dispatcher.scan(ruled_out)).launch.state == "failed"
+    assert "violates PodSecurity" in (await dispatcher.scan(ruled_out)).launch.reason
+    assert not dispatcher.has_job(ruled_out)
+    assert (await dispatcher.scan(waiting)).launch.state == "launched"
+    assert dispatcher.has_job(waiting)
+
+
 async def test_a_job_deleted_by_hand_goes_on_as_a_new_scan(dispatcher: Dispatcher) -> None:
     scan_id = await dispatcher.launched()
     async with watching(dispatcher):

@@ -47,6 +47,7 @@ async def test_a_configuration_that_cannot_be_used_is_one_readable_line_without_
     ("status", "body", "expected"),
     [
         (403, '{"message": "jobs is forbidden: exceeded quota: q"}', QuotaExceeded),
+        (403, '{"message": "jobs is forbidden: status unknown for quota: q, resources: count/jobs.batch"}', TryLater),
         (403, '{"message": "cannot create jobs"}', Refused), (422, '{"message": "invalid"}', Refused), (400, "", Refused),
         (404, '{"message": "jobs \\"x\\" not found"}', NotFound), (404, '{"message": "namespaces \\"x\\" not found"}', TryLater),
         (409, '{"reason": "AlreadyExists"}', AlreadyExists), (409, '{"reason": "Conflict", "message": "modified"}', TryLater),

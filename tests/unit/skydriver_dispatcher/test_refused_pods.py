@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import pytest
+
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
-from skydriver_dispatcher.podfacts import POD_REFUSED, is_given_up, refused_pod
+from skydriver_dispatcher.podfacts import POD_WITHOUT_QUOTA, is_given_up, refused_pod
 from skydriver_dispatcher.ports import News, ScannerStage
 
 SCAN_ID = "abc"
 QUOTA = 'Error creating: pods "skyscan-abc-x" is forbidden: exceeded quota: scans, requested: requests.memory=1Gi'
+RULE = "Error creating: pods is forbidden: violates PodSecurity restricted:latest"
 
 
 def _job(**status: Any) -> dict[str, Any]:
@@ -15,8 +18,9 @@ def _job(**status: Any) -> dict[str, Any]:
     return {"metadata": {"uid": "job-1", "labels": labels}, "status": status}
 
 
-def _event(uid: str = "job-1") -> dict[str, Any]:
-    return {"involvedObject": {"kind": "Job", "uid": uid}, "reason": "FailedCreate", "message": QUOTA}
+def _event(uid: str = "job-1", message: str = QUOTA, minute: int = 0) -> dict[str, Any]:
+    at = f"2026-01-01T00:{minute:02}:00Z"
+    return {"involvedObject": {"kind": "Job", "uid": uid}, "reason": "FailedCreate", "message": message, "lastTimestamp": at}
 
 
 def _tracker() -> tuple[Tracker, list[News]]:
@@ -31,7 +35,7 @@ def test_a_refusal_is_told_once_with_the_words_of_the_cluster() -> None:
     tracker.saw_refusal(_event())
     (stage,) = told
     assert isinstance(stage, ScannerStage)
-    assert stage.code == POD_REFUSED
+    assert stage.code == POD_WITHOUT_QUOTA
     assert "exceeded quota" in stage.text
     assert "Error creating" not in stage.text
 
@@ -53,6 +57,33 @@ def test_an_old_refusal_of_a_job_that_has_its_pod_is_not_told() -> None:
 
 
 def test_a_full_quota_is_waited_for_another_refusal_is_not() -> None:
-    full = refused_pod(SCAN_ID, QUOTA)
-    ruled_out = refused_pod(SCAN_ID, "Error creating: pods is forbidden: violates PodSecurity restricted:latest")
-    assert [is_given_up(stage.code, stage.text) for stage in (full, ruled_out)] == [False, True]
+    texts = (QUOTA, "Error creating: pods is forbidden: status unknown for quota: scans", RULE)
+    assert [is_given_up(refused_pod(SCAN_ID, text).code) for text in texts] == [False, False, True]
+
+
+@pytest.mark.parametrize("messages", [(RULE, QUOTA), (QUOTA, RULE)], ids=["first a rule", "first the quota"])
+def test_a_refusal_for_another_reason_is_told_and_an_old_one_that_is_listed_again_is_not(messages: tuple[str, str]) -> None:
+    tracker, told = _tracker()
+    tracker.saw_job(_job())
+    first, second = (_event(message=message, minute=minute) for minute, message in enumerate(messages))
+    for event in (first, second, first, second):
+        tracker.saw_refusal(event)
+    assert [stage.code for stage in told if isinstance(stage, ScannerStage)] == [
+        refused_pod(SCAN_ID, message).code for message in messages
+    ]
+
+
+def test_of_refusals_that_come_before_their_job_the_newest_is_told_with_it() -> None:
+    tracker, told = _tracker()
+    tracker.saw_refusal(_event(message=RULE, minute=1))
+    tracker.saw_refusal(_event(message=QUOTA, minute=0))
+    tracker.saw_job(_job())
+    assert told == [refused_pod(SCAN_ID, RULE)]
+
+
+def test_words_about_other_jobs_are_kept_for_as_long_as_the_cluster_keeps_them() -> None:
+    tracker, _ = _tracker()
+    for number in range(100):
+        tracker.saw_refusal(_event(f"job-{number}"))
+        tracker.saw_refusal(_event(f"job-{number}"), is_gone=True)
+    assert not tracker._refused_early

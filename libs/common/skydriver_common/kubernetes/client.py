@@ -19,11 +19,13 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from skydriver_common.faults import Fault, TryLater
+from skydriver_common.kubernetes import quota
 
 log = structlog.get_logger(__name__)
 
 _IN_CLUSTER_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _QUOTA_AFTER_S = 30.0
+_QUOTA_UNCOUNTED_AFTER_S = 2.0
 _MAX_RETRY_AFTER_S = 60.0
 _POOL = 32
 
@@ -115,8 +117,10 @@ def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what
     """What an answer that is no success means. body: a Status object of the API, or anything."""
     reason, message = _status(body)
     match status:
-        case 403 if "exceeded quota" in message:
+        case 403 if quota.is_full(message):
             return QuotaExceeded(f"Kubernetes has no room: {message}", _QUOTA_AFTER_S)
+        case 403 if quota.is_uncounted(message):
+            return TryLater(f"Kubernetes: {message}", _QUOTA_UNCOUNTED_AFTER_S)
         case 404 if "namespaces" in message:
             return TryLater(f"Kubernetes: {message}", 30.0)
         case 404:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from skydriver_dispatcher.podfacts import (
     TOO_LONG,
@@ -24,6 +24,13 @@ POD_GRACE_S = 5.0
 _MOST_EARLY = 10_000
 
 
+class _Refusal(NamedTuple):
+    """at: as the API writes it, which sorts."""
+
+    at: str
+    message: str
+
+
 @dataclass(slots=True)
 class _Seen:
     """One Job as far as it was told."""
@@ -36,6 +43,7 @@ class _Seen:
     overdue_at: float | None = None
     job_exit: ScannerExit | None = None
     deadline: datetime | None = None
+    refused_at: str = ""
 
 
 @dataclass(slots=True)
@@ -45,7 +53,7 @@ class Tracker:
     tell: Callable[[News], None]
     clock: Callable[[], float] = time.monotonic
     _jobs: dict[str, _Seen] = field(default_factory=dict)
-    _refused_early: dict[str, str] = field(default_factory=dict)
+    _refused_early: dict[str, _Refusal] = field(default_factory=dict)
 
     def saw_job(self, job: dict[str, Any], *, is_gone: bool = False) -> None:
         """A Job was listed, made, changed or (is_gone) deleted."""
@@ -60,7 +68,8 @@ class Tracker:
             self.tell(RoomMade())  # for another pod
             if end.is_success:
                 self._end(seen, seen.job_exit)
-        self._tell_refused(seen, self._refused_early.pop(uid, ""))
+        if uid in self._refused_early:
+            self._tell_refused(seen, self._refused_early.pop(uid))
         if is_gone or "deletionTimestamp" in job["metadata"]:
             self._gone(uid, forget=is_gone)
 
@@ -84,18 +93,27 @@ class Tracker:
             seen.told = (news.stage, news.code)
             self.tell(news)
 
-    def saw_refusal(self, event: dict[str, Any]) -> None:
-        """The cluster said that it can't make a Job's pod. Such words stay for an hour, whatever has become of the Job."""
+    def saw_refusal(self, event: dict[str, Any], *, is_gone: bool = False) -> None:
+        """The cluster said that it can't make a Job's pod. Such words stay for an hour (is_gone: are forgotten), whatever has become
+        of the Job, and come in any order: the newest counts."""
         uid, message = event["involvedObject"].get("uid", ""), event.get("message") or ""
+        refusal = _Refusal(event.get("lastTimestamp") or event.get("eventTime") or "", message)
         seen = self._jobs.get(uid)
-        if seen is not None and seen.is_job_known:
-            self._tell_refused(seen, message)
+        if is_gone:
+            self._refused_early.pop(uid, None)
+        elif seen is not None and seen.is_job_known:
+            self._tell_refused(seen, refusal)
         elif len(self._refused_early) < _MOST_EARLY:
-            self._refused_early[uid] = message
+            self._refused_early[uid] = max(refusal, self._refused_early.get(uid, refusal))
 
-    def _tell_refused(self, seen: _Seen, message: str) -> None:
-        if message and seen.told is None and not seen.has_pod and not seen.has_ended:
-            news = refused_pod(seen.scan_id, message)
+    def _tell_refused(self, seen: _Seen, refusal: _Refusal) -> None:
+        if not refusal.message or refusal.at < seen.refused_at or seen.has_pod or seen.has_ended:
+            return
+        if seen.told is not None and not seen.refused_at:
+            return  # a pod was seen
+        seen.refused_at = refusal.at
+        news = refused_pod(seen.scan_id, refusal.message)
+        if seen.told != (news.stage, news.code):
             seen.told = (news.stage, news.code)
             self.tell(news)
 

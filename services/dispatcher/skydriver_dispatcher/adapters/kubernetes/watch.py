@@ -144,8 +144,7 @@ class ClusterWatch:
         if kind == "jobs":
             self.tracker.saw_job(item, is_gone=change == "DELETED")
         elif kind == "refusals":
-            if change != "DELETED":
-                self.tracker.saw_refusal(item)
+            self.tracker.saw_refusal(item, is_gone=change == "DELETED")
         else:
             self.tracker.saw_pod(item, is_gone=change == "DELETED")
 
