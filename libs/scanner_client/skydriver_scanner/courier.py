@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from skydriver_scanner import wire
 from skydriver_scanner.bus import Bus, BusAway, BusRefuses
 from skydriver_scanner.errors import CallFailed
-from skydriver_scanner.rest import RETRIED, Rest
+from skydriver_scanner.rest import Rest
 from skydriver_scanner.spool import Entry, Spool
 
 log = logging.getLogger("skydriver_scanner")
@@ -88,6 +88,10 @@ class Courier:
         packed = await self._pack(entry, plain) if bus is not None else None
         if bus is not None and packed is not None:
             return await self._over_bus(bus, entry, packed)
+        if entry.kind not in _OVER_REST:
+            await asyncio.to_thread(self._spool.refused, entry, "too large for the bus")
+            self._progressed.set()
+            return 0
         if now < self._rest_not_before:
             return self._rest_not_before - now
         return await self._over_rest(entry, plain)
@@ -133,15 +137,16 @@ class Courier:
         try:
             await self._rest.send(entry.kind, plain)
         except CallFailed as failure:
-            if failure.status is not None and 400 <= failure.status < 500 and failure.status not in RETRIED:
+            if failure.is_final:
                 log.error("SkyDriver refuses a %s for good: %s", entry.kind, failure)
                 await asyncio.to_thread(self._spool.refused, entry, str(failure))
                 self._progressed.set()
                 return 0
             log.warning("a %s is not delivered yet: %s", entry.kind, failure)
             await asyncio.to_thread(self._spool.save_progress)
-            self._rest_not_before = time.monotonic() + self._rest_pause_s
-            pause_s, self._rest_pause_s = self._rest_pause_s, min(_MAX_PAUSE_S, self._rest_pause_s * 2)
+            pause_s = max(self._rest_pause_s, failure.wait_s)
+            self._rest_not_before = time.monotonic() + pause_s
+            self._rest_pause_s = min(_MAX_PAUSE_S, self._rest_pause_s * 2)
             return pause_s
         self._done(entry)
         return 0

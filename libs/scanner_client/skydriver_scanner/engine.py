@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from skydriver_scanner import wire
@@ -25,10 +28,13 @@ log = logging.getLogger("skydriver_scanner")
 
 T = TypeVar("T")
 _SHORT_PATIENCE_S = 30.0
-"""How long ``close`` tries when there is no final result to deliver."""
+"""How long ``close`` tries when neither a final result nor a failure is to be delivered."""
 _PAUSE_AFTER_ERROR_S = 5.0
+_PARTS = ("progress", "event_metadata", "scan_metadata")
 _REASON_CHARACTERS = 2000
 _LOG_TAIL_CHARACTERS = 32 * 1024
+_NO_REASON = "no reason given"
+_LAST_PUTS_S = 60.0
 
 
 async def _kept_up(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -41,6 +47,18 @@ async def _kept_up(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await asyncio.sleep(_PAUSE_AFTER_ERROR_S)
 
 
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _forget_after_fork() -> None:
+    for engine in list(_ENGINES):
+        engine.forget_after_fork()
+    _ENGINES.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
 class Engine:
     """What both faces of a session share. The methods may be called from any thread; the ``async`` ones by ``submit`` only."""
 
@@ -50,11 +68,16 @@ class Engine:
         producer = uuid.uuid4().hex
         self._spool = Spool(settings.folder, producer, max_bytes=settings.spool_max_bytes)
         self._loop = asyncio.new_event_loop()
-        self._has_final_result = False
+        self._is_shut = False
+        """Nothing more is taken."""
         self._is_closed = False
+        self._closing: Future[None] | None = None
+        self._door = threading.RLock()
+        self._puts = 0
         self._thread = threading.Thread(target=self._serve, name="skydriver-scanner", daemon=True)
         self._thread.start()
         self.submit(self._open(producer)).result()
+        _ENGINES.add(self)
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run something in the session's loop. Raises ScannerProblem when the session is closed."""
@@ -64,31 +87,41 @@ class Engine:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def report_progress(self, content: Mapping[str, Any]) -> None:
-        """Hand over a report; never waits. Raises MessageRefused, ScannerProblem when the session is closed."""
+        """Hand over a report; never waits. What it does not say is kept from one that still waits.
+
+        Raises MessageRefused, ScannerProblem when the session is closed.
+        """
         plain = wire.encode(wire.PROGRESS, content)
-        self._check_open()
-        self._spool.put_progress(plain)
-        self._wake()
+
+        def merged(older: bytes, is_mine: bool) -> bytes:
+            said = {name: part for name, part in content.items() if part}
+            more = {
+                name: part for name, part in json.loads(older).items() if name not in said and (is_mine or name != "progress")
+            }
+            return wire.encode(wire.PROGRESS, {**more, **said}) if more else plain
+
+        with self._putting():
+            self._spool.put_progress(plain, None if all(content.get(name) for name in _PARTS) else merged)
 
     def put_result(self, skyscan_result: Mapping[str, Any], *, is_final: bool) -> None:
         """Take a skymap; on disk when this returns. Raises MessageRefused, SpoolFull for a partial one, ScannerProblem."""
         plain = wire.encode(wire.RESULT, {"skyscan_result": skyscan_result, "is_final": is_final})
-        self._check_open()
-        self._spool.put(wire.RESULT, plain, is_final=is_final)
-        if is_final:
-            self._has_final_result = self._stops.has_final_result = True
-        self._wake()
+        with self._putting():
+            self._spool.put(wire.RESULT, plain, is_final=is_final)
+            if is_final:
+                self._stops.has_final_result = True
 
     def report_failure(self, reason: str, log_tail: str) -> None:
-        """Take a failure; on disk when this returns. The scan's token is blotted out. Raises MessageRefused, ScannerProblem."""
-        content = {
-            "reason": self._without_secrets(reason)[:_REASON_CHARACTERS],
-            "log_tail": self._without_secrets(log_tail)[-_LOG_TAIL_CHARACTERS:],
-        }
-        plain = wire.encode(wire.FAILURE, content)
-        self._check_open()
-        self._spool.put(wire.FAILURE, plain)
-        self._wake()
+        """Take a failure, whatever its texts are; on disk when this returns. The scan's token is blotted out.
+
+        Raises ScannerProblem when the session is closed.
+        """
+        why = self._sendable(reason).strip()[:_REASON_CHARACTERS] or _NO_REASON
+        tail = self._sendable(log_tail)[-_LOG_TAIL_CHARACTERS:]
+        while len(plain := wire.encode(wire.FAILURE, {"reason": why, "log_tail": tail})) > wire.MAX_SMALL_WIRE_BYTES:
+            tail = tail[len(tail) // 2 + 1 :]
+        with self._putting():
+            self._spool.put(wire.FAILURE, plain)
 
     def on_stop(self, callback: StopCallback) -> None:
         """See StopWatch."""
@@ -124,16 +157,28 @@ class Engine:
         """Wait until all that was taken is delivered; False after timeout_s."""
         return await self._courier.until_empty(timeout_s)
 
-    async def close(self, timeout_s: float | None) -> None:
-        """Deliver what waits, then end. Raises NotDelivered with what is left after timeout_s."""
+    def begin_close(self, timeout_s: float | None) -> Future[None] | None:
+        """Deliver what waits, then take nothing more; ``end`` must follow. None: it is closed already.
+
+        The outcome is NotDelivered with what is left after timeout_s. Who calls it while another one closes shares the outcome.
+        """
+        with self._door:
+            if self._is_closed:
+                return None
+            if self._closing is None:
+                self._closing = self.submit(self._close(timeout_s))
+            return self._closing
+
+    async def _close(self, timeout_s: float | None) -> None:
         if timeout_s is None:
-            is_urgent = self._has_final_result and (self._stops.stop is None)
+            is_urgent = self._stops.stop is None and self._spool.holds_what_decides()
             timeout_s = (
                 self._settings.close_patience_s if is_urgent else min(_SHORT_PATIENCE_S, self._settings.close_patience_s)
             )
         try:
             await self._courier.until_empty(timeout_s)
         finally:
+            await self._shut()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -143,15 +188,17 @@ class Engine:
             raise NotDelivered(left, self._spool.folder)
 
     def end(self) -> None:
-        """Stop the thread and give the spool back; after ``close``."""
-        if not self._is_closed:
-            self._is_closed = True
+        """Stop the thread and give the spool back; after ``begin_close``."""
+        with self._door:
+            is_first, self._is_closed, self._is_shut = not self._is_closed, True, True
+        if is_first:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10.0)
             self._spool.close()
 
     async def _open(self, producer: str) -> None:
         settings = self._settings
+        self._put_ended = asyncio.Event()
         self._rest = Rest(settings.address, settings.token, settings.scan_id)
         self._stops = StopWatch(self._rest, interval_s=settings.status_interval_s)
         bus = None
@@ -168,15 +215,45 @@ class Engine:
         self._courier.wake()
         self._stops.ask_now()
 
-    def _wake(self) -> None:
-        self._loop.call_soon_threadsafe(self._courier.wake)
+    def forget_after_fork(self) -> None:
+        """In a child process: the session is the parent's, with its thread, its loop and its folder."""
+        self._door = threading.RLock()
+        self._is_shut = self._is_closed = True
+        self._spool.close()
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise ScannerProblem("the session is closed")
+    @contextmanager
+    def _putting(self) -> Iterator[None]:
+        """While something is taken: it is told as left behind, if it came too late to be delivered."""
+        with self._door:
+            if self._is_shut:
+                raise ScannerProblem("the session is closed")
+            self._puts += 1
+        try:
+            yield
+        finally:
+            with self._door:
+                self._puts -= 1
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            self._loop.call_soon_threadsafe(self._on_put)
 
-    def _without_secrets(self, text: str) -> str:
-        return text.replace(self._settings.token, "***")
+    def _on_put(self) -> None:
+        self._put_ended.set()
+        self._courier.wake()
+
+    async def _shut(self) -> None:
+        """Take nothing more; who is just handing something over is waited for."""
+        with self._door:
+            self._is_shut = True
+        deadline = time.monotonic() + _LAST_PUTS_S
+        while self._puts and time.monotonic() < deadline:
+            self._put_ended.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._put_ended.wait(), 1.0)
+
+    def _sendable(self, text: str) -> str:
+        """Without the token, and without what is no UTF-8 or can't be stored."""
+        plain = str(text).replace(self._settings.token, "***").replace("\0", "\ufffd")
+        return plain.encode("utf-8", "replace").decode()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -19,11 +19,16 @@ class SpoolFull(ScannerProblem):
 
 
 class CallFailed(ScannerProblem):
-    """SkyDriver did not answer, or refused, over REST. status: the last HTTP status, None if there was none."""
+    """SkyDriver did not answer, or refused, over REST. status: the last HTTP status, None if there was none.
 
-    def __init__(self, what: str, status: int | None) -> None:
+    is_final: it will not answer otherwise another time. wait_s: how long it wants to be left alone.
+    """
+
+    def __init__(self, what: str, status: int | None, *, is_final: bool = False, wait_s: float = 0.0) -> None:
         super().__init__(what)
         self.status = status
+        self.is_final = is_final
+        self.wait_s = wait_s
 
 
 class ScanStopped(ScannerProblem):

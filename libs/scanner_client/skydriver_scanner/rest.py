@@ -16,8 +16,9 @@ from skydriver_scanner.wire import PROGRESS, RESULT
 
 log = logging.getLogger("skydriver_scanner")
 
-RETRIED = frozenset({408, 413, 429, 500, 502, 503, 504})
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _OBEYS_RETRY_AFTER = frozenset({413, 429, 503})
+"""413 is tried again only if it says when."""
 _MAX_PAUSE_S = 120.0
 _ROUTES = {PROGRESS: ("PATCH", "manifest"), RESULT: ("PUT", "result")}
 
@@ -91,7 +92,7 @@ class Rest:
     async def _call(self, method: str, what: str, body: bytes | None, patience: Patience) -> object:
         failures = 0
         while True:
-            status, wait_s = None, 0.0
+            status, wait_s, is_final = None, 0.0, False
             try:
                 timeout = aiohttp.ClientTimeout(total=patience.timeout_s)
                 headers = {"Content-Type": "application/json"} if body is not None else None
@@ -103,13 +104,15 @@ class Rest:
                     if 200 <= answer.status < 300:
                         return _parse(method, what, text)
                     status, problem = answer.status, f"HTTP {answer.status}"
-                    if status in _OBEYS_RETRY_AFTER:
-                        wait_s = _seconds(answer.headers.get("Retry-After"))
+                    when = answer.headers.get("Retry-After") if status in _OBEYS_RETRY_AFTER else None
+                    wait_s = _seconds(when)
+                    is_final = 400 <= status < 500 and status not in _RETRIED and when is None
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
                 problem = type(error).__name__
             failures += 1
-            if failures > patience.retries or (status is not None and status not in RETRIED):
-                raise CallFailed(f"{method} {what}: {problem}", status)
+            is_retried = status is None or status in _RETRIED or (status == 413 and not is_final)
+            if failures > patience.retries or not is_retried:
+                raise CallFailed(f"{method} {what}: {problem}", status, is_final=is_final, wait_s=wait_s)
             log.info("%s %s: %s, trying again", method, what, problem)
             await asyncio.sleep(max(wait_s, patience.pause_s(failures)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -16,6 +17,8 @@ from skydriver_scanner.stops import Stop
 
 __all__ = ["AsyncScannerSession", "ScannerSession"]
 
+log = logging.getLogger("skydriver_scanner")
+
 _WORKER_POLL_S = 30.0
 _Json = Mapping[str, Any]
 _AsyncCallback = Callable[[Stop], Optional[Awaitable[object]]]
@@ -24,6 +27,14 @@ _AsyncCallback = Callable[[Stop], Optional[Awaitable[object]]]
 def _manifest(progress: _Json | None, event_metadata: _Json | None, scan_metadata: _Json | None) -> dict[str, Any]:
     parts = {"progress": progress, "event_metadata": event_metadata, "scan_metadata": scan_metadata}
     return {name: part for name, part in parts.items() if part is not None}
+
+
+async def _told(callback: Awaitable[object]) -> None:
+    """A callback that fails must say so: nobody waits for it."""
+    try:
+        await callback
+    except Exception:
+        log.exception("the callback of on_stop has failed")
 
 
 class ScannerSession:
@@ -48,7 +59,7 @@ class ScannerSession:
     def report_progress(
         self, progress: _Json | None = None, *, event_metadata: _Json | None = None, scan_metadata: _Json | None = None
     ) -> None:
-        """Hand over a report as in ``PATCH /scan/{id}/manifest``; returns at once, a newer report replaces one that waits.
+        """Hand over a report as in ``PATCH /scan/{id}/manifest``; returns at once, a newer part replaces one that waits.
 
         Raises MessageRefused for what is no JSON (NaN included).
         """
@@ -89,11 +100,14 @@ class ScannerSession:
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver what waits, then end the session.
 
-        timeout_s: None = an hour when there is a final result, else half a minute. Raises NotDelivered, which says what is
-        left and where.
+        timeout_s: None = an hour when a final result or a failure waits, else half a minute. Raises NotDelivered, which says what
+        is left and where. Closing what is closed does nothing.
         """
+        closing = self._engine.begin_close(timeout_s)
+        if closing is None:
+            return
         try:
-            self._engine.submit(self._engine.close(timeout_s)).result()
+            closing.result()
         finally:
             self._engine.end()
 
@@ -110,7 +124,7 @@ class AsyncScannerSession:
     def __init__(self, settings: SessionSettings) -> None:
         """Raises SettingsProblem."""
         self._engine = Engine(settings)
-        self._running: set[asyncio.Future[object]] = set()
+        self._running: set[asyncio.Future[None]] = set()
 
     @classmethod
     def from_env(cls) -> AsyncScannerSession:
@@ -146,7 +160,7 @@ class AsyncScannerSession:
         def call(stop: Stop) -> None:
             answer = callback(stop)
             if inspect.isawaitable(answer):
-                task = asyncio.ensure_future(answer)
+                task = asyncio.ensure_future(_told(answer))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
 
@@ -167,8 +181,11 @@ class AsyncScannerSession:
 
     async def close(self, timeout_s: float | None = None) -> None:
         """See ScannerSession."""
+        closing = self._engine.begin_close(timeout_s)
+        if closing is None:
+            return
         try:
-            await asyncio.wrap_future(self._engine.submit(self._engine.close(timeout_s)))
+            await asyncio.wrap_future(closing)
         finally:
             await asyncio.to_thread(self._engine.end)
 

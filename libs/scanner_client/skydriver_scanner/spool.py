@@ -2,26 +2,29 @@
 
 Results and failures are on disk before they count as taken, and leave it once they are confirmed. Of progress only the newest
 waits, in memory; it is put on disk while nothing can be sent. Bounded: a partial result that does not fit is refused at the
-door, a final one and a failure are always taken. All methods block for small files at most, and may be called by any thread.
+door, a final one and a failure are always taken. All methods may be called by any thread, and by a signal handler in the midst of
+another; the lock is never held while something is written, so that a large skymap holds up nobody else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
 import threading
 import time
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from skydriver_scanner.errors import LeftMessage, SettingsProblem, SpoolFull
-from skydriver_scanner.wire import KINDS, PROGRESS, RESULT
+from skydriver_scanner.wire import FAILURE, KINDS, PROGRESS, RESULT
 
 log = logging.getLogger("skydriver_scanner")
 
@@ -29,6 +32,8 @@ _SUFFIX = ".message"
 _REFUSED = ".refused"
 _DAMAGED = ".damaged"
 _MOST_REFUSED = 20
+_MOST_HEADER_BYTES = 4096
+_ORDER = attrgetter("order")
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,11 @@ class Spool:
         self._folder = folder
         self._producer = producer
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._saving = threading.Lock()
         self._waiting: dict[int, Entry] = {}
         self._refused: list[LeftMessage] = []
-        self._sequence = 0
+        self._sequences = itertools.count()
         self._order = 0
         self._bytes = 0
         try:
@@ -77,6 +83,15 @@ class Spool:
         """Let another session have the folder. What waits stays."""
         os.close(self._owner)
 
+    def holds_what_decides(self) -> bool:
+        """Whether a final result or a failure waits, of this session or an earlier one."""
+        with self._lock:
+            return any(entry.is_final or entry.kind == FAILURE for entry in self._entries(*KINDS))
+
+    def _entries(self, *kinds: str) -> list[Entry]:
+        """Those that wait, copied at one blow: a signal handler may put another one at any point."""
+        return [entry for entry in list(self._waiting.values()) if entry.kind in kinds]
+
     def put(self, kind: str, plain: bytes, *, is_final: bool = False) -> None:
         """Take a result or a failure; it is on disk when this returns. Raises SpoolFull for a partial result."""
         must_fit = kind == RESULT and not is_final
@@ -84,38 +99,61 @@ class Spool:
             if must_fit and self._bytes + len(plain) > self._max_bytes:
                 raise SpoolFull(f"the spool holds {self._bytes} of {self._max_bytes} bytes: a partial result was not taken")
             entry = self._next(kind, is_final=is_final)
-            try:
-                entry = self._write(entry, plain)
-            except OSError as error:
-                if must_fit:
-                    raise SpoolFull(f"a partial result was not taken: {error.strerror}") from error
-                log.error("the spool can't be written (%s): a %s waits in memory only", error.strerror, kind)
-                entry = replace(entry, plain=plain)
+            self._bytes += len(plain)
+        written = 0
+        try:
+            entry, written = self._write(entry, plain)
+        except OSError as error:
+            if must_fit:
+                raise SpoolFull(f"a partial result was not taken: {error.strerror}") from error
+            log.error("the spool can't be written (%s): a %s waits in memory only", error.strerror, kind)
+            entry = replace(entry, plain=plain)
+        finally:
+            with self._lock:
+                self._bytes += written - len(plain)
+        with self._lock:
             self._waiting[entry.order] = entry
 
-    def put_progress(self, plain: bytes) -> None:
-        """Take a progress report in place of an older one that still waits. In memory: returns at once."""
+    def put_progress(self, plain: bytes, merged: Callable[[bytes, bool], bytes] | None = None) -> None:
+        """Take a progress report in place of older ones that still wait. In memory: returns at once.
+
+        merged: gives the report with what it does not say itself, from an older one and whether that is of this session.
+        """
         with self._lock:
-            for old in [entry for entry in self._waiting.values() if entry.kind == PROGRESS]:
+            for old in self._entries(PROGRESS):
+                older = old.plain
+                if merged is not None and older is None and old.path is not None:
+                    with contextlib.suppress(OSError, ValueError):
+                        older = _read(old.path)[1]
+                if merged is not None and older is not None:
+                    plain = merged(older, old.producer == self._producer)
                 self._forget(old)
             entry = replace(self._next(PROGRESS), plain=plain)
             self._waiting[entry.order] = entry
 
     def save_progress(self) -> None:
         """Put the progress that waits in memory on disk, since it may wait for long."""
-        with self._lock:
-            for entry in [one for one in self._waiting.values() if one.kind == PROGRESS and one.plain is not None]:
+        with self._saving:
+            with self._lock:
+                entries = [entry for entry in self._entries(PROGRESS) if entry.plain is not None]
+            for entry in entries:
                 assert entry.plain is not None
                 try:
-                    self._waiting[entry.order] = self._write(entry, entry.plain)
+                    saved, written = self._write(entry, entry.plain)
                 except OSError as error:
                     log.warning("progress waits in memory only: %s", error.strerror)
+                    continue
+                with self._lock:
+                    self._bytes += written
+                    is_wanted = entry.order in self._waiting
+                    self._waiting[entry.order] = saved
+                    if not is_wanted:  # a newer one came meanwhile, or it is delivered
+                        self._forget(saved)
 
     def first(self, kinds: Collection[str] = KINDS) -> Entry | None:
         """The oldest message of these kinds that waits."""
         with self._lock:
-            order = min((order for order, entry in self._waiting.items() if entry.kind in kinds), default=None)
-            return None if order is None else self._waiting[order]
+            return min(self._entries(*kinds), key=_ORDER, default=None)
 
     def read(self, entry: Entry) -> bytes | None:
         """The body of a message, None when it waits no longer or its file was damaged (then it is set aside)."""
@@ -155,9 +193,7 @@ class Spool:
 
     def _next(self, kind: str, *, is_final: bool = False) -> Entry:
         self._order = max(self._order + 1, time.time_ns())
-        entry = Entry(self._order, kind, self._producer, self._sequence, is_final)
-        self._sequence += 1
-        return entry
+        return Entry(self._order, kind, self._producer, next(self._sequences), is_final)
 
     def _forget(self, entry: Entry) -> None:
         if self._waiting.pop(entry.order, None) is not None and entry.path is not None:
@@ -175,10 +211,20 @@ class Spool:
                     self._bytes -= path.stat().st_size
                     path = path.replace(path.with_suffix(suffix))
             self._refused.append(LeftMessage(entry.kind, entry.sequence, path, entry.is_final, why))
-            for old in sorted(self._folder.glob(f"*{suffix}"))[:-_MOST_REFUSED]:
-                old.unlink()
+            self._bound_what_is_set_aside()
 
-    def _write(self, entry: Entry, plain: bytes) -> Entry:
+    def _bound_what_is_set_aside(self) -> None:
+        """Keep the newest, as many and as much as there may be; the very last one in any case."""
+        files = sorted((*self._folder.glob(f"*{_REFUSED}"), *self._folder.glob(f"*{_DAMAGED}")), reverse=True)
+        size = 0
+        for number, path in enumerate(files):
+            with contextlib.suppress(OSError):
+                size += path.stat().st_size
+                if number > 0 and (number >= _MOST_REFUSED or size > self._max_bytes):
+                    path.unlink()
+
+    def _write(self, entry: Entry, plain: bytes) -> tuple[Entry, int]:
+        """The entry as it is then, and its bytes on disk. Raises OSError."""
         path = self._folder / f"{entry.order:020d}-{entry.kind}{_SUFFIX}"
         header = {
             "kind": entry.kind,
@@ -194,20 +240,20 @@ class Spool:
                 file.write(plain)
                 file.flush()
                 os.fsync(file.fileno())
-                self._bytes += file.tell()
+                written = file.tell()
             temporary.replace(path)
             _sync_folder(self._folder)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        return replace(entry, path=path, plain=None)
+        return replace(entry, path=path, plain=None), written
 
     def _take_over(self) -> None:
         for temporary in self._folder.glob("*.new"):
             temporary.unlink()
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             try:
-                header, _ = _read(path)
+                header = _head(path)
                 entry = Entry(
                     order=int(path.name.partition("-")[0]),
                     kind=header["kind"],
@@ -225,6 +271,15 @@ class Spool:
             self._bytes += path.stat().st_size
         if self._waiting:
             log.info("%d messages of an earlier session are sent first", len(self._waiting))
+
+
+def _head(path: Path) -> dict[str, Any]:
+    """The header alone: a spool full of skymaps is not read through. Raises OSError, ValueError."""
+    with path.open("rb") as file:
+        header = json.loads(file.readline(_MOST_HEADER_BYTES))
+    if not isinstance(header, dict) or header.get("kind") not in KINDS:
+        raise ValueError("not a message of ours")
+    return header
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:

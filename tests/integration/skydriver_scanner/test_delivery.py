@@ -1,6 +1,7 @@
 """What a scanner hands over arrives: over a broker that is cut and restarted, over REST when there is no bus."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,10 +19,12 @@ from skydriver_scanner import (
     AsyncScannerSession,
     MessageRefused,
     NotDelivered,
+    ScannerProblem,
     ScannerSession,
     SessionSettings,
     SettingsProblem,
     SpoolFull,
+    engine,
     wire,
 )
 from tests.integration.skydriver_scanner.conftest import Reader
@@ -212,6 +215,172 @@ async def test_what_is_too_large_for_the_bus_goes_over_rest(
     await reader.until(lambda received: len(received) == 1)
     assert [one.kind for one in reader.received()] == ["progress"]
     assert skydriver.results == [{"skyscan_result": skymap, "is_final": True}]
+
+
+async def test_parts_of_reports_that_wait_are_kept_until_newer_ones_replace_them(
+    settings: SessionSettings, reader: Reader, proxy: Proxy
+) -> None:
+    proxy.refuse = True
+    async with AsyncScannerSession(settings) as session:
+        await session.report_progress(event_metadata={"run_id": 1}, scan_metadata={"position_variations": 1})
+        await session.report_progress({"summary": "one"})
+        await session.report_progress({"summary": "two"}, scan_metadata={})
+        assert not await session.flush(0.1)
+        await session.report_progress(scan_metadata={"position_variations": 2})
+        proxy.refuse = False
+    await reader.until(lambda received: len(received) == 1)
+    [report] = reader.received()
+    assert report.content == {
+        "progress": {"summary": "two"}, "event_metadata": {"run_id": 1}, "scan_metadata": {"position_variations": 2},
+    }  # fmt: skip
+
+
+async def test_a_new_life_keeps_the_metadata_that_waits_not_the_old_life_s_progress(
+    settings: SessionSettings, reader: Reader, proxy: Proxy
+) -> None:
+    proxy.refuse = True
+    session = AsyncScannerSession(settings)
+    await session.report_progress(**BODY)
+    with pytest.raises(NotDelivered):
+        await session.close(0)
+    async with AsyncScannerSession(settings) as session:
+        await session.report_progress(event_metadata={"run_id": 1})
+        proxy.refuse = False
+    await reader.until(lambda received: len(received) == 1)
+    assert reader.received()[0].content == {name: BODY[name] for name in ("event_metadata", "scan_metadata")}
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "lone \ud800 surrogate", "a \0 NUL"])
+async def test_a_failure_is_told_whatever_its_text_is(settings: SessionSettings, reader: Reader, reason: str) -> None:
+    async with AsyncScannerSession(settings) as session:
+        await session.report_failure(reason, log_tail=f"{reason}\0" + "\x1b\ud800" * 100_000)
+    await reader.until(lambda received: len(received) == 1)
+    content = reader.received()[0].content
+    wire.check_content(wire.FAILURE, content)
+    assert content["reason"].strip()
+    assert len(content["log_tail"]) > 4_000
+    assert "\0" not in json.dumps(content, ensure_ascii=False)
+
+
+async def test_a_partial_result_that_a_proxy_finds_too_large_blocks_nothing(
+    rest_settings: SessionSettings, skydriver: FakeSkyDriver
+) -> None:
+    skydriver.refuse = {"PUT result": [413]}
+    session = AsyncScannerSession(rest_settings)
+    await session.put_result({"large": 1}, is_final=False)
+    await session.put_result({"small": 1}, is_final=True)
+    with pytest.raises(NotDelivered, match=r"result \(PUT result: HTTP 413\)"):
+        await session.close()
+    assert [one["skyscan_result"] for one in skydriver.results] == [{"small": 1}]
+
+
+async def test_closing_again_does_nothing(settings: SessionSettings, reader: Reader, proxy: Proxy) -> None:
+    async with AsyncScannerSession(settings) as session:
+        await session.put_result({}, is_final=True)
+        await asyncio.gather(session.close(), session.close())
+    await session.close()
+
+    def blocking() -> None:
+        with ScannerSession(settings) as session:
+            session.close()
+
+    await asyncio.to_thread(blocking)
+    proxy.refuse = True
+    session = AsyncScannerSession(settings)
+    await session.put_result({}, is_final=True)
+    with pytest.raises(NotDelivered):
+        await session.close(0)
+    await session.close()
+    with pytest.raises(ScannerProblem, match="closed"):
+        await session.put_result({}, is_final=True)
+
+
+@pytest.mark.parametrize("what", ["failure", "inherited"])
+async def test_a_failure_and_an_inherited_final_result_are_waited_for(
+    settings: SessionSettings, reader: Reader, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(engine, "_SHORT_PATIENCE_S", 0.1)
+    proxy.refuse = True
+    if what == "inherited":
+        earlier = AsyncScannerSession(settings)
+        await earlier.put_result({}, is_final=True)
+        with pytest.raises(NotDelivered):
+            await earlier.close(0)
+    session = AsyncScannerSession(settings)
+    if what == "failure":
+        await session.report_failure("it broke")
+    closing = asyncio.create_task(session.close())
+    done, _ = await asyncio.wait([closing], timeout=1.0)
+    assert not done  # longer than the short patience
+    proxy.refuse = False
+    await closing
+    await reader.until(lambda received: len(received) == 1)
+
+
+async def test_what_comes_while_the_session_closes_is_delivered_or_named_or_refused(
+    rest_settings: SessionSettings, skydriver: FakeSkyDriver
+) -> None:
+    session = AsyncScannerSession(rest_settings)
+    taken = 0
+
+    async def put() -> None:
+        nonlocal taken
+        with contextlib.suppress(ScannerProblem):
+            while True:
+                await session.put_result({"number": taken}, is_final=False)
+                taken += 1
+
+    putting = asyncio.create_task(put())
+    await until(lambda: _has(skydriver.results))
+    left = 0
+    try:
+        await session.close(0.2)
+    except NotDelivered as problem:
+        left = len(problem.left)
+    await putting
+    assert {one["skyscan_result"]["number"] for one in skydriver.results} <= set(range(taken))
+    assert len(skydriver.results) + left >= taken  # one may have arrived whose answer was not waited for
+    assert len(list(rest_settings.folder.glob("*.message"))) == left
+
+
+async def _has(things: list[Any]) -> bool:
+    return bool(things)
+
+
+_FORKED = """
+import os, sys
+from skydriver_scanner import ScannerProblem, ScannerSession
+session = ScannerSession.from_env()
+session.put_result({"number": 1}, is_final=True)
+child = os.fork()
+if child == 0:
+    try:
+        session.put_result({"number": 2}, is_final=True)
+    except ScannerProblem:
+        session.close()
+        print("child", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    os._exit(1)
+session.close()
+ScannerSession.from_env().close()  # the folder is free, though the child lives
+print("parent", flush=True)
+sys.stdin.read()
+os.waitpid(child, 0)
+"""
+
+
+async def test_a_forked_child_neither_hangs_nor_keeps_the_folder(settings: SessionSettings, reader: Reader) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _FORKED, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **_environment(settings)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        assert {await process.stdout.readline(), await process.stdout.readline()} == {b"child\n", b"parent\n"}
+        await process.communicate(b"")
+    assert process.returncode == 0
+    await reader.until(lambda received: len(received) == 1)
 
 
 async def test_a_session_without_a_bus_uses_rest(rest_settings: SessionSettings, skydriver: FakeSkyDriver) -> None:

@@ -1,6 +1,10 @@
 """The spool against a model of it: whatever is done, nothing that counts is lost, and a new session finds the same."""
 
+import errno
+import os
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -114,7 +118,92 @@ def test_a_damaged_file_is_set_aside_and_the_rest_is_kept(tmp_path: Path) -> Non
             spool.delivered(entry)
     assert bodies == [b"three"]
     assert len(list(tmp_path.glob("*.damaged"))) == 2
-    assert [one.why for one in spool.left()] == ["damaged on disk"]
+    assert [one.why for one in spool.left()] == ["damaged on disk"] * 2
+    spool.close()
+
+
+def test_a_large_result_on_its_way_to_the_disk_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, "p", max_bytes=LIMIT)
+    writes, may_end = threading.Event(), threading.Event()
+
+    def slow_disk(_: int) -> None:
+        writes.set()
+        assert may_end.wait(30)
+
+    monkeypatch.setattr(os, "fsync", slow_disk)
+    putting = threading.Thread(target=spool.put, args=("result", b"large"))
+    putting.start()
+    assert writes.wait(30)
+    spool.put_progress(b"{}")  # would wait for ever
+    entry = spool.first()
+    assert entry is not None
+    assert entry.kind == "progress"
+    spool.delivered(entry)
+    may_end.set()
+    putting.join()
+    assert [one.kind for one in spool.left()] == ["result"]
+    spool.close()
+
+
+def test_a_failure_from_a_signal_handler_in_the_midst_of_a_result_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, "p", max_bytes=LIMIT)
+    clock = time.time_ns
+    handled: list[bool] = []
+
+    def interrupted() -> int:
+        """Where the spool asks for the time it holds its lock."""
+        if not handled:
+            handled.append(True)
+            spool.put("failure", b"stopped")
+        return clock()
+
+    monkeypatch.setattr(time, "time_ns", interrupted)
+    spool.put("result", b"one")
+    assert {(one.kind, one.sequence) for one in spool.left()} == {("failure", 0), ("result", 1)}
+    spool.close()
+
+
+def test_what_the_disk_can_not_take_waits_in_memory_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, "p", max_bytes=LIMIT)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for _ in range(3):
+            with pytest.raises(SpoolFull, match="No space left"):
+                spool.put("result", b"x" * (LIMIT // 2))  # what was not taken takes no room
+        spool.put("result", b"final", is_final=True)
+        spool.put("failure", b"why")
+        spool.put_progress(b"{}")
+        spool.save_progress()
+    assert list(tmp_path.glob("*.message")) == list(tmp_path.glob("*.new")) == []
+    waiting = [(one.kind, one.path) for one in spool.left()]
+    assert waiting == [("result", None), ("failure", None), ("progress", None)]
+    while (entry := spool.first()) is not None:
+        assert spool.read(entry)
+        spool.delivered(entry)
+    spool.put("result", b"x" * (LIMIT // 2))
+    spool.close()
+
+
+def test_what_is_set_aside_is_bounded_too(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "p", max_bytes=LIMIT)
+    for _ in range(5):
+        spool.put("result", b"x" * (LIMIT // 2))
+        entry = spool.first()
+        assert entry is not None
+        spool.refused(entry, "because")
+    assert len(list(tmp_path.glob("*.refused"))) == 1
+    spool.put("result", b"x" * (2 * LIMIT), is_final=True)
+    entry = spool.first()
+    assert entry is not None
+    spool.refused(entry, "because")
+    [kept] = tmp_path.glob("*.refused")
+    assert kept.stat().st_size > 2 * LIMIT  # the newest stays in any case
     spool.close()
 
 
