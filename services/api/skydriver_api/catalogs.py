@@ -10,9 +10,11 @@ from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+import orjson
 import structlog
 
 from skydriver_api.images import CatalogAway, EmbeddedCatalog, ImageResolver
+from skydriver_common.runtime.fetching import body_within
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +71,7 @@ class RegistryCatalog:
         try:
             async with asyncio.timeout(_LOOK_LIMIT_S * 3):
                 return await self._all_pages()
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("images.registry-away", error=type(error).__name__)
             raise CatalogAway("the image registry can't be read") from error
 
@@ -95,9 +97,7 @@ class RegistryCatalog:
         async with self._session.get(url, timeout=limit, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"the registry answered with status {response.status}")
-            if (response.content_length or 0) > _PAGE_LIMIT_BYTES:
-                raise ValueError("the registry's page is too large")
-            return await response.json(content_type=None)
+            return orjson.loads(await body_within(response, _PAGE_LIMIT_BYTES))
 
 
 class BothCatalogs:
@@ -158,5 +158,7 @@ def open_images(source: str, *, minimum: str, session: aiohttp.ClientSession) ->
             parts["registry"] = RegistryCatalog(where, session)
         else:
             raise ValueError("must be embedded, directory:/PATH, registry:URL, or directory:/PATH,registry:URL")
-    catalog = BothCatalogs(parts["directory"], parts["registry"]) if len(parts) == 2 else next(iter(parts.values()))
-    return ImageResolver(CachedCatalog(catalog), minimum=minimum)
+    if len(parts) == 1:
+        return ImageResolver(CachedCatalog(next(iter(parts.values()))), minimum=minimum)
+    both = CachedCatalog(BothCatalogs(parts["directory"], parts["registry"]))
+    return ImageResolver(both, minimum=minimum, known=CachedCatalog(parts["registry"]))

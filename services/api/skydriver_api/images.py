@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Protocol
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 _SHORT = re.compile(r"[vV](\d{1,3}(?:\.\d{1,3}){0,2})")
 _RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _PART = re.compile(r"\d+(?:\.\d+)?")
@@ -78,9 +82,11 @@ def resolve_tag(text: str, tags: Mapping[str, float]) -> str | None:
 class ImageResolver:
     """Tags of requests to tags that exist and are new enough."""
 
-    def __init__(self, catalog: ImageCatalog, *, minimum: str) -> None:
+    def __init__(self, catalog: ImageCatalog, *, minimum: str, known: ImageCatalog | None = None) -> None:
+        """known: lists the minimum, which need not be an image that can be had; unless given, the catalogue does."""
         self._catalog = catalog
         self._minimum = minimum
+        self._known = known or catalog
 
     async def resolve(self, text: str) -> str:
         """The resolved tag. Raises ImageNotFound, ImageTooOld, CatalogAway."""
@@ -91,7 +97,15 @@ class ImageResolver:
             tag = resolve_tag(text, pushed)
         if tag is None:
             raise ImageNotFound("no such image is found")
-        oldest = resolve_tag(self._minimum, pushed)
-        if oldest is not None and pushed[tag] < pushed[oldest]:
+        if pushed[tag] < await self._oldest():
             raise ImageTooOld(f"the image is too old; the minimum is {self._minimum}")
         return tag
+
+    async def _oldest(self) -> float:
+        """When the minimum was pushed, Unix seconds. Raises CatalogAway: without it nobody can tell what is too old."""
+        known = await self._known.pushed()
+        minimum = resolve_tag(self._minimum, known)
+        if minimum is None:
+            log.error("images.minimum-not-listed", minimum=self._minimum)
+            raise CatalogAway(f"the image catalogue does not list the minimum image {self._minimum}")
+        return known[minimum]

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import aiohttp
+import orjson
 import structlog
+
+from skydriver_common.runtime.fetching import body_within
 
 log = structlog.get_logger(__name__)
 
@@ -103,9 +106,7 @@ class LogLinks:
             timeout=aiohttp.ClientTimeout(total=_ASK_LIMIT_S),
         ) as response:
             response.raise_for_status()
-            if (response.content_length or 0) > _ANSWER_LIMIT_BYTES:
-                raise ValueError("the answer is too large")
-            answer = await response.json(content_type=None)
+            answer = orjson.loads(await body_within(response, _ANSWER_LIMIT_BYTES))
         moments = [float(point[0]) for series in answer["data"]["result"] for point in series["values"]]
         return max(moments, default=None)
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,55 @@ async def test_with_both_an_image_must_be_in_both(
     assert await images.resolve("latest") == "4.0.0"
     with pytest.raises(ImageNotFound):
         await images.resolve("5.0.0")
+
+
+async def test_the_minimum_need_not_be_unpacked_but_must_be_known(
+    tmp_path: Path, registry: tuple[Registry, str], session: aiohttp.ClientSession
+) -> None:
+    folder = _unpacked(tmp_path, v4_1_0=1, v3_9_9=1)
+    both = open_images(f"directory:{folder},registry:{registry[1]}", minimum="v4.0.0", session=session)
+    assert await both.resolve("4.1.0") == "4.1.0"
+    with pytest.raises(ImageTooOld):
+        await both.resolve("3.9.9")
+    for source in (f"directory:{folder}", f"registry:{registry[1]}"):
+        with pytest.raises(CatalogAway, match=r"v7\.7\.7"):  # nobody can tell what is too old
+            await open_images(source, minimum="v7.7.7", session=session).resolve("4.1.0")
+
+
+@pytest.mark.parametrize("page", [["no object"], [], [1]], ids=str)
+async def test_a_page_of_another_form_is_no_list(session: aiohttp.ClientSession, page: Any) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"results": page} if page else page)
+
+    async with _serving(answer) as url:
+        with pytest.raises(CatalogAway):
+            await open_images(f"registry:{url}", minimum="v4", session=session).resolve("latest")
+
+
+async def test_a_page_without_end_is_not_read_to_its_end(session: aiohttp.ClientSession) -> None:
+    sent = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while sent < 200:
+            await response.write(b" " * 1_000_000)
+            sent += 1
+        return response
+
+    async with _serving(answer) as url:
+        with pytest.raises(CatalogAway):
+            await open_images(f"registry:{url}", minimum="v4", session=session).resolve("latest")
+    assert sent < 50
+
+
+@asynccontextmanager
+async def _serving(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/tags", answer)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/tags"))
 
 
 async def test_a_registry_that_fails_is_away(registry: tuple[Registry, str], session: aiohttp.ClientSession) -> None:

@@ -565,6 +565,18 @@ async def test_a_new_key_is_found_and_unknown_ids_do_not_flood_the_issuer(
     assert len(provider.requests) == 4
 
 
+async def test_a_key_that_is_new_just_after_the_keys_were_asked_for_is_waited_for(
+    provider: Provider, session: aiohttp.ClientSession, rsa_key: rsa.RSAPrivateKey
+) -> None:
+    provider.keys = [rsa_jwk(rsa_key, "old")]
+    source = OidcDiscovery(provider.issuer, session, pause_s=0.3)
+    assert await source.find("old") is not None
+    provider.keys = [rsa_jwk(rsa_key, "old"), rsa_jwk(rsa_key, "new")]
+    found = await asyncio.gather(source.find("new"), *(source.find(f"invented-{number}") for number in range(20)))
+    assert [key is not None for key in found] == [True] + [False] * 20
+    assert len(provider.requests) == 4
+
+
 async def test_keys_are_refreshed_when_old_and_kept_while_the_issuer_is_away(
     provider: Provider, session: aiohttp.ClientSession, rsa_key: rsa.RSAPrivateKey
 ) -> None:
@@ -610,4 +622,4 @@ async def test_a_huge_document_is_not_read_to_its_end(
     provider.keys = [rsa_jwk(rsa_key, padding="x" * 2_000_000)]
     with capture_logs() as logs, pytest.raises(TryLater):
         await OidcDiscovery(provider.issuer, session).find("rsa")
-    assert logs[0]["error"] == "the issuer's document is too large"
+    assert "too large" in logs[0]["error"]

@@ -22,6 +22,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
 from skydriver_common.faults import TryLater
+from skydriver_common.runtime.fetching import body_within
 
 __all__ = ["ALGORITHMS", "JwksFile", "KeySource", "OidcDiscovery", "VerificationKey", "parse_jwks"]
 
@@ -138,8 +139,9 @@ class OidcDiscovery:
     """Keys from the issuer, by its discovery document (OpenID Connect Discovery 1.0, sections 3 and 4).
 
     They are fetched at the first use, again when they are older than `max_age_s`, and for an id nobody knows, but never
-    more often than every `pause_s`: tokens with invented ids must not turn into requests to the issuer. While the issuer is
-    away the last keys stay in force.
+    more often than every `pause_s`: tokens with invented ids must not turn into requests to the issuer. Who asks for an
+    unknown id after the last time waits for the next: the issuer may have got a new key since. While the issuer is away the
+    last keys stay in force.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class OidcDiscovery:
         self._keys: dict[str, VerificationKey] = {}
         self._fresh_until = float("-inf")
         self._quiet_until = float("-inf")
+        self._asked_at = float("-inf")
         self._away = False
         self._lock = asyncio.Lock()
 
@@ -170,7 +173,9 @@ class OidcDiscovery:
         if key is not None and (now < self._fresh_until or now < self._quiet_until or self._lock.locked()):
             return key
         async with self._lock:
-            if self._clock() >= self._quiet_until:
+            pause_s = self._quiet_until - self._clock()
+            if self._asked_at < now and not (self._away and pause_s > 0):
+                await asyncio.sleep(max(0.0, pause_s))
                 await self._refresh()
         key = self._keys.get(kid)
         if key is None and self._away:
@@ -178,6 +183,7 @@ class OidcDiscovery:
         return key
 
     async def _refresh(self) -> None:
+        self._asked_at = self._clock()
         try:
             keys = parse_jwks(await self._fetch(await self._jwks_uri()))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -213,9 +219,4 @@ class OidcDiscovery:
         ) as response:
             if response.status != 200:
                 raise ValueError(f"the issuer answered with status {response.status}")
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > DOCUMENT_LIMIT_BYTES:
-                    raise ValueError("the issuer's document is too large")
-            return bytes(body)
+            return await body_within(response, DOCUMENT_LIMIT_BYTES)
