@@ -4,17 +4,20 @@ import base64
 import hmac
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from skydriver_api.app import ROUTES
 from skydriver_api.route import Route
 from skydriver_common.auth import Role
 from tests.acceptance.conftest import Running
-from tests.acceptance.rest import SYSTEM_ROLE, USER_ROLE, request_scan, token, with_token
+from tests.acceptance.gateways import another_gateway
+from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, USER_ROLE, request_scan, token, with_token
 
 UNKNOWN = "00000000000x00000000000000000000"
 GUARDED = [route for route in ROUTES if route.roles]
@@ -83,8 +86,37 @@ def test_a_route_opens_to_its_roles_only(quiet_system: Running, route: Route) ->
 def test_a_scans_own_token_is_good_for_that_scan_only(quiet_system: Running, route: Route) -> None:
     mine, other = (request_scan(quiet_system)["scan_id"] for _ in range(2))
     bearer = token(quiet_system, resource_access=SYSTEM_ROLE, scan_id=mine)
-    assert with_token(quiet_system, bearer, route.method, _path(route, mine)).status_code not in (401, 403)
+    status = with_token(quiet_system, bearer, route.method, _path(route, mine)).status_code
+    # a scanner reports and reads, it makes no scans and assigns no workflow
+    may_not = route.method == "POST" and route.path.endswith(("/actions/rescan", "/ewms/workflow-id"))
+    assert status == 403 if may_not else status not in (401, 403)
     assert with_token(quiet_system, bearer, route.method, _path(route, other)).status_code == 403
+
+
+def test_a_scans_own_token_ends_a_while_after_its_scan(quiet_system: Running, tmp_path: Path) -> None:
+    scan = request_scan(quiet_system)["scan_id"]
+    bearer = token(quiet_system, resource_access=SYSTEM_ROLE, scan_id=scan)
+    calls: list[tuple[str, str, Any]] = [
+        ("GET", "status", None), ("PATCH", "manifest", REAL_PATCH),
+        ("PUT", "result", {"skyscan_result": {"nside-1": {}}, "is_final": True}),
+    ]  # fmt: skip
+    key_file = str(next((quiet_system.data_dir / "keys").glob("*jwks*")))
+    settings = {"SKYDRIVER_AUTH_JWKS_FILE": key_file, "SKYDRIVER_SCAN_TOKEN_GRACE_S": "0"}
+    with another_gateway(quiet_system, tmp_path / "log", **settings) as strict:
+
+        def statuses(url: str) -> list[int]:
+            return [
+                requests.request(
+                    method, f"{url}/scan/{scan}/{path}", data=None if body is None else json.dumps(body), timeout=30,
+                    headers={"Authorization": f"Bearer {bearer}"},
+                ).status_code
+                for method, path, body in calls
+            ]  # fmt: skip
+
+        assert statuses(strict.url) == [200, 200, 200]
+        assert statuses(quiet_system.connection["url"]) == [200, 200, 200]  # the last report follows the final result
+        assert statuses(strict.url) == [401, 401, 401]
+        assert with_token(quiet_system, token(quiet_system, resource_access=SYSTEM_ROLE), "GET", f"/scan/{scan}/status").ok
 
 
 def test_paths_and_methods_are_looked_at_before_tokens(quiet_system: Running) -> None:

@@ -5,7 +5,7 @@ from aiohttp import web
 
 from skydriver_api import schemas
 from skydriver_api.deps import DEPS, Deps
-from skydriver_api.middleware import allowing, answers
+from skydriver_api.middleware import accepting, allowing, answers
 from skydriver_api.openapi import document
 from skydriver_api.payloads import requests as bodies
 from skydriver_api.route import MIB, Handler, Route
@@ -41,7 +41,8 @@ ROUTES: tuple[Route, ...] = (
     Route(method="POST", path="/scan", handler=scans.request_scan, summary="Request a scan", roles=_U,
           answer=schemas.ref("Manifest"), body=bodies.WholeScanRequest, asks=True, most_bytes=32 * MIB),
     Route(method="POST", path=f"{_SCAN}/actions/rescan", handler=scans.rescan_scan, summary="Scan the same request again",
-          roles=_US, answer=schemas.ref("Manifest"), body=bodies.RescanBody, body_is_optional=True, redirects=True, asks=True),
+          roles=_US, answer=schemas.ref("Manifest"), body=bodies.RescanBody, body_is_optional=True, redirects=True, asks=True,
+          scan_tokens=False),
     Route(method="POST", path=f"{_SCAN}/actions/add-workers", handler=ewms.add_workers, summary="Ask EWMS for more workers",
           roles=_U, answer=schemas.ref("AddedWorkers"), body=bodies.AddWorkersBody, redirects=True, asks=True, refusals=(500,)),
     _get(_SCAN, scans.get_scan, "Manifest and result", _US, "Scan", query=_DELETED, redirects=True),
@@ -64,7 +65,7 @@ ROUTES: tuple[Route, ...] = (
          "ScanRequest"),
     _get(f"{_SCAN}/ewms/workflow-id", ewms.get_workflow_id, "The scan's EWMS workflow", _US, "WorkflowId", redirects=True),
     Route(method="POST", path=f"{_SCAN}/ewms/workflow-id", handler=ewms.post_workflow_id, summary="Set the EWMS workflow, once",
-          roles=_S, answer=schemas.ref("Manifest"), body=bodies.WorkflowIdBody, asks=True),
+          roles=_S, answer=schemas.ref("Manifest"), body=bodies.WorkflowIdBody, asks=True, scan_tokens=False),
     _get(f"{_SCAN}/ewms/workforce", ewms.get_workforce, "Workers, summed over all taskforces", _US, "Workforce", redirects=True),
     _get(f"{_SCAN}/ewms/taskforces", ewms.get_taskforces, "EWMS' taskforces, all fields", _US, "Taskforces", redirects=True),
 )  # fmt: skip
@@ -80,9 +81,9 @@ def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
     app[DEPS] = deps
     app[operations.OPENAPI] = orjson.dumps(document(ROUTES, clusters=deps.clusters))
     for route in sorted(ROUTES, key=lambda route: route.path not in _ASKED_MOST):
-        handler = _accepting(route.handler, route.most_bytes)
+        handler = accepting(route.most_bytes, route.handler)
         if route.roles:
-            handler = allowing(route.roles, verifier, handler)
+            handler = allowing(route.roles, verifier, handler, scan_tokens=route.scan_tokens)
         app.router.add_route(route.method, route.path, handler)
 
     async def end_streams(_: web.Application) -> None:
@@ -90,14 +91,3 @@ def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
 
     app.on_shutdown.append(end_streams)
     return app
-
-
-def _accepting(handler: Handler, most_bytes: int) -> Handler:
-    """The handler on a request that may have a body of so many bytes."""
-    if most_bytes == MIB:
-        return handler
-
-    async def accepting(request: web.Request) -> web.StreamResponse:
-        return await handler(request.clone(client_max_size=most_bytes))
-
-    return accepting

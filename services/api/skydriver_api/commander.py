@@ -39,6 +39,14 @@ RecordedReply = Callable[[str, str], Awaitable[Reply | None]]
 """From a command's id and fingerprint to the reply recorded under it, None when there is none. Raises TryLater."""
 
 
+_MOST_BYTES = 12 * 1024 * 1024
+"""Brokers refuse messages above 16 MiB by closing the channel, which all requests share."""
+
+
+class CommandTooLarge(Exception):
+    """What is asked is too much for one message; nothing was sent."""
+
+
 class _ReplyLost(Exception):
     """The connection that would have brought the reply is gone; the command may have been received."""
 
@@ -70,8 +78,11 @@ class Commander:
         """The service's recorded reply, refusals included.
 
         Raises TryLater when nobody could take or answer the command in time: it then has not taken effect and won't, unless
-        the database could not be asked either.
+        the database could not be asked either. Raises CommandTooLarge.
         """
+        content = wire.encode({name: getattr(command, name) for name in _fields(command)})
+        if len(content) > _MOST_BYTES:
+            raise CommandTooLarge
         await self._connected()
         deadline = time.time() + self._deadline_s
         correlation_id = uuid.uuid4().hex
@@ -83,7 +94,7 @@ class Commander:
         self._waiting[correlation_id] = answer
         try:
             async with asyncio.timeout(self._deadline_s + _GRACE_S):
-                await self._publish(command, context)
+                await self._publish(command.key, content, context)
                 return await answer
         except TimeoutError as error:
             found = await self._look(context)
@@ -121,11 +132,11 @@ class Commander:
         except (TryLater, TimeoutError):
             return None
 
-    async def _publish(self, command: Command, context: Context) -> None:
+    async def _publish(self, key: str, content: bytes, context: Context) -> None:
         if self._channel is None or self._replies is None:
             raise TryLater("the message broker can't be reached")
         message = aio_pika.Message(
-            wire.encode({name: getattr(command, name) for name in _fields(command)}),
+            content,
             message_id=context.command_id,
             correlation_id=context.correlation_id,
             reply_to=self._replies.name,
@@ -135,7 +146,7 @@ class Commander:
             headers=headers_of(context),
         )
         try:
-            await send(self._channel, message, exchange=topology.COMMANDS.name, routing_key=command.key, mandatory=True)
+            await send(self._channel, message, exchange=topology.COMMANDS.name, routing_key=key, mandatory=True)
         except DeliveryError as error:
             raise TryLater("the service that does this is not running", 2.0) from error
         except (AMQPError, OSError, RuntimeError) as error:

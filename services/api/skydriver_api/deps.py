@@ -8,6 +8,7 @@ from skydriver_api.blob_writer import BlobWriter
 from skydriver_api.commander import Commander
 from skydriver_api.eyes import Eyes
 from skydriver_api.images import ImageResolver
+from skydriver_api.limits import Budget
 from skydriver_api.live import LiveEvents
 from skydriver_api.log_links import LogLinks
 from skydriver_api.reads import Reads
@@ -15,7 +16,11 @@ from skydriver_api.reads import Reads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deps:
-    """clusters: name to its most workers with client logs, None: no cap."""
+    """clusters: name to its most workers with client logs, None: no cap.
+
+    searches: how many at once, each holds a connection to the database. body_bytes: of large bodies in memory at once.
+    scan_token_grace_s: how long after a scan's end its token is still good.
+    """
 
     reads: Reads
     blobs: BlobWriter
@@ -25,6 +30,9 @@ class Deps:
     links: LogLinks
     eyes: Eyes
     clusters: dict[str, int | None]
+    searches: Budget
+    body_bytes: Budget
+    scan_token_grace_s: float
 
 
 DEPS = web.AppKey("deps", Deps)

@@ -11,9 +11,11 @@ from skydriver_api.catalogs import open_images
 from skydriver_api.commander import Commander
 from skydriver_api.deps import Deps
 from skydriver_api.eyes import Eyes
+from skydriver_api.limits import Budget
 from skydriver_api.live import LiveEvents
 from skydriver_api.log_links import LogLinks
 from skydriver_api.reads import Reads
+from skydriver_api.route import MIB
 from skydriver_api.settings import ApiSettings
 from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
 from skydriver_common.db.bell import Bell
@@ -24,6 +26,12 @@ from skydriver_common.runtime.service import Service, StartupProblem, run
 _QUERY_LIMIT_S = 10.0
 """A request whose query takes longer is answered 503: most clients give up after as long."""
 
+_CONNECTIONS = 20
+_SEARCHES = 8
+"""Of the connections, what searches may hold while their readers take their time; the rest answers everybody else."""
+_BODY_BYTES = 202 * MIB
+"""Of large bodies in hand at once: two of the largest. A body exists up to four times while it is read, packed and answered."""
+
 
 def main() -> None:
     """Run the gateway until it is told to stop."""
@@ -31,7 +39,7 @@ def main() -> None:
 
     async def build(service: Service) -> None:
         pool = await open_service_pool(
-            service, settings.database_url.get_secret_value(), size=20, command_timeout_s=_QUERY_LIMIT_S
+            service, settings.database_url.get_secret_value(), size=_CONNECTIONS, command_timeout_s=_QUERY_LIMIT_S
         )
         bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name)
         commander = Commander(bus, partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
@@ -52,15 +60,19 @@ def main() -> None:
         service.stack.push_async_callback(links.close)
         bell = Bell(pool)
         service.spawn("bell", bell.run(service.stopping))
+        reads = Reads(pool)
         deps = Deps(
-            reads=Reads(pool),
+            reads=reads,
             blobs=BlobWriter(pool),
             commander=commander,
             images=images,
             live=live,
             links=links,
-            eyes=Eyes(bell),
+            eyes=Eyes(bell, reads),
             clusters=settings.clusters,
+            searches=Budget(_SEARCHES, what="searches"),
+            body_bytes=Budget(_BODY_BYTES, what="large bodies"),
+            scan_token_grace_s=settings.scan_token_grace_s,
         )
         await _serve(service, settings, make_app(deps, _verifier(settings, session)))
 

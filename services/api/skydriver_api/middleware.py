@@ -7,15 +7,19 @@ import uuid
 import structlog
 from aiohttp import web
 
+from skydriver_api.commander import CommandTooLarge
+from skydriver_api.deps import DEPS
 from skydriver_api.failures import HttpProblem, response_of
-from skydriver_api.route import Handler
+from skydriver_api.route import MIB, Handler
 from skydriver_common.auth import InvalidToken, Principal, Role, TokenVerifier, bearer_token
 from skydriver_common.faults import BadMessage, TryLater
 from skydriver_common.model.ids import ScanId
+from skydriver_common.model.scan_tokens import is_long_ago
 
 log = structlog.get_logger(__name__)
 
 _READ_LIMIT_S = 10.0
+_BODY_LIMIT_S = 300.0
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 ROLES = web.RequestKey("roles", frozenset[Role])
@@ -42,7 +46,7 @@ async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
         return response_of(
             HttpProblem(503, f"Try again later: {fault.what}", {"Retry-After": str(max(1, round(fault.after_s)))})
         )
-    except web.HTTPRequestEntityTooLarge:
+    except (web.HTTPRequestEntityTooLarge, CommandTooLarge):
         status = 413
         return response_of(HttpProblem(413, "The body is larger than this route accepts"))
     except web.HTTPMethodNotAllowed as error:
@@ -54,7 +58,10 @@ async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         status = error.status
         return response_of(HttpProblem(error.status, "There is no such path" if error.status == 404 else error.reason))
-    except (ConnectionResetError, web.RequestPayloadError):
+    except web.RequestPayloadError:
+        status = 400
+        return response_of(HttpProblem(400, "body: is cut off, or not encoded as Content-Encoding says"))
+    except ConnectionResetError:
         raise
     except Exception:
         error_id = uuid.uuid4().hex
@@ -78,25 +85,69 @@ async def _limited(handler: Handler, request: web.Request) -> web.StreamResponse
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise TryLater("the database does not answer", 5.0) from error
+        raise TryLater("what this is answered from does not answer in time", 5.0) from error
 
 
-def allowing(roles: frozenset[Role], verifier: TokenVerifier, handler: Handler) -> Handler:
-    """The handler behind a check of token, role and, for tokens of one scan, the scan. Source: REST contract 1.2."""
+def accepting(most_bytes: int, handler: Handler) -> Handler:
+    """The handler on a request that may have a body of so many bytes. Large ones are let in as far as memory allows."""
+    if most_bytes == MIB:
+        return handler
+
+    async def accepted(request: web.Request) -> web.StreamResponse:
+        request = request.clone(client_max_size=most_bytes)
+        expected = most_bytes if request.content_length is None else min(request.content_length, most_bytes)
+        if expected <= MIB and "Content-Encoding" not in request.headers:
+            return await handler(request)
+        async with request.app[DEPS].body_bytes.taking(expected):
+            await _read(request)
+            return await handler(request)
+
+    return accepted
+
+
+async def _read(request: web.Request) -> None:
+    """Have the whole body, in a time that a slow line needs: it takes memory from others. Raises TryLater."""
+    try:
+        async with asyncio.timeout(_BODY_LIMIT_S):
+            await request.read()
+    except TimeoutError as error:
+        raise TryLater("the body did not come in time") from error
+
+
+def allowing(roles: frozenset[Role], verifier: TokenVerifier, handler: Handler, *, scan_tokens: bool = True) -> Handler:
+    """The handler behind a check of token, role and, for tokens of one scan, the scan. Source: REST contract 1.2.
+
+    scan_tokens: whether such tokens may do this at all.
+    """
 
     async def checked(request: web.Request) -> web.StreamResponse:
         try:
             principal = await verifier.verify(bearer_token(request.headers.get("Authorization")))
         except InvalidToken as error:
-            raise HttpProblem(401, f"No valid token: {error.reason}", {"WWW-Authenticate": "Bearer"}) from error
+            raise _unauthorized(error.reason) from error
         effective = principal.roles & roles
         if not effective:
             raise HttpProblem(403, "The token's roles do not allow this")
-        scan_id = request.match_info.get("scan_id")
-        if principal.scan_id is not None and (scan_id is None or not principal.may_touch(ScanId(scan_id))):
-            raise HttpProblem(403, "This token is good for another scan only")
+        if principal.scan_id is not None:
+            await _check_limit(request, principal, principal.scan_id, scan_tokens=scan_tokens)
         request[PRINCIPAL] = principal
         request[ROLES] = effective
         return await handler(request)
 
     return checked
+
+
+async def _check_limit(request: web.Request, principal: Principal, own: ScanId, *, scan_tokens: bool) -> None:
+    """Whether a token of one scan is good here and now. Raises HttpProblem 401, 403."""
+    scan_id = request.match_info.get("scan_id")
+    if scan_id is None or not principal.may_touch(ScanId(scan_id)):
+        raise HttpProblem(403, "This token is good for another scan only")
+    if not scan_tokens:
+        raise HttpProblem(403, "A token of a single scan does not allow this")
+    deps = request.app[DEPS]
+    if is_long_ago(await deps.reads.ended_at(own), time.time(), deps.scan_token_grace_s):
+        raise _unauthorized("its scan has ended")
+
+
+def _unauthorized(why: str) -> HttpProblem:
+    return HttpProblem(401, f"No valid token: {why}", {"WWW-Authenticate": "Bearer"})

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from skydriver_api import schemas
+from skydriver_api.idempotency import KEY_PATTERN
 from skydriver_api.payloads.requests import WholeScanRequest
 from skydriver_api.route import Route
 from skydriver_api.routes.history import DEFAULT_EVENTS, MOST_EVENTS
@@ -35,7 +36,7 @@ _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    "schema": {"type": "string", "pattern": f"^{KEY_PATTERN}$"},
     "description": "Makes the request safe to repeat: the same key and body give the recorded answer again.",
 }
 _ERRORS = {

@@ -13,6 +13,8 @@ from skydriver_api.batched import BatchedLookup
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
+from skydriver_common.log.together import recorded_reply
+from skydriver_common.model.rejections import Reply
 
 _sql = load_statements("skydriver_api", "api.sql")
 _LOOKUP_LIMIT_S = 5.0
@@ -96,6 +98,7 @@ class Reads:
         self._statuses = BatchedLookup(self._find_statuses)
         self._results = BatchedLookup(self._find_results, at_once=1)
         self._bodies = BatchedLookup(self._find_bodies, most=1)
+        self._ends = BatchedLookup(self._find_ends)
         self._kept = _KeptResults(_KEPT_RESULTS_BYTES)
 
     async def manifest(self, scan_id: str) -> ManifestView | None:
@@ -119,11 +122,25 @@ class Reads:
         assert body is not None, "a result refers to a blob that is not there"
         return body
 
+    async def chain(self, scan_id: str) -> list[str]:
+        """The scan, and those that replaced it, one after the other; a cycle ends where it would begin again."""
+        with database_faults():
+            return [row["scan_id"] async for row in _sql.chain(self.pool, scan_id=scan_id)] or [scan_id]
+
     async def end_of_chain(self, scan_id: str) -> str:
         """The scan that replaces this one in the end; itself when the chain is a cycle."""
         with database_faults():
             last: str | None = await _sql.end_of_chain(self.pool, scan_id=scan_id)
         return last or scan_id
+
+    async def recorded_reply(self, command_id: str, fingerprint: str) -> Reply | None:
+        """The reply recorded under a command's id, None when there is none."""
+        async with _promptly():
+            return await recorded_reply(self.pool, command_id, fingerprint)
+
+    async def ended_at(self, scan_id: str) -> float | None:
+        """When the scan had its end, Unix seconds; None while it has none, or is unknown."""
+        return await self._ends(scan_id)
 
     async def scan_request(self, scan_id: str) -> bytes | None:
         """The ScanRequest this scan was made from, as JSON, or None."""
@@ -173,6 +190,11 @@ class Reads:
     async def _find_results(self, scan_ids: list[str]) -> dict[str, ResultView]:
         async with _promptly():
             return {row["scan_id"]: ResultView(**row) async for row in _sql.results(self.pool, scan_ids=scan_ids)}
+
+    async def _find_ends(self, scan_ids: list[str]) -> dict[str, float]:
+        async with _promptly():
+            found = [(row["scan_id"], row["ended_at"]) async for row in _sql.ends(self.pool, scan_ids=scan_ids)]
+        return {scan_id: ended_at for scan_id, ended_at in found if ended_at is not None}
 
     async def _find_bodies(self, views: list[ResultView]) -> dict[ResultView, bytes]:
         """One body: a blob can be large."""

@@ -20,7 +20,7 @@ class Route:
 
     roles: none: open to all. answer: JSON Schema of a 200. body: the model that checks it. query: names of parameters.
     redirects: to the scan that replaced this one. asks: sends a command to a service. refusals: statuses beyond the usual.
-    most_bytes: of the body. streams: also gives server-sent events.
+    most_bytes: of the body. streams: also gives server-sent events. scan_tokens: open to tokens of single scans, as scanners have.
     """
 
     method: str
@@ -37,3 +37,4 @@ class Route:
     refusals: tuple[int, ...] = ()
     most_bytes: int = MIB
     streams: bool = False
+    scan_tokens: bool = True

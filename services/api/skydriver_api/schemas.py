@@ -1,5 +1,6 @@
 """Shapes of the answers as JSON Schema, for the OpenAPI document. Source: REST contract 4, 5."""
 
+from collections.abc import Collection
 from typing import Any
 
 Schema = dict[str, Any]
@@ -16,10 +17,11 @@ def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, _NULL]}
 
 
-def _object(properties: dict[str, Schema], *, optional: bool = False) -> Schema:
+def _object(properties: dict[str, Schema], *, optional: Collection[str] = ()) -> Schema:
     """A closed object; all of its members are always there unless they are optional."""
+    required = [name for name in properties if name not in optional]
     schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
-    return schema if optional else schema | {"required": list(properties)}
+    return schema | {"required": required} if required else schema
 
 
 def _array(items: Schema) -> Schema:
@@ -62,7 +64,7 @@ _WORKFORCE = {
 
 COMPONENTS: dict[str, Schema] = {
     "Manifest": _object(
-        {
+        _MANIFEST := {
             "scan_id": _TEXT,
             "timestamp": _NUMBER,
             "is_deleted": _YES_NO,
@@ -81,7 +83,7 @@ COMPONENTS: dict[str, Schema] = {
             "replaced_by_scan_id": _or_null(_TEXT),
             "last_updated": _NUMBER,
         },
-        optional=True,  # a projection leaves fields out
+        optional=_MANIFEST,  # a projection leaves fields out
     )
     | {"description": "What is known of a scan. A projection keeps some of the fields."},
     "Result": {
@@ -167,8 +169,10 @@ COMPONENTS: dict[str, Schema] = {
                         "actor": _TEXT,
                         "command_id": _TEXT,
                         "correlation_id": _TEXT,
-                        "data": _FREE,
-                    }
+                        "data": _or_null(_FREE),
+                        "data_sha256": _TEXT | {"description": "Of data that was let go: then `data` is null."},
+                    },
+                    optional=("data_sha256",),
                 )
             ),
             "next": _or_null(_WHOLE) | {"description": "Give it as `after` for the next page; null: there was no more."},

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from skydriver_common.auth import Role, RoleRule
+from skydriver_common.model import scan_tokens
 from skydriver_common.runtime.settings import ServiceSettings
 
 
@@ -27,6 +28,8 @@ class ApiSettings(ServiceSettings):
     """The ``iss`` of tokens for single scans, when the dispatcher signs them and people's tokens come from elsewhere."""
     scan_token_jwks_file: Path | None = None
     """Public keys of that issuer; it is trusted with tokens for single scans only."""
+    scan_token_grace_s: float = Field(default=scan_tokens.GRACE_S, ge=0)
+    """How long after a scan's end its token is still good: for the last report after the final result."""
     image_catalog: str = "embedded"
     """``embedded``, ``directory:/PATH`` (as on CVMFS), ``registry:URL`` (its list of tags), or the last two by a comma."""
     minimum_image: str = "v4.0.0"

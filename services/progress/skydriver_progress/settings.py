@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from skydriver_common.model import scan_tokens
 from skydriver_common.runtime.settings import ServiceSettings
 
 
@@ -20,7 +21,7 @@ class ProgressSettings(ServiceSettings):
     """The ``iss`` of tokens for single scans, when the dispatcher signs them and people's tokens come from elsewhere."""
     scan_token_jwks_file: Path | None = None
     """Public keys of that issuer."""
-    scan_token_grace_s: float = Field(default=600.0, ge=0)
+    scan_token_grace_s: float = Field(default=scan_tokens.GRACE_S, ge=0)
     """How long after a scan's end its token is still good: for the last report after the final result."""
     coalesce_progress: bool = True
     """Of the reports of one scan that wait together, only the newest is written; false: every one is logged."""

@@ -9,7 +9,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from skydriver_api.commander import Commander
+from skydriver_api.commander import Commander, CommandTooLarge
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
 from skydriver_common.faults import TryLater
@@ -78,6 +78,17 @@ async def test_without_a_broker_the_answer_is_quick(clean_bus: str, proxy: Proxy
         await commander.ask(COMMAND, actor="a")
     assert time.monotonic() - began < 5
     assert service.recorded == {}
+    await bus.close()
+
+
+async def test_what_no_broker_takes_is_not_sent(clean_bus: str, service: Service) -> None:
+    bus = await connect(clean_bus, name="test")
+    commander = Commander(bus, service.recorded_reply, deadline_s=0.5)
+    await commander.open()
+    with pytest.raises(CommandTooLarge):
+        await commander.ask(DeleteScan(scan_id="s" * 13 * 2**20), actor="a")
+    assert service.recorded == {}
+    assert await commander.ask(COMMAND, actor="a") == DONE  # the channel is as it was
     await bus.close()
 
 

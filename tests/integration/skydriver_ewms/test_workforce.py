@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from skydriver_api.eyes import Eyes as ApiEyes
-from skydriver_api.reads import Reads
+from skydriver_api.reads import Reads, StatusView
 from skydriver_common.db.bell import EYES_CHANNEL, Bell
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.loops import Pulse
@@ -141,7 +141,7 @@ async def test_the_gateway_tells_of_looks_at_old_knowledge_of_running_scans_once
     scan_id = await bridge.running()
     reads, bell, rung = Reads(bridge.pool), Bell(bridge.pool), list[str]()
     bell.on_ring(EYES_CHANNEL, rung.append)
-    eyes = ApiEyes(bell)
+    eyes = ApiEyes(bell, reads)
 
     async def look() -> None:
         view = await reads.status(scan_id)
@@ -156,3 +156,25 @@ async def test_the_gateway_tells_of_looks_at_old_knowledge_of_running_scans_once
     await look()
     await look()
     assert rung == [scan_id]
+
+
+async def test_however_many_watch_a_scan_one_look_a_minute_is_taken_and_none_is_missed(bridge: Bridge) -> None:
+    class Counting(Reads):
+        looks = 0
+
+        async def status(self, scan_id: str) -> StatusView | None:
+            self.looks += 1
+            if self.looks > 1:
+                raise TryLater("the database is silent")
+            return await super().status(scan_id)
+
+    scan_id = await bridge.running()
+    await bridge.workforces.refresh()
+    await bridge.pool.execute("UPDATE ewms_watch SET refreshed_at = refreshed_at - '20 s'::interval")
+    reads, bell, rung = Counting(bridge.pool), Bell(bridge.pool), list[str]()
+    bell.on_ring(EYES_CHANNEL, rung.append)
+    eyes = ApiEyes(bell, reads)
+    await asyncio.gather(*(eyes.stay_on(scan_id) for _ in range(500)))
+    assert (reads.looks, rung) == (1, [scan_id])
+    await eyes.stay_on("another")
+    assert reads.looks == 2, "a silent database is no matter"

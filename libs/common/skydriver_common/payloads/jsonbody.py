@@ -239,7 +239,7 @@ def _parse(piece: bytes, name: str) -> tuple[Any, list[Problem]]:
     try:
         value = orjson.loads(piece)
     except orjson.JSONDecodeError:
-        found = list(_unfit(json.loads(piece), (name,)))
+        found = list(_unfit(json.loads(piece, parse_int=float), (name,)))  # of thousands of digits an int would be refused
         return None, found or [Problem(dotted(name), "cannot be read as JSON")]
     if b"\\u0000" in piece:
         return value, list(_unfit(value, (name,)))

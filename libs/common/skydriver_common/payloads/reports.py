@@ -1,5 +1,6 @@
 """What scanners report, checked: progress, metadata, skymaps. One judgement for both doors. Source: REST contract 4.10, 4.12."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, WithJsonSchema
@@ -177,13 +178,20 @@ def split_result(raw: bytes, *, tolerant: bool = False) -> tuple[bytes, bool]:
 M = TypeVar("M", bound=BaseModel)
 
 
-def checked(model: type[M], body: Body, problems: list[Problem]) -> M | None:
-    """The model, or None with its problems added; of members that have problems already, no more is said."""
+def checked(model: type[M], body: Body, problems: list[Problem], sent_names: Mapping[str, str] | None = None) -> M | None:
+    """The model, or None with its problems added; of members that have problems already, no more is said.
+
+    sent_names: field to the name it was sent under, where that is another.
+    """
     skipped = {problem.path.partition(".")[0] for problem in body.problems}
+    names = sent_names or {}
     try:
         return model.model_validate(body.values)
     except ValidationError as error:
-        problems += [problem for problem in problems_of(error) if problem.path.partition(".")[0] not in skipped]
+        for problem in problems_of(error):
+            head, dot, rest = problem.path.partition(".")
+            if head not in skipped and names.get(head) not in skipped:
+                problems.append(Problem(names.get(head, head) + dot + rest, problem.message))
         return None
 
 

@@ -26,6 +26,12 @@ _RESERVED_VARIABLES = frozenset(
 _RESERVED_CLASSIFIERS = frozenset({"rescan", "origin_scan_id"})
 _EVENT_KINDS = ("real", "real_event", "sim", "simulated", "simulated_event")
 _MOST_ENTRIES = 25
+_MOST_NSIDES = 100
+_MOST_PAIRS = 1000
+_LONGEST_WORD = 1000
+_LONGEST_NAME = 250
+"""Of ids and places, which are indexed. Clients stay far below all of these; beyond, a message could be too large for the broker."""
+_LONGEST_ADDRESS = 2000
 
 
 def priority(value: Any) -> int:
@@ -44,6 +50,14 @@ def positive(value: Any) -> int:
     return number
 
 
+def count(value: Any) -> int:
+    """An integer of at least 1, and of 32 bits."""
+    number = positive(value)
+    if number >= 2**31:
+        raise expected("must be an integer of at most 32 bits")
+    return number
+
+
 def non_blank(value: Any) -> str:
     """A text with at least one character that is no white space."""
     if not isinstance(value, str) or not value.strip():
@@ -51,11 +65,27 @@ def non_blank(value: Any) -> str:
     return value
 
 
+def name(value: Any) -> str:
+    """A non-blank text of moderate length."""
+    return _at_most(_LONGEST_NAME, non_blank(value))
+
+
+def address(value: Any) -> str:
+    """A non-blank text as long as a URL may be."""
+    return _at_most(_LONGEST_ADDRESS, non_blank(value))
+
+
+def _at_most(characters: int, value: str) -> str:
+    if len(value) > characters:
+        raise expected(f"must have at most {characters} characters")
+    return value
+
+
 def one_word(value: Any) -> str:
     """A non-blank text without white space: it becomes one command-line word."""
     if len(non_blank(value).split()) != 1 or value != value.strip():
         raise expected("must be one word, without white space")
-    return str(value)
+    return _at_most(_LONGEST_WORD, str(value))
 
 
 def docker_tag(value: Any) -> str:
@@ -100,6 +130,8 @@ def nsides(value: Any) -> dict[str, int]:
     problems: list[tuple[tuple[str | int, ...], str]] = []
     if not isinstance(value, dict) or not value:
         raise expected('must be a JSON object that is not empty, such as {"8": 0, "64": 12}')
+    if len(value) > _MOST_NSIDES:
+        raise expected(f"must have at most {_MOST_NSIDES} entries")
     extensions: dict[str, int] = {}
     for nside, extension in value.items():
         if not (nside.isascii() and nside.isdigit()) or int(nside[:30]) < 1 or len(nside) > 18:
@@ -120,6 +152,8 @@ def clusters(value: Any) -> list[tuple[str, int]]:
     """Pairs of cluster name and number of workers, from an object or a list of pairs."""
     if not isinstance(value, dict | list) or not value:
         raise expected('must be {"cluster": workers, ...} or [["cluster", workers], ...], and not empty')
+    if len(value) > _MOST_PAIRS:
+        raise expected(f"must have at most {_MOST_PAIRS} entries")
     problems: list[tuple[tuple[str | int, ...], str]] = []
     pairs: list[tuple[str, int]] = []
     for place, entry in value.items() if isinstance(value, dict) else enumerate(value):
@@ -221,10 +255,17 @@ Priority = Annotated[
 ]
 Positive = Annotated[int, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
 NonBlank = Annotated[str, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
+Count = Annotated[int, PlainValidator(count), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 2**31 - 1})]
+Name = Annotated[str, PlainValidator(name), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _LONGEST_NAME})]
+Address = Annotated[
+    str, PlainValidator(address), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _LONGEST_ADDRESS})
+]
 PositiveIfGiven = Annotated[int | None, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
 """None: not given; a null is refused like any other value that is no integer."""
 NonBlankIfGiven = Annotated[str | None, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
-OneWord = Annotated[str, PlainValidator(one_word), WithJsonSchema({"type": "string", "pattern": r"^\S+$"})]
+OneWord = Annotated[
+    str, PlainValidator(one_word), WithJsonSchema({"type": "string", "pattern": r"^\S+$", "maxLength": _LONGEST_WORD})
+]
 DockerTag = Annotated[
     str,
     PlainValidator(docker_tag),
@@ -250,6 +291,7 @@ Nsides = Annotated[
         {
             "type": "object",
             "minProperties": 1,
+            "maxProperties": _MOST_NSIDES,
             "propertyNames": {"pattern": "^0*[1-9][0-9]*$", "maxLength": 18},
             "additionalProperties": INTEGER_SCHEMA | {"minimum": 0},
             "description": "nside to pixel extension, coarse to fine",
@@ -265,12 +307,14 @@ Clusters = Annotated[
                 {
                     "type": "object",
                     "minProperties": 1,
+                    "maxProperties": _MOST_PAIRS,
                     "propertyNames": {"pattern": r"\S"},
                     "additionalProperties": _POSITIVE,
                 },
                 {
                     "type": "array",
                     "minItems": 1,
+                    "maxItems": _MOST_PAIRS,
                     "items": {
                         "type": "array",
                         "prefixItems": [{"type": "string", "pattern": r"\S"}, _POSITIVE],

@@ -5,14 +5,15 @@ Each function takes the raw body and raises InvalidBody with all problems at onc
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from skydriver_api.payloads import fields as f
-from skydriver_common.payloads.invalid import InvalidBody, Problem, problems_of
+from skydriver_common.payloads.invalid import InvalidBody, Problem, shown
 from skydriver_common.payloads.jsonbody import Body, NotJson, member_extents, read_object
-from skydriver_common.payloads.reports import ParsedPatch, PatchBody
+from skydriver_common.payloads.reports import ParsedPatch, PatchBody, checked
 
 _ALIASES = {
     "request_clusters": "cluster",
@@ -124,8 +125,8 @@ class DeleteBody(_Model):
 class WorkflowIdBody(_Model):
     """``POST /scan/{id}/ewms/workflow-id``."""
 
-    workflow_id: f.NonBlank
-    ewms_address: f.NonBlank
+    workflow_id: f.Name
+    ewms_address: f.Address
 
 
 class FindBody(_Model):
@@ -141,8 +142,8 @@ class FindBody(_Model):
 class AddWorkersBody(_Model):
     """``POST /scan/{id}/actions/add-workers``."""
 
-    n_workers: f.Positive
-    cluster_location: f.NonBlank
+    n_workers: f.Count
+    cluster_location: f.Name
     no_redirect: f.Boolean = False
 
 
@@ -154,7 +155,7 @@ def parse_scan_request(raw: bytes, *, clusters: Mapping[str, int | None]) -> Par
     memory = values.pop("memory", None)
     if memory is False or memory not in ("", 0, None):
         problems.append(Problem("memory", "is not used any more; use worker_memory_bytes"))
-    parsed = _checked(ScanRequestBody, values, problems, sent_names, skipped=_names_of(body.problems))
+    parsed = checked(ScanRequestBody, replace(body, values=values), problems, sent_names)
     event, event_problems = _event(body, values.get("i3_event_id"))
     problems += event_problems
     if parsed is not None:
@@ -200,43 +201,34 @@ M = TypeVar("M", bound=BaseModel)
 def _parse(model: type[M], raw: bytes, *, optional: bool = False) -> M:
     body = read_object(raw, optional=optional)
     problems = list(body.problems)
-    parsed = _checked(model, body.values, problems, {}, skipped=_names_of(body.problems))
+    parsed = checked(model, body, problems)
     if problems or parsed is None:
         raise InvalidBody(problems)
     return parsed
 
 
-def _checked(
-    model: type[M], values: dict[str, Any], problems: list[Problem], sent_names: Mapping[str, str], *, skipped: set[str]
-) -> M | None:
-    """The model, or None with its problems added. sent_names: field to the name that was sent."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        for problem in problems_of(error):
-            head, dot, rest = problem.path.partition(".")
-            if head not in skipped:
-                problems.append(Problem(sent_names.get(head, head) + dot + rest, problem.message))
-        return None
-
-
-def _names_of(problems: tuple[Problem, ...]) -> set[str]:
-    return {problem.path.partition(".")[0] for problem in problems}
-
-
 def _without_aliases(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values under today's names, and which name was sent: the first that is not empty wins, new before old."""
+    """The values under today's names, and which name was sent: the first that is not empty wins, new before old.
+
+    A null is not absent (REST contract 1.1): it is kept, to be refused.
+    """
     result = dict(values)
     sent: dict[str, str] = {}
     for new, old in _ALIASES.items():
         present = [name for name in (new, old) if name in values]
         if not present:
             continue
-        chosen = next((name for name in present if values[name] not in (0, {}, [], "", None)), present[0])
+        nulls = [name for name in present if values[name] is None]
+        chosen = next((name for name in nulls or present if not _is_empty(values[name])), present[0])
         result.pop(old, None)
         result[new] = values[chosen]
         sent[new] = chosen
     return result, sent
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a value stands for none: ``0`` and what holds nothing; null and booleans don't."""
+    return value is not None and not isinstance(value, bool) and value in (0, {}, [], "")
 
 
 def _event(body: Body, i3_event_id: Any) -> tuple[bytes | None, list[Problem]]:
@@ -271,7 +263,7 @@ def _cluster_problems(body: ScanRequestBody, known: Mapping[str, int | None], na
     for cluster, count in body.request_clusters:
         workers[cluster] = workers.get(cluster, 0) + count
     problems = [
-        Problem(name, f"cluster {cluster!r} is not known; known are {', '.join(known)}")
+        Problem(name, f"cluster '{shown(cluster)}' is not known; known are {', '.join(known)}")
         for cluster in workers
         if cluster not in known
     ]

@@ -14,7 +14,7 @@ from skydriver_api.middleware import PRINCIPAL
 from skydriver_api.payloads.requests import parse_add_workers, parse_workflow_id
 from skydriver_api.reads import StatusView
 from skydriver_api.routes.answers import json_response
-from skydriver_api.routes.lookup import scan_id_of, visible
+from skydriver_api.routes.lookup import ask_about, scan_id_of, visible
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.ids import NOT_YET_REQUESTED
@@ -107,14 +107,14 @@ async def add_workers(request: web.Request) -> web.StreamResponse:
     raw = await request.read()
     parsed = parse_add_workers(raw)
     scan_id = scan_id_of(request)
-    await visible(request, deps.reads, await deps.reads.status(scan_id), no_redirect=parsed.no_redirect)
     command = AddWorkers(
         scan_id=scan_id,
         n_workers=parsed.n_workers,
         cluster_location=parsed.cluster_location,
         debug_cap=deps.clusters.get(parsed.cluster_location),
     )
-    return json_response(body_of(await ask(request, command, raw)))
+    found = await deps.reads.status(scan_id)
+    return json_response(body_of(await ask_about(request, command, raw, found, no_redirect=parsed.no_redirect)))
 
 
 def _problems(view: StatusView) -> bytes:

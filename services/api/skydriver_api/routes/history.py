@@ -10,6 +10,7 @@ from skydriver_api.live import Watcher
 from skydriver_api.queries import whole_number
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of
+from skydriver_api.routes.streaming import Stream, streaming
 from skydriver_common.log import read
 
 MOST_EVENTS = 1000
@@ -19,7 +20,6 @@ LONGEST_STREAM_S = 3600.0
 """Then the client connects again, with a token that is still good."""
 
 _BATCH = 100
-_WRITE_LIMIT_S = 60.0
 _EVENT_STREAM = "text/event-stream"
 
 
@@ -47,29 +47,25 @@ async def _page(deps: Deps, scan_id: str, after: int, limit: int) -> web.Respons
 
 
 async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) -> web.StreamResponse:
-    response = web.StreamResponse(
-        headers={"Content-Type": _EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    )
-    async with deps.live.watching(scan_id) as watcher:
-        await response.prepare(request)
-        stream = _Stream(response, deps, scan_id, after)
+    headers = {"Content-Type": _EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    async with deps.live.watching(scan_id) as watcher, streaming(request, headers) as answer:
+        await answer.begin()
+        told = _Told(answer, deps, scan_id, after)
         ends_at = asyncio.get_running_loop().time() + LONGEST_STREAM_S
         while not watcher.is_closed and asyncio.get_running_loop().time() < ends_at:
-            await stream.tell(watcher)
+            await told.tell(watcher)
             if not await watcher.wait(HEARTBEAT_S):
-                await stream.write(b":\n\n")
-                if (view := await deps.reads.status(scan_id)) is not None:
-                    deps.eyes.on(view)
-        if request.transport is not None and not request.transport.is_closing():
-            await response.write_eof()
-    return response
+                await answer.write(b":\n\n")
+                await deps.eyes.stay_on(scan_id)
+        await answer.end()
+    return answer.response
 
 
-class _Stream:
-    """One open response, and the version it has come to."""
+class _Told:
+    """One open stream, and the version it has come to."""
 
-    def __init__(self, response: web.StreamResponse, deps: Deps, scan_id: str, version: int) -> None:
-        self._response = response
+    def __init__(self, answer: Stream, deps: Deps, scan_id: str, version: int) -> None:
+        self._answer = answer
         self._deps = deps
         self._scan_id = scan_id
         self._version = version
@@ -94,13 +90,5 @@ class _Stream:
                 return
 
     async def _event(self, version: int, type_: str, body: bytes) -> None:
-        await self.write(b"id: %d\nevent: %b\ndata: %b\n\n" % (version, type_.encode(), body))
+        await self._answer.write(b"id: %d\nevent: %b\ndata: %b\n\n" % (version, type_.encode(), body))
         self._version = version
-
-    async def write(self, data: bytes) -> None:
-        """Write, as fast as the client reads. Raises ConnectionResetError for one that has stopped reading."""
-        try:
-            async with asyncio.timeout(_WRITE_LIMIT_S):
-                await self._response.write(data)
-        except TimeoutError as error:
-            raise ConnectionResetError("the client does not read") from error

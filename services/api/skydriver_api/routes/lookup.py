@@ -4,11 +4,15 @@ from typing import Protocol, TypeVar
 
 from aiohttp import web
 
+from skydriver_api.deps import DEPS
 from skydriver_api.failures import HttpProblem
+from skydriver_api.idempotency import ask, reply_before
 from skydriver_api.middleware import ROLES
 from skydriver_api.queries import flag
 from skydriver_api.reads import Reads
 from skydriver_common.auth import Role
+from skydriver_common.model.commands import Command
+from skydriver_common.model.rejections import Reply
 
 
 class FoundScan(Protocol):
@@ -63,3 +67,20 @@ async def visible(
     if found.is_deleted and not include_deleted:
         raise HttpProblem(404, f"Scan {scan_id} is deleted (include_deleted shows it)")
     return found
+
+
+async def ask_about(request: web.Request, command: Command, raw: bytes, found: FoundScan | None, *, no_redirect: bool) -> Reply:
+    """The service's reply to a request about a scan that may be redirected.
+
+    One that is repeated with its ``Idempotency-Key`` gets its recorded reply, even if it was what replaced the scan. (The look for
+    it comes after the look at the scan: what is seen to be replaced has its reply recorded, in the same transaction.)
+    Raises what ``visible`` and ``ask`` raise.
+    """
+    try:
+        await visible(request, request.app[DEPS].reads, found, no_redirect=no_redirect)
+    except web.HTTPTemporaryRedirect:
+        before = await reply_before(request, raw)
+        if before is None:
+            raise
+        return before
+    return await ask(request, command, raw)

@@ -1,19 +1,15 @@
 """Results: stored bytes out, digest in."""
 
-import asyncio
-
 from aiohttp import web
 
 from skydriver_api.deps import DEPS
 from skydriver_api.failures import body_of
 from skydriver_api.idempotency import ask
-from skydriver_api.routes.answers import json_response
+from skydriver_api.routes.answers import json_response, parsed_body
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
 from skydriver_common.model import wire
 from skydriver_common.model.commands import PutResult
 from skydriver_common.payloads.reports import is_empty_object, split_result
-
-_OFF_THE_LOOP_BYTES = 256 * 1024
 
 
 async def get_result(request: web.Request) -> web.StreamResponse:
@@ -28,8 +24,7 @@ async def put_result(request: web.Request) -> web.StreamResponse:
     reads = request.app[DEPS].reads
     scan_id = scan_id_of(request)
     raw = await request.read()
-    big = len(raw) > _OFF_THE_LOOP_BYTES
-    skymap, is_final = await asyncio.to_thread(split_result, raw) if big else split_result(raw)
+    skymap, is_final = await parsed_body(raw, split_result)
     if await reads.manifest(scan_id) is None:
         raise not_found(scan_id)
     if is_empty_object(skymap):

@@ -1,10 +1,12 @@
 """Scans: request, rescan, read, patch, delete; manifest, request and i3 event."""
 
+from functools import partial
+
 from aiohttp import web
 
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.failures import HttpProblem, body_of
-from skydriver_api.idempotency import ask
+from skydriver_api.idempotency import ask, reply_before
 from skydriver_api.images import CatalogAway, ImageNotFound, ImageTooOld
 from skydriver_api.middleware import ROLES
 from skydriver_api.payloads.projections import Projection, project, projection_of_query
@@ -15,8 +17,8 @@ from skydriver_api.payloads.requests import (
     parse_scan_request,
 )
 from skydriver_api.reads import ManifestView
-from skydriver_api.routes.answers import json_response
-from skydriver_api.routes.lookup import not_found, scan_id_of, visible
+from skydriver_api.routes.answers import json_response, parsed_body
+from skydriver_api.routes.lookup import ask_about, not_found, scan_id_of, visible
 from skydriver_common.auth import Role
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
@@ -30,7 +32,10 @@ async def request_scan(request: web.Request) -> web.StreamResponse:
     """``POST /scan``: REST contract 4.5."""
     deps = request.app[DEPS]
     raw = await request.read()
-    parsed = parse_scan_request(raw, clusters=deps.clusters)
+    parsed = await parsed_body(raw, partial(parse_scan_request, clusters=deps.clusters))
+    before = await reply_before(request, raw)
+    if before is not None:
+        return json_response(project(body_of(before), parsed.manifest_projection))
     tag = await _resolved_tag(deps, parsed.docker_tag)
     if parsed.event is None and not await deps.reads.i3_event_exists(parsed.i3_event_id):
         raise HttpProblem(400, "i3_event_id: no event with this id is stored")
@@ -50,11 +55,12 @@ async def rescan_scan(request: web.Request) -> web.StreamResponse:
     raw = await request.read()
     parsed = parse_rescan(raw)
     scan_id = scan_id_of(request)
-    await visible(request, deps.reads, await deps.reads.manifest(scan_id), no_redirect=parsed.no_redirect)
     command = RescanScan(
         scan_id=scan_id, new_scan_id=new_scan_id(), abort_first=parsed.abort_first, replace_scan=parsed.replace_scan
     )
-    return json_response(project(body_of(await ask(request, command, raw)), parsed.manifest_projection))
+    found = await deps.reads.manifest(scan_id)
+    reply = await ask_about(request, command, raw, found, no_redirect=parsed.no_redirect)
+    return json_response(project(body_of(reply), parsed.manifest_projection))
 
 
 async def get_scan(request: web.Request) -> web.StreamResponse:
@@ -71,9 +77,10 @@ async def delete_scan(request: web.Request) -> web.StreamResponse:
     raw = await request.read()
     parsed = parse_delete(raw)
     scan_id = scan_id_of(request)
-    await visible(request, deps.reads, await deps.reads.manifest(scan_id), no_redirect=parsed.no_redirect)
     command = DeleteScan(scan_id=scan_id, delete_completed_scan=parsed.delete_completed_scan)
-    manifest = project(body_of(await ask(request, command, raw)), parsed.manifest_projection)
+    found = await deps.reads.manifest(scan_id)
+    reply = await ask_about(request, command, raw, found, no_redirect=parsed.no_redirect)
+    manifest = project(body_of(reply), parsed.manifest_projection)
     return json_response(await _with_result(deps, manifest, scan_id))
 
 
@@ -91,7 +98,7 @@ async def get_manifest(request: web.Request) -> web.StreamResponse:
 async def patch_manifest(request: web.Request) -> web.StreamResponse:
     """``PATCH /scan/{id}/manifest``: REST contract 4.10."""
     raw = await request.read()
-    parsed = parse_patch(raw)
+    parsed = await parsed_body(raw, parse_patch)
     command = PatchManifest(
         scan_id=scan_id_of(request),
         progress=parsed.progress,
@@ -146,4 +153,4 @@ async def _resolved_tag(deps: Deps, docker_tag: str) -> str:
     except (ImageNotFound, ImageTooOld) as error:
         raise HttpProblem(400, f"docker_tag: {error}") from error
     except CatalogAway as error:
-        raise TryLater("the image catalogue can't be reached", 5.0) from error
+        raise TryLater(str(error), 5.0) from error

@@ -12,6 +12,20 @@ WITH RECURSIVE chain AS (
     SELECT m.scan_id, m.replaced_by, c.depth + 1 FROM chain c JOIN manifests m ON m.scan_id = c.replaced_by WHERE c.depth < 1000)
 SELECT scan_id FROM chain WHERE replaced_by IS NULL LIMIT 1;
 
+-- name: chain(scan_id)
+-- A scan and those that replaced it, one after the other. Index: manifests_pkey.
+WITH RECURSIVE chain AS (
+    SELECT scan_id, replaced_by, 1 AS depth FROM manifests WHERE scan_id = :scan_id
+    UNION ALL
+    SELECT m.scan_id, m.replaced_by, c.depth + 1 FROM chain c JOIN manifests m ON m.scan_id = c.replaced_by WHERE c.depth < 1000)
+CYCLE scan_id SET is_cycle USING path
+SELECT scan_id FROM chain WHERE NOT is_cycle ORDER BY depth;
+
+-- name: ends(scan_ids)
+-- When scans had their end; those that may still run are left out. Index: manifests_pkey.
+SELECT scan_id, (json_of(rest) #>> '{scanner,ended_at}')::float8 AS ended_at FROM manifests
+ WHERE scan_id = ANY(:scan_ids::text[]) AND (is_deleted OR has_final_result OR launch_state NOT IN ('queued', 'launched'));
+
 -- name: results(scan_ids)
 -- Which skymaps scans have. Indexes: manifests_pkey, results_pkey.
 SELECT m.scan_id, m.is_deleted, m.replaced_by, r.digest, r.is_final

@@ -1,0 +1,69 @@
+"""Answers in pieces: a reader that stalls is let go, and an answer that can't be finished is broken off, never ended."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+log = structlog.get_logger(__name__)
+
+WRITE_LIMIT_S = 60.0
+"""A client that takes nothing for so long has stopped reading."""
+
+
+class ClientStalled(ConnectionResetError):
+    """The client does not read."""
+
+
+class Stream:
+    """A response in the making. It begins with the first piece: until then an error can still be answered."""
+
+    def __init__(self, request: web.Request, headers: Mapping[str, str]) -> None:
+        self.response = web.StreamResponse(headers=headers)
+        self._request = request
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was sent."""
+        return self.response.prepared
+
+    async def begin(self) -> None:
+        """Send status and headers."""
+        await self.response.prepare(self._request)
+
+    async def write(self, piece: bytes) -> None:
+        """Send a piece, as fast as the client reads. Raises ConnectionResetError, ClientStalled."""
+        try:
+            async with asyncio.timeout(WRITE_LIMIT_S):
+                if not self.has_begun:
+                    await self.begin()
+                await self.response.write(piece)
+        except TimeoutError as error:
+            raise ClientStalled("the client does not read") from error
+
+    async def end(self) -> None:
+        """Say that this was all, unless the client is gone."""
+        if self._request.transport is not None and not self._request.transport.is_closing():
+            async with asyncio.timeout(WRITE_LIMIT_S):
+                await self.response.write_eof()
+
+    def break_off(self) -> None:
+        """Close the connection before the end of the answer: a cut answer must not look whole."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+
+@asynccontextmanager
+async def streaming(request: web.Request, headers: Mapping[str, str]) -> AsyncIterator[Stream]:
+    """A stream. An error in the block is the caller's while nothing was sent; later it breaks the connection off, and ends here."""
+    stream = Stream(request, headers)
+    try:
+        yield stream
+    except Exception as error:
+        if not stream.has_begun:
+            raise
+        stream.break_off()
+        if not isinstance(error, ConnectionResetError) or isinstance(error, ClientStalled):
+            log.warning("response.broken-off", path=request.path, error=type(error).__name__, exc_info=error)

@@ -1,0 +1,152 @@
+"""Clients that stall, databases that fail in the middle, bodies that come all at once: others are served, and nobody is misled."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+
+from skydriver_api.limits import Budget
+from skydriver_api.routes import history, streaming
+from tests.support.find_manifests import a_manifest, scan_id, store
+from tests.support.gateway import LocalGateway, local_gateway
+
+MIB = 1024 * 1024
+LARGE = [a_manifest(number, scan_metadata={"x": "y" * 20_000}) for number in range(800)]
+"""16 MB: more than what lies in the buffers of a connection."""
+
+KILL_SEARCHES = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+     WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle in transaction'
+"""
+
+
+@pytest.fixture
+async def gateway(database: str, clean_bus: str) -> AsyncIterator[LocalGateway]:
+    async with local_gateway(database, clean_bus, searches=Budget(8, what="searches", patience_s=0.2)) as gateway:
+        yield gateway
+
+
+class Reader:
+    """A connection of its own that has asked for something, and reads when the test says so."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def ask(cls, gateway: LocalGateway, content: bytes) -> "Reader":
+        reader, writer = await asyncio.open_connection(gateway.host, gateway.port, limit=2**14)
+        head = f"POST /scans/find HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: {len(content)}\r\n\r\n"
+        writer.write(head.encode() + content)
+        await writer.drain()
+        return cls(reader, writer)
+
+    async def rest(self) -> bytes:
+        """Everything until the connection ends, however it does."""
+        read = bytearray()
+        try:
+            while piece := await self.reader.read(2**20):
+                read += piece
+        except ConnectionError:
+            pass
+        return bytes(read)
+
+
+async def test_searches_whose_readers_stall_leave_connections_for_others_and_are_let_go(
+    gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(gateway.pool, LARGE)
+    monkeypatch.setattr(streaming, "WRITE_LIMIT_S", 1.0)
+    stalled = [await Reader.ask(gateway, b'{"filter": {}}') for _ in range(24)]
+    firsts = [await reader.reader.readline() for reader in stalled]
+    assert (
+        sorted(firsts) == [b"HTTP/1.1 200 OK\r\n"] * 8 + [b"HTTP/1.1 503 Try again later: too many searches at once\r\n"] * 16
+    )
+    async with gateway.session.get(f"{gateway.url}/scan/{scan_id(1)}/status") as answer:
+        assert answer.status == 200
+    async with gateway.session.post(f"{gateway.url}/scans/find", json={"filter": {}}) as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    whole: list[bytes] = []
+    async with asyncio.timeout(30):
+        while True:  # until those who don't read are let go
+            async with gateway.session.post(f"{gateway.url}/scans/find", json={"filter": {}, "limit": 1}) as answer:
+                if answer.status == 200:
+                    break
+        for reader, first in zip(stalled, firsts, strict=True):
+            if b"200" in first:
+                whole.append(await reader.rest())
+            reader.writer.close()
+    assert not any(content.endswith(b"0\r\n\r\n") for content in whole)
+
+
+async def test_a_search_that_fails_in_the_middle_is_broken_off_and_says_nothing_more(gateway: LocalGateway) -> None:
+    await store(gateway.pool, LARGE)
+    reader = await Reader.ask(gateway, b'{"filter": {}}')
+    begun = await reader.reader.readline()
+    assert (begun, await gateway.pool.fetchval(KILL_SEARCHES)) == (b"HTTP/1.1 200 OK\r\n", 1)
+    async with asyncio.timeout(20):
+        content = await reader.rest()
+    assert content.count(b"HTTP/1.1") == 0
+    assert not content.endswith(b"0\r\n\r\n")
+    assert b"]}" not in content[-20:]
+    reader.writer.close()
+    async with gateway.session.post(f"{gateway.url}/scans/find", json={"filter": {}}) as answer:
+        await answer.content.read(1000)
+        assert await gateway.pool.fetchval(KILL_SEARCHES) == 1
+        with pytest.raises(aiohttp.ClientPayloadError):  # and this is how it looks to a client
+            await answer.read()
+
+
+async def test_large_bodies_wait_for_each_other_and_are_told_to_come_again(database: str, clean_bus: str) -> None:
+    may_end = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"is_final": false, "skyscan_result": {"x": "'
+        yield b"a" * MIB
+        await may_end.wait()
+        yield b'"}}'
+
+    body = b'{"is_final": false, "skyscan_result": {"x": "%b"}}' % (b"a" * 2 * MIB)
+    budget = Budget(3 * MIB, what="large bodies", patience_s=0.2)
+    async with local_gateway(database, clean_bus, body_bytes=budget) as gateway, AsyncExitStack() as stack:
+        url = f"{gateway.url}/scan/{scan_id(1)}/result"
+        # of an unknown scan: what is refused has been read
+        first = asyncio.create_task(stack.enter_async_context(gateway.session.put(url, data=slowly())))
+        while budget.free:  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.01)
+        async with gateway.session.put(url, data=io.BytesIO(body)) as refused:
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        async with gateway.session.put(url, data=body[:100] + b'"}}') as small:
+            assert small.status == 404
+        may_end.set()
+        assert (await first).status == 404
+        async with gateway.session.put(url, data=io.BytesIO(body)) as again:
+            assert again.status == 404
+        assert budget.free == 3 * MIB
+
+
+async def test_idle_watchers_hear_a_heartbeat_and_cost_one_query_for_all(
+    gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "HEARTBEAT_S", 0.1)
+    await store(gateway.pool, [a_manifest(1)])
+    url, headers = f"{gateway.url}/scan/{scan_id(1)}/events", {"Accept": "text/event-stream"}
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
+        watchers = [await stack.enter_async_context(gateway.session.get(url, headers=headers)) for _ in range(20)]
+        asked = 0
+        query = gateway.deps.reads._find_statuses
+
+        async def counting(scan_ids: list[str]) -> object:
+            nonlocal asked
+            asked += 1
+            return await query(scan_ids)
+
+        monkeypatch.setattr(gateway.deps.reads._statuses, "_query", counting)
+        for watcher in watchers:
+            for _ in range(3):
+                assert await watcher.content.readuntil(b"\n\n") == b":\n\n"
+        assert asked <= 1
+        gateway.deps.live.close()
+        assert [await watcher.content.read() for watcher in watchers] == [b""] * 20

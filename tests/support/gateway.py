@@ -1,0 +1,76 @@
+"""The REST gateway in the test's own process: real servers behind it, tokens for everybody in front."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from skydriver_api.app import make_app
+from skydriver_api.blob_writer import BlobWriter
+from skydriver_api.commander import Commander
+from skydriver_api.deps import Deps
+from skydriver_api.eyes import Eyes
+from skydriver_api.images import EmbeddedCatalog, ImageResolver
+from skydriver_api.limits import Budget
+from skydriver_api.live import LiveEvents
+from skydriver_api.log_links import LogLinks
+from skydriver_api.reads import Reads
+from skydriver_common.auth import Principal, Role, TokenVerifier
+from skydriver_common.bus.broker import connect
+from skydriver_common.db.bell import Bell
+from skydriver_common.db.pool import Pool, open_pool
+from skydriver_common.log.together import recorded_reply
+
+
+@dataclass
+class LocalGateway:
+    """url: where it listens. session: speaks to it. deps: what it works with."""
+
+    url: str
+    host: str
+    port: int
+    session: aiohttp.ClientSession
+    pool: Pool
+    deps: Deps
+
+
+class _Everybody:
+    """Believes any token, and gives its bearer both roles."""
+
+    async def verify(self, token: str) -> Principal:
+        return Principal("somebody", "test", frozenset(Role))
+
+
+@asynccontextmanager
+async def local_gateway(
+    database: str, amqp_url: str, *, connections: int = 20, deadline_s: float = 1.0, **changes: Any
+) -> AsyncIterator[LocalGateway]:
+    """A gateway on these servers. changes: of Deps."""
+    pool = await open_pool(database, name="test-gateway", size=connections, command_timeout_s=10)
+    bus = await connect(amqp_url, name="test-gateway")
+    commander = Commander(bus, partial(recorded_reply, pool), deadline_s=deadline_s)
+    await commander.open()
+    live = LiveEvents(bus)
+    await live.open()
+    reads = Reads(pool)
+    deps = Deps(
+        **{
+            "reads": reads, "blobs": BlobWriter(pool), "commander": commander, "live": live, "links": LogLinks(),
+            "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "eyes": Eyes(Bell(pool), reads),
+            "clusters": {"osg": 100}, "searches": Budget(8, what="searches"),
+            "body_bytes": Budget(2**30, what="large bodies"), "scan_token_grace_s": 600.0, **changes,
+        }
+    )  # fmt: skip
+    app: web.Application = make_app(deps, cast(TokenVerifier, _Everybody()))
+    async with TestServer(app) as server:
+        headers = {"Authorization": "Bearer x"}
+        async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
+            assert server.port is not None
+            yield LocalGateway(str(server.make_url("")).rstrip("/"), server.host, server.port, session, pool, deps)
+    await bus.close()
+    await pool.close()
