@@ -167,7 +167,7 @@ def redrive(
 ) -> None:
     """Send dead letters back to the queues they came from, once what had stopped them is mended; the log keeps that you did.
 
-    A letter leaves the dead ones after the broker has confirmed it. Interrupted, it may be sent twice, and is handled once.
+    A letter leaves the dead ones after the broker has confirmed it. Interrupted, it stays or is sent twice, and is handled once.
     Deadlines of commands are taken off. Example: skydriver dead redrive --queue skydriver.scan.request
     """
     choice = _decided(_choice(ids, queue, reason, key, since, until), every)
@@ -176,17 +176,21 @@ def redrive(
         async with pool_of(database_url, data_dir) as pool, _letters(amqp_url, data_dir) as letters:
 
             async def back(held: Held) -> None:
-                try:
-                    await held.send_back()
-                except NoWayBack as gone:
-                    _say(f"{held.letter.letter_id} stays: there is no queue {gone}")
-                    return
                 letter = held.letter
+                stays = f"{letter.letter_id} stays: there is no queue {letter.queue or letter.exchange}"
+                if not await held.has_way_back():
+                    _say(stays)
+                    return
                 event = DeadLetterRedriven(
                     letter_id=letter.letter_id, message_id=letter.message_id, queue=letter.queue, reason=letter.reason,
                     first_failed_at=letter.first_failed_at, last_failed_at=letter.last_failed_at,
                 )  # fmt: skip
-                await _record(pool, "redrive", letter, event)
+                await _record(pool, "redrive", letter, event)  # first: nothing is sent of which the log knows nothing
+                try:
+                    await held.send_back()
+                except NoWayBack:
+                    _say(stays)
+                    return
                 await held.settle()
                 done.settled += 1
 

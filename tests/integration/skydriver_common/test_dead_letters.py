@@ -15,6 +15,7 @@ from faststream.rabbit.annotations import RabbitMessage
 from skydriver_common.bus import dead_letters, topology
 from skydriver_common.bus.broker import make_broker
 from skydriver_common.bus.letters import headers_of_burial
+from skydriver_common.db.roles import apply_roles
 from skydriver_common.faults import BadMessage
 from tests.support.histories import Store, skydriver, until
 
@@ -175,6 +176,64 @@ async def test_what_has_no_way_back_stays(store: Store, clean_bus: str) -> None:
     assert "stays: there is no queue a queue that is gone" in ran.err
     assert len(await _listed(clean_bus)) == 2
     assert await store.pool.fetchval("SELECT count(*) FROM event_log") == 0
+
+
+_DIES = """
+import os, signal, sys
+from skydriver_common.bus.dead_letters import Held
+from skydriver_common.log import system_log
+
+def dies_after(owner, name):
+    works = getattr(owner, name)
+    async def works_and_dies(*given, **named):
+        await works(*given, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, works_and_dies)
+
+dies_after(*{"record": (system_log, "record"), "send": (Held, "send_back"), "settle": (Held, "settle")}[sys.argv.pop(1)])
+from skydriver_cli.app import app
+app()
+"""
+
+
+@pytest.mark.parametrize(("after", "sent", "left"), [("record", 1, 1), ("send", 2, 1), ("settle", 1, 0)])
+async def test_a_redrive_that_is_killed_sends_nothing_unrecorded_and_loses_nothing(
+    store: Store, clean_bus: str, after: str, sent: int, left: int
+) -> None:
+    connection = await aio_pika.connect(clean_bus)
+    async with connection:
+        queue = await (await connection.channel()).declare_queue("dead-letter-tests.killed", auto_delete=True)
+        await _bury(clean_bus, 1, queue=queue.name)
+        command = ("dead", "redrive", "--all", "--amqp-url", clean_bus, "--database-url", store.url)
+        killed = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _DIES, after, *command, stderr=asyncio.subprocess.DEVNULL
+        )
+        assert await asyncio.wait_for(killed.wait(), 60) == -signal.SIGKILL
+        assert await store.pool.fetchval("SELECT count(*) FROM event_log") == 1
+
+        async def is_back() -> bool:
+            return await _depth(clean_bus) == left
+
+        await until(is_back)
+        await skydriver(*command)
+        assert await _depth(clean_bus) == 0
+        assert await store.pool.fetchval("SELECT count(*) FROM event_log") == 1
+        assert [(await queue.get(no_ack=True)).message_id for _ in range(sent)] == ["m0"] * sent
+        assert await queue.get(fail=False) is None
+        await queue.delete()
+
+
+async def test_who_may_not_write_into_the_log_sends_nothing(store: Store, clean_bus: str) -> None:
+    apply_roles(store.url)
+    connection = await aio_pika.connect(clean_bus)
+    async with connection:
+        queue = await (await connection.channel()).declare_queue("dead-letter-tests.barred", auto_delete=True)
+        await _bury(clean_bus, 1, queue=queue.name)
+        barred = f"{store.url}?role=skydriver_api"
+        ran = await skydriver("dead", "redrive", "--all", "--amqp-url", clean_bus, "--database-url", barred)
+        assert (ran.code, "may not write" in ran.err) == (1, True), ran.err
+        assert await queue.get(fail=False) is None
+        assert await _depth(clean_bus) == 1
 
 
 async def test_throwing_away_takes_a_reason_and_is_an_event(store: Store, clean_bus: str) -> None:

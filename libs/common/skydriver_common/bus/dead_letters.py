@@ -7,17 +7,19 @@ may do that in another order; the next complete look restores it.
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
-from aio_pika.exceptions import AMQPError, DeliveryError
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import DeliveryError
 from aiormq.exceptions import ChannelLockedResource
 
 from skydriver_common.bus import foreign_bytes, topology
+from skydriver_common.bus.existing import exists
 from skydriver_common.bus.letters import Letter, letter_of, message_back
+from skydriver_common.bus.translate import broker_faults
 from skydriver_common.faults import TryLater
 
 IN_MEMORY = 8
@@ -47,6 +49,10 @@ class Held:
     _message: AbstractIncomingMessage
     _letters: "DeadLetters"
 
+    async def has_way_back(self) -> bool:
+        """Whether the queue or the exchange it came from is there. Raises TryLater."""
+        return await self._letters.leads_to(self.letter)
+
     async def send_back(self) -> None:
         """Publish it to the queue it came from (or the exchange, when no queue is known), confirmed. It is still to be settled.
 
@@ -62,13 +68,17 @@ class Held:
 class DeadLetters:
     """One look through the queue. depth: how many letters there were at its beginning."""
 
-    def __init__(self, channel: AbstractChannel, publishing: AbstractChannel, queue: AbstractQueue) -> None:
+    def __init__(
+        self, connection: AbstractConnection, channel: AbstractChannel, publishing: AbstractChannel, queue: AbstractQueue
+    ) -> None:
+        self._connection = connection
         self._channel = channel
         self._publishing = publishing
         self._queue = queue
         self.depth = queue.declaration_result.message_count or 0
         self._tags, self._times = array("Q"), array("d")
         self._settled: set[int] = set()
+        self._ways: dict[tuple[str, str], bool] = {}
 
     async def letters(self) -> AsyncIterator[Held]:
         """Each letter that was there at the beginning, in order; all that are not settled go back at the end.
@@ -94,7 +104,7 @@ class DeadLetters:
         """The next letters; fewer when there are no more. They stay unsettled after their consumer is gone."""
         taken: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         batch: list[AbstractIncomingMessage] = []
-        with _bus_faults():
+        with broker_faults():
             await self._channel.set_qos(prefetch_count=most)
             tag = await self._queue.consume(taken.put)
             while len(batch) < most:
@@ -114,7 +124,7 @@ class DeadLetters:
         A few at a time, each time until the broker has them: with many on their way to a quorum queue it takes them as it likes.
         """
         order = sorted(range(len(self._tags)), key=self._times.__getitem__)
-        with _bus_faults():
+        with broker_faults():
             channel = await self._channel.get_underlay_channel()
             for start in range(0, len(order), _ON_THEIR_WAY):
                 there = await self._count()
@@ -131,9 +141,20 @@ class DeadLetters:
         found = await self._channel.declare_queue(self._queue.name, passive=True)
         return found.declaration_result.message_count or 0
 
+    async def leads_to(self, letter: Letter) -> bool:
+        """See Held.has_way_back. Asked once for each queue."""
+        way = (letter.queue, "" if letter.queue else letter.exchange)
+        if way not in self._ways:
+            with broker_faults():
+                if letter.queue:
+                    self._ways[way] = await exists(self._connection, "queue", letter.queue)
+                else:
+                    self._ways[way] = await exists(self._connection, "exchange", letter.exchange)
+        return self._ways[way]
+
     async def publish(self, letter: Letter, message: aio_pika.Message) -> None:
         """See Held.send_back."""
-        with _bus_faults():
+        with broker_faults():
             try:
                 async with asyncio.timeout(_CONFIRM_S):
                     if letter.queue:
@@ -146,7 +167,7 @@ class DeadLetters:
 
     async def settle(self, message: AbstractIncomingMessage) -> None:
         """See Held.settle."""
-        with _bus_faults():
+        with broker_faults():
             await message.ack()
         if message.delivery_tag is not None:
             self._settled.add(message.delivery_tag)
@@ -156,10 +177,10 @@ class DeadLetters:
 async def looking_through(amqp_url: str) -> AsyncIterator[DeadLetters]:
     """Hold the queue of dead letters for one look. Raises InUse, TryLater."""
     foreign_bytes.tolerate()
-    with _bus_faults():
+    with broker_faults():
         connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-dead"})
     try:
-        with _bus_faults():
+        with broker_faults():
             try:
                 await (await connection.channel()).declare_queue(_LOCK, exclusive=True)
             except ChannelLockedResource:
@@ -168,16 +189,8 @@ async def looking_through(amqp_url: str) -> AsyncIterator[DeadLetters]:
             await topology.declare_dead_letters(channel)
             queue = await channel.declare_queue(topology.DEAD_LETTERS, passive=True)
             publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        yield DeadLetters(channel, publishing, queue)
+        yield DeadLetters(connection, channel, publishing, queue)
     finally:
-        with suppress(AMQPError, OSError, TimeoutError, RuntimeError):
+        with suppress(TryLater), broker_faults():
             async with asyncio.timeout(10):
                 await connection.close()
-
-
-@contextmanager
-def _bus_faults() -> Iterator[None]:
-    try:
-        yield
-    except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
-        raise TryLater("the message broker can't be reached") from error

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AMQPError, ChannelClosed
+from aio_pika.exceptions import ChannelClosed
 
 from skydriver_common.bus import topology
-from skydriver_common.faults import TryLater
+from skydriver_common.bus.translate import broker_faults
 from skydriver_common.model.commands import Command
 
 
@@ -30,12 +30,10 @@ def known_queues() -> list[str]:
 
 async def depths(amqp_url: str) -> list[Depth]:
     """As of now. Raises TryLater."""
-    try:
+    with broker_faults():
         connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-stats"})
         async with connection:
             return [await _depth(connection, name) for name in known_queues()]
-    except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
-        raise TryLater("the message broker can't be reached") from error
 
 
 async def _depth(connection: AbstractConnection, name: str) -> Depth:

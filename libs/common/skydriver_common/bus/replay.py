@@ -2,17 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import aio_pika
-from aio_pika.abc import AbstractExchange
-from aio_pika.exceptions import AMQPError, ChannelClosed, DeliveryError
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import DeliveryError
 
 from skydriver_common.bus.event_messages import REPLAYED, event_message
-from skydriver_common.faults import TryLater
+from skydriver_common.bus.existing import exists
+from skydriver_common.bus.sending import send
+from skydriver_common.bus.translate import broker_faults
 from skydriver_common.log.selection import Link
 
 AT_ONCE = 200
@@ -29,13 +31,14 @@ class NoSuchPlace(Exception):
 class Target:
     """Where events are published. queue: its name, or None for an exchange, which gets each event by its type."""
 
-    exchange: AbstractExchange
+    channel: AbstractChannel
+    exchange: str
     queue: str | None
 
     async def publish(self, links: list[Link]) -> None:
         """Publish these and wait for the confirmations. Raises NoSuchPlace (the queue is gone), TryLater."""
         replayed_at = datetime.now(UTC).isoformat()
-        with _bus_faults():
+        with broker_faults():
             try:
                 async with asyncio.timeout(_CONFIRM_S):
                     await asyncio.gather(*(self._publish(one, replayed_at) for one in links))
@@ -44,7 +47,8 @@ class Target:
 
     async def _publish(self, one: Link, replayed_at: str) -> None:
         message = event_message(one.event, **{REPLAYED: replayed_at})
-        await self.exchange.publish(message, self.queue or one.event.type, mandatory=self.queue is not None)
+        is_queue = self.queue is not None
+        await send(self.channel, message, exchange=self.exchange, routing_key=self.queue or one.event.type, mandatory=is_queue)
 
 
 class Pace:
@@ -70,38 +74,16 @@ class Pace:
 @asynccontextmanager
 async def target(amqp_url: str, name: str) -> AsyncIterator[Target]:
     """The exchange or the queue of this name; ``exchange:NAME`` or ``queue:NAME`` says which. Raises NoSuchPlace, TryLater."""
-    with _bus_faults():
+    with broker_faults():
         connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-replay"})
     async with connection:
         kind, _, plain = name.rpartition(":") if name.startswith(("exchange:", "queue:")) else ("", "", name)
-        with _bus_faults():
-            is_exchange = kind != "queue" and await _exists(connection, "exchange", plain)
-            is_queue = kind != "exchange" and await _exists(connection, "queue", plain)
+        with broker_faults():
+            is_exchange = kind != "queue" and await exists(connection, "exchange", plain)
+            is_queue = kind != "exchange" and await exists(connection, "queue", plain)
             if is_exchange and is_queue:
                 raise NoSuchPlace(f"{plain} is an exchange and a queue: say exchange:{plain} or queue:{plain}")
             if not is_exchange and not is_queue:
                 raise NoSuchPlace(f"there is no {kind or 'exchange or queue'} called {plain}")
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-            exchange = await channel.get_exchange(plain, ensure=False) if is_exchange else channel.default_exchange
-        yield Target(exchange, None if is_exchange else plain)
-
-
-async def _exists(connection: aio_pika.abc.AbstractConnection, kind: str, name: str) -> bool:
-    channel = await connection.channel(publisher_confirms=False)
-    try:
-        if kind == "exchange":
-            await channel.get_exchange(name, ensure=True)
-        else:
-            await channel.get_queue(name, ensure=True)
-    except ChannelClosed:
-        return False
-    await channel.close()
-    return True
-
-
-@contextmanager
-def _bus_faults() -> Iterator[None]:
-    try:
-        yield
-    except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
-        raise TryLater("the message broker can't be reached") from error
+        yield Target(channel, plain if is_exchange else "", None if is_exchange else plain)
