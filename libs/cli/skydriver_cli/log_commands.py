@@ -98,12 +98,11 @@ def stats(
     if as_json:
         print_json(
             {"events": found.events, "per_type_and_day": found.counts, "sizes": found.sizes, "relays": found.relays,
-             "consumers": found.consumers, "due_work": found.due_work, "queues": waiting}
+             "due_work": found.due_work, "queues": waiting}
         )  # fmt: skip
         return
     tables = (
-        ("events", found.counts), ("relay", found.relays), ("consumers", found.consumers), ("due work", found.due_work),
-        ("queues", waiting or []),
+        ("events", found.counts), ("relay", found.relays), ("due work", found.due_work), ("what waits for its consumer", waiting or []),
     )  # fmt: skip
     for title, rows in tables:
         if rows:

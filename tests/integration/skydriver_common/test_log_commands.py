@@ -137,6 +137,10 @@ async def test_stats_show_who_is_behind(store: Store, clean_bus: str) -> None:
                 ("late", 1, True),
                 ("later", 0, False),
             ]
+            # nothing was ever published here: all of it waits for the relay
+            assert [(row["relay"], row["events_behind"], row["moved_at"]) for row in shown.json["relays"]] == [
+                ("events", 1, None)
+            ]
             waiting = {row["queue"]: row["messages"] for row in shown.json["queues"]}
             assert waiting["skydriver.dead-letters"] == 0
             assert len(waiting) == len(known_queues())

@@ -15,10 +15,10 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log import selection
 from skydriver_common.log.selection import START, Cursor
 from skydriver_common.log.together import recorded_reply
-from skydriver_common.log.unit_of_work import AlreadyHandled, DeadlinePassed, ForeignEvent, UnitOfWork
+from skydriver_common.log.unit_of_work import DeadlinePassed, ForeignEvent, UnitOfWork
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
-from skydriver_common.model.ids import new_scan_id, new_uuid7
+from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Code, Reply
 from tests.support.histories import Store, a_context, a_report, a_request
 
@@ -84,17 +84,6 @@ async def test_an_error_before_the_commit_leaves_nothing(store: Store) -> None:
         await store.append("progress", scan_id, ev.ScanDeleted())
     assert await store.views() == views
     assert await _events(store) == 1
-
-
-async def test_a_consumed_event_is_handled_once(store: Store) -> None:
-    scan_id, event_id = await store.a_scan(), new_uuid7()
-    for attempt in range(2):
-        try:
-            async with store.uows["progress"].on_scans(a_context(), [scan_id], consumes=("c", event_id)) as tx:
-                tx.append(scan_id, [a_report(attempt)])
-        except AlreadyHandled:
-            assert attempt == 1
-    assert await _events(store) == 2
 
 
 async def _newest(store: Store) -> int | None:

@@ -22,7 +22,7 @@ from skydriver_common.bus.envelope import MESSAGE, deadline_of, seconds_left
 from skydriver_common.bus.letters import KEY, headers_of_burial
 from skydriver_common.bus.replies import Replies
 from skydriver_common.faults import BadMessage, TryLater
-from skydriver_common.log.unit_of_work import AlreadyHandled, DeadlinePassed
+from skydriver_common.log.unit_of_work import DeadlinePassed
 from skydriver_common.model.rejections import Reply
 
 log = structlog.get_logger(__name__)
@@ -74,9 +74,6 @@ class _Settling(BaseMiddleware[Any, Any]):
                     await self._reply(msg, result)
                 await msg.ack()
                 return "done" if not isinstance(result, Reply) or result.is_done else "refused"
-            except AlreadyHandled:
-                await msg.ack()
-                return "repeated"
             except (BadMessage, ValidationError) as error:
                 reason = error.reason if isinstance(error, BadMessage) else _readable(error)
                 return await self._bury(msg, reason)

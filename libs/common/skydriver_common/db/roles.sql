@@ -41,7 +41,7 @@ REVOKE EXECUTE ON FUNCTION break_glass(text), let_go_of_progress(text, integer, 
     drop_orphan_blobs(timestamptz, text, integer) FROM PUBLIC;
 
 -- What every deciding service does: append, fold into views, answer, remember, keep time, relay.
-GRANT SELECT, INSERT ON event_log, command_replies, consumed_events, blobs TO skydriver_writer;
+GRANT SELECT, INSERT ON event_log, command_replies, blobs TO skydriver_writer;
 GRANT SELECT, INSERT, UPDATE ON manifests, scan_requests, i3_events, results, backlog, workforces, relay_cursors TO skydriver_writer;
 GRANT DELETE ON backlog, workforces TO skydriver_writer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON due_work TO skydriver_writer;

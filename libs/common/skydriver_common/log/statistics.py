@@ -11,13 +11,12 @@ from skydriver_common.log.selection import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Rows as dictionaries: counts (day, type, events, bytes), relays (relay, position, moved_at, events_behind, lag_s),
-    consumers (consumer, events, last_at), due work (kind, pieces, overdue, oldest_s). sizes: table to bytes on disk."""
+    """Rows as dictionaries: counts (day, type, events, bytes), relays (relay, position, moved_at, events_behind, lag_s), due
+    work (kind, pieces, overdue, oldest_s). sizes: table to bytes on disk."""
 
     counts: list[dict[str, Any]]
     sizes: dict[str, int]
     relays: list[dict[str, Any]]
-    consumers: list[dict[str, Any]]
     due_work: list[dict[str, Any]]
 
     @property
@@ -33,7 +32,6 @@ async def statistics(connection: Pool | Connection) -> Statistics:
             counts=[_plain(row) async for row in sql.counts_by_type_and_day(connection)],
             sizes={row["name"]: row["bytes"] async for row in sql.sizes(connection)},
             relays=[_plain(row) async for row in sql.relay_lag(connection)],
-            consumers=[_plain(row) async for row in sql.consumed_by(connection)],
             due_work=[_plain(row) async for row in sql.due_work_by_kind(connection)],
         )
 

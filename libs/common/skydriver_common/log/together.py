@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from uuid import UUID
 
 import asyncpg
 
@@ -36,10 +35,6 @@ OnAppended = Callable[[str, int], None]
 """Called with (event type, number) once they are committed, for metrics."""
 
 
-class AlreadyHandled(Exception):
-    """The event was handled before: nothing is left to do."""
-
-
 class DeadlinePassed(Exception):
     """The one who asked has stopped waiting: the decision must not take effect any more."""
 
@@ -50,7 +45,6 @@ class Member:
 
     context: Context
     scan_ids: tuple[str, ...]
-    consumes: tuple[str, UUID] | None
     turn: "asyncio.Future[Turn]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     settled: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -97,7 +91,7 @@ class Together:
         self._states = States()
 
     async def join(self, member: Member) -> Turn:
-        """Wait for the member's turn. Raises TryLater, AlreadyHandled."""
+        """Wait for the member's turn. Raises TryLater."""
         self._waiting.append(member)
         self._drain.wake()
         try:
@@ -146,12 +140,9 @@ class Together:
         self, connection: Connection, members: Sequence[Member], decided: list[tuple[Member, Turn]]
     ) -> Mapping[str, int]:
         """Let each member decide, then write it all; how many events of each type. Raises what the database raises, _Failed."""
-        so_far, recorded, consumed = await _load(connection, members, self._states)
+        so_far, recorded = await _load(connection, members, self._states)
         for member in members:
             if member.turn.done():
-                continue
-            if member.consumes in consumed:
-                member.turn.set_exception(AlreadyHandled())
                 continue
             turn = Turn(connection, so_far, recorded)
             member.turn.set_result(turn)
@@ -167,9 +158,6 @@ class Together:
             decided.append((member, turn))
             so_far.take_in(turn.decision)
             recorded.update((reply.command_id, reply) for reply in turn.decision.replies)
-            if member.consumes is not None:
-                consumed.add(member.consumes)
-                so_far.consumed.append(member.consumes)
         for scan_id in so_far.before:
             scan, head_hash = so_far.scans[scan_id]
             self._states.keep(head_hash, scan)
@@ -245,33 +233,23 @@ def _meaning(error: BaseException, member: Member, *, is_alone: bool) -> Excepti
         return TryLater("it was decided together with one that failed", 0.0)
     if not isinstance(error, Exception):
         return TryLater("the service is stopping", 0.0)
-    # a twin of this command or event got there first
-    if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name == "consumed_events_pkey":
-        return AlreadyHandled()
+    # a twin of this command got there first
     if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in _TWINS:
         return TryLater("the same command is being handled elsewhere", 0.02)
     return error
 
 
-async def _load(
-    connection: Connection, members: Sequence[Member], states: States
-) -> tuple[Gathered, dict[str, RecordedReply], set[tuple[str, UUID] | None]]:
-    """Lock and load what the members ask for: scans, recorded replies by command, consumed events."""
-    consumes = [member.consumes for member in members if member.consumes is not None]
-    loaded, recorded, consumed = Gathered(), dict[str, RecordedReply](), set[tuple[str, UUID] | None]()
+async def _load(connection: Connection, members: Sequence[Member], states: States) -> tuple[Gathered, dict[str, RecordedReply]]:
+    """Lock and load what the members ask for: scans, recorded replies by command."""
+    loaded, recorded = Gathered(), dict[str, RecordedReply]()
     async for row in sql.load(
         connection,
         command_ids=[member.context.command_id for member in members],
         scan_ids=sorted({scan_id for member in members for scan_id in member.scan_ids}),
-        consumers=[consumer for consumer, _ in consumes],
-        event_ids=[event_id for _, event_id in consumes],
     ):
-        match row["kind"]:
-            case "s":
-                loaded.scans[row["scan_id"]] = (states.of_row(row), row["head_hash"])
-            case "r":
-                reply = Reply(body=row["body"], code=row["code"] and Code(row["code"]), reason=row["reason"])
-                recorded[row["scan_id"]] = RecordedReply(row["scan_id"], row["fingerprint"], reply)
-            case _:
-                consumed.add((row["fingerprint"], UUID(row["scan_id"])))
-    return loaded, recorded, consumed
+        if row["kind"] == "s":
+            loaded.scans[row["scan_id"]] = (states.of_row(row), row["head_hash"])
+        else:
+            reply = Reply(body=row["body"], code=row["code"] and Code(row["code"]), reason=row["reason"])
+            recorded[row["scan_id"]] = RecordedReply(row["scan_id"], row["fingerprint"], reply)
+    return loaded, recorded

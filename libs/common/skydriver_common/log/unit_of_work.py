@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
-from uuid import UUID
 
 from skydriver_common.db.bell import LOG_CHANNEL, Bell
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.schedule import DueChanges
-from skydriver_common.log.together import AlreadyHandled, DeadlinePassed, Member, OnAppended, Together, Turn
+from skydriver_common.log.together import DeadlinePassed, Member, OnAppended, Together, Turn
 from skydriver_common.log.writing import Gathered, RecordedReply, sql
 from skydriver_common.model import wire
 from skydriver_common.model.commands import Context
@@ -23,7 +22,7 @@ from skydriver_common.model.ids import new_uuid7
 from skydriver_common.model.rejections import Reply
 from skydriver_common.model.scan import Scan, evolve
 
-__all__ = ["AlreadyHandled", "DeadlinePassed", "ForeignEvent", "Transaction", "UnitOfWork", "chained", "microseconds", "sql"]
+__all__ = ["DeadlinePassed", "ForeignEvent", "Transaction", "UnitOfWork", "chained", "microseconds", "sql"]
 
 
 class ForeignEvent(Exception):
@@ -108,19 +107,16 @@ class UnitOfWork:
         self._writer = writer
 
     @asynccontextmanager
-    async def on_scans(
-        self, context: Context, scan_ids: Sequence[str], *, consumes: tuple[str, UUID] | None = None
-    ) -> AsyncIterator[Transaction]:
+    async def on_scans(self, context: Context, scan_ids: Sequence[str]) -> AsyncIterator[Transaction]:
         """BEGIN, lock and load these scans (in order of id); COMMIT on leaving, nothing at all on an error.
 
         Others may share the transaction: their decisions are made one after the other, each sees those before it, and one that
         fails leaves nothing. So what is awaited inside must be short, and nothing but this transaction's own statements.
 
-        consumes: (consumer, event id), noted in the same transaction. When the reply of this command is recorded already,
-        ``recorded_reply`` is set: the use case returns it and changes nothing.
-        Raises TryLater (database; decided together with one that failed), DeadlinePassed, AlreadyHandled.
+        When the reply of this command is recorded already, ``recorded_reply`` is set: the use case returns it and changes
+        nothing. Raises TryLater (database; decided together with one that failed), DeadlinePassed.
         """
-        member = Member(context, tuple(scan_ids), consumes)
+        member = Member(context, tuple(scan_ids))
         turn = await self._together.join(member)
         transaction = Transaction(
             context=context,

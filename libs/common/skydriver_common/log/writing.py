@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from skydriver_common.db.pool import Connection, load_statements
 from skydriver_common.db.schedule import DueChanges
@@ -54,7 +53,6 @@ class Gathered:
     before: dict[str, Scan | None] = field(default_factory=dict)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     replies: list[RecordedReply] = field(default_factory=list)
-    consumed: list[tuple[str, UUID]] = field(default_factory=list)
     due: DueChanges = field(default_factory=DueChanges)
     needed: list[str] = field(default_factory=list)
     appended: Counter[str] = field(default_factory=Counter)
@@ -66,7 +64,6 @@ class Gathered:
         self.scans |= other.scans
         self.events += other.events
         self.replies += other.replies
-        self.consumed += other.consumed
         self.needed += other.needed
         self.due.take_in(other.due)
 
@@ -94,11 +91,8 @@ class Gathered:
         for scan_id in sorted(self.before):
             await write_side_views(side, connection, self.before[scan_id], self.scans[scan_id][0])
         await side.write(connection)
-        if self.consumed:
-            consumers, event_ids = zip(*sorted(self.consumed), strict=True)
-            await sql.consume_events(connection, consumers=list(consumers), event_ids=list(event_ids))
         await self.due.write(connection)
-        for written in (self.before, self.events, self.replies, self.consumed, self.needed):
+        for written in (self.before, self.events, self.replies, self.needed):
             written.clear()
 
 

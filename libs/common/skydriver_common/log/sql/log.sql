@@ -1,9 +1,9 @@
--- name: load(command_ids, scan_ids, consumers, event_ids)
--- Lock and load scans (kind s), the replies recorded under the commands' ids (r), and which events were consumed (c).
+-- name: load(command_ids, scan_ids)
+-- Lock and load scans (kind s), and the replies recorded under the commands' ids (r).
 -- First advisory locks, one by one in the order of their keys, then the rows. A row's lock gives the transaction its id, an
 -- advisory one does not. So whoever waits for a scan has no id yet, and ids rise with the versions of each scan: readers go by
 -- them. The subquery that takes the locks says which rows are wanted: none can be locked before it has come to its end.
--- Index: manifests_pkey, command_replies_pkey, consumed_events_pkey.
+-- Index: manifests_pkey, command_replies_pkey.
 WITH wanted AS (
     SELECT scan_id, version, head_hash, body, rest FROM manifests
      WHERE scan_id = ANY((
@@ -15,10 +15,7 @@ WITH wanted AS (
 SELECT 's' AS kind, scan_id, version, head_hash, body, rest, NULL AS fingerprint, NULL AS code, NULL AS reason FROM wanted
 UNION ALL
 SELECT 'r', command_id, NULL, NULL, body, NULL, fingerprint, code, reason
-  FROM command_replies WHERE command_id = ANY(:command_ids)
-UNION ALL
-SELECT 'c', event_id::text, NULL, NULL, NULL, NULL, consumer, NULL, NULL
-  FROM consumed_events WHERE (consumer, event_id) IN (SELECT * FROM unnest(:consumers::text[], :event_ids::uuid[]));
+  FROM command_replies WHERE command_id = ANY(:command_ids);
 
 -- name: recorded_reply(command_id)^
 -- The reply under a command's id, or nothing. Index: command_replies_pkey.
@@ -76,10 +73,6 @@ INSERT INTO event_log (event_id, scan_id, version, type, schema_version, recorde
                        prev_hash, hash)
 VALUES (:event_id, :scan_id, :version, :type, :schema_version, :recorded_at, :actor, :command_id, :correlation_id, :data,
         :prev_hash, :hash);
-
--- name: consume_events(consumers, event_ids)!
--- Note that consumers have handled events; a second time violates consumed_events_pkey.
-INSERT INTO consumed_events (consumer, event_id) SELECT * FROM unnest(:consumers::text[], :event_ids::uuid[]);
 
 -- name: write_scan_request(scan_id, body, rescan_ids)!
 -- Many rows: each parameter is a column. rescan_ids: JSON arrays.

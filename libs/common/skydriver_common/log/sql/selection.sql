@@ -56,19 +56,17 @@ SELECT (recorded_at AT TIME ZONE 'UTC')::date::text AS day, type, count(*) AS ev
 -- name: sizes()
 -- Bytes on disk, indexes included, of the log and what belongs to it.
 SELECT relname AS name, pg_total_relation_size(oid) AS bytes FROM pg_class
- WHERE oid = ANY (ARRAY['event_log', 'blobs', 'command_replies', 'consumed_events', 'manifests']::regclass[]) ORDER BY relname;
+ WHERE oid = ANY (ARRAY['event_log', 'blobs', 'command_replies', 'manifests']::regclass[]) ORDER BY relname;
 
 -- name: relay_lag()
--- Per relay: events that it has not published, and the age of the oldest of them in seconds. Index: event_log_relay_order.
+-- Per relay, also one that has not published anything yet: events that it has not published, and the age of the oldest of them in
+-- seconds. Index: event_log_relay_order.
 SELECT c.relay, c.position, c.moved_at,
        (SELECT count(*) FROM event_log e WHERE (e.xid, e.position) > (c.xid, c.position)) AS events_behind,
        coalesce((SELECT extract(epoch FROM now() - e.recorded_at) FROM event_log e
                   WHERE (e.xid, e.position) > (c.xid, c.position) ORDER BY e.xid, e.position LIMIT 1), 0)::float8 AS lag_s
-  FROM relay_cursors c ORDER BY c.relay;
-
--- name: consumed_by()
--- Per consumer: how many events it has noted as handled, and when the last one was.
-SELECT consumer, count(*) AS events, max(consumed_at) AS last_at FROM consumed_events GROUP BY consumer ORDER BY consumer;
+  FROM (SELECT relay, coalesce(xid, '0') AS xid, coalesce(position, 0) AS position, moved_at
+          FROM (VALUES ('events')) AS known (relay) FULL JOIN relay_cursors USING (relay)) c ORDER BY c.relay;
 
 -- name: due_work_by_kind()
 -- Per kind of due work: how much there is, how much of it is overdue and in nobody's hands, and since when in seconds.
