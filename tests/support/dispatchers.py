@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -113,12 +113,15 @@ class Dispatcher:
                 await asyncio.sleep(0.01)
 
 
-def a_dispatcher(store: Store, cluster: Cluster, client: ApiClient, name: str = "one", **watchdog: Any) -> Dispatcher:
+def a_dispatcher(
+    store: Store, cluster: Cluster, client: ApiClient, name: str = "one", instance: str = JOBS.instance, **watchdog: Any
+) -> Dispatcher:
     """A replica of this name."""
+    jobs = replace(JOBS, instance=instance)
     pool, uow = store.pool, store.uows["dispatcher"]
     schedule = Schedule(pool, store.bell, holder=name)
     board = NewsBoard()
-    launcher = kubernetes_launcher(client, board)
+    launcher = kubernetes_launcher(client, board, jobs)
     usecases = UseCases(pool, uow)
     launching = Launching(pool, uow, schedule, launcher, max_attempts=3)
     leadership = Leadership(client, namespace=NAMESPACE, name="skydriver", holder=name, lease_s=1.5, timeout_s=0.5)
@@ -127,7 +130,7 @@ def a_dispatcher(store: Store, cluster: Cluster, client: ApiClient, name: str = 
         launching=launching, launch=launching.hand(),
         watchdog=Watchdog(pool, uow, schedule, launcher, usecases, **{"result_grace": timedelta(0), **watchdog}),
         leadership=leadership,
-        watch=ClusterWatch(client, JOBS, leadership, board, on_listed=lambda: None, timeout_s=2.0),
+        watch=ClusterWatch(client, jobs, leadership, board, on_listed=lambda: None, timeout_s=2.0),
     )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ REFUSED_EXIT_CODE = 2
 """With this code a scanner server says that its input is wrong: starting it again can't help."""
 MAX_RESTARTS = 3
 MAX_REPLACEMENTS, REPLACEMENTS_WITHIN_S = 3, 36_000.0
+BELIEVABLE, BELIEVABLE_SHARE = 20, 0.5
+"""So many scans, or such a share of all, may be lost at once before it is rather a mistake of ours."""
 
 
 def unknown(scan_id: str) -> Rejection:
@@ -138,6 +140,11 @@ def too_many_replacements(original: Scan, *, now: float) -> str:
     if recent < MAX_REPLACEMENTS:
         return ""
     return f"it is not started again: {recent} scans of the same request in {REPLACEMENTS_WITHIN_S / 3600:g} hours are enough"
+
+
+def is_hard_to_believe(number: int, of: int) -> bool:
+    """Whether so many of so many scans differ between database and cluster that one of the two is rather the wrong one."""
+    return number > BELIEVABLE and number > of * BELIEVABLE_SHARE
 
 
 def decide_exit(scan: Scan, *, exit_code: int | None, log_tail: str) -> list[Event]:

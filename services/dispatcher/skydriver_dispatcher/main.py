@@ -32,6 +32,8 @@ from skydriver_dispatcher.watchdog import Watchdog
 _IDLE_S = 30.0
 _RECONCILE_S = 300.0
 _STOP_HANDS = 2
+_DOUBT = timedelta(minutes=10)
+"""Time enough for a rollout to stop at a replica that is not ready, and for an operator to look."""
 
 
 def main() -> None:
@@ -120,6 +122,11 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
     reconcile = Pulse()
     watch = ClusterWatch(client, jobs, leadership, board, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
     watchdog = _start(service, settings, foundation, launcher, leadership)
+    service.ready_check("reconciled", lambda: not watchdog.in_doubt)
+    Gauge(
+        "skydriver_reconcile_in_doubt", "Scans that most likely differ from the cluster because one of the two is the wrong one.",
+        registry=service.metrics.registry,
+    ).set_function(lambda: float(watchdog.in_doubt))  # fmt: skip
     service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
     service.spawn("cluster-watch", watch.run(service.stopping))
 
@@ -138,7 +145,7 @@ def _start(
     watchdog = Watchdog(
         pool, uow, schedule, launcher, usecases, result_grace=timedelta(seconds=settings.result_grace_s),
         trouble_limit=timedelta(seconds=settings.scanner_trouble_limit_s),
-        may_act=lambda: leadership is None or leadership.leads,
+        doubt_limit=timedelta(0) if launcher.revives else _DOUBT, may_act=lambda: leadership is None or leadership.leads,
     )  # fmt: skip
     for number in range(settings.launch_hands):
         foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", launching.hand(), idle_s=_IDLE_S))

@@ -1,5 +1,6 @@
 """The dispatcher's own questions to the database."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from skydriver_common.db.pool import Connection, Pool, load_statements
@@ -32,6 +33,12 @@ async def should_run(pool: Pool) -> set[str]:
     """Ids of launched scans that are neither deleted nor complete. Raises TryLater."""
     with database_faults():
         return {row["scan_id"] async for row in _sql.should_run(pool)}
+
+
+async def unknown(pool: Pool, scan_ids: Iterable[str]) -> set[str]:
+    """Those of these scans that the database does not know. Raises TryLater."""
+    with database_faults():
+        return {row["scan_id"] async for row in _sql.unknown(pool, scan_ids=list(scan_ids))}
 
 
 async def claim_launch(pool: Pool, *, holder: str, lease: timedelta) -> Work | float | None:

@@ -1,5 +1,6 @@
 """Watch over scanner servers: tell how they do, restart or replace what died, after a restart reconcile with reality."""
 
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +18,7 @@ from skydriver_common.model.events import ScannerFailed, ScannerRestarted
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import can_end, decide_exit, decide_last_exit, decide_stage
+from skydriver_dispatcher.doubt import Doubt
 from skydriver_dispatcher.podfacts import is_given_up
 from skydriver_dispatcher.ports import Launcher, News, RoomMade, ScannerExit, ScannerStage
 from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases, context_of_loop
@@ -34,7 +36,8 @@ class Watchdog:
     """``follow`` news as they come; ``reconcile`` what should run with what does; ``settle`` and ``check`` what was put off.
 
     result_grace: after a clean end, how long a final result may still be under way. trouble_limit: how long a scan waits for an
-    image that can't be pulled, a container or pod that can't be made.
+    image that can't be pulled, a container or pod that can't be made. doubt_limit: for how long most scans are not replaced at once,
+    lest we look at the wrong cluster; 0: no doubt at all.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class Watchdog:
         *,
         result_grace: timedelta = timedelta(seconds=20),
         trouble_limit: timedelta = timedelta(minutes=15),
+        doubt_limit: timedelta = timedelta(0),
         may_act: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._uow = uow
@@ -58,21 +63,37 @@ class Watchdog:
         self._trouble_limit = trouble_limit
         self._may_act = may_act
         self._in_hand: News | None = None
+        self._missing = Doubt("running scans without a Job", limit=doubt_limit, clock=clock)
+        self._unknown = Doubt("Jobs of unknown scans", limit=None if doubt_limit else timedelta(0), clock=clock)
 
     async def reconcile(self) -> bool:
         """Start or replace what should run and is not there, stop what runs and should not. Raises TryLater."""
         if not self._may_act():
+            self._missing.dispel()
+            self._unknown.dispel()
             return False
         # in this order: what is launched in between is in neither of the two differences
         wanted = await store.should_run(self._pool)
         present = await self._launcher.present()
-        for scan_id in wanted - present.keys():
-            gone = ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause="it is not there any more", was_taken=True)
-            await self._ended(gone)
-        for scan_id, runs in present.items():
-            if runs and scan_id not in wanted:
+        missing = wanted - present.keys()
+        if self._missing.allows(len(missing), len(wanted)):
+            for scan_id in missing:
+                gone = ScannerExit(
+                    scan_id=scan_id, exit_code=None, log_tail="", cause="it is not there any more", was_taken=True
+                )
+                await self._ended(gone)
+        running = {scan_id for scan_id, runs in present.items() if runs}
+        unknown = await store.unknown(self._pool, running - wanted)
+        is_sure = self._unknown.allows(len(unknown), len(running))
+        for scan_id in running - wanted:
+            if is_sure or scan_id not in unknown:
                 await self._stop_if_superfluous(scan_id)
         return False
+
+    @property
+    def in_doubt(self) -> int:
+        """Scans about which database and cluster differ so much that nothing is done; 0: all is well."""
+        return self._missing.number + self._unknown.number
 
     async def follow(self) -> bool:
         """Handle one piece of news; one that can't be handled now is kept for the next step."""
@@ -141,7 +162,9 @@ class Watchdog:
     async def _came_to(self, news: ScannerStage) -> None:
         async with self._on(news.scan_id) as tx:
             scan = tx.scan(news.scan_id)
-            if scan is None or scan.is_over:
+            if scan is None:
+                return  # somebody else's, or the database is not ours: the next comparison of all decides
+            if scan.is_over:
                 # made by a launch that lost its race with a deletion
                 await self._stop(tx, news.scan_id)
                 return

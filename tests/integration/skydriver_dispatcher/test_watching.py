@@ -352,6 +352,68 @@ async def test_after_a_restart_database_and_cluster_are_made_to_agree(dispatcher
     assert (await dispatcher.scan(fine)).replaced_by_scan_id is None
 
 
+async def running(dispatcher: Dispatcher, number: int) -> list[str]:
+    """So many scans that run."""
+    await set_throttle(dispatcher.store)
+    scans = [await dispatcher.request() for _ in range(number)]
+    await dispatcher.settle_down()
+    return scans
+
+
+async def test_a_dispatcher_of_another_world_does_not_replace_all_that_runs(store: Store, dispatcher: Dispatcher) -> None:
+    now = 0.0
+    scans = await running(dispatcher, 25)
+    stranger = a_dispatcher(
+        store,
+        dispatcher.cluster,
+        dispatcher.client,
+        "two",
+        instance="mistaken",
+        doubt_limit=timedelta(minutes=10),
+        clock=lambda: now,
+    )
+    for now in (0.0, 300.0, 599.0):  # noqa: B007  (the clock reads it)
+        await stranger.watchdog.reconcile()
+        assert stranger.watchdog.in_doubt == 25
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 25
+    assert all(dispatcher.has_job(scan_id) for scan_id in scans)
+    # a handful that was lost is another matter: the right one acts at once
+    ours = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "three", doubt_limit=timedelta(minutes=10))
+    for scan_id in scans[:5]:
+        await dispatcher.cluster.remove("jobs", f"skyscan-{scan_id}")
+    await ours.watchdog.reconcile()
+    assert ours.watchdog.in_doubt == 0
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 30
+    # what every look has shown for so long is believed: no scan waits for ever
+    now = 600.0
+    await stranger.watchdog.reconcile()
+    assert stranger.watchdog.in_doubt == 0
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") > 30
+
+
+async def test_jobs_of_scans_that_an_empty_database_does_not_know_stay(store: Store, dispatcher: Dispatcher) -> None:
+    now = 0.0
+    scans = [a_queued_scan(new_scan_id()) for _ in range(25)]
+    for scan in scans:
+        await dispatcher.launcher.launch(scan)
+    careful = a_dispatcher(
+        store, dispatcher.cluster, dispatcher.client, "two", doubt_limit=timedelta(minutes=10), clock=lambda: now
+    )  # fmt: skip
+    async with watching(careful):
+        for scan in scans:
+            await careful.cluster.run_pod(scan.scan_id, **pods.running(scan.scan_id))
+        for now in (0.0, 3600.0):  # noqa: B007  (the clock reads it)
+            await careful.watchdog.reconcile()
+            assert careful.watchdog.in_doubt == 25
+            await careful.settle_down()
+    assert all(dispatcher.has_job(scan.scan_id) for scan in scans)
+    for scan in scans[20:]:
+        await dispatcher.cluster.remove("jobs", f"skyscan-{scan.scan_id}")
+    await careful.watchdog.reconcile()  # few are believed
+    await careful.settle_down()
+    assert not any(dispatcher.has_job(scan.scan_id) for scan in scans)
+
+
 async def test_an_end_told_twice_or_by_two_replicas_makes_one_new_scan(store: Store, dispatcher: Dispatcher) -> None:
     other = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two")
     scan_id = await dispatcher.launched()

@@ -13,6 +13,11 @@ SELECT m.scan_id FROM manifests m
  WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result
    AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('relaunch', 'scanner-end') AND d.scan_id = m.scan_id);
 
+-- name: unknown(scan_ids)
+-- Which of these scans the database does not know. Index: manifests_pkey.
+SELECT given.scan_id FROM unnest(:scan_ids::text[]) AS given (scan_id)
+ WHERE NOT EXISTS (SELECT FROM manifests m WHERE m.scan_id = given.scan_id);
+
 -- name: claim_launch(now, lease_s, holder)^
 -- Lease the scan that may start now, or learn when to ask again. Indexes: due_work_order, due_work_launch_rank.
 -- A lease that is lost in a crash of the database is taken again: no need to wait for the disk.
