@@ -197,6 +197,8 @@ class FakeSkyDriver:
     progress: list[dict[str, Any]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    places: list[tuple[str, str]] = field(default_factory=list)
+    """Producer and sequence of each report."""
     refuse: dict[str, list[int]] = field(default_factory=dict)
     """`METHOD what` → statuses to answer with before the good one."""
 
@@ -204,6 +206,8 @@ class FakeSkyDriver:
         assert request.headers["Authorization"] == f"Bearer {self.token}"
         call = f"{request.method} {what}"
         self.calls.append(call)
+        if "X-Scanner-Producer" in request.headers:
+            self.places.append((request.headers["X-Scanner-Producer"], request.headers["X-Scanner-Sequence"]))
         if self.refuse.get(call):
             status = self.refuse[call].pop(0)
             raise _refusal(status)

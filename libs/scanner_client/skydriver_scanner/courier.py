@@ -135,7 +135,7 @@ class Courier:
 
     async def _over_rest(self, entry: Entry, plain: bytes) -> float | None:
         try:
-            await self._rest.send(entry.kind, plain)
+            await self._rest.send(entry.kind, plain, producer=entry.producer, sequence=entry.sequence)
         except CallFailed as failure:
             if failure.is_final:
                 log.error("SkyDriver refuses a %s for good: %s", entry.kind, failure)

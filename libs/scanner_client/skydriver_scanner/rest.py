@@ -6,13 +6,14 @@ import asyncio
 import io
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
 from skydriver_scanner.errors import CallFailed
-from skydriver_scanner.wire import PROGRESS, RESULT
+from skydriver_scanner.wire import PRODUCER_HEADER, PROGRESS, RESULT, SEQUENCE_HEADER
 
 log = logging.getLogger("skydriver_scanner")
 
@@ -82,20 +83,23 @@ class Rest:
         label = status.get("ewms_deactivated")
         return Status(bool(status.get("is_deleted")), str(label) if label else None)
 
-    async def send(self, kind: str, plain: bytes) -> None:
+    async def send(self, kind: str, plain: bytes, *, producer: str, sequence: int) -> None:
         """A message's body by the route of its kind, one attempt. Raises CallFailed."""
         if kind not in _ROUTES:
             raise CallFailed(f"a {kind} report can't be sent over REST", None)
         method, what = _ROUTES[kind]
-        await self._call(method, what, plain, ONCE)
+        place = {PRODUCER_HEADER: producer, SEQUENCE_HEADER: str(sequence)}
+        await self._call(method, what, plain, ONCE, place)
 
-    async def _call(self, method: str, what: str, body: bytes | None, patience: Patience) -> object:
+    async def _call(
+        self, method: str, what: str, body: bytes | None, patience: Patience, place: Mapping[str, str] | None = None
+    ) -> object:
         failures = 0
         while True:
             status, wait_s, is_final = None, 0.0, False
             try:
                 timeout = aiohttp.ClientTimeout(total=patience.timeout_s)
-                headers = {"Content-Type": "application/json"} if body is not None else None
+                headers = {"Content-Type": "application/json", **(place or {})} if body is not None else None
                 data = None if body is None else io.BytesIO(body)  # sent in pieces: a skymap must not hold up the loop
                 async with self._session.request(
                     method, f"{self._base}/{what}", data=data, headers=headers, timeout=timeout, allow_redirects=False

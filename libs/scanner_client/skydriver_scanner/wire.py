@@ -32,9 +32,12 @@ MAX_SMALL_WIRE_BYTES = 128 * 1024
 MAX_SMALL_CONTENT_BYTES = 1024 * 1024
 """The same for progress and failure, of which a consumer holds many; real ones have some kB."""
 MAX_SEQUENCE = 2**63 - 1
+PRODUCER_HEADER, SEQUENCE_HEADER = "X-Scanner-Producer", "X-Scanner-Sequence"
+"""The same two over REST, as HTTP headers: so that a report over the bus which comes later does not replace a newer one."""
 
 _MAJOR = 1
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})", re.ASCII)
 
 
@@ -228,16 +231,33 @@ def _check(headers: Mapping[str, Any]) -> None:
     token, producer, sequence = headers.get("token"), headers.get("producer"), headers.get("sequence")
     if not isinstance(token, str) or not token:
         raise MessageRefused("header token: is missing")
-    if not isinstance(producer, str) or not _NAME.fullmatch(producer):
-        raise MessageRefused("header producer: must be 1 to 64 letters, digits, - or _")
-    if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 <= sequence <= MAX_SEQUENCE:
-        raise MessageRefused("header sequence: must be a whole number from 0 to 2^63 - 1")
+    checked_producer(producer)
+    checked_sequence(sequence)
     version = headers.get("schema_version")
     match = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if match is None:
         raise MessageRefused("header schema_version: must be <major>.<minor>")
     if int(match[1]) != _MAJOR:
         raise MessageRefused(f"header schema_version: only {_MAJOR}.x is understood")
+
+
+def checked_producer(value: object) -> str:
+    """The name of a producer. Raises MessageRefused."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise MessageRefused("header producer: must be 1 to 64 letters, digits, - or _")
+    return value
+
+
+def checked_sequence(value: object) -> int:
+    """The number of a message. Raises MessageRefused."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SEQUENCE:
+        raise MessageRefused("header sequence: must be a whole number from 0 to 2^63 - 1")
+    return value
+
+
+def number_of(text: str) -> int | None:
+    """A number written in decimal digits, None when it is none."""
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def check_content(kind: str, content: Mapping[str, Any]) -> None:

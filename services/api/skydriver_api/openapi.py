@@ -10,6 +10,7 @@ from skydriver_api.payloads.requests import WholeScanRequest
 from skydriver_api.route import Route
 from skydriver_api.routes.history import DEFAULT_EVENTS, MOST_EVENTS
 from skydriver_common.auth import Role
+from skydriver_scanner import wire
 
 VERSION = "1.0.0"
 _BOOLEAN_PATTERN = "^([tT][rR][uU][eE]|[tTyYfFnN01]|[yY][eE][sS]|[oO][nN]|[fF][aA][lL][sS][eE]|[nN][oO]|[oO][fF][fF])?$"
@@ -39,6 +40,23 @@ _KEY = {
     "schema": {"type": "string", "pattern": f"^{KEY_PATTERN}$"},
     "description": "Makes the request safe to repeat: the same key and body give the recorded answer again.",
 }
+_SENDER = [
+    {
+        "name": wire.PRODUCER_HEADER,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "description": "One life of one scanner process; with the number below, so that the newest report stands.",
+    },
+    {
+        "name": wire.SEQUENCE_HEADER,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+        "description": "Grows with every message of a producer, on the bus and here.",
+    },
+]
+_REPORTS = ("patch_manifest", "put_result")
 _ERRORS = {
     400: "The request is wrong: every problem is named, with the path of its field",
     401: "No valid token",
@@ -98,6 +116,7 @@ def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
             *([_SCAN_ID] if has_scan else []),
             *(PARAMETERS[name] for name in names),
             *([_KEY] if route.method == "POST" and route.asks else []),
+            *(_SENDER if route.handler.__name__ in _REPORTS else []),
         ],
         "responses": _responses(route, has_scan),
         "security": [{"bearer": []}] if route.roles else [],

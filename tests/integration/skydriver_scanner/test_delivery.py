@@ -183,6 +183,9 @@ async def test_when_the_bus_stays_away_rest_is_used(settings: SessionSettings, s
         await session.report_progress(**BODY)
     assert repr(skydriver.results) == repr([{"skyscan_result": SKYMAP, "is_final": True}])
     assert skydriver.progress == [BODY]
+    producers, numbers = zip(*skydriver.places, strict=True)
+    assert len(set(producers)) == 1
+    assert numbers == ("0", "0", "0", "1", "1")  # each attempt is the same message
 
 
 async def test_a_message_with_which_the_connection_is_always_lost_goes_over_rest(

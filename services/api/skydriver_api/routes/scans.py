@@ -19,6 +19,7 @@ from skydriver_api.payloads.requests import (
 from skydriver_api.reads import ManifestView
 from skydriver_api.routes.answers import json_response, parsed_body
 from skydriver_api.routes.lookup import ask_about, not_found, scan_id_of, visible
+from skydriver_api.routes.sender import sender_of
 from skydriver_common.auth import Role
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
@@ -104,6 +105,7 @@ async def patch_manifest(request: web.Request) -> web.StreamResponse:
         progress=parsed.progress,
         event_metadata=parsed.event_metadata,
         scan_metadata=parsed.scan_metadata,
+        **sender_of(request),
     )
     return json_response(body_of(await ask(request, command, raw)))
 
