@@ -110,6 +110,32 @@ def test_a_deletion_reaches_the_scanner_within_a_second(quiet_system: Running, t
     assert asyncio.run(seconds_to_stop(request_scan(quiet_system)["scan_id"])) < 1
 
 
+def test_the_end_of_its_workflow_reaches_the_scanner_within_a_second(system: Running, tmp_path: Path) -> None:
+    async def listen(scan_id: str) -> float:
+        heard: asyncio.Queue[tuple[Stop, float]] = asyncio.Queue()
+        async with AsyncScannerSession(settings(system, scan_id, tmp_path)) as scanner:
+            scanner.on_stop(lambda stop: heard.put_nowait((stop, time.time())))
+            await scanner.report_progress(**REAL_PATCH)
+            assert await scanner.flush(20)  # so it is connected
+            final = {"skyscan_result": {"nside-1": {"columns": [], "metadata": {}, "data": []}}, "is_final": True}
+            answer = await asyncio.to_thread(
+                system.call, "PUT", f"/scan/{scan_id}/result", body=final, role="system"
+            )  # of another process: this one goes on
+            assert answer.status_code == 200
+            async with asyncio.timeout(60):
+                stop, at = await heard.get()
+            assert stop == Stop("deactivated")
+            return at
+
+    body = scan_request(sample_event(), nsides={"64": 0})
+    scan_id = system.call("POST", "/scan", body=body).json()["scan_id"]
+    wait_until(lambda: system.get(f"/scan/{scan_id}/ewms/workflow-id")["requested_ewms_workflow"], 60, "a workflow")
+    heard_at = asyncio.run(listen(scan_id))
+    told = [event for event in system.get(f"/scan/{scan_id}/events?limit=1000")["events"] if "deactivated" in event["type"]]
+    assert 0 <= heard_at - datetime.fromisoformat(told[0]["recorded_at"]).timestamp() < 1
+    system.call("DELETE", f"/scan/{scan_id}", body={"delete_completed_scan": True})
+
+
 def test_a_scanner_can_not_report_for_another_scan(quiet_system: Running, tmp_path: Path) -> None:
     mine, other = (request_scan(quiet_system)["scan_id"] for _ in range(2))
     own = settings(quiet_system, mine, tmp_path)
