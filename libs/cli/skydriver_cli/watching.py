@@ -17,6 +17,7 @@ from skydriver_cli.skymap import best_fit
 _ENDS = ("ABORTED__", "FINISHED__", "STOPPED__")
 _PAUSE_S = 0.25
 """Events that come closer together are shown together."""
+_REST_LIMIT_S = 10.0
 _MOST_LOSSES = 8
 
 
@@ -39,6 +40,10 @@ async def watch(client: Client, scan_id: str, console: Console, *, as_json: bool
                 if as_json:
                     console.print_json(json.dumps(status))
                 if status["scan_complete"] or status["scan_state"].startswith(_ENDS):
+                    rest = await story.rest()  # of a scan that was over before, most of its story
+                    if rest.has_result:
+                        view.best = await _best(client, scan_id)
+                    view.show(status, rest.progress)
                     view.end(status)
                     return status
                 await asyncio.sleep(_PAUSE_S)
@@ -93,10 +98,22 @@ class _Story:
         news, self._news = self._news, _News()
         return news
 
+    async def rest(self) -> _News:
+        """What is still on its way of a story that is over: until nothing has come for a moment. Raises Problem."""
+        rest = _News()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REST_LIMIT_S):
+                while True:
+                    async with asyncio.timeout(_PAUSE_S):
+                        news = await self.news()
+                    rest.progress = news.progress or rest.progress
+                    rest.has_result |= news.has_result
+        return rest
+
     def _take(self, event: dict[str, Any]) -> None:
         self._version = event["version"]
         match event["type"]:
-            case "scan.progress-reported":
+            case "scan.progress-reported" if event["data"] is not None:  # of an old report the content may be gone
                 self._news.progress = event["data"]["progress"]
             case "scan.result-received":
                 self._news.has_result = True

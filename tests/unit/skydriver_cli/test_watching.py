@@ -1,0 +1,71 @@
+"""Following a scan over a stream that breaks off, and over events whose content was let go."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from skydriver_cli import watching
+from skydriver_cli.client import Client, StreamLost
+from skydriver_cli.problems import Problem
+
+RUNNING = {
+    "scan_state": "IN_PROGRESS__PARTIAL_RESULT_GENERATED",
+    "scan_complete": False,
+    "problems": [],
+    "ewms_workforce": {"n_running": 0},
+}
+COMPLETE = RUNNING | {"scan_state": "SCAN_HAS_FINAL_RESULT", "scan_complete": True}
+
+
+class Server(Client):
+    """Tells these events, some at each connection; the stream is lost in between."""
+
+    def __init__(self, *connections: list[dict[str, Any]]) -> None:
+        self.connections = list(connections)
+        self.asked_after: list[int] = []
+        self.told = 0
+
+    async def events(self, scan_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        self.asked_after.append(after)
+        if not self.connections:
+            raise StreamLost("away", "")
+        for event in self.connections.pop(0):
+            self.told += 1
+            yield event
+        if not self.connections:
+            await asyncio.Event().wait()
+        raise StreamLost("away", "")
+
+    async def get(self, path: str, **query: str) -> Any:
+        return COMPLETE if self.told == 4 else RUNNING
+
+
+def _event(version: int, data: Any = None, type_: str = "scan.progress-reported") -> dict[str, Any]:
+    return {"version": version, "type": type_, "data": data}
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep = asyncio.sleep
+    monkeypatch.setattr(watching.asyncio, "sleep", lambda _: sleep(0))  # type: ignore[attr-defined]
+
+
+async def test_a_stream_that_breaks_off_is_taken_up_where_it_was() -> None:
+    server = Server([_event(1, {}, "scan.requested"), _event(2)], [], [_event(3), _event(4, {}, "scan.sent")])
+    screen = io.StringIO()
+    async with asyncio.timeout(10):
+        status = await watching.watch(server, "s", Console(file=screen), as_json=True)
+    assert status == COMPLETE
+    assert server.asked_after == [0, 2, 2]
+
+
+async def test_a_server_that_stays_away_is_a_problem() -> None:
+    server = Server()
+    with pytest.raises(Problem, match="away"):
+        async with asyncio.timeout(10):
+            await watching.watch(cast(Client, server), "s", Console(file=io.StringIO()))
+    assert 5 < len(server.asked_after) < 20
