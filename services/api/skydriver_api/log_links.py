@@ -13,6 +13,7 @@ import aiohttp
 import orjson
 import structlog
 
+from skydriver_common.model.ids import ScanId, created_at
 from skydriver_common.runtime.fetching import body_within
 
 log = structlog.get_logger(__name__)
@@ -58,6 +59,20 @@ class LogLinks:
         link = f"{self._dashboard_url}&var-namespace={namespace}&var-container={container}"
         _, end = self._ends.get(scan_id, (0.0, None))
         return link if end is None else f"{link}&from={int((end - 3600) * 1000)}&to={int(end * 1000)}"
+
+    def is_due(self, scan_id: str) -> bool:
+        """Whether it may be time to look for the end of this log; when its scan began is asked only then."""
+        known = self._ends.get(scan_id)
+        return (
+            self.have_windows
+            and self._clock() >= created_at(ScanId(scan_id)) + _DAY_S
+            and scan_id not in self._looking
+            and (known is None or self._clock() >= known[0] + _REMEMBER_S)
+        )
+
+    def look(self, scan_id: str) -> asyncio.Task[None] | None:
+        """The look that is under way, if there is one."""
+        return self._looking.get(scan_id)
 
     def look_up(self, scan_id: str, started: float) -> asyncio.Task[None] | None:
         """Begin to look for the end of the log, unless it is known, too early, or too much is being looked for.

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from skydriver_api.log_links import LogLinks
+from skydriver_common.model.ids import new_scan_id
 
 START = 1_700_000_000.0
 DAY = 24 * 3600.0
@@ -59,6 +60,7 @@ async def test_in_the_first_day_nobody_is_asked_for_an_end(
 ) -> None:
     links = prometheus[1](START + DAY - 1)
     assert links.look_up("abc", START) is None
+    assert not links.is_due(new_scan_id(START)), "so nobody asks when the scan began either"
     assert links.url("abc") == "http://logs.test/d?x=1&var-namespace=a%20b&var-container=skyscan-server-abc"
 
 
@@ -73,6 +75,8 @@ async def test_afterwards_the_link_shows_the_last_hour_of_the_log(
     end = int(START + 600)
     assert str(links.url("abc")).endswith(f"&from={(end - 3600) * 1000}&to={end * 1000}")
     assert links.look_up("abc", START) is None, "known for a quarter of an hour"
+    assert not links.is_due("abc")
+    assert links.is_due(new_scan_id(START))
     assert [(one["query"], one["step"]) for one in server.asked] == [
         ('kube_pod_container_status_running{container="skyscan-server-abc"}', "60")
     ]

@@ -4,6 +4,8 @@ from skydriver_common.faults import BadMessage
 
 __all__ = ["BadFilter", "TooSlow"]
 
+_LONGEST = 600
+
 
 class BadFilter(BadMessage):
     """A filter or projection that is refused: the client gets 400. Source: REST contract 4.3, 10.
@@ -12,9 +14,14 @@ class BadFilter(BadMessage):
     """
 
     def __init__(self, message: str, path: str = "filter") -> None:
-        super().__init__(f"{path}: {message}")
+        super().__init__(f"{_brief(path)}: {_brief(message)}")
         self.message = message
         self.path = path
+
+
+def _brief(text: str) -> str:
+    """The text, its middle left out when it is very long: names in it are the client's."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
 
 class TooSlow(BadFilter):

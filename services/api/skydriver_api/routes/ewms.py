@@ -137,7 +137,7 @@ def _workforce(view: StatusView) -> bytes:
 
 async def _look_for_the_end_of_the_log(deps: Deps, scan_id: str) -> "asyncio.Task[None] | None":
     """Begin to look; ``status`` does not wait for it and shows the window the next time."""
-    if not deps.links.have_windows:
-        return None
+    if not deps.links.is_due(scan_id):
+        return deps.links.look(scan_id)
     started = await deps.reads.scan_start(scan_id)
     return None if started is None else deps.links.look_up(scan_id, started)
