@@ -1,13 +1,14 @@
 """Real parallel requests: exactly one winner."""
 
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import requests
 
-from tests.acceptance.conftest import Running, sample_event, scan_request
+from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
 from tests.acceptance.rest import REAL_PATCH, ok, request_scan
 
 TOGETHER = 12
@@ -75,10 +76,50 @@ def test_a_partial_result_never_wins_over_the_final_one(quiet_system: Running) -
 
 
 def test_a_deletion_wins_over_the_launch(system: Running) -> None:
-    scans = [request_scan(system, nsides={"32": 0})["scan_id"] for _ in range(3)]
+    """Each scan is deleted at another moment of its launch, while others are being launched."""
+    with ThreadPoolExecutor(6) as threads:
+        scans = list(threads.map(lambda number: _request_and_delete(system, after_s=0.15 * number), range(8)))
     for scan in scans:
-        ok(system.call("DELETE", f"/scan/{scan}"))
-    for scan in scans:
-        events = system.get(f"/scan/{scan}/events?limit=1000")["events"]
-        types = [event["type"] for event in events]
+        wait_until(lambda scan=scan: _is_at_rest(system, scan), 60, "nothing of the scan is left")
+        types = [event["type"] for event in system.get(f"/scan/{scan}/events?limit=1000")["events"]]
         assert "scan.launched" not in types[types.index("scan.deleted") :]
+
+
+def _request_and_delete(system: Running, *, after_s: float) -> str:
+    scan = str(request_scan(system, nsides={"32": 0}, priority=100)["scan_id"])
+    time.sleep(after_s)  # not to wait for anything: to come at another moment
+    ok(system.call("DELETE", f"/scan/{scan}"))
+    return scan
+
+
+def _is_at_rest(system: Running, scan: str) -> bool:
+    """No scanner server, nothing on the backlog, and at EWMS no workflow that goes on."""
+    status = system.get(f"/scan/{scan}/status")
+    workflow = system.get(f"/scan/{scan}/ewms/workflow-id")
+    return (
+        status["scan_state"].startswith("ABORTED__")
+        and (status["ewms_deactivated"] == "ABORTED" or not workflow["requested_ewms_workflow"])
+        and not (system.data_dir / "work" / scan / "scanner.pid.json").exists()
+        and scan not in [entry["scan_id"] for entry in system.get("/scans/backlog")["entries"]]
+    )
+
+
+def test_a_deletion_and_a_rescan_that_aborts_agree(quiet_system: Running) -> None:
+    scan = request_scan(quiet_system)["scan_id"]
+    rescan = {"abort_first": True, "replace_scan": True, "no_redirect": True}
+
+    def call(number: int) -> requests.Response:
+        if number % 2:
+            return quiet_system.call("DELETE", f"/scan/{scan}", body={"no_redirect": True})
+        return quiet_system.call("POST", f"/scan/{scan}/actions/rescan", body=rescan)
+
+    answers = [ok(answer) for answer in _together(call)]
+    assert all(answer["manifest"]["is_deleted"] for answer in answers[1::2])
+    made = {answer["scan_id"] for answer in answers[::2]}
+    assert len(made) == TOGETHER // 2
+    waiting = {entry["scan_id"] for entry in quiet_system.get("/scans/backlog")["entries"]}
+    assert made <= waiting
+    assert scan not in waiting
+    assert quiet_system.get(f"/scan/{scan}/manifest?no_redirect=1&include_deleted=1")["is_deleted"]
+    for each in made:
+        assert quiet_system.get(f"/scan/{each}/manifest")["is_deleted"] is False

@@ -1,4 +1,4 @@
-"""Conformance cases 33 and 34 of the REST contract, on the running system with a look at what travels to EWMS."""
+"""Conformance cases 33, 34 and 37 of the REST contract, on the running system with a look at what travels to EWMS."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from skydriver_common.model.events import WorkersAdded
 from tests.acceptance.conftest import Running, start, stop, wait_until
 from tests.acceptance.killing import kill_everything
 from tests.acceptance.rest import REAL_PATCH, ok, request_scan
@@ -70,6 +71,25 @@ def test_34_with_ewms_down_scanners_get_the_last_known_values_at_once(ewms: Forw
             assert status["ewms_deactivated"] is None
     finally:
         ewms.away = False
+
+
+def test_37_with_ewms_failing_no_workers_are_added_and_a_repeat_adds_them_once(
+    ewms: Forwarder, watched: Running, scan: str
+) -> None:
+    path, body = f"/scan/{scan}/actions/add-workers", {"n_workers": 1, "cluster_location": "osg"}
+    ewms.away = True
+    try:
+        for _ in range(2):
+            failed = watched.call("POST", path, body=body)
+            assert failed.status_code == 500
+            assert failed.json()["reason"] == failed.reason
+            assert "admins" in failed.reason
+            assert "127.0.0.1" not in failed.text
+    finally:
+        ewms.away = False
+    wait_until(lambda: watched.call("POST", path, body=body).status_code == 200, 60, "EWMS takes them")
+    events = watched.get(f"/scan/{scan}/events?limit=1000")["events"]
+    assert [event["type"] for event in events].count(WorkersAdded.type) == 1
 
 
 def test_33_after_a_final_result_and_the_death_of_everything_ewms_is_told_once_and_in_time(

@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 
-from tests.acceptance.conftest import Running, sample_event, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
 from tests.acceptance.rest import REAL_PATCH, ok, request_scan, status_of
 
 SKYMAP = {"nside-8": {"columns": ["index", "llh", "E_in", "E_tot"], "metadata": {}, "data": [[0, 1.5, 2.0, 3.0]]}}
@@ -68,6 +69,45 @@ def test_20_a_deletion_without_redirect_is_of_this_very_scan(quiet_system: Runni
     assert not _is_deleted(quiet_system, b)
 
 
+def test_no_redirect_is_understood_in_the_query_of_every_method(quiet_system: Running) -> None:
+    a = request_scan(quiet_system)["scan_id"]
+    b = _rescan(quiet_system, a, replace_scan=True)["scan_id"]
+    made = ok(quiet_system.call("POST", f"/scan/{a}/actions/rescan?no_redirect=True", body={}))
+    assert made["classifiers"]["origin_scan_id"] == a
+    ok(quiet_system.call("DELETE", f"/scan/{a}?no_redirect=True", body={"no_redirect": False}))
+    assert _is_deleted(quiet_system, a)
+    assert not _is_deleted(quiet_system, b)
+    assert status_of(quiet_system, "DELETE", f"/scan/{a}?no_redirect=perhaps", body={}) == 400
+
+
+def test_a_redirected_post_keeps_its_body(quiet_system: Running) -> None:
+    a = request_scan(quiet_system)["scan_id"]
+    b = _rescan(quiet_system, a, replace_scan=True)["scan_id"]
+    body: dict[str, Any] = {"replace_scan": True, "manifest_projection": ["scan_id", "classifiers"]}
+    seen = quiet_system.call("POST", f"/scan/{a}/actions/rescan?x=1", body=body)
+    assert (seen.status_code, seen.headers["Location"]) == (307, f"/scan/{b}/actions/rescan?x=1")
+    made = ok(
+        requests.post(
+            f"{quiet_system.connection['url']}/scan/{a}/actions/rescan", json=body, timeout=30,
+            headers={"Authorization": f"Bearer {quiet_system.connection['user_token']}"},
+        )
+    )  # fmt: skip
+    assert set(made) == {"scan_id", "classifiers"}
+    assert made["classifiers"]["origin_scan_id"] == b
+    assert quiet_system.get(f"/scan/{b}/manifest?no_redirect=1")["replaced_by_scan_id"] == made["scan_id"]
+
+
+def test_replacements_in_a_circle_lead_nowhere(quiet_system: Running) -> None:
+    a = request_scan(quiet_system)["scan_id"]
+    b = _rescan(quiet_system, a, replace_scan=True)["scan_id"]
+    with psycopg.connect(quiet_system.connection["database_url"], autocommit=True) as connection:  # corrupt data
+        connection.execute("UPDATE manifests SET replaced_by = %s WHERE scan_id = %s", (a, b))
+    for scan in (a, b):
+        assert quiet_system.get(f"/scan/{scan}/manifest")["scan_id"] == scan
+    made = _rescan(quiet_system, a, abort_first=True)
+    assert made["classifiers"]["origin_scan_id"] == a
+
+
 def test_21_a_completed_scan_is_deleted_on_purpose_only(quiet_system: Running) -> None:
     scan = _with_final_result(quiet_system)
     assert status_of(quiet_system, "DELETE", f"/scan/{scan}", body={}) == 400
@@ -119,6 +159,23 @@ def test_26_scanners_see_the_event_and_people_its_id(quiet_system: Running) -> N
     scan = request_scan(quiet_system)["scan_id"]
     assert quiet_system.get(f"/scan/{scan}/manifest", role="system")["event_i3live_json_dict"] == sample_event()
     assert quiet_system.get(f"/scan/{scan}/manifest")["event_i3live_json_dict"] == "use 'i3_event_id'"
+
+
+@pytest.mark.parametrize("is_text", [False, True], ids=["object", "text"])
+def test_26_an_event_with_nan_comes_back_as_it_was(quiet_system: Running, is_text: bool) -> None:
+    event = b'{"run": 1, "values": [NaN, -Infinity, 1.50], "text": "\xc3\xa9", "nested": {"x": Infinity}}'
+    sent = json.dumps(event.decode(), ensure_ascii=False).encode() if is_text else event
+    request = json.dumps(scan_request("EVENT")).encode().replace(b'"EVENT"', sent)
+    scan = ok(quiet_system.call("POST", "/scan", raw=request))["scan_id"]
+    assert event in quiet_system.call("GET", f"/scan/{scan}/i3-event").content
+    assert event in quiet_system.call("GET", f"/scan/{scan}/manifest", role="system").content
+    for path in (f"/scan/{scan}/manifest", f"/scan/{scan}", f"/scan-request/{scan}"):
+        assert b"NaN" not in quiet_system.call("GET", path).content
+    elsewhere = json.dumps(scan_request(sample_event(), predictive_scanning_threshold=1)).encode()
+    elsewhere = elsewhere.replace(b'"predictive_scanning_threshold": 1', b'"predictive_scanning_threshold": NaN')
+    refused = quiet_system.call("POST", "/scan", raw=elsewhere)
+    assert refused.status_code == 400
+    assert "predictive_scanning_threshold" in refused.reason
 
 
 def test_27_a_scanners_real_report_is_taken(quiet_system: Running) -> None:

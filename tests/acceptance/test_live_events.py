@@ -73,6 +73,20 @@ def test_a_stream_starts_after_the_last_event_somebody_saw(quiet_system: Running
         assert next(events)["version"] == 4
 
 
+def test_a_watcher_that_comes_back_misses_nothing_and_goes_on_live(quiet_system: Running) -> None:
+    scan = request_scan(quiet_system)["scan_id"]
+    with _stream(quiet_system, scan) as events:
+        last = next(events)["version"]
+    for number in range(3):
+        _report(quiet_system, scan, f"meanwhile {number}")
+    with _stream(quiet_system, scan, after=last) as events:
+        told = [next(events)["data"]["progress"]["summary"] for _ in range(3)]
+        for number in range(3):
+            _report(quiet_system, scan, f"live {number}")
+            told.append(next(events)["data"]["progress"]["summary"])
+    assert told == [f"meanwhile {number}" for number in range(3)] + [f"live {number}" for number in range(3)]
+
+
 def test_what_is_no_position_is_refused(quiet_system: Running) -> None:
     scan = request_scan(quiet_system)["scan_id"]
     for query in ("after=x", "after=-1", "limit=0", "limit=1001"):

@@ -35,6 +35,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         "is_deleted": draw(st.booleans()),
         "ewms_workflow_id": draw(st.one_of(st.none(), TEXTS)),
         "classifiers": draw(st.dictionaries(KEYS, st.one_of(SCALARS, st.lists(SCALARS, max_size=3)), max_size=3)),
+        "labels": draw(st.dictionaries(KEYS, st.lists(SCALARS, max_size=3), max_size=3)),
         "i3_event_id": draw(TEXTS),
         "event_metadata": draw(st.one_of(st.none(), metadata)),
         "scan_metadata": draw(values(3)),
@@ -60,6 +61,11 @@ DOTTED_PATHS = [
     *("free.a", "free.b", "free.a.b", "free.a.a.b", "scan_metadata.a", "scan_metadata.b.a"),
 ]
 PLACED_PATHS = ["free.0", "free.2", "free.a.0", "free.0.a", "free.0.0", "free.1.2.a", "scan_metadata.2", "free.-1", "free.02"]
+FLAT_PATHS = ["classifiers.a", "classifiers.b", "classifiers.none", "labels.a"]
+"""Through objects alone, to plain values or flat arrays of them."""
+FLAT_PLACES = ["classifiers.a.0", "classifiers.a.2", "labels.a.0", "labels.a.1", "labels.b.7"]
+ARRAY_PATHS = ["labels.a", "labels.b"]
+"""To arrays, or nothing."""
 ORDERS = ["$gt", "$gte", "$lt", "$lte"]
 REGEXES = st.sampled_from(["a", "^a", "b$", "^$", "A|B", "a.b", r"\w", "[^a]", "(a|b)+"])
 TYPES = ["double", "string", "object", "array", "bool", "int", "long", "number"]
@@ -121,12 +127,14 @@ def mongomock_filter() -> st.SearchStrategy[dict[str, Any]]:
 
     Left out, with what mongomock does:
 
-    * `$mod` (unknown); `$type` with an array (crashes) or `null` (unknown); `$size` (counts objects, and scalars as 1);
-      `$all` (flattens nested arrays); comparison with null (never matches); `{}` (matches missing);
+    * `$mod` (unknown); `$type` with an array (crashes) or `null` (unknown); comparison with null (never matches); `{}` (matches
+      missing);
+    * `$size` but where there is an array or nothing (it counts objects, and scalars as 1); `$all` but of plain values in flat
+      arrays (it flattens nested ones);
     * `$eq` and `$in` with arrays: don't look for the array inside an array (implicit equality does);
-    * places in arrays: `a.0` doesn't reach objects, `a.-1` counts from the end;
-    * null, `$exists: false` and negations on dotted paths: a path through a scalar gives no candidate, and through an array
-      one candidate of several decides;
+    * places in arrays but those in flat ones: `a.0` doesn't reach objects, `a.-1` counts from the end;
+    * null, `$exists: false` and negations on dotted paths but those through objects alone: a path through a scalar gives no
+      candidate, and through an array one candidate of several decides;
     * several operators on one dotted path: must be fulfilled by the same element; `$ne` and `$nin` beside other operators;
     * `$options` within `$not` (refused);
     * `$elemMatch` with operators (looks into nested arrays) or negations (match scalars);
@@ -151,6 +159,7 @@ def mongomock_filter() -> st.SearchStrategy[dict[str, Any]]:
         st.just({"$exists": False}),
         st.none(),
     )
+    all_of = st.builds(lambda items: {"$all": items}, st.lists(texts, max_size=3))
     inner = st.dictionaries(st.sampled_from(["a", "b"]), st.one_of(texts, one), min_size=1, max_size=2)
     elements = st.builds(lambda query: {"$elemMatch": query}, inner)
     containers = st.one_of(st.lists(values(1), max_size=3), st.dictionaries(KEYS, values(1), min_size=1, max_size=2))
@@ -160,4 +169,9 @@ def mongomock_filter() -> st.SearchStrategy[dict[str, Any]]:
     dotted = st.builds(
         lambda path, test: {path: test}, st.sampled_from(DOTTED_PATHS), st.one_of(texts, one, elements, containers)
     )
-    return _logical(st.one_of(simple, dotted), 2)
+    flat = st.builds(lambda path, test: {path: test}, st.sampled_from(FLAT_PATHS), st.one_of(texts, one, alone, all_of))
+    placed = st.builds(
+        lambda path, test: {path: test}, st.sampled_from(FLAT_PLACES), st.one_of(texts, positive[0], positive[1])
+    )
+    sized = st.builds(lambda path, size: {path: {"$size": size}}, st.sampled_from(ARRAY_PATHS), st.integers(0, 3))
+    return _logical(st.one_of(simple, dotted, flat, placed, sized), 2)
