@@ -125,6 +125,7 @@ class Cluster(kmock.RawHandler):
 
     def forget_versions(self) -> None:
         """As after a compaction: a watch from an older version gets 410."""
+        self.version += 1
         self.oldest = self.version
         self.cut_watches()
 

@@ -299,6 +299,33 @@ async def test_lists_and_watches_survive_faults(dispatcher: Dispatcher, fault: d
         await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("running", "")))
 
 
+async def test_an_api_server_that_asks_for_patience_gets_it(dispatcher: Dispatcher) -> None:
+    busy: dict[str, Any] = {"status": 429, "headers": {"Retry-After": "2"}}
+    cluster, clock = dispatcher.cluster, asyncio.get_running_loop().time
+    cluster.fail("GET", "leases", **busy)
+    began = clock()
+    async with watching(dispatcher):
+        assert clock() - began >= 2
+        cluster.fail("WATCH", "pods", **busy)
+        cluster.fail("GET", "jobs", **busy)
+        watches, lists = cluster.count("WATCH", "pods"), cluster.count("GET", "jobs")
+        began = clock()
+        cluster.forget_versions()
+        await cluster.until_asked("WATCH", "pods", watches + 3)  # gone, busy, fine
+        await cluster.until_asked("GET", "jobs", lists + 2)
+        assert clock() - began >= 2
+
+
+async def test_versions_that_are_gone_again_and_again_do_not_mean_a_list_at_once_each_time(dispatcher: Dispatcher) -> None:
+    dispatcher.cluster.fail("WATCH", "pods", 410, times=3)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    async with watching(dispatcher):
+        await dispatcher.cluster.until_asked("WATCH", "pods", 4)
+        assert clock() - began > 1.6
+        assert dispatcher.cluster.count("GET", "pods") == 4
+
+
 async def test_one_replica_watches_and_another_takes_over(store: Store, dispatcher: Dispatcher) -> None:
     other = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two")
     scan_id = await dispatcher.launched()

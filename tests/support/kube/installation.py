@@ -44,7 +44,7 @@ class Installation:
         self._jwks = ensure_key(self._key)
         signer = TokenSigner.from_file(self._key, issuer=ISSUER, audience=AUDIENCE)
         self._tokens = {"user": signer.user_token(), "system": signer.system_token()}
-        for tag in ("4.0.1", "missing"):
+        for tag in ("4.0.0", "4.0.1", "missing"):  # the first is the oldest that the gateway takes
             (folder / "images" / f"skymap_scanner:{tag}").mkdir(parents=True)
         self.settings: dict[str, str] = {}
         self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=30))

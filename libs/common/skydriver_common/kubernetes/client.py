@@ -108,9 +108,9 @@ def kubernetes_faults(what: str) -> Iterator[None]:
     except ApiException as error:
         raise meaning(error.status or 0, error.body, dict(error.headers or {}), what) from error
     except TimeoutError as error:
-        raise TryLater(f"Kubernetes does not answer: {what}", 2.0) from error
+        raise TryLater(f"Kubernetes does not answer: {what}") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise TryLater(f"the Kubernetes API can't be reached: {what}", 2.0) from error
+        raise TryLater(f"the Kubernetes API can't be reached: {what}") from error
 
 
 def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what: str) -> Fault:
@@ -163,4 +163,4 @@ def _retry_after_s(headers: dict[str, str]) -> float:
                 return min(_MAX_RETRY_AFTER_S, max(0.0, float(value)))
             except ValueError:
                 break
-    return 2.0
+    return 1.0

@@ -73,7 +73,7 @@ class ClusterWatch:
             return await self._leadership.renew()
         except TryLater as fault:
             log.warning("lease.waiting", what=fault.what, leads=self._leadership.leads)
-            return 1.0
+            return max(1.0, fault.after_s)
 
     def _start(self) -> list[asyncio.Task[None]]:
         self.tracker = Tracker(self._board.put)
@@ -100,7 +100,6 @@ class ClusterWatch:
             try:
                 if version is None:
                     version = await self._list(kind, call)
-                    failures = 0
                 async with aclosing(
                     changes(call, self._settings, version, timeout_s=self._timeout_s, selection=self._selection(kind))
                 ) as stream:
@@ -108,15 +107,14 @@ class ClusterWatch:
                         failures = 0
                         version = change.resource_version
                         self._see(kind, change.type, change.item)
-                pause_s = random.uniform(0.0, 0.5)  # noqa: S311  (spreads reconnects, no secret)
+                failures, pause_s = 0, random.uniform(0.0, 0.5)  # noqa: S311  (spreads reconnects, no secret)
             except Gone:
-                log.info("watch.version_gone", kind=kind)
-                version, pause_s = None, random.uniform(0.0, 0.5)  # noqa: S311
+                failures += 1  # a list that is too old at once must not be followed by the next one at once
+                version, pause_s = None, _pause_s(failures)
+                log.info("watch.version_gone", kind=kind, again_in_s=round(pause_s, 2))
             except (TryLater, Refused, NotFound) as fault:
                 failures += 1
-                pause_s = min(_LONGEST_PAUSE_S, 0.25 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
-                if isinstance(fault, TryLater) and fault.after_s > 5:
-                    pause_s = fault.after_s
+                pause_s = max(_pause_s(failures), fault.after_s if isinstance(fault, TryLater) else 0.0)
                 log.warning("watch.interrupted", kind=kind, what=str(fault), again_in_s=round(pause_s, 2))
             await asyncio.sleep(pause_s)
 
@@ -152,3 +150,8 @@ class ClusterWatch:
         while True:
             await asyncio.sleep(_OVERDUE_EVERY_S)
             self.tracker.tell_overdue()
+
+
+def _pause_s(failures: int) -> float:
+    """Before the next try after so many failures without a success."""
+    return min(_LONGEST_PAUSE_S, 0.25 * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311  (jitter, no secret)
