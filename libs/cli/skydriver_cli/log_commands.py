@@ -21,7 +21,7 @@ from skydriver_common.log import past, selection
 from skydriver_common.log.read import LoggedEvent, history
 from skydriver_common.log.selection import Link, Selection
 from skydriver_common.log.statistics import Statistics, statistics
-from skydriver_common.model.scan import HistoryBroken
+from skydriver_common.model.scan import HistoryBroken, Scan
 from skydriver_common.model.wire import UnknownEvent
 
 log = typer.Typer(help="The event log: what happened, who did it, and proof.", no_args_is_help=True)
@@ -144,26 +144,35 @@ def state(
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """A scan's manifest as it was then.
+    """A scan's manifest as it was then. Where the progress report of that time was let go, it says so.
 
     Example: skydriver log state 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c --at 2026-11-24T12:00:00Z
     """
     version = int(at) if at.isdigit() and len(at) < 8 else None
     when: datetime | None = moment(at, "--at") if version is None else None
 
-    async def work() -> Any:
+    async def work() -> tuple[Scan | None, bool]:
         async with database(database_url, data_dir) as connection:
-            return await past.state_at(connection, scan_id, version=version, moment=when)
+            found = await past.state_at(connection, scan_id, version=version, moment=when)
+            return found, found is not None and await past.is_progress_let_go(connection, found)
 
     try:
-        scan = asyncio.run(work())
+        scan, is_let_go = asyncio.run(work())
     except (HistoryBroken, UnknownEvent) as error:
         raise Problem(f"its events can't be folded: {error}", "See `skydriver log verify`") from error
     if scan is None:
         raise Problem(f"there was no scan {scan_id} at {at}")
     if as_json:
-        print_json({"scan_id": scan_id, "version": scan.version, "scan_state": scan.state, "manifest": scan.manifest()})
+        print_json(
+            {"scan_id": scan_id, "version": scan.version, "scan_state": scan.state, "progress_was_let_go": is_let_go,
+             "manifest": scan.manifest()}
+        )  # fmt: skip
         return
+    if is_let_go:
+        print(
+            "its progress as it was then has been let go: the progress below, and the state it leads to, are not of that time",
+            file=sys.stderr,
+        )
     out.print(f"scan {scan_id}, version {scan.version}: [bold]{scan.state}[/bold]")
     out.print_json(json.dumps(scan.manifest()))
 

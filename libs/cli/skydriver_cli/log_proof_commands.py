@@ -5,6 +5,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from skydriver_cli.log_commands import print_json
 from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database
 from skydriver_cli.problems import Problem
 from skydriver_common.db.pool import Connection
-from skydriver_common.log import archive
+from skydriver_common.log import archive, blob_proof
 from skydriver_common.log import rebuild as rebuilding
 from skydriver_common.log import seal as sealing
 from skydriver_common.log.chains import Break
@@ -49,6 +50,9 @@ def verify(
     export: Annotated[
         Path | None, typer.Option("--export", help="Check this exported file instead of the database; needs neither.")
     ] = None,
+    with_blobs: Annotated[
+        bool, typer.Option("--blobs", help="Hash the stored i3 events and skymaps, too, and look for missing ones.")
+    ] = False,
     key: Key = None,
     data_dir: DataDir = HERE,
     database_url: DatabaseUrl = None,
@@ -60,28 +64,40 @@ def verify(
     """
     against = None if seal_file is None else _read_seal(seal_file, key or data_dir / "keys" / "seal.pub.pem")
 
-    async def work() -> tuple[Report, list[Break]]:
-        if export is not None:
-            return await asyncio.to_thread(_of_the_export, export, against, as_json), []
+    async def work() -> tuple[Report, list[Break], blob_proof.Report | None]:
+        if export is not None:  # its blobs are in it, and hashed as it is read
+            return await asyncio.to_thread(_of_the_export, export, against, as_json), [], None
         async with database(database_url, data_dir) as connection:
             with progress("verifying", await _events(connection), as_json) as told:
                 report = await walk(connection, since=since, told=told)
-            return report, [] if against is None else await sealing.held_against(connection, against)
+            unsealed = [] if against is None else await sealing.held_against(connection, against)
+            if not with_blobs:
+                return report, unsealed, None
+            total: int = await connection.fetchval("SELECT count(*) FROM blobs")
+            with progress("hashing", total, as_json, unit="blobs") as told:
+                return report, unsealed, await blob_proof.verify_blobs(connection, told=told)
 
-    report, unsealed = asyncio.run(work())
+    report, unsealed, of_blobs = asyncio.run(work())
+    flaws = [] if of_blobs is None else of_blobs.flaws
     breaks = report.breaks + unsealed
     if as_json:
         print_json(
             {"events": report.events, "scans": report.scans, "sealed_scans": 0 if against is None else len(against.heads),
-             "breaks": [_plain(found) for found in breaks]}
+             "breaks": [_plain(found) for found in breaks],
+             **({} if of_blobs is None else {"blobs": of_blobs.blobs, "broken_blobs": [asdict(flaw) for flaw in flaws]})}
         )  # fmt: skip
     else:
         for found in breaks:
             place = "" if found.position is None else f" (position {found.position})"
             out.print(f"[red]✗[/red] scan {found.scan_id}, version {found.version}{place}: {found.what}", soft_wrap=True)
+        for flaw in flaws:
+            whose = f" (scan {flaw.scan_id})" if flaw.scan_id else ""
+            out.print(f"[red]✗[/red] blob {flaw.digest}{whose}: {flaw.what}", soft_wrap=True)
+        if of_blobs is not None and not flaws:
+            out.print(f"[green]✓[/green] {of_blobs.blobs} blobs are what their names say, and none is missing")
         if not breaks:
             out.print(f"[green]✓[/green] {report.events} events of {report.scans} scans are as they were written")
-    if breaks:
+    if breaks or flaws:
         raise typer.Exit(1)
 
 

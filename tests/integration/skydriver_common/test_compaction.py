@@ -112,6 +112,17 @@ async def test_a_forged_digest_is_found(store: Store) -> None:
         assert [found.scan_id for found in (await verify(connection)).breaks] == [scan_id]
 
 
+async def test_the_state_of_a_time_whose_report_was_let_go_says_so(store: Store) -> None:
+    scan_id = await store.a_finished_scan()  # reports in its versions 6 to 8
+    await _compact(store, scan_id)
+    url = ("--database-url", store.url)
+    for version, is_gone in ((5, False), (6, True), (7, True), (8, False), (9, False)):
+        ran = await skydriver("log", "state", scan_id, "--at", str(version), "--json", *url)
+        assert (ran.json["version"], ran.json["progress_was_let_go"]) == (version, is_gone)
+    assert "has been let go" in (await skydriver("log", "state", scan_id, "--at", "7", *url)).err
+    assert (await skydriver("log", "state", scan_id, "--at", "8", *url)).err == ""
+
+
 async def test_more_reports_that_are_gone_than_were_let_go_are_found(store: Store) -> None:
     scan_id = await store.a_scan()
     await store.append("progress", scan_id, *(a_report(n) for n in range(1, 7)))

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from skydriver_common.log import rebuild, schemas
+from skydriver_common.log import blobs, rebuild, schemas
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
@@ -82,6 +82,29 @@ async def test_content_that_was_taken_away_is_found_and_told_in_one_line(store: 
     assert (await skydriver("log", "export", "--until", "2999-01-01", "-o", str(file), *url)).code == 0
     found = await skydriver("log", "verify", "--export", str(file), "--json")
     assert [one["version"] for one in found.json["breaks"]] == ([] if is_report else [version])
+
+
+async def test_blobs_that_were_altered_or_are_missing_are_found(store: Store) -> None:
+    digests = [await blobs.put(store.pool, content) for content in (b"good " * 100, b"bent " * 100, b"x", b"gone")]
+    scan_id = await store.a_scan()
+    for sequence, digest in enumerate(digests):
+        result = ev.ResultReceived(digest=digest, size_bytes=1, is_final=False, producer="p", sequence=sequence)
+        await store.append("progress", scan_id, result)
+    whole = ("log", "verify", "--blobs", "--json", "--database-url", store.url)
+    # of a scan of these tests' own making, the event is not stored
+    assert [(flaw["digest"], flaw["scan_id"]) for flaw in (await skydriver(*whole)).json["broken_blobs"]] == [
+        ("sha256:0", scan_id)
+    ]
+    await store.pool.execute("UPDATE blobs SET body = 'no zstd' WHERE digest = $1", digests[1])
+    await store.pool.execute("UPDATE blobs SET body = 'y' WHERE digest = $1", digests[2])
+    await store.pool.execute("DELETE FROM blobs WHERE digest = $1", digests[3])
+    assert (await skydriver("log", "verify", "--database-url", store.url)).code == 0
+    ran = await skydriver(*whole)
+    assert (ran.code, ran.json["blobs"], ran.json["breaks"]) == (1, 3, [])
+    assert {flaw["digest"]: flaw["what"] for flaw in ran.json["broken_blobs"]} == {
+        digests[1]: "its content can't be unpacked", digests[2]: "its content is not what its name says",
+        digests[3]: "it is missing", "sha256:0": "it is missing",
+    }  # fmt: skip
 
 
 async def test_an_event_that_was_moved_before_the_one_it_follows_is_found(store: Store) -> None:

@@ -3,7 +3,9 @@
 from datetime import UTC, datetime
 
 from skydriver_common.db.pool import Connection, Pool
+from skydriver_common.db.translate import database_faults
 from skydriver_common.log.read import LoggedEvent, history
+from skydriver_common.log.writing import sql
 from skydriver_common.model import events as ev
 from skydriver_common.model.scan import Scan, evolve
 
@@ -26,6 +28,13 @@ async def state_at(
             count += 1
         if count < _PAGE:
             return scan
+
+
+async def is_progress_let_go(connection: Pool | Connection, scan: Scan) -> bool:
+    """Whether what the scan's progress was in this state of it was let go since: the state does not hold it. Raises TryLater."""
+    with database_faults():
+        found: bool | None = await sql.is_progress_let_go(connection, scan_id=scan.scan_id, version=scan.version)
+    return bool(found)
 
 
 def describe(logged: LoggedEvent) -> str:

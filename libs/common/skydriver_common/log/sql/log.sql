@@ -151,3 +151,8 @@ SELECT digest FROM unnest(:digests::text[]) AS wanted (digest)
 
 -- name: get_blob(digest)^
 SELECT encoding, size, body FROM blobs WHERE digest = :digest;
+
+-- name: is_progress_let_go(scan_id, version)$
+-- Whether the newest progress report up to a version has lost its content. Index: event_log_scan_version_key.
+SELECT get_byte(data, 0) = 0 FROM event_log
+ WHERE scan_id = :scan_id AND version <= :version AND type = 'scan.progress-reported' ORDER BY version DESC LIMIT 1;
