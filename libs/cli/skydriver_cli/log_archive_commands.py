@@ -25,7 +25,9 @@ def add_to(log: typer.Typer) -> None:
 
 
 def export(
-    until: Annotated[str, typer.Option("--until", help="Everything before this time (ISO 8601, UTC without a zone).")],
+    until: Annotated[
+        str, typer.Option("--until", help="Up to the last event before this time (ISO 8601, UTC without a zone).")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Write the export here; it appears when it is whole.")],
     data_dir: DataDir = HERE,
     database_url: DatabaseUrl = None,
@@ -78,7 +80,7 @@ def import_(
 
         async def work() -> dict[str, Any]:
             async with database(database_url, data_dir) as connection:
-                with progress("importing", found.tally.events, as_json) as told:
+                with progress("importing and folding", 2 * found.tally.events, as_json) as told:
                     return await exporting.import_archive(connection, source, told=told)
 
         try:

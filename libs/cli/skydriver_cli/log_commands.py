@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -85,8 +86,10 @@ def stats(
     """
 
     async def work() -> tuple[Statistics, list[Depth] | None]:
+        looking = Console(stderr=True).status("counting the events") if sys.stderr.isatty() and not as_json else nullcontext()
         async with database(database_url, data_dir) as connection:
-            found = await statistics(connection)
+            with looking:
+                found = await statistics(connection)
         try:
             return found, await depths(find_url(amqp_url, "amqp_url", data_dir))
         except (Problem, TryLater) as error:

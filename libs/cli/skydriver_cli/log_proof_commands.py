@@ -27,6 +27,7 @@ from skydriver_common.log.chains import Break
 from skydriver_common.log.schemas import OWN_NAME, SchemaIsThere
 from skydriver_common.log.verify import Report
 from skydriver_common.log.verify import verify as walk
+from skydriver_common.log.whole_file import whole_file
 from skydriver_common.model.scan import HistoryBroken
 from skydriver_common.model.wire import UnknownEvent
 
@@ -110,17 +111,23 @@ def seal(
 ) -> None:
     """Sign a checkpoint of the log: a Merkle root over the newest link of every scan.
 
-    A key is made when there is none; its public half is written beside it. Example: skydriver log seal -o today.seal
+    A key is made when there is none; its public half is written beside it. A seal that is there is never overwritten: it may be
+    the only witness. Example: skydriver log seal -o today.seal
     """
+    if output.exists():
+        raise Problem(f"{output} is there already, and a seal is not overwritten", "Name another file", exit_code=2)
     signer = _signing_key(key or data_dir / "keys" / "seal.pem")
 
     async def work() -> sealing.Seal:
         async with database(database_url, data_dir) as connection:
-            return await sealing.make_seal(connection, signer)
+            total: int = await connection.fetchval("SELECT count(*) FROM manifests")
+            with progress("sealing", total, as_json, unit="scans") as told:
+                return await sealing.make_seal(connection, signer, told=told)
 
     made = asyncio.run(work())
     try:
-        output.write_bytes(made.as_json())
+        with whole_file(output) as file:
+            file.write(made.as_json())
     except OSError as error:
         raise Problem(f"{output} can't be written: {error.strerror}") from error
     if as_json:

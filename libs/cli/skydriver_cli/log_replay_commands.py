@@ -1,6 +1,7 @@
 """``skydriver log replay``: the past, told again to whoever wants to hear it."""
 
 import asyncio
+import signal
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,8 +28,9 @@ def add_to(log: typer.Typer) -> None:
 
 @dataclass(slots=True)
 class _State:
-    """How far it has come: what is confirmed, and with which position to go on."""
+    """How far it has come: what is confirmed, and with which position to go on. at_once: most that are on their way together."""
 
+    at_once: int
     published: int = 0
     first: int | None = None
     last: int | None = None
@@ -61,9 +63,13 @@ def replay(
         scan_id=scan, types=tuple(type_) if type_ else None, since=None if since is None else moment(since, "--since"),
         until=None if until is None else moment(until, "--until"),
     )  # fmt: skip
-    state, pace = _State(), Pace(_per_second(rate))
+    pace = Pace(_per_second(rate))
+    state = _State(pace.at_once)
 
     async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with database(database_url, data_dir) as connection:
             if from_position is not None:
                 state.after = await selection.before(connection, from_position)
@@ -81,6 +87,8 @@ def replay(
         raise Problem(fault.what, _go_on(state)) from fault
     except KeyboardInterrupt:
         raise Problem("interrupted", _go_on(state), exit_code=130) from None
+    except asyncio.CancelledError:
+        raise Problem("told to stop", _go_on(state), exit_code=143) from None
     if as_json:
         print_json({"events": state.published, "first_position": state.first, "last_position": state.last, "dry_run": dry_run})
     elif dry_run:
@@ -124,9 +132,13 @@ def _count(state: _State, links: list[Link]) -> None:
 
 
 def _go_on(state: _State) -> str:
+    """What is on its way without confirmation may have arrived."""
     if state.last is None:
-        return "Nothing was published"
-    return f"{state.published} events were published; go on with --from-position {state.last} (it alone comes twice)"
+        return f"None is confirmed; up to {state.at_once} may have been published"
+    return (
+        f"{state.published} events were published; go on with --from-position {state.last} (it, and up to {state.at_once} after it, "
+        "may come twice)"
+    )
 
 
 def _per_second(rate: str | None) -> float | None:

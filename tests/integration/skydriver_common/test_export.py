@@ -15,7 +15,7 @@ from skydriver_common.log import blobs, rebuild
 from skydriver_common.log.compaction import compact_progress
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
-from tests.support.histories import Store, a_context, a_request, a_store, skydriver, until
+from tests.support.histories import Store, a_context, a_report, a_request, a_store, skydriver, until
 from tests.support.servers import another_database
 
 
@@ -91,6 +91,31 @@ async def test_an_export_ends_where_it_was_told(store: Store, elsewhere: Store, 
     ).json["events"] == 9
     assert (await skydriver("log", "import", str(file), "--database-url", elsewhere.url)).code == 0
     assert await elsewhere.views() == views
+
+
+async def test_a_clock_that_is_ahead_does_not_end_an_export_early(store: Store, tmp_path: Path) -> None:
+    scan_id, file = await store.a_scan(), tmp_path / "past"
+    async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
+        tx.now += timedelta(hours=1)
+        tx.append(scan_id, [a_report(1)])
+    await store.append("progress", scan_id, a_report(2))
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
+        tx.now += timedelta(hours=2)
+        tx.append(scan_id, [a_report(3)])
+    export = ("log", "export", "-o", str(file), "--json", "--database-url", store.url, "--until")
+    assert (await skydriver(*export, until.isoformat())).json["events"] == 3, "all before that time, and the one between them"
+    assert (await skydriver("log", "verify", "--export", str(file))).code == 0
+    assert (await skydriver(*export, "2000-01-01")).json["events"] == 0
+
+
+async def test_two_exports_to_one_file_do_not_mix(store: Store, tmp_path: Path) -> None:
+    await _a_past(store)
+    file = tmp_path / "past"
+    export = ("log", "export", "--until", "2999-01-01", "-o", str(file), "--database-url", store.url)
+    assert [ran.code for ran in await asyncio.gather(skydriver(*export), skydriver(*export))] == [0, 0]
+    assert (await skydriver("log", "verify", "--export", str(file))).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["past"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "line", "other"])

@@ -150,6 +150,9 @@ async def test_a_seal_that_was_changed_or_signed_by_another_is_refused(store: St
     url = ("--database-url", store.url)
     await skydriver("log", "seal", "-o", str(seal), "--key", str(tmp_path / "one.pem"), *url)
     await skydriver("log", "seal", "-o", str(tmp_path / "b.seal"), "--key", str(tmp_path / "two.pem"), *url)
+    kept = seal.read_bytes()
+    twice = await skydriver("log", "seal", "-o", str(seal), "--key", str(tmp_path / "one.pem"), *url)
+    assert (twice.code, "is not overwritten" in twice.err, seal.read_bytes()) == (2, True, kept)
     other = await skydriver("log", "verify", "--seal", str(seal), "--key", str(tmp_path / "two.pub.pem"), *url)
     assert "was not signed with this key" in other.err
     seal.write_text(seal.read_text().replace(', 9, "', ', 8, "').replace("9,\n", "8,\n"))
@@ -228,21 +231,18 @@ async def test_a_swap_that_is_killed_in_the_middle_of_the_exchange_changes_nothi
     scan_id = await store.a_finished_scan()
     before, indexes = await store.views(), await _indexes(store)
     command = ("-m", "skydriver_cli.app", "log", "rebuild", "--swap", "--database-url", store.url)
-    async with store.pool.acquire() as reader:
-        process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.DEVNULL)
-        await until(
-            lambda: store.pool.fetchval(
-                "SELECT to_regclass(nspname || '.i3_events') FROM pg_namespace WHERE nspname ~ '^rebuild_'"
-            )
-        )
-        fresh = await store.pool.fetchval("SELECT nspname FROM pg_namespace WHERE nspname ~ '^rebuild_'")
-        async with reader.transaction():
-            # who reads the last of the fresh tables holds the exchange up when all others have changed places
+    async with store.pool.acquire() as writer, store.pool.acquire() as reader, reader.transaction():
+        async with writer.transaction():  # until the fresh tables are there and somebody reads them
+            await writer.execute("SELECT FROM manifests FOR UPDATE")
+            process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.DEVNULL)
+            await until(lambda: _wants_the_views(store))
+            fresh = await store.pool.fetchval("SELECT nspname FROM pg_namespace WHERE nspname ~ '^rebuild_'")
             await reader.execute(f"LOCK TABLE {fresh}.i3_events IN ACCESS SHARE MODE")
-            held_up = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::regclass"
-            await until(lambda: store.pool.fetchval(held_up, f"{fresh}.i3_events"))
-            process.kill()
-            assert await process.wait() == -signal.SIGKILL
+        # that holds the exchange up when all other tables have changed places
+        held_up = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::regclass"
+        await until(lambda: store.pool.fetchval(held_up, f"{fresh}.i3_events"))
+        process.kill()
+        assert await process.wait() == -signal.SIGKILL
     await until(lambda: _nobody_swaps(store))
     assert (await store.views(), await _indexes(store)) == (before, indexes)
     await store.append("dispatcher", scan_id, ev.ScanDeleted())

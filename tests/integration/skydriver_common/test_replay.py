@@ -9,6 +9,7 @@ from typing import Any
 
 import aio_pika
 import orjson
+import pytest
 
 from skydriver_common.bus import topology
 from skydriver_common.model import events as ev
@@ -63,7 +64,8 @@ async def test_events_come_as_they_were_and_in_order(store: Store, clean_bus: st
         assert (nobody.code, "there is no exchange or queue called nowhere" in nobody.err) == (1, True)
 
 
-async def test_an_interrupted_replay_says_how_to_go_on(store: Store, clean_bus: str) -> None:
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+async def test_an_interrupted_replay_says_how_to_go_on(store: Store, clean_bus: str, told: signal.Signals, code: int) -> None:
     scan_id = await store.a_scan()
     await store.append("progress", scan_id, *(a_report(number) for number in range(1, 200)))
     where = ("--database-url", store.url, "--amqp-url", clean_bus)
@@ -77,9 +79,9 @@ async def test_an_interrupted_replay_says_how_to_go_on(store: Store, clean_bus: 
             return await queue.get(fail=False, no_ack=True) is not None
 
         await until(has_begun)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         _, err = await process.communicate()
-        assert process.returncode == 130
+        assert process.returncode == code
         position = err.decode().partition("--from-position ")[2].split()[0]
         seen = [_position(message) for message in await _all_of(queue)]
         assert len(seen) < 150, "the rate was kept"

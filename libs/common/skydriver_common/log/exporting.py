@@ -1,7 +1,6 @@
 """The log to a file, up to a time; and from a file into an empty database, whole or not at all."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -18,6 +17,7 @@ from skydriver_common.log.archive import FORMAT, Archive, Blob, Tally, blob_line
 from skydriver_common.log.fold import folded
 from skydriver_common.log.rebuild import insert_rows
 from skydriver_common.log.selection import Link, pages
+from skydriver_common.log.whole_file import whole_file
 
 sql = load_statements("skydriver_common.log", "exporting.sql")
 
@@ -30,7 +30,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 Told = Callable[[int], None]
-"""Called with the number of events so far."""
+"""Called with how far the work is, in events."""
 
 
 class NotEmpty(Exception):
@@ -38,21 +38,14 @@ class NotEmpty(Exception):
 
 
 async def export(connection: Connection, path: Path, *, until: datetime, told: Told) -> dict[str, Any]:
-    """Write everything before the first event that was recorded at or after a time, in the order of commits; returns the manifest.
+    """Write the log up to the last event that was recorded before a time, in the order of commits; returns the manifest.
 
-    That is a beginning of every chain, so what comes later can continue it. The file appears when it is whole. Safe beside the
-    running system; a page and one blob in memory. Raises TryLater, OSError.
+    That is a beginning of every chain, so what comes later can continue it. Nothing from before that time is left out; where clocks
+    differ, or transactions took their time, some events from after it are in it, too. The file appears when it is whole. Safe
+    beside the running system; a page and one blob in memory. Raises TryLater, OSError.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            manifest = await _write(connection, file, until, told)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return manifest
+    with whole_file(path) as file:
+        return await _write(connection, file, until, told)
 
 
 async def _write(connection: Connection, file: Any, until: datetime, told: Told) -> dict[str, Any]:
@@ -65,9 +58,12 @@ async def _write(connection: Connection, file: Any, until: datetime, told: Told)
             digest.update(line)
 
     put(orjson.dumps({"format": FORMAT, "until": until.isoformat(), "made_at": datetime.now(UTC).isoformat()}) + b"\n")
+    with database_faults():
+        end = await sql.last_before(connection, until=until)
+    last = (0, 0) if end is None else (int(end["xid"]), end["position"])
     async for page in pages(connection):
         for one in page:
-            if one.event.recorded_at >= until:
+            if (int(one.xid), one.event.position) > last:
                 break
             tally.event(one)
             put(event_line(one))
@@ -99,6 +95,7 @@ async def _blob(connection: Connection, digest: str) -> Blob | None:
 async def import_archive(connection: Connection, path: Path, *, told: Told) -> dict[str, Any]:
     """Bring an export into an empty database: events with their ids, positions and chains, blobs, and the views folded from them.
 
+    told: called with the number of events taken in and, on top of that, folded into views: twice their number in the end.
     One transaction: all or nothing. What is imported counts as published: the relay goes on after it. Returns the manifest.
     Raises NotEmpty, ArchiveBroken (check the archive before), TryLater, OSError, HistoryBroken, UnknownEvent.
     """
@@ -113,8 +110,11 @@ async def import_archive(connection: Connection, path: Path, *, told: Told) -> d
                 await _take_in(connection, batch)
                 told(archive.tally.events)
             await sql.continue_positions(connection, last=archive.tally.last_position)
+            events = 0
             async for rows in folded(connection):
                 await insert_rows(connection, rows)
+                events += rows.events
+                told(archive.tally.events + events)
             await sql.begin_relay_after(connection, last=archive.tally.last_position)
     return archive.manifest
 

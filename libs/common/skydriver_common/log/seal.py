@@ -1,6 +1,6 @@
 """Seals: a signed Merkle root over all chain heads, kept elsewhere, so that nobody can shorten or rewrite the log unseen."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -62,11 +62,15 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
     return node
 
 
-async def make_seal(connection: Connection, key: Ed25519PrivateKey) -> Seal:
-    """Seal the log as it is now, in one snapshot. Raises TryLater."""
+async def make_seal(connection: Connection, key: Ed25519PrivateKey, *, told: Callable[[int], None] = lambda _: None) -> Seal:
+    """Seal the log as it is now, in one snapshot. told: called with the number of scans so far. Raises TryLater."""
+    found: list[Head] = []
     with database_faults():
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            found = [head async for head in heads(connection)]
+            async for head in heads(connection):
+                found.append(head)
+                if len(found) % PAGE == 0:
+                    told(len(found))
     return sign(found, key, made_at=datetime.now(UTC))
 
 

@@ -1,3 +1,8 @@
+-- name: last_before(until)^
+-- The last event in the order of commits that was recorded before a time. Index: event_log_relay_order, read backwards.
+SELECT xid::text, position FROM event_log WHERE recorded_at < :until AND xid < pg_snapshot_xmin(pg_current_snapshot())
+ ORDER BY event_log.xid DESC, position DESC LIMIT 1;
+
 -- name: export_blob(digest)^
 -- A blob as it is stored. Index: blobs_pkey.
 SELECT encoding, size, body FROM blobs WHERE digest = :digest;
