@@ -1,20 +1,23 @@
 """What scanners publish on the bus ends in the decisions that REST makes; what is not as it must be changes nothing."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from skydriver_common.auth import TokenSigner, ensure_key
 from skydriver_common.log import blobs, rebuild
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan
 from skydriver_progress import messages
 from skydriver_scanner import wire
 from tests.integration.skydriver_progress.conftest import Rig
-from tests.support.scanner_bus import METADATA, a_progress, lanes, size_of
+from tests.support.scanner_bus import AUDIENCE, ISSUER, METADATA, a_progress, lanes, size_of
 
 
 def _has_sequence(n: int, scan: Scan) -> bool:
@@ -102,7 +105,15 @@ async def test_metadata_of_a_superseded_report_counts(rig: Rig) -> None:
     assert scan.scan_metadata == METADATA["scan_metadata"]
 
 
-async def test_messages_that_are_not_as_they_must_be_change_nothing_and_say_why(rig: Rig) -> None:
+async def test_messages_that_are_not_as_they_must_be_change_nothing_and_say_why(rig: Rig, tmp_path: Path) -> None:
+    key, other_key = tmp_path / "key.pem", tmp_path / "other" / "key.pem"
+    await asyncio.to_thread(ensure_key, other_key)
+    strangers = [
+        TokenSigner.from_file(key, issuer=ISSUER, audience="another"),
+        TokenSigner.from_file(key, issuer="another", audience=AUDIENCE),
+        TokenSigner.from_file(other_key, issuer=ISSUER, audience=AUDIENCE),
+    ]
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
     scan_id, other = await rig.store.a_scan(), await rig.store.a_scan()
     foreign = rig.bus.token(other)
     good = wire.pack("progress", scan_id, a_progress(1), token=rig.bus.token(scan_id), producer="p1", sequence=1)
@@ -125,11 +136,13 @@ async def test_messages_that_are_not_as_they_must_be_change_nothing_and_say_why(
         await rig.bus.publish(good, headers={"token": rig.bus.token(scan_id, life=timedelta(hours=-1))})
         await rig.bus.publish(good, headers={"token": foreign})
         await rig.bus.publish(good, headers={"token": rig.bus.signer.system_token()})
+        for stranger in strangers:
+            await rig.bus.publish(good, headers={"token": stranger.scan_token(ScanId(scan_id), tomorrow)})
         await rig.bus.publish(good, body=b" " * 300_000)
         await rig.bus.send("progress", "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c", a_progress(1), sequence=1)
         await rig.bus.publish(good, headers={"schema_version": "1.7", "of": "the future"})  # a newer minor version
         scan = await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
-        reasons = await rig.dead.reasons(15)
+        reasons = await rig.dead.reasons(18)
     text = "\n".join(reasons)
     for said in (
         "progress.summary: must be a text", "NUL", "is nested too deeply", "can't be decompressed", "header sequence", "only 1.x",
@@ -137,6 +150,7 @@ async def test_messages_that_are_not_as_they_must_be_change_nothing_and_say_why(
     ):  # fmt: skip
         assert said in text, said
     assert text.count("token-foreign") == 2
+    assert text.count("token-invalid") == 5
     told = await rig.store.pool.fetch("SELECT data FROM event_log WHERE type = 'scan.report-refused' AND scan_id = $1", scan_id)
     assert len(told) == len(scan.scanner.refusals) == 4  # one for each code, however many there are
     assert await _types(rig, other) == ["requested"]

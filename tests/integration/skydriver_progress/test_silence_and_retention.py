@@ -5,6 +5,7 @@ from typing import Any
 
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log import rebuild
+from skydriver_common.log.compaction import AT_ONCE
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import PatchManifest
@@ -14,7 +15,7 @@ from skydriver_progress import usecases
 from skydriver_progress.hearing import Hearing
 from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.silence import SILENCE, SilenceWatch
-from tests.support.histories import Store, a_context
+from tests.support.histories import Store, a_context, a_report
 from tests.support.scanner_bus import a_progress
 
 
@@ -157,6 +158,26 @@ async def test_old_reports_are_let_go_when_their_time_has_come(store: Store) -> 
     assert await _whole(store) == 1
     assert await store.pool.fetchval("SELECT count(*) FROM event_log WHERE type = 'scan.progress-compacted'") == 1
     assert await at_once.step() is False  # the scan has ended: it is not looked at again
+    async with store.pool.acquire() as connection:
+        assert (await verify(connection)).breaks == []
+        assert (await rebuild.check(connection)).differences == []
+
+
+async def test_a_long_history_is_let_go_piece_by_piece(store: Store) -> None:
+    schedule = _schedule(store)
+    retention = Retention(store.uows["progress"], schedule, keep=timedelta(microseconds=1))
+    scan_id = await store.a_scan()
+    await _report(store, scan_id, 1, retention)
+    for start in range(0, 2 * AT_ONCE, 100):
+        await store.append("progress", scan_id, *(a_report(start + n) for n in range(100)))
+    await store.append("dispatcher", scan_id, ev.ScanDeleted())
+    left = []
+    while await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", COMPACT):
+        await _due_now(store, COMPACT)
+        assert await retention.step() is True
+        left.append(await _whole(store))
+    assert left == [AT_ONCE + 1, 1, 1]
+    assert await store.pool.fetchval("SELECT count(*) FROM event_log WHERE type = 'scan.progress-compacted'") == 2
     async with store.pool.acquire() as connection:
         assert (await verify(connection)).breaks == []
         assert (await rebuild.check(connection)).differences == []

@@ -7,14 +7,11 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import aio_pika
 import pytest
 
-from skydriver_cli.embedded import rabbitmq
-from skydriver_cli.embedded.ports import choose
 from skydriver_scanner import (
     AsyncScannerSession,
     MessageRefused,
@@ -28,7 +25,7 @@ from skydriver_scanner import (
     wire,
 )
 from tests.integration.skydriver_scanner.conftest import Reader
-from tests.support.proxy import Proxy, proxying
+from tests.support.proxy import Proxy
 from tests.support.sandbox_parts import FakeSkyDriver, until
 
 SKYMAP = {"nside-1": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")]]}}
@@ -112,49 +109,6 @@ async def test_a_connection_that_died_without_a_word_is_replaced(
         await session.put_result(numbered(1), is_final=True)
         await reader.until(lambda received: len(received) == 2)
     assert proxy.connections == 2
-
-
-async def test_every_result_arrives_though_the_broker_is_restarted(settings: SessionSettings, tmp_path: Path) -> None:
-    ports = choose(list(rabbitmq.PORTS), {})
-    where: dict[str, Any] = {"ports": ports, "run_dir": tmp_path / "run", "logs": tmp_path / "logs"}
-    node = await rabbitmq.start(tmp_path / "node", **where)
-    try:
-        async with proxying(ports["amqp"]) as proxy:
-            connection = await aio_pika.connect(node.url)
-            channel = await connection.channel()
-            exchange = await channel.declare_exchange(wire.EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
-            queue = await channel.declare_queue("all", durable=True, arguments={"x-queue-type": "quorum"})
-            await queue.bind(exchange, "#")
-            await until(lambda: _is_registered(tmp_path / "node", b"all"))
-            url = node.url.replace(f":{ports['amqp']}", f":{proxy.port}")
-            async with AsyncScannerSession(dataclasses.replace(settings, bus_url=url)) as session:
-                await session.put_result(numbered(0), is_final=False)
-                assert await session.flush(20)
-                publishing = asyncio.create_task(_publish(session, range(1, 60)))
-                await asyncio.sleep(0.1)
-                node.child.process.kill()
-                await node.stop()
-                node = await rabbitmq.start(tmp_path / "node", **where)
-                await publishing
-            connection = await aio_pika.connect(node.url)
-            async with connection:
-                queue = await (await connection.channel()).get_queue("all", ensure=False)
-                numbers = []
-                while (message := await queue.get(no_ack=True, fail=False)) is not None:
-                    numbers.append(json.loads(message.body)["skyscan_result"]["number"])
-            assert list(dict.fromkeys(numbers)) == list(range(60))
-    finally:
-        await node.stop()
-
-
-async def _is_registered(node: Path, queue: bytes) -> bool:
-    """Whether the broker has its register of quorum queues on disk, some seconds late: without it a kill loses new queues."""
-    return any(queue in table.read_bytes() for table in node.rglob("names.dets"))
-
-
-async def _publish(session: AsyncScannerSession, numbers: range) -> None:
-    for number in numbers:
-        await session.put_result(numbered(number), is_final=False)
 
 
 async def test_while_the_bus_is_away_the_newest_progress_and_all_results_wait(
