@@ -8,9 +8,11 @@ import contextlib
 import os
 import random
 import signal
+import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +23,7 @@ from skydriver_common.bus import topology
 from skydriver_common.log import rebuild
 from skydriver_common.log.verify import verify
 from skydriver_common.model import wire as model_wire
+from skydriver_common.model.scan import Scan
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import Store, a_store
 from tests.support.proxy import proxying
@@ -147,6 +150,43 @@ async def test_two_hundred_scanners_while_replicas_are_killed(rig: Rig, tmp_path
     )
     assert twice == 0
     print(f"{sum(scanner.sent for scanner in scanners)} reports confirmed, {report.events} events, {kills} kills")
+
+
+async def test_a_flood_by_one_scanner_does_not_delay_the_others(rig: Rig, tmp_path: Path) -> None:
+    flooding, *others = [await rig.store.a_scan() for _ in range(6)]
+    sent, delays = 0, []
+
+    async def flood() -> None:
+        nonlocal sent
+        while True:
+            numbers = range(sent + 1, sent + 101)
+            await asyncio.gather(*(rig.bus.send("progress", flooding, a_progress(n), sequence=n) for n in numbers))
+            sent += 100
+
+    async with _replicas(rig, tmp_path, 1):
+        for scan_id in (flooding, *others):
+            await rig.bus.send("progress", scan_id, a_progress(0), sequence=0)
+            await rig.bus.until(scan_id, lambda scan: scan.progress is not None)
+        work = asyncio.create_task(flood())
+        for n in range(1, 5):
+            for scan_id in others:
+                began = time.monotonic()
+                await rig.bus.send("progress", scan_id, a_progress(n), sequence=n)
+                await rig.bus.until(scan_id, partial(_has, n))
+                delays.append(time.monotonic() - began)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await rig.bus.until(flooding, lambda scan: scan.sequence >= sent)
+    logged = await rig.store.pool.fetchval("SELECT count(*) FROM event_log WHERE scan_id = $1", flooding)
+    assert logged < sent / 2
+    assert statistics.median(delays) < 1
+    print(
+        f"{sent} reports of the flood, {logged} logged; others: median {statistics.median(delays):.3f} s, most {max(delays):.3f} s"
+    )
+
+
+def _has(n: int, scan: Scan) -> bool:
+    return scan.sequence == n
 
 
 async def test_while_the_database_is_away_the_queue_grows_and_nothing_is_lost(rig: Rig) -> None:
