@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 _RESTART_AFTER_S = 1.0
 """The first restart is immediate, later ones wait 3 and 15 times this long."""
+_STANDBY_S = 1.0
+"""Between two looks whether this replica may act again: nobody tells."""
 _LAUNCH_GRACE_S = 2.0
 """A scanner server can end before the launch that started it is written down."""
 _LAUNCH_GRACE_TRIES = 60
@@ -95,8 +97,10 @@ class Watchdog:
         """Scans about which database and cluster differ so much that nothing is done; 0: all is well."""
         return self._missing.number + self._unknown.number
 
-    async def follow(self) -> bool:
+    async def follow(self) -> bool | float:
         """Handle one piece of news; one that can't be handled now is kept for the next step."""
+        if not self._may_act():
+            return _STANDBY_S
         news = self._in_hand or self._launcher.next_news()
         self._in_hand = news
         try:

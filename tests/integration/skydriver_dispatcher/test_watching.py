@@ -449,6 +449,18 @@ async def test_an_end_told_twice_or_by_two_replicas_makes_one_new_scan(store: St
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 2
 
 
+async def test_who_no_longer_leads_does_not_act_on_what_it_saw_before(store: Store, dispatcher: Dispatcher) -> None:
+    leads = [False]
+    former = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two", may_act=lambda: leads[0])
+    scan_id = await dispatcher.launched()
+    former.board.put(ScannerStage(scan_id=scan_id, stage="running"))
+    assert await former.watchdog.follow() is not True
+    assert await stage(dispatcher, scan_id) == ("", "")
+    leads[0] = True  # it was late with its lease, and nobody had taken it: nothing is lost
+    assert await former.watchdog.follow() is True
+    assert await stage(dispatcher, scan_id) == ("running", "")
+
+
 async def test_news_that_cannot_be_dealt_with_now_are_not_lost(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = await dispatcher.launched(), await dispatcher.launched()
     for scan_id in (first, second):
