@@ -75,6 +75,9 @@ class Launcher(Protocol):
     async def present(self) -> dict[str, bool]:
         """Scans that have a scanner server, and whether it runs; one whose end is still to be told counts. Raises TryLater."""
 
+    async def lack(self, scan_id: str) -> str:
+        """What a scanner server that has not started waits for in vain, in words; empty: nothing. Raises TryLater."""
+
     def next_news(self) -> News | None:
         """The next thing to know about a scanner server, or None. An end that ``stop`` asked for may be left out."""
 

@@ -35,6 +35,12 @@ async def should_run(pool: Pool) -> set[str]:
         return {row["scan_id"] async for row in _sql.should_run(pool)}
 
 
+async def starting(pool: Pool) -> list[str]:
+    """Scans whose scanner server has its place and has not started, the oldest 500. Raises TryLater."""
+    with database_faults():
+        return [row["scan_id"] async for row in _sql.starting(pool)]
+
+
 async def unknown(pool: Pool, scan_ids: Iterable[str]) -> set[str]:
     """Those of these scans that the database does not know. Raises TryLater."""
     with database_faults():

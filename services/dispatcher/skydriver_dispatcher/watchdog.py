@@ -90,6 +90,10 @@ class Watchdog:
         for scan_id in running - wanted:
             if is_sure or scan_id not in unknown:
                 await self._stop_if_superfluous(scan_id)
+        for scan_id in await store.starting(self._pool):
+            lack = await self._launcher.lack(scan_id) if scan_id in running else ""
+            if lack:
+                await self._ended(ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause=lack, was_taken=True))
         return False
 
     @property

@@ -226,6 +226,24 @@ async def test_a_job_deleted_by_hand_goes_on_as_a_new_scan(dispatcher: Dispatche
     assert "deleted" in (await dispatcher.scan(scan_id)).launch.reason
 
 
+async def test_a_scan_whose_secret_somebody_deletes_before_it_starts_goes_on_as_a_new_one(dispatcher: Dispatcher) -> None:
+    robbed, started, fine = [await dispatcher.launched() for _ in range(3)]
+    async with watching(dispatcher):
+        for scan_id, status in ((robbed, pods.waiting(robbed)), (started, pods.running(started)), (fine, pods.waiting(fine))):
+            await dispatcher.cluster.run_pod(scan_id, **status)
+        for scan_id, name in ((robbed, "scheduled"), (started, "running"), (fine, "scheduled")):
+            await dispatcher.until(lambda s=scan_id, n=name: is_(stage(dispatcher, s), (n, "")))  # type: ignore[misc]
+        for scan_id in (robbed, started):  # a scanner server that runs has read it
+            await dispatcher.cluster.remove("secrets", f"skyscan-{scan_id}")
+        await dispatcher.watchdog.reconcile()
+        await dispatcher.settle_down()
+    old = await dispatcher.scan(robbed)
+    assert "its Secret is gone" in old.launch.reason
+    assert dispatcher.has_job(str(old.replaced_by_scan_id))
+    assert not dispatcher.has_job(robbed)
+    assert [(await dispatcher.scan(scan_id)).replaced_by_scan_id for scan_id in (started, fine)] == [None, None]
+
+
 async def test_what_waits_for_room_starts_as_soon_as_a_job_is_gone(dispatcher: Dispatcher) -> None:
     await set_throttle(dispatcher.store)
     running = await dispatcher.launched()

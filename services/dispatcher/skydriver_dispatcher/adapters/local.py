@@ -108,6 +108,10 @@ class LocalLauncher:
                 self._adopt(folder.name)
         return {ended.scan_id: False for ended in self._ended} | dict.fromkeys(self._running, True)
 
+    async def lack(self, scan_id: str) -> str:
+        """See ``ports.Launcher``: a process has all it needs."""
+        return ""
+
     def next_news(self) -> News | None:
         """The next end that nobody asked for, or None."""
         return self._ended.popleft() if self._ended else None

@@ -13,6 +13,12 @@ SELECT m.scan_id FROM manifests m
  WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result
    AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('relaunch', 'scanner-end') AND d.scan_id = m.scan_id);
 
+-- name: starting()
+-- Scans whose scanner server has its node and has not started. Index: manifests_running.
+SELECT m.scan_id FROM manifests m
+ WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result AND json_of(m.rest) #>> '{launch,stage}' = 'scheduled'
+ ORDER BY m.scan_id LIMIT 500;
+
 -- name: unknown(scan_ids)
 -- Which of these scans the database does not know. Index: manifests_pkey.
 SELECT given.scan_id FROM unnest(:scan_ids::text[]) AS given (scan_id)

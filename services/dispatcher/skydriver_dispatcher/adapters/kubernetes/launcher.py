@@ -108,6 +108,19 @@ class KubernetesLauncher:
             raise TryLater(f"our Jobs can't be listed: {fault}", 5.0) from fault
         return present
 
+    async def lack(self, scan_id: str) -> str:
+        """See ``ports.Launcher``: a pod whose Secret is gone never starts, and the cluster does not say why. Raises TryLater."""
+        try:
+            with kubernetes_faults("look at the Secret of a scan"):
+                await self._core.read_namespaced_secret(
+                    names.secret_name(scan_id), self._settings.namespace, _request_timeout=self._timeout_s
+                )
+        except NotFound:
+            return "its Secret is gone, somebody else has deleted it"
+        except Refused as refusal:
+            raise TryLater(f"the Secret of a scan can't be looked at: {refusal.reason}", 30.0) from refusal
+        return ""
+
     def next_news(self) -> News | None:
         """See ``ports.Launcher``."""
         return self._board.take()
