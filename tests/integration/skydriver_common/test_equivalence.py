@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log import blobs, rebuild
+from skydriver_common.log.past import state_at
 from skydriver_common.log.read import history
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
@@ -181,13 +182,28 @@ class _Machine(RuleBasedStateMachine):
         assert count["scan.event-metadata-set"] <= 1
         assert count["scan.scan-metadata-set"] <= 1
         assert count["scan.workflow-assigned"] <= 1
-        is_deleted = has_final = False
+        is_deleted, has_final, final = False, False, ""
         for _, event in events:
             assert not (is_deleted and isinstance(event, ev.LaunchAttempted | ev.ScanLaunched)), "launched after it was deleted"
             if isinstance(event, ev.ResultReceived):
                 assert event.is_final or not has_final, "a partial result after the final one"
+                assert not has_final or event.digest != final, "the same final result twice"
+                final = event.digest if event.is_final else final
             is_deleted |= isinstance(event, ev.ScanDeleted)
             has_final |= isinstance(event, ev.ResultReceived) and event.is_final
+        await self._ends_once(scan_id, events, final)
+
+    async def _ends_once(self, scan_id: str, events: list[tuple[int, ev.Event]], final: str) -> None:
+        """At most one final result is in force, the newest; and a scan that has ended has ended then, whatever comes later."""
+        stored = await self.store.pool.fetch("SELECT digest, is_final FROM results WHERE scan_id = $1", scan_id)
+        assert [row["digest"] for row in stored if row["is_final"]] == ([final] if final else [])
+        ends = [version for version, event in events if isinstance(event, ev.ResultReceived) and event.is_final]
+        if ends:
+            first, now = [await state_at(self.store.pool, scan_id, version=version) for version in (ends[0], len(events))]
+            assert first is not None
+            assert now is not None
+            assert now.has_final_result
+            assert now.scanner.ended_at == first.scanner.ended_at is not None
 
 
 def test_views_are_the_fold_of_the_log_after_every_command(database: str) -> None:
