@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,33 @@ import asyncpg
 import requests
 
 from skydriver_common.log.fold import VIEWS
+from skydriver_common.model import events as ev
+from skydriver_common.model.ids import new_scan_id
 from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop, wait_until
+from tests.support.histories import a_request, a_store
+
+_BRIDGE = {
+    "ewms_attempts": "scan_id", "ewms_watch": "scan_id, workflow_id, since", "ewms_additions": "*", "ewms_taskforces": "scan_id",
+}  # fmt: skip
+"""What the bridge remembers, without the times of its last looks at EWMS."""
+_LOGGED = {
+    "scan.deleted", "scan.rescan-recorded", "scan.scanner-failed", "scan.launch-failed", "scan.launch-abandoned", "scan.launched",
+    "scan.failure-reported", "scan.result-received", "scan.workflow-deactivated",
+}  # fmt: skip
+"""Of each kind that somebody reacts to, and of each end that a scan can come to, there is one."""
 
 
 async def _state(database_url: str) -> dict[str, Any]:
-    """All views, byte by byte, the length of the log, and the work that is due."""
+    """All views, byte by byte, the length of the log, the work that is due, and what the bridge knows."""
     connection = await asyncpg.connect(database_url)
     try:
         views = {name: [tuple(row) for row in await connection.fetch(f"SELECT * FROM {name} ORDER BY 1")] for name in VIEWS}
         due = [tuple(row) for row in await connection.fetch("SELECT kind, scan_id FROM due_work ORDER BY 1, 2")]
-        return {**views, "events": await connection.fetchval("SELECT count(*) FROM event_log"), "due": due}
+        bridge = {
+            name: [tuple(row) for row in await connection.fetch(f"SELECT {columns} FROM {name} ORDER BY 1")]
+            for name, columns in _BRIDGE.items()
+        }
+        return {**views, **bridge, "events": await connection.fetchval("SELECT count(*) FROM event_log"), "due": due}
     finally:
         await connection.close()
 
@@ -51,9 +70,18 @@ def _replay_everything(running: Running) -> None:
     done = running.call("POST", "/scan", body=scan_request(sample_event())).json()["scan_id"]
     gone = running.call("POST", "/scan", body=scan_request(sample_event())).json()["scan_id"]
     running.call("DELETE", f"/scan/{gone}")
+    fails = scan_request({"this": "is no event that a scanner can read"})
+    failed = running.call("POST", "/scan", body=fails).json()["scan_id"]
+    assert running.call("POST", f"/scan/{failed}/actions/rescan", body={}).status_code == 200
+    asyncio.run(_abandoned(urls["database_url"]))
+    wait_until(
+        lambda: set(_types(urls["database_url"])) >= _LOGGED - {"scan.workflow-deactivated"}, 120, "all of it has happened"
+    )
     wait_until(lambda: running.get(f"/scan/{done}/status")["scan_complete"], 120, "the scan is complete")
     wait_until(lambda: running.get(f"/scan/{done}/status")["ewms_deactivated"], 60, "its workflow is finished")
-    before = _at_rest(urls["database_url"])
+    before, workflows = _at_rest(urls["database_url"]), _workflows(running)
+    assert _types(urls["database_url"]) >= _LOGGED
+    assert len(workflows) >= 4, "taskforces and their workflows"
     stream = requests.get(
         f"{urls['url']}/scan/{done}/events", stream=True, timeout=60,
         headers={"Authorization": f"Bearer {urls['user_token']}", "Accept": "text/event-stream"},
@@ -71,6 +99,7 @@ def _replay_everything(running: Running) -> None:
     assert json.loads(ran.stdout)["events"] == before["events"]
     wait_until(lambda: asyncio.run(_queues_are_empty(urls["amqp_url"])), 60, "the consumers have heard it")
     assert _at_rest(urls["database_url"]) == before
+    assert _workflows(running) == workflows
 
     # a stream that was open all the time has shown each event once
     running.call("DELETE", f"/scan/{done}", body={"delete_completed_scan": True})
@@ -80,6 +109,43 @@ def _replay_everything(running: Running) -> None:
         _read_id(next(lines), shown)
     assert shown == list(range(newest + 1))
     stream.close()
+
+
+async def _abandoned(database_url: str) -> None:
+    """A scan whose launch was given up, and one whose scanner told that it failed: as the services note it."""
+    async with a_store(database_url) as store:
+        scan_id = new_scan_id()
+        await store.append(
+            "dispatcher", scan_id, a_request(scan_id), ev.LaunchAttempted(attempt=1), ev.LaunchFailed(attempt=1, reason="no image"),
+            ev.LaunchAbandoned(reason="no image"),
+        )  # fmt: skip
+        scan_id = new_scan_id()
+        await store.append("dispatcher", scan_id, a_request(scan_id), ev.LaunchAttempted(attempt=1))
+        await store.append("dispatcher", scan_id, ev.ScanLaunched(launcher="local", job="elsewhere"))
+        failure = ev.FailureReported(reason="no startup file", log_tail="", producer="p", sequence=1)
+        await store.append("progress", scan_id, failure)
+        await store.append("dispatcher", scan_id, ev.ScanDeleted())
+
+
+def _types(database_url: str) -> set[str]:
+    async def work() -> set[str]:
+        connection = await asyncpg.connect(database_url)
+        try:
+            return {row["type"] for row in await connection.fetch("SELECT DISTINCT type FROM event_log")}
+        finally:
+            await connection.close()
+
+    return asyncio.run(work())
+
+
+def _workflows(running: Running) -> list[tuple[Any, ...]]:
+    """Every workflow and taskforce at EWMS, whole."""
+    (path,) = running.data_dir.rglob("ewms.sqlite")
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store:
+        return [
+            *store.execute("SELECT workflow_id, doc FROM workflows ORDER BY seq"),
+            *store.execute("SELECT taskforce_uuid, phase, doc FROM taskforces ORDER BY seq"),
+        ]
 
 
 def _read_id(line: bytes, shown: list[int]) -> None:
