@@ -2,12 +2,13 @@
 
 from collections import Counter
 
-from skydriver_common.bus import topology
+import pytest
+
+from skydriver_common.bus import relay, topology
 from skydriver_common.bus.broker import connect
-from skydriver_common.bus.relay import Relay
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.ids import new_scan_id
-from tests.support.histories import Store, a_context, a_request
+from tests.support.histories import Store, a_context, a_request, until
 
 
 async def test_events_that_an_open_transaction_holds_back_are_lag(store: Store, clean_bus: str) -> None:
@@ -15,17 +16,40 @@ async def test_events_that_an_open_transaction_holds_back_are_lag(store: Store, 
     bus = await connect(clean_bus, name="test")
     async with bus, bus.channel() as channel:
         await topology.declare(channel)
-        relay = Relay(store.url, bus, name="test", on_lag=lags.append)
+        relaying = relay.Relay(store.url, bus, name="test", on_lag=lags.append)
         async with store.pool.acquire() as other, other.transaction():
             await other.execute("SELECT pg_current_xact_id()")  # it could still write something older
             await store.a_scan()
-            assert await relay.step() is False
+            assert await relaying.step() is False
             assert lags[-1] > 0
-        while await relay.step() is not False:
+        while await relaying.step() is not False:
             pass
-        await relay.step()
+        await relaying.step()
         assert lags[-1] == 0
-        await relay.close()
+        await relaying.close()
+
+
+async def test_another_relay_takes_over_from_one_that_stands_still(
+    store: Store, clean_bus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.a_scan()
+    bus = await connect(clean_bus, name="test")
+    async with bus, bus.channel() as channel:
+        await topology.declare(channel)
+        monkeypatch.setattr(relay, "FROZEN_S", 1.0)
+        frozen, other = (relay.Relay(store.url, bus, name="test") for _ in range(2))
+        while await frozen.step() is not False:
+            pass
+
+        async def is_active() -> bool:
+            return await other.step() is False  # a relay on stand-by says when to ask again
+
+        await until(is_active)
+        await store.a_scan()
+        assert isinstance(await frozen.step(), float), "it is the one on stand-by now"
+        assert await other.step() is False
+        await frozen.close()
+        await other.close()
 
 
 async def test_events_are_counted_by_type_once_they_are_committed(store: Store) -> None:

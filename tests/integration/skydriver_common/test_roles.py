@@ -130,6 +130,11 @@ async def test_break_glass_wants_a_reason_and_is_undone_with_its_transaction(gua
     async with _as(guarded, "") as connection:
         with pytest.raises(asyncpg.PostgresError, match="needs a reason"):
             await connection.execute("SELECT break_glass('  ')")
+        async with connection.transaction():
+            await connection.execute("INSERT INTO throttles (name, next_at) VALUES ('t', now())")
+            with pytest.raises(asyncpg.PostgresError, match="before any other change"):
+                async with connection.transaction():
+                    await connection.execute("SELECT break_glass('why')")
         undone = connection.transaction()
         await undone.start()
         await connection.execute("SELECT break_glass('why')")

@@ -5,10 +5,13 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from skydriver_common.runtime.foundation import open_foundation
 from skydriver_common.runtime.service import Service, serve
 from skydriver_common.runtime.settings import ServiceSettings
+from tests.support.histories import until
 from tests.support.proxy import Proxy
 
 
@@ -20,6 +23,11 @@ async def proxies(database: str, clean_bus: str) -> AsyncIterator[list[Proxy]]:
     yield made
     for proxy in made:
         await proxy.close()
+
+
+async def _waits(told: list[EventDict]) -> bool:
+    """Whether the service has said, again, that it waits."""
+    return any(line["event"] == "service.waiting" for line in told)
 
 
 async def test_it_waits_for_database_and_broker_and_then_is_ready(
@@ -36,11 +44,13 @@ async def test_it_waits_for_database_and_broker_and_then_is_ready(
         is_built.set()
 
     running = asyncio.create_task(serve("progress", ServiceSettings.read(), build, on_created=services.append))
-    for proxy in proxies:
-        await asyncio.sleep(0.7)
-        assert not running.done()
-        assert not is_built.is_set()
-        await proxy.open()
+    with capture_logs() as told:
+        for proxy in proxies:
+            told.clear()
+            await until(lambda: _waits(told))
+            assert not running.done()
+            assert not is_built.is_set()
+            await proxy.open()
     await asyncio.wait_for(is_built.wait(), 30)
     assert await services[0].health.not_ready() == []
     services[0].request_stop()
@@ -59,6 +69,7 @@ async def test_it_stops_at_once_while_it_waits(
         await open_foundation(service, ServiceSettings.read())
 
     running = asyncio.create_task(serve("progress", ServiceSettings.read(), build, on_created=services.append))
-    await asyncio.sleep(1)
+    with capture_logs() as told:
+        await until(lambda: _waits(told))
     services[0].request_stop()
     assert await asyncio.wait_for(running, 10) == 0

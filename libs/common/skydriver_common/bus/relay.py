@@ -1,6 +1,8 @@
 """The relay: committed events to the topic exchange, in commit-safe order, at least once.
 
-One relay is active at a time, by advisory lock; its cursor moves after the broker has confirmed.
+One relay is active at a time, by advisory lock; its cursor moves after the broker has confirmed. One whose process stands still
+(stopped, swapped out, cut off) says nothing to the database, which ends its session after a while: then another takes over, and
+when it wakes up its cursor can't be moved any more.
 """
 
 import asyncio
@@ -30,6 +32,9 @@ log = structlog.get_logger(__name__)
 _LOCK_KEY = 7_311_002
 _BATCH = 500
 _STANDBY_S = 2.0
+_CONFIRM_S = 30.0
+FROZEN_S = 45.0
+"""Longer than an active relay is ever silent: between two looks, or while it waits for confirmations."""
 
 
 class Relay:
@@ -97,7 +102,7 @@ class Relay:
         stop, topic = topology.STOP.name, topology.EVENTS.name
         try:
             with broker_faults():
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(_CONFIRM_S):
                     if self._channel is None or self._channel.is_closed:
                         self._channel = await self._bus.channel(publisher_confirms=True)
                         await topology.declare(self._channel)
@@ -118,7 +123,11 @@ class Relay:
                     self._database_url,
                     timeout=10,
                     command_timeout=30,
-                    server_settings={**SERVER_SETTINGS, "application_name": "skydriver-relay"},
+                    server_settings={
+                        **SERVER_SETTINGS,
+                        "application_name": "skydriver-relay",
+                        "idle_session_timeout": str(int(FROZEN_S * 1000)),
+                    },
                 )
         if not self._is_active:
             with database_faults():
