@@ -1,6 +1,10 @@
 """The configuration of a cluster, and what answers mean."""
 
+import asyncio
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +45,57 @@ async def test_a_configuration_that_cannot_be_used_is_one_readable_line_without_
     assert str(raised.value).startswith("KUBECONFIG: ")
     assert "\n" not in str(raised.value)
     assert "a-secret-token" not in str(raised.value)
+
+
+def a_config_with(folder: Path, user: dict[str, Any]) -> str:
+    path = folder / "config.json"
+    path.write_text(
+        json.dumps({
+            "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}], "users": [{"name": "u", "user": user}],
+        })
+    )  # fmt: skip
+    return str(path)
+
+
+def a_plugin(folder: Path, status: str) -> dict[str, Any]:
+    """An exec plugin that gives this, as Python makes it; ``calls`` is how often it was asked."""
+    program = folder / "plugin.py"
+    program.write_text(
+        f"""import json, pathlib, sys
+counter = pathlib.Path({str(folder / "calls")!r})
+calls = len(counter.read_text()) + 1 if counter.exists() else 1
+counter.write_text("x" * calls)
+if calls == 2: sys.exit("no network")
+print(json.dumps({{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {status}}}))
+"""
+    )
+    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": sys.executable, "args": [str(program)]}}
+
+
+async def test_the_token_of_an_exec_plugin_is_renewed_even_if_it_fails_in_between(tmp_path: Path) -> None:
+    user = a_plugin(tmp_path, '{"token": f"token-{calls}", "expirationTimestamp": "2026-01-01T00:00:00Z"}')
+    async with open_client(a_config_with(tmp_path, user), renew_s=0.05) as client:
+        assert client.configuration.api_key["BearerToken"] == "Bearer token-1"
+        async with asyncio.timeout(20):
+            while client.configuration.api_key["BearerToken"] != "Bearer token-3":  # noqa: ASYNC110  (nobody tells)
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ({"auth-provider": {"name": "oidc", "config": {"id-token": "e30.eyJleHAiOiA5OTk5OTk5OTk5fQ.e30"}}}, "oidc"),
+        ({"exec": {"apiVersion": "v1", "command": "/there/is/no/such/program"}}, "KUBECONFIG: "),
+        (None, "gives a certificate"),
+    ],
+    ids=["oidc", "no such plugin", "certificate"],
+)
+async def test_what_cannot_be_renewed_is_refused_at_the_start(tmp_path: Path, user: dict[str, Any] | None, words: str) -> None:
+    certificate = a_plugin(tmp_path, '{"clientCertificateData": "c", "clientKeyData": "k"}')
+    with pytest.raises(NoCluster, match=words):
+        async with open_client(a_config_with(tmp_path, user or certificate)):
+            pass
 
 
 @pytest.mark.parametrize(

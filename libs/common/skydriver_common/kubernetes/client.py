@@ -4,6 +4,7 @@ A refusal is told from a fault by whether trying again can help. A 403 is either
 right, which does not; the API server says which only in its text.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from kubernetes_asyncio.client.exceptions import ApiException
 
 from skydriver_common.faults import Fault, TryLater
 from skydriver_common.kubernetes import quota
+from skydriver_common.kubernetes.credentials import NotRenewable, keep_fresh, uses_plugin
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +30,7 @@ _QUOTA_AFTER_S = 30.0
 _QUOTA_UNCOUNTED_AFTER_S = 2.0
 _MAX_RETRY_AFTER_S = 60.0
 _POOL = 32
+_LOAD_TIMEOUT_S = 60.0
 
 
 class NoCluster(Exception):
@@ -69,16 +72,20 @@ class Gone(Fault):
 
 
 @asynccontextmanager
-async def open_client(kubeconfig: str | None = None) -> AsyncIterator[ApiClient]:
+async def open_client(kubeconfig: str | None = None, *, renew_s: float = 60.0) -> AsyncIterator[ApiClient]:
     """A client by a kubeconfig file (default: ``KUBECONFIG``) if there is one, else by the pod's service account.
 
-    Raises NoCluster.
+    renew_s: so often at most an exec plugin is asked for a new token. Raises NoCluster.
     """
     configuration = Configuration()
     kubeconfig = kubeconfig or os.environ.get("KUBECONFIG")
+    renewing: asyncio.Task[None] | None = None
     try:
         if kubeconfig:
-            await config.load_kube_config(kubeconfig, client_configuration=configuration, persist_config=False)
+            async with asyncio.timeout(_LOAD_TIMEOUT_S):
+                loader = await config.load_kube_config(kubeconfig, client_configuration=configuration, persist_config=False)
+            if uses_plugin(loader):
+                renewing = asyncio.create_task(keep_fresh(loader, configuration, every_s=renew_s))
         elif _IN_CLUSTER_TOKEN.exists():
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
@@ -87,14 +94,18 @@ async def open_client(kubeconfig: str | None = None) -> AsyncIterator[ApiClient]
         client = ApiClient(configuration)
     except NoCluster:
         raise
-    except config.ConfigException as error:
+    except (config.ConfigException, NotRenewable) as error:
         raise NoCluster(f"KUBECONFIG: can't be used: {_one_line(str(error))}") from error
     except OSError as error:  # the file, or one that it names
         raise NoCluster(f"KUBECONFIG: can't be used: {error.strerror or type(error).__name__}") from error
     except Exception as error:  # a file of any content; its text is not repeated, it may hold a token
         raise NoCluster(f"KUBECONFIG: is no usable configuration of a cluster ({type(error).__name__})") from error
-    async with client:
-        yield client
+    try:
+        async with client:
+            yield client
+    finally:
+        if renewing is not None:
+            renewing.cancel()
 
 
 @contextmanager
