@@ -63,7 +63,8 @@ async def local_gateway(
             "reads": reads, "blobs": BlobWriter(pool), "commander": commander, "live": live, "links": LogLinks(),
             "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "eyes": Eyes(Bell(pool), reads),
             "clusters": {"osg": 100}, "searches": Budget(8, what="searches"),
-            "body_bytes": Budget(2**30, what="large bodies"), "scan_token_grace_s": 600.0, **changes,
+            "body_bytes": Budget(2**30, what="large bodies"),
+            "result_bytes": Budget(2**30, what="large results"), "scan_token_grace_s": 600.0, **changes,
         }
     )  # fmt: skip
     app: web.Application = make_app(deps, cast(TokenVerifier, _Everybody()))

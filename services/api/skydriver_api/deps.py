@@ -18,7 +18,8 @@ from skydriver_api.reads import Reads
 class Deps:
     """clusters: name to its most workers with client logs, None: no cap.
 
-    searches: how many at once, each holds a connection to the database. body_bytes: of large bodies in memory at once.
+    searches: how many at once, each holds a connection to the database. body_bytes: of large bodies in memory at once,
+    result_bytes: of large results.
     scan_token_grace_s: how long after a scan's end its token is still good.
     """
 
@@ -32,6 +33,7 @@ class Deps:
     clusters: dict[str, int | None]
     searches: Budget
     body_bytes: Budget
+    result_bytes: Budget
     scan_token_grace_s: float
 
 

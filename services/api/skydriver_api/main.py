@@ -31,6 +31,8 @@ _SEARCHES = 8
 """Of the connections, what searches may hold while their readers take their time; the rest answers everybody else."""
 _BODY_BYTES = 202 * MIB
 """Of large bodies in hand at once: two of the largest. A body exists up to four times while it is read, packed and answered."""
+_RESULT_BYTES = 128 * MIB
+"""Of large results on their way to readers: one of the largest, or many smaller ones. A result exists twice at first."""
 
 
 def main() -> None:
@@ -72,6 +74,7 @@ def main() -> None:
             clusters=settings.clusters,
             searches=Budget(_SEARCHES, what="searches"),
             body_bytes=Budget(_BODY_BYTES, what="large bodies"),
+            result_bytes=Budget(_RESULT_BYTES, what="large results"),
             scan_token_grace_s=settings.scan_token_grace_s,
         )
         await _serve(service, settings, make_app(deps, _verifier(settings, session)))

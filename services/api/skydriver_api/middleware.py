@@ -25,6 +25,8 @@ PRINCIPAL = web.RequestKey("principal", Principal)
 ROLES = web.RequestKey("roles", frozenset[Role])
 """Effective roles: those of the token that the route allows (REST contract 1.2)."""
 
+READ_LIMIT = web.RequestKey("read_limit", asyncio.Timeout)
+
 
 @web.middleware
 async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -75,10 +77,13 @@ async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def _limited(handler: Handler, request: web.Request) -> web.StreamResponse:
-    """A reader does not hang while the database does not answer; a writer has the limits of its steps. Raises TryLater."""
-    if request.method != "GET" or "text/event-stream" in request.headers.get("Accept", ""):
+    """A reader does not hang while the database does not answer; a writer has the limits of its steps. Raises TryLater.
+
+    What streams its answer takes the limit off when it begins.
+    """
+    if request.method != "GET":
         return await handler(request)
-    limit = asyncio.timeout(_READ_LIMIT_S)
+    limit = request[READ_LIMIT] = asyncio.timeout(_READ_LIMIT_S)
     try:
         async with limit:
             return await handler(request)
@@ -95,8 +100,9 @@ def accepting(most_bytes: int, handler: Handler) -> Handler:
 
     async def accepted(request: web.Request) -> web.StreamResponse:
         request = request.clone(client_max_size=most_bytes)
-        expected = most_bytes if request.content_length is None else min(request.content_length, most_bytes)
-        if expected <= MIB and "Content-Encoding" not in request.headers:
+        is_told = request.content_length is not None and "Content-Encoding" not in request.headers
+        expected = min(request.content_length or 0, most_bytes) if is_told else most_bytes
+        if expected <= MIB:
             return await handler(request)
         async with request.app[DEPS].body_bytes.taking(expected):
             await _read(request)

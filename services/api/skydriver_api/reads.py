@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,11 +13,14 @@ from skydriver_api.batched import BatchedLookup
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
+from skydriver_common.log import read as log
+from skydriver_common.log.read import LoggedEvent
 from skydriver_common.log.together import recorded_reply
 from skydriver_common.model.rejections import Reply
 
 _sql = load_statements("skydriver_api", "api.sql")
 _LOOKUP_LIMIT_S = 5.0
+EVENTS_AT_ONCE = 100
 _KEPT_RESULTS_BYTES = 64 * 1024 * 1024
 _NO_WORKFORCE = b'{"statuses":{},"n_running":0,"top_errors":{}}'
 
@@ -61,13 +64,14 @@ class StatusView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultView:
-    """Which skymap of a scan stands. digest: None when there is none yet."""
+    """Which skymap of a scan stands. digest, is_final, size (bytes): None when there is none yet."""
 
     scan_id: str
     is_deleted: bool
     replaced_by: str | None
     digest: str | None
     is_final: bool | None
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,7 @@ class Reads:
         self._results = BatchedLookup(self._find_results, at_once=1)
         self._bodies = BatchedLookup(self._find_bodies, most=1)
         self._ends = BatchedLookup(self._find_ends)
+        self._events = BatchedLookup(self._find_events, most=1)
         self._kept = _KeptResults(_KEPT_RESULTS_BYTES)
 
     async def manifest(self, scan_id: str) -> ManifestView | None:
@@ -176,6 +181,10 @@ class Reads:
                 return moment
         return float(row["requested_at"])
 
+    async def events_after(self, scan_id: str, version: int) -> Sequence[LoggedEvent]:
+        """The scan's next events after a version, EVENTS_AT_ONCE at most; who watches the same scan shares the query."""
+        return await self._events((scan_id, version)) or ()
+
     async def _find_manifests(self, scan_ids: list[str]) -> dict[str, ManifestView]:
         async with _promptly():
             return {row["scan_id"]: ManifestView(**row) async for row in _sql.manifests(self.pool, scan_ids=scan_ids)}
@@ -195,6 +204,13 @@ class Reads:
         async with _promptly():
             found = [(row["scan_id"], row["ended_at"]) async for row in _sql.ends(self.pool, scan_ids=scan_ids)]
         return {scan_id: ended_at for scan_id, ended_at in found if ended_at is not None}
+
+    async def _find_events(self, places: list[tuple[str, int]]) -> dict[tuple[str, int], list[LoggedEvent]]:
+        """Of one place: a page can be large."""
+        ((scan_id, version),) = places
+        async with _promptly():
+            page = [event async for event in log.history(self.pool, scan_id, after=version, most=EVENTS_AT_ONCE)]
+        return {(scan_id, version): page}
 
     async def _find_bodies(self, views: list[ResultView]) -> dict[ResultView, bytes]:
         """One body: a blob can be large."""

@@ -2,16 +2,21 @@
 
 import asyncio
 import io
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
 
+from skydriver_api import middleware
 from skydriver_api.limits import Budget
 from skydriver_api.routes import history, streaming
+from skydriver_common.log import blobs
+from skydriver_common.model.events import ResultReceived
 from tests.support.find_manifests import a_manifest, scan_id, store
 from tests.support.gateway import LocalGateway, local_gateway
+from tests.support.histories import a_store
 
 MIB = 1024 * 1024
 LARGE = [a_manifest(number, scan_metadata={"x": "y" * 20_000}) for number in range(800)]
@@ -36,9 +41,9 @@ class Reader:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def ask(cls, gateway: LocalGateway, content: bytes) -> "Reader":
+    async def ask(cls, gateway: LocalGateway, content: bytes, what: str = "POST /scans/find") -> "Reader":
         reader, writer = await asyncio.open_connection(gateway.host, gateway.port, limit=2**14)
-        head = f"POST /scans/find HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = f"{what} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: {len(content)}\r\n\r\n"
         writer.write(head.encode() + content)
         await writer.drain()
         return cls(reader, writer)
@@ -127,10 +132,44 @@ async def test_large_bodies_wait_for_each_other_and_are_told_to_come_again(datab
         assert budget.free == 3 * MIB
 
 
+async def test_large_results_go_out_as_memory_allows_and_not_to_those_who_don_t_read(
+    database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "WRITE_LIMIT_S", 1.0)
+    monkeypatch.setattr(middleware, "_READ_LIMIT_S", 2.0)
+    skymap = b'{"x": "%b", "y": NaN}' % random.Random(1).randbytes(9 * MIB).hex().encode()
+    budget = Budget(20 * MIB, what="large results", patience_s=0.2)
+    async with a_store(database) as store, local_gateway(database, clean_bus, result_bytes=budget) as gateway:
+        scan = await store.a_scan()
+        digest = await blobs.put(store.pool, skymap)
+        await store.append("progress", scan, ResultReceived(digest=digest, size_bytes=len(skymap), is_final=True))
+        result = b'{"scan_id":"%b","skyscan_result":%b,"is_final":true}' % (scan.encode(), skymap)
+
+        async def get(path: str) -> tuple[int, bytes]:
+            async with gateway.session.get(f"{gateway.url}/scan/{scan}{path}") as answer:
+                content = await answer.read()
+                assert answer.content_length == len(content)
+                return answer.status, content
+
+        assert await get("/result") == (200, result)
+        status, whole = await get("")
+        assert (status, whole.endswith(b',"result":' + result + b"}")) == (200, True)
+        stalled = await Reader.ask(gateway, b"", f"GET /scan/{scan}/result")
+        assert await stalled.reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        assert (await get("/result"))[0] == 503
+        async with asyncio.timeout(20):
+            while (await get("/result"))[0] != 200:
+                pass
+            assert len(await stalled.rest()) < len(result)
+        stalled.writer.close()
+        assert budget.free == 20 * MIB
+
+
 async def test_idle_watchers_hear_a_heartbeat_and_cost_one_query_for_all(
     gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(middleware, "_READ_LIMIT_S", 0.25)  # a stream that has begun goes on
     await store(gateway.pool, [a_manifest(1)])
     url, headers = f"{gateway.url}/scan/{scan_id(1)}/events", {"Accept": "text/event-stream"}
     async with AsyncExitStack() as stack, asyncio.timeout(30):

@@ -65,7 +65,18 @@ def test_both_doors_judge_alike_and_give_the_same_reasons(changes: list[tuple[tu
     assert repr(_bus(plain)) == repr(_rest(plain))
 
 
-@pytest.mark.parametrize("plain", [b"", b"[]", b"{", b'{"progress": NaN}', b"\xff", b'{"a":' + b"[" * 300 + b"]" * 300 + b"}"])
+@pytest.mark.parametrize(
+    "plain",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"progress": NaN}',
+        b"\xff",
+        b'{"progress": ' + b"9" * 5000 + b"}",
+        b'{"a":' + b"[" * 300 + b"]" * 300 + b"}",
+    ],
+)
 def test_what_is_no_json_object_is_refused_with_the_words_of_rest(plain: bytes) -> None:
     assert _bus(plain) == _rest(plain)
     assert isinstance(_bus(plain), str)

@@ -6,9 +6,14 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from skydriver_api.deps import DEPS
+from skydriver_api.reads import ResultView
+from skydriver_api.routes.streaming import streaming
+
 T = TypeVar("T")
 
 _OFF_THE_LOOP_BYTES = 256 * 1024
+LARGE_BYTES = 8 * 1024 * 1024
 
 
 async def parsed_body(raw: bytes, parse: Callable[[bytes], T]) -> T:
@@ -19,3 +24,25 @@ async def parsed_body(raw: bytes, parse: Callable[[bytes], T]) -> T:
 def json_response(body: bytes) -> web.Response:
     """200 with JSON bytes as they are."""
     return web.Response(body=body, content_type="application/json")
+
+
+async def with_result(
+    request: web.Request, view: ResultView | None, *, before: bytes = b"", after: bytes = b""
+) -> web.StreamResponse:
+    """200 with the Result between other bytes of JSON. A large one waits for its share of memory. Raises TryLater."""
+    deps = request.app[DEPS]
+    if view is None or view.size is None:
+        return json_response(before + b"{}" + after)
+    if view.size <= LARGE_BYTES:
+        body = await deps.reads.result_body(view)
+        return json_response(b"".join((before, body, after)) if before else body)
+    async with (
+        streaming(request, {"Content-Type": "application/json; charset=utf-8"}) as answer,
+        deps.result_bytes.taking(view.size),
+    ):
+        body = await deps.reads.result_body(view)
+        answer.response.content_length = len(before) + len(body) + len(after)
+        for piece in (before, body, after):
+            await answer.write_all(piece)
+        await answer.end()
+    return answer.response

@@ -8,6 +8,7 @@ from aiohttp import web
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.live import Watcher
 from skydriver_api.queries import whole_number
+from skydriver_api.reads import EVENTS_AT_ONCE
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of
 from skydriver_api.routes.streaming import Stream, streaming
@@ -19,7 +20,6 @@ HEARTBEAT_S = 15.0
 LONGEST_STREAM_S = 3600.0
 """Then the client connects again, with a token that is still good."""
 
-_BATCH = 100
 _EVENT_STREAM = "text/event-stream"
 
 
@@ -83,10 +83,10 @@ class _Told:
     async def _from_the_log(self) -> None:
         while True:
             # a page at a time: no connection of the pool is held while the client takes its time
-            page = [e async for e in read.history(self._deps.reads.pool, self._scan_id, after=self._version, most=_BATCH)]
+            page = await self._deps.reads.events_after(self._scan_id, self._version)
             for event in page:
                 await self._event(event.version, event.type, event.as_json())
-            if len(page) < _BATCH:
+            if len(page) < EVENTS_AT_ONCE:
                 return
 
     async def _event(self, version: int, type_: str, body: bytes) -> None:

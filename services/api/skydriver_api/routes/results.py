@@ -5,7 +5,7 @@ from aiohttp import web
 from skydriver_api.deps import DEPS
 from skydriver_api.failures import body_of
 from skydriver_api.idempotency import ask
-from skydriver_api.routes.answers import json_response, parsed_body
+from skydriver_api.routes.answers import json_response, parsed_body, with_result
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
 from skydriver_api.routes.sender import sender_of
 from skydriver_common.model import wire
@@ -17,7 +17,7 @@ async def get_result(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/result``: REST contract 4.12."""
     reads = request.app[DEPS].reads
     view = await visible(request, reads, await reads.result(scan_id_of(request)), hides_deleted=True)
-    return json_response(await reads.result_body(view))
+    return await with_result(request, view)
 
 
 async def put_result(request: web.Request) -> web.StreamResponse:
@@ -37,5 +37,4 @@ async def put_result(request: web.Request) -> web.StreamResponse:
     if stands["digest"] == digest:
         final = b"true" if stands["is_final"] else b"false"
         return json_response(b'{"scan_id":"%b","skyscan_result":%b,"is_final":%b}' % (scan_id.encode(), skymap, final))
-    view = await reads.result(scan_id)
-    return json_response(b"{}" if view is None else await reads.result_body(view))
+    return await with_result(request, await reads.result(scan_id))

@@ -17,7 +17,7 @@ from skydriver_api.payloads.requests import (
     parse_scan_request,
 )
 from skydriver_api.reads import ManifestView
-from skydriver_api.routes.answers import json_response, parsed_body
+from skydriver_api.routes.answers import json_response, parsed_body, with_result
 from skydriver_api.routes.lookup import ask_about, not_found, scan_id_of, visible
 from skydriver_api.routes.sender import sender_of
 from skydriver_common.auth import Role
@@ -69,7 +69,7 @@ async def get_scan(request: web.Request) -> web.StreamResponse:
     deps = request.app[DEPS]
     view = await deps.reads.manifest(scan_id_of(request))
     view = await visible(request, deps.reads, view, hides_deleted=True)
-    return json_response(await _with_result(deps, view.body, view.scan_id))
+    return await _with_result(request, view.body, view.scan_id)
 
 
 async def delete_scan(request: web.Request) -> web.StreamResponse:
@@ -82,7 +82,7 @@ async def delete_scan(request: web.Request) -> web.StreamResponse:
     found = await deps.reads.manifest(scan_id)
     reply = await ask_about(request, command, raw, found, no_redirect=parsed.no_redirect)
     manifest = project(body_of(reply), parsed.manifest_projection)
-    return json_response(await _with_result(deps, manifest, scan_id))
+    return await _with_result(request, manifest, scan_id)
 
 
 async def get_manifest(request: web.Request) -> web.StreamResponse:
@@ -126,9 +126,9 @@ async def get_scan_request(request: web.Request) -> web.StreamResponse:
     return json_response(body)
 
 
-async def _with_result(deps: Deps, manifest: bytes, scan_id: str) -> bytes:
-    view = await deps.reads.result(scan_id)
-    return b'{"manifest":%b,"result":%b}' % (manifest, b"{}" if view is None else await deps.reads.result_body(view))
+async def _with_result(request: web.Request, manifest: bytes, scan_id: str) -> web.StreamResponse:
+    view = await request.app[DEPS].reads.result(scan_id)
+    return await with_result(request, view, before=b'{"manifest":%b,"result":' % manifest, after=b"}")
 
 
 async def _event(deps: Deps, view: ManifestView) -> bytes:

@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
+from skydriver_api.middleware import READ_LIMIT
+
 log = structlog.get_logger(__name__)
 
 WRITE_LIMIT_S = 60.0
 """A client that takes nothing for so long has stopped reading."""
+_PORTION_BYTES = 1024 * 1024
 
 
 class ClientStalled(ConnectionResetError):
@@ -30,10 +33,13 @@ class Stream:
         return self.response.prepared
 
     async def begin(self) -> None:
-        """Send status and headers."""
+        """Send status and headers. From here on the reader takes as long as it likes, while it reads."""
+        limit = self._request.get(READ_LIMIT)
+        if limit is not None:
+            limit.reschedule(None)
         await self.response.prepare(self._request)
 
-    async def write(self, piece: bytes) -> None:
+    async def write(self, piece: "bytes | memoryview[int]") -> None:
         """Send a piece, as fast as the client reads. Raises ConnectionResetError, ClientStalled."""
         try:
             async with asyncio.timeout(WRITE_LIMIT_S):
@@ -42,6 +48,12 @@ class Stream:
                 await self.response.write(piece)
         except TimeoutError as error:
             raise ClientStalled("the client does not read") from error
+
+    async def write_all(self, body: bytes) -> None:
+        """Send a large piece in portions. Raises as ``write`` does."""
+        view = memoryview(body)
+        for begin in range(0, len(view), _PORTION_BYTES):
+            await self.write(view[begin : begin + _PORTION_BYTES])
 
     async def end(self) -> None:
         """Say that this was all, unless the client is gone."""

@@ -28,7 +28,7 @@ SELECT scan_id, (json_of(rest) #>> '{scanner,ended_at}')::float8 AS ended_at FRO
 
 -- name: results(scan_ids)
 -- Which skymaps scans have. Indexes: manifests_pkey, results_pkey.
-SELECT m.scan_id, m.is_deleted, m.replaced_by, r.digest, r.is_final
+SELECT m.scan_id, m.is_deleted, m.replaced_by, r.digest, r.is_final, r.size
   FROM manifests m LEFT JOIN results r ON r.scan_id = m.scan_id WHERE m.scan_id = ANY(:scan_ids::text[]);
 
 -- name: statuses(scan_ids)
