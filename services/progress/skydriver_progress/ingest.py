@@ -132,14 +132,17 @@ class Ingest:
 
     async def decide(self, items: Sequence[Item]) -> list[Item]:
         """Decide on all of them in one transaction; returns the refused ones. Raises TryLater, and nothing else."""
+        refusals = [item.refusal for item in items]
         try:
             await self._decide(items)
         except TryLater:
+            _take_back(items, refusals)
             for item in items:
                 if item.skymap is not None:  # a crash of the database may have lost what the disk had not got yet
                     await blobs.put(self._pool, item.skymap)
             raise
         except Exception as error:
+            _take_back(items, refusals)
             if isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] not in _BLAMED_ON_DATA:
                 log.exception("batch.database_fault", sqlstate=error.sqlstate)
                 raise TryLater(f"the database fails (SQLSTATE {error.sqlstate})", 5.0) from error
@@ -283,6 +286,12 @@ class Ingest:
         if len(self._told) > 1000:
             self._told.clear()
         self._told.add(once)
+
+
+def _take_back(items: Sequence[Item], refusals: Sequence[Refusal | None]) -> None:
+    """What was decided in a transaction that failed does not count."""
+    for item, refusal in zip(items, refusals, strict=True):
+        item.refusal = refusal
 
 
 def _without_progress(report: Report) -> Report:

@@ -254,9 +254,8 @@ async def test_a_bug_that_one_message_meets_stops_no_other(rig: Rig, monkeypatch
     assert letter.routing_key == f"progress.{scans[0]}"
 
 
-async def test_one_that_breaks_the_transaction_does_not_take_others_with_it(rig: Rig) -> None:
+async def _let_poison_fail(rig: Rig) -> None:
     """A trigger that fails for one report stands for whatever nobody has thought of."""
-    scans = [await rig.store.a_scan() for _ in range(8)]
     await rig.store.pool.execute(
         """CREATE FUNCTION refuse_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              IF position('poison' IN convert_from(NEW.data, 'UTF8')) > 0 THEN RAISE EXCEPTION 'no' USING ERRCODE = '22000'; END IF;
@@ -265,6 +264,24 @@ async def test_one_that_breaks_the_transaction_does_not_take_others_with_it(rig:
     await rig.store.pool.execute(
         "CREATE TRIGGER refuse_it BEFORE INSERT ON event_log FOR EACH ROW EXECUTE FUNCTION refuse_it()"
     )
+
+
+async def test_what_was_refused_because_of_one_that_breaks_the_transaction_is_taken_after_all(rig: Rig) -> None:
+    scan_id = await rig.store.a_scan()
+    await _let_poison_fail(rig)
+    poison, other = ({"event_metadata": METADATA["event_metadata"] | {"event_type": name}} for name in ("poison", "HESE"))
+    await rig.bus.send("progress", scan_id, poison, sequence=1, producer="p1")
+    await rig.bus.send("progress", scan_id, other, sequence=1, producer="p2")
+    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+        scan = await rig.bus.until(scan_id, lambda scan: scan.event_metadata is not None)
+        [letter] = await rig.dead.read(1)
+    assert scan.event_metadata == other["event_metadata"]
+    assert str(letter.headers["x-reason"]).startswith("failed:")
+
+
+async def test_one_that_breaks_the_transaction_does_not_take_others_with_it(rig: Rig) -> None:
+    scans = [await rig.store.a_scan() for _ in range(8)]
+    await _let_poison_fail(rig)
     poison = a_progress(1)
     poison["progress"]["summary"] = "poison"
     for scan_id in scans[:-1]:
