@@ -56,14 +56,14 @@ class Rest:
 
     def __init__(self, address: str, token: str, scan_id: str) -> None:
         self._base = f"{address.rstrip('/')}/scan/{scan_id}"
-        self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"})
+        self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"} if token else {})
 
     async def close(self) -> None:
         await self._session.close()
 
     async def event(self) -> dict[str, Any]:
         """The i3 event. Raises CallFailed."""
-        manifest = await self._call("GET", "manifest", None, URGENT)
+        manifest = await self.call("GET", "manifest", None, URGENT)
         event = manifest.get("event_i3live_json_dict") if isinstance(manifest, dict) else None
         if not isinstance(event, dict):
             raise CallFailed("GET manifest: the answer holds no event", None)
@@ -71,13 +71,13 @@ class Rest:
 
     async def n_running(self) -> int:
         """Workers that run now. Raises CallFailed."""
-        workforce = await self._call("GET", "ewms/workforce", None, QUICK)
+        workforce = await self.call("GET", "ewms/workforce", None, QUICK)
         value = workforce.get("n_running") if isinstance(workforce, dict) else None
         return value if isinstance(value, int) else 0
 
     async def status(self) -> Status:
         """Raises CallFailed."""
-        status = await self._call("GET", "status", None, QUICK)
+        status = await self.call("GET", "status", None, QUICK)
         if not isinstance(status, dict):
             raise CallFailed("GET status: the answer is no object", None)
         label = status.get("ewms_deactivated")
@@ -89,11 +89,12 @@ class Rest:
             raise CallFailed(f"a {kind} report can't be sent over REST", None)
         method, what = _ROUTES[kind]
         place = {PRODUCER_HEADER: producer, SEQUENCE_HEADER: str(sequence)}
-        await self._call(method, what, plain, ONCE, place)
+        await self.call(method, what, plain, ONCE, place)
 
-    async def _call(
+    async def call(
         self, method: str, what: str, body: bytes | None, patience: Patience, place: Mapping[str, str] | None = None
     ) -> object:
+        """One call below the scan's address, as JSON; None for an empty answer. Raises CallFailed when patience is at its end."""
         failures = 0
         while True:
             status, wait_s, is_final = None, 0.0, False

@@ -17,11 +17,11 @@ from skydriver_sandbox.scanner.line import Line, SessionLine, stop_when_told
 from skydriver_sandbox.scanner.options import Options, read_options
 from skydriver_sandbox.scanner.progression import ScanRefusedError
 from skydriver_sandbox.scanner.scan import Scan, ScanFailedError
-from skydriver_sandbox.scanner.skydriver import CallFailedError, SkyDriver
+from skydriver_sandbox.scanner.skydriver import CallFailed, SkyDriver
 from skydriver_scanner import SettingsProblem
 
 log = logging.getLogger("sandbox.scanner")
-FAILURES = (ScanRefusedError, ScanFailedError, CallFailedError, HandoverFailedError, OSError)
+FAILURES = (ScanRefusedError, ScanFailedError, CallFailed, HandoverFailedError, OSError)
 
 
 class _StoppedError(Exception):

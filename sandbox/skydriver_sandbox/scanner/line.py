@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from skydriver_sandbox.scanner.skydriver import URGENT, CallFailedError, Patience
+from skydriver_sandbox.scanner.skydriver import URGENT, Patience
 from skydriver_scanner import AsyncScannerSession, CallFailed, NotDelivered, ScannerProblem, ScanStopped, SessionSettings, Stop
 
 log = logging.getLogger("sandbox.scanner")
@@ -19,7 +19,7 @@ _TAIL_LINES = 50
 
 
 class Line(Protocol):
-    """What a scan needs of SkyDriver. All raise CallFailedError where it does not answer, or refuses."""
+    """What a scan needs of SkyDriver. All raise CallFailed where it does not answer, or refuses."""
 
     async def event(self) -> object:
         """The event to scan."""
@@ -77,14 +77,11 @@ class SessionLine:
             await self._session.close(_PARTING_S if is_parting else None)
         except NotDelivered as problem:
             if not is_parting:
-                raise CallFailedError(str(problem), None) from problem
+                raise CallFailed(str(problem), None) from problem
             log.warning("%s", problem)
 
     async def event(self) -> object:
-        try:
-            return await self._session.event()
-        except CallFailed as failure:
-            raise CallFailedError(str(failure), failure.status) from failure
+        return await self._session.event()
 
     async def wait_for_workers(self, poll_s: float) -> None:
         try:
@@ -101,7 +98,7 @@ class SessionLine:
         try:
             await self._session.put_result(result, is_final=is_final)
         except ScannerProblem as problem:
-            raise CallFailedError(str(problem), None) from problem
+            raise CallFailed(str(problem), None) from problem
         await self._arrived(patience)
 
     async def report_failure(self, reason: str) -> None:
@@ -113,7 +110,7 @@ class SessionLine:
 
     async def _arrived(self, patience: Patience) -> None:
         if patience is URGENT and not await self._session.flush(_URGENT_S):
-            raise CallFailedError(f"the end of the scan can't be reported; it waits in {self._settings.folder}", None)
+            raise CallFailed(f"the end of the scan can't be reported; it waits in {self._settings.folder}", None)
 
 
 async def stop_when_told(line: Line, poll_s: float, stop: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from skydriver_sandbox.scanner.line import Line
 from skydriver_sandbox.scanner.options import Options
 from skydriver_sandbox.scanner.progress import Report, manifest_json
 from skydriver_sandbox.scanner.results import result_json
-from skydriver_sandbox.scanner.skydriver import NON_URGENT, URGENT, CallFailedError, Patience
+from skydriver_sandbox.scanner.skydriver import NON_URGENT, URGENT, CallFailed, Patience
 from skydriver_sandbox.scanner.statistics import Statistics
 
 log = logging.getLogger("sandbox.scanner")
@@ -59,19 +59,19 @@ class Reporter:
         epilogue = "" if is_first else f"Next report in {self._options.progress_interval_s:g} s."
         try:
             await self._send_progress(summary, epilogue, None, NON_URGENT)
-        except CallFailedError as error:
+        except CallFailed as error:
             log.warning("progress not reported: %s", error)
         self._progress_at = time.monotonic()
 
     async def result(self) -> None:
         try:
             await self._send_result(is_final=False, patience=NON_URGENT)
-        except CallFailedError as error:
+        except CallFailed as error:
             log.warning("result not sent: %s", error)
         self._result_at = time.monotonic()
 
     async def final(self) -> None:
-        """The final result, then the last progress. Raises CallFailedError when SkyDriver does not take one of them."""
+        """The final result, then the last progress. Raises CallFailed when SkyDriver does not take one of them."""
         self._die_if_told("before-final-result")
         await self._send_result(is_final=True, patience=URGENT)
         self._die_if_told("before-last-progress")

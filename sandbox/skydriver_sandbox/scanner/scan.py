@@ -45,7 +45,7 @@ class Scan:
         self._heard_at = time.monotonic()
 
     async def run(self) -> None:
-        """Raises ScanRefusedError, ScanFailedError, CallFailedError, HandoverFailedError."""
+        """Raises ScanRefusedError, ScanFailedError, CallFailed, HandoverFailedError."""
         options = self._options
         self._event = await self._read_event()
         pointed_at = (self._event.facts.ra, self._event.facts.dec) if options.reco_algo == "splinempe_pointed" else None

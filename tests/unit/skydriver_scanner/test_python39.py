@@ -39,11 +39,23 @@ def test_no_module_uses_newer_names_of_the_standard_library() -> None:
                 assert not words & {"slots", "kw_only", "strict"}, f"{path.name}:{node.lineno}"
 
 
-def test_the_oldest_python_here_imports_what_needs_the_standard_library_only() -> None:
+_ALL_MODULES = """
+import importlib, pkgutil, sys
+from unittest.mock import MagicMock
+for name in ("aio_pika", "aio_pika.abc", "aio_pika.exceptions", "aiohttp"):
+    sys.modules[name] = MagicMock()  # an old Python here has no packages: what they are does not matter on import
+import skydriver_scanner
+for module in pkgutil.iter_modules(skydriver_scanner.__path__):
+    importlib.import_module(f"skydriver_scanner.{module.name}")
+skydriver_scanner.AsyncScannerSession, skydriver_scanner.ScannerSession
+print("fine")
+"""
+
+
+def test_the_oldest_python_here_imports_every_module() -> None:
     found = next((path for name in ("3.9", "3.10", "3.11") if (path := shutil.which(f"python{name}")) and _works(path)), None)
-    program = "import skydriver_scanner.wire, skydriver_scanner.settings, skydriver_scanner.spool; print('fine')"
     answer = subprocess.run(
-        [found or sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, capture_output=True,
+        [found or sys.executable, "-c", _ALL_MODULES], env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, capture_output=True,
         timeout=60, check=False,
     )  # fmt: skip
     assert answer.stdout == b"fine\n", answer.stderr.decode()
