@@ -271,7 +271,7 @@ class _Run:
         events = await self.system.events(scan_id)
         kinds = {event["type"] for event in events}
         has_result = any(event["type"] == "scan.result-received" and event["data"]["is_final"] for event in events)
-        return "scan.deleted" not in kinds and (has_result or "scanner.failed" in kinds)
+        return "scan.deleted" not in kinds and (has_result or "scan.scanner-failed" in kinds)
 
     async def _story(self, what: str, scan_id: str) -> str:
         """All that is known of a scan of which something is left."""

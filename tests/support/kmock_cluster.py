@@ -31,7 +31,10 @@ Answer = Callable[[kmock.Request], Any]
 
 @dataclass(slots=True)
 class Fault:
-    """What the next ``times`` requests of this method and kind meet instead of (or, with after, after) an answer."""
+    """What the next ``times`` requests of this method and kind meet instead of (or, with after, after) an answer.
+
+    in_stream: a watch begins well, and the error comes as its first event. page: the answer is 200 and this, as a proxy would.
+    """
 
     method: str
     kind: str
@@ -43,6 +46,8 @@ class Fault:
     delay_s: float = 0.0
     drop: bool = False
     after: bool = False
+    in_stream: bool = False
+    page: str = ""
 
 
 @attrs.define(kw_only=True, slots=False)
@@ -129,6 +134,13 @@ class Cluster(kmock.RawHandler):
         self.oldest = self.version
         self.cut_watches()
 
+    def bookmark(self) -> None:
+        """Tell every watch that asks for it how far time has come, though nothing of its own has changed."""
+        self.version += 1
+        self.journal.append((self.version, "BOOKMARK", "", {"metadata": {"resourceVersion": str(self.version)}}))
+        self.grew.set()
+        self.grew = asyncio.Event()
+
     def cut_watches(self) -> None:
         """Drop the connections of all watches."""
         self.cut.set()
@@ -158,6 +170,11 @@ class Cluster(kmock.RawHandler):
                 assert raw is not None
                 assert raw.transport is not None
                 raw.transport.abort()
+            if fault.page:
+                return web.Response(text=fault.page, content_type="text/html")
+            if fault.in_stream:
+                error = {"type": "ERROR", "object": {"kind": "Status", "code": fault.status, "message": fault.message}}
+                return web.Response(text=json.dumps(error) + "\n", content_type="application/json")
             if fault.drop or fault.status:
                 return _status(fault.status or 500, fault.message, fault.reason, fault.headers)
         if is_watch:
@@ -233,7 +250,8 @@ class Cluster(kmock.RawHandler):
                 while position < len(self.journal):
                     version, change, where, item = self.journal[position]
                     position += 1
-                    if version > since and where == f"{kind}/{namespace}" and _selects(request, item):
+                    is_bookmark = change == "BOOKMARK" and request.params.get("allowWatchBookmarks") in ("true", "True")
+                    if version > since and (is_bookmark or (where == f"{kind}/{namespace}" and _selects(request, item))):
                         await response.write(json.dumps({"type": change, "object": item}).encode() + b"\n")
                 if position == len(self.journal):
                     with suppress(TimeoutError):

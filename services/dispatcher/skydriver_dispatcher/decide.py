@@ -22,6 +22,8 @@ from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.scanner_args import scanner_server_args
 
+URGENT = 100
+"""From this priority on a scan never waits for the throttle. Source: REST contract 8.5. The claim of a launch knows it, too."""
 REFUSED_EXIT_CODE = 2
 """With this code a scanner server says that its input is wrong: starting it again can't help."""
 MAX_RESTARTS = 3

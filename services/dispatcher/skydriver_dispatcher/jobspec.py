@@ -36,13 +36,12 @@ from kubernetes_asyncio.client import (
 
 from skydriver_common.kubernetes import names
 from skydriver_common.model.scan import Scan
+from skydriver_dispatcher.decide import URGENT
 from skydriver_dispatcher.scanner_environment import TOKEN_NAME
 
 SHARED_DIR = "/common-space"
 STARTUP_FILE = f"{SHARED_DIR}/startup.json"
 UPLOAD_DIR = "/run/skydriver"
-URGENT = 100
-"""From this priority on a scan is urgent. Source: REST contract 8.5."""
 
 _SHARED, _SCRATCH, _PROFILE, _UPLOAD = "common-space", "scratch", "queue-profile", "startup-upload"
 _LABEL_LENGTH = 63

@@ -1,5 +1,6 @@
 """Loop steps: take scans from the backlog and start them; stop what must not run."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.runtime.loops import Step, insistently
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import (
+    URGENT,
     decide_attempt,
     decide_deferred_launch,
     decide_failed_launch,
@@ -25,8 +27,6 @@ from skydriver_dispatcher.usecases import LAUNCH, STOP, context_of_loop
 
 log = structlog.get_logger(__name__)
 
-URGENT = 100
-"""From this priority on, a scan never waits for the throttle. Source: REST contract 8.5."""
 _URGENT_CAP_S, _NO_ROOM_CAP_S, _OUTAGE_CAP_S = 15.0, 60.0, 5.0
 """Longest pauses of ours: of one urgent scan; of all others while there is no room; of these while Kubernetes is away."""
 _NO_ROOM_AGAIN_S = 300.0
@@ -73,15 +73,16 @@ class Launching:
         self._schedule = schedule
         self._launcher = launcher
         self._max_attempts = max_attempts
+        self._half_lease_s = schedule.lease.total_seconds() / 2
         self._holds, self._next_hold_at = 0, 0.0
 
     def hand(self) -> Step:
         """A step of its own: start the most urgent scan that may start. One loop takes it."""
-        return _Hand(self._claim_next, self._launch, self._schedule.lease.total_seconds() / 2).step
+        return _Hand(self._claim_next, self._launch, self._half_lease_s).step
 
     def urgent_hand(self) -> Step:
         """The same for urgent scans alone: a hand that is free when all others wait for answers about less urgent ones."""
-        return _Hand(self._claim_urgent, self._launch, self._schedule.lease.total_seconds() / 2).step
+        return _Hand(self._claim_urgent, self._launch, self._half_lease_s).step
 
     async def stop(self) -> bool | float:
         """End the scanner server of one scan that must not run."""
@@ -113,9 +114,14 @@ class Launching:
                 return
             scan = tx.append(scan_id, decide_attempt(scan)) or scan
         try:
-            job = await self._launcher.launch(scan)
+            # so that it is written down while the lease is surely ours; what was made after all is found by the next try
+            async with asyncio.timeout(self._half_lease_s):
+                job = await self._launcher.launch(scan)
         except TryLater as fault:
             await self._deferred(work, fault)
+            return
+        except TimeoutError:
+            await self._deferred(work, TryLater(f"the launch was not done within {self._half_lease_s:g} s"))
             return
         except LaunchRefused as error:
             await self._failed(work, str(error), is_final=error.is_final)
@@ -127,7 +133,7 @@ class Launching:
             return
         self._holds = 0
         # insistently: until this is recorded nobody knows that the scan runs, and with the lease's end it is started again
-        await insistently(lambda: self._started(work, attempt_id, job), for_s=self._schedule.lease.total_seconds() / 2)
+        await insistently(lambda: self._started(work, attempt_id, job), for_s=self._half_lease_s)
         log.info("scan.launched", job=job)
 
     async def _started(self, work: Work, attempt_id: str, job: str) -> None:

@@ -139,6 +139,13 @@ async def test_stop_deletes_job_and_secret_and_may_be_repeated(at: Setup) -> Non
     assert {key[2] for key in at.cluster.objects} == {f"skyscan-{other.scan_id}"}
 
 
+async def test_stop_deletes_the_secret_although_there_is_nothing_to_say_about_the_job(at: Setup) -> None:
+    await at.launcher.launch(at.scan)
+    at.cluster.fail("DELETE", "jobs", 404, "the server could not find the requested resource")
+    await at.launcher.stop(at.scan.scan_id)
+    assert at.cluster.find("secrets", at.name) is None
+
+
 async def test_stop_says_so_when_it_could_not(at: Setup) -> None:
     await at.launcher.launch(at.scan)
     for fault in ({"status": 503}, {"drop": True, "times": 2}, {"status": 403, "message": "no right"}):

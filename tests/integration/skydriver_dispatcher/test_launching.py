@@ -16,6 +16,7 @@ from skydriver_common.model.commands import Context
 from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.loops import Pulse, forever
 from skydriver_dispatcher import store as statements
+from skydriver_dispatcher.launching import Launching
 from skydriver_dispatcher.ports import RoomMade
 from skydriver_dispatcher.usecases import STOP
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
@@ -251,6 +252,37 @@ async def test_a_refusal_for_good_is_visible(dispatcher: Dispatcher) -> None:
     assert "Invalid value" in scan.launch.reason
     assert await dispatcher.codes(scan_id) == ["launch-abandoned"]
     assert isinstance((await dispatcher.events(scan_id))[-1], ev.LaunchAbandoned)
+
+
+async def test_a_right_that_is_missing_ends_in_a_visible_refusal_after_the_attempts(dispatcher: Dispatcher) -> None:
+    dispatcher.cluster.fail("POST", "jobs", 403, 'jobs.batch is forbidden: User "x" cannot create resource "jobs"', times=100)
+    scan_id = await dispatcher.request(priority=100)
+    for _ in range(5):
+        await dispatcher.hasten()
+    scan = await dispatcher.scan(scan_id)
+    assert (scan.launch.state, scan.launch.failures) == ("abandoned", 3)
+    assert "cannot create resource" in scan.launch.reason
+    assert await dispatcher.codes(scan_id) == ["launch-abandoned"]
+    assert [event.type for event in await dispatcher.events(scan_id)] == [
+        "scan.requested", *["scan.launch-attempted", "scan.launch-failed"] * 3, "scan.launch-abandoned",
+    ]  # fmt: skip
+    assert dispatcher.cluster.count("POST", "jobs") == 3
+
+
+async def test_a_launch_takes_no_longer_than_half_its_lease_whatever_the_launcher_does(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def for_ever(scan: Scan) -> str:
+        raise AssertionError(await asyncio.Event().wait() or scan)
+
+    monkeypatch.setattr(dispatcher.launcher, "launch", for_ever)
+    schedule = Schedule(dispatcher.store.pool, dispatcher.store.bell, holder="hasty", lease=timedelta(seconds=0.4))
+    uow = dispatcher.store.uows["dispatcher"]
+    launching = Launching(dispatcher.store.pool, uow, schedule, dispatcher.launcher, max_attempts=3)
+    scan_id = await dispatcher.request(priority=100)
+    async with asyncio.timeout(20):
+        await launching.hand()()
+    assert await dispatcher.codes(scan_id) == ["launch-deferred"]
 
 
 async def test_a_scan_that_breaks_the_launcher_is_given_up_after_its_attempts_and_others_go_on(

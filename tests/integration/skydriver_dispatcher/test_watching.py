@@ -306,6 +306,44 @@ async def test_a_forgotten_version_means_a_new_list_and_nothing_is_missed(dispat
         await dispatcher.until(lambda: was_replaced(dispatcher, second))
 
 
+async def test_a_version_that_is_said_to_be_gone_within_the_stream_means_a_new_list(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    for kind in ("jobs", "pods"):
+        dispatcher.cluster.fail("WATCH", kind, 410, "too old resource version", in_stream=True)
+    async with watching(dispatcher):
+        for kind in ("jobs", "pods"):
+            await dispatcher.cluster.until_asked("GET", kind, 2)
+        await dispatcher.cluster.run_pod(scan_id, **pods.running(scan_id))
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("running", "")))
+
+
+async def test_bookmarks_keep_a_quiet_watch_from_falling_behind(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    cluster = dispatcher.cluster
+    async with watching(dispatcher):
+        lists, watches = cluster.count("GET", "pods"), cluster.count("WATCH", "pods")
+        cluster.bookmark()
+        cluster.oldest = cluster.version  # all before is compacted away; the bookmark is not
+        await cluster.run_pod(scan_id, **pods.waiting(scan_id))
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("scheduled", "")))
+        cluster.cut_watches()
+        await cluster.until_asked("WATCH", "pods", watches + 1)
+        await cluster.run_pod(scan_id, **pods.running(scan_id))
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("running", "")))
+        assert cluster.count("GET", "jobs") == 1, "Jobs did not change, their watch lives by bookmarks alone"
+        assert cluster.count("GET", "pods") == lists
+
+
+async def test_what_a_proxy_says_instead_of_the_api_is_waited_out(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    for method in ("GET", "WATCH"):
+        for page in ("<html>Bad gateway</html>", "[]", "{}"):
+            dispatcher.cluster.fail(method, "pods", page=page)
+    async with watching(dispatcher):
+        await dispatcher.cluster.run_pod(scan_id, **pods.running(scan_id))
+        await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("running", "")))
+
+
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429, "headers": {"Retry-After": "1"}}, {"drop": True}])
 async def test_lists_and_watches_survive_faults(dispatcher: Dispatcher, fault: dict[str, Any]) -> None:
     scan_id = await dispatcher.launched()

@@ -58,8 +58,7 @@ DECLARE
 BEGIN
     FOR own IN
         SELECT c.relname AS table, r.role FROM pg_class c
-          JOIN (VALUES ('ewms\_%', 'skydriver_ewms_bridge'), ('launch\_%', 'skydriver_dispatcher'),
-                       ('throttles', 'skydriver_dispatcher')) AS r (pattern, role) ON c.relname LIKE r.pattern
+          JOIN (VALUES ('ewms\_%', 'skydriver_ewms_bridge'), ('launch\_%', 'skydriver_dispatcher')) AS r (pattern, role) ON c.relname LIKE r.pattern
          WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
     LOOP
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO %I', own.table, own.role);

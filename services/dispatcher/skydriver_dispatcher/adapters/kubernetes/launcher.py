@@ -5,6 +5,7 @@ first, since it owns the Secret; its pod waits for the Secret.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 from kubernetes_asyncio.client import ApiClient, BatchV1Api, CoreV1Api, V1Job, V1Secret
@@ -80,17 +81,15 @@ class KubernetesLauncher:
         """
         selector = names.selector(self._settings.instance, scan_id)
         try:
-            with kubernetes_faults("delete the Job of a scan"):
+            with suppress(NotFound), kubernetes_faults("delete the Job of a scan"):
                 await self._jobs.delete_collection_namespaced_job(
                     self._settings.namespace, label_selector=selector, propagation_policy="Foreground",
                     _request_timeout=self._timeout_s,
                 )  # fmt: skip
-            with kubernetes_faults("delete the Secret of a scan"):
+            with suppress(NotFound), kubernetes_faults("delete the Secret of a scan"):
                 await self._core.delete_collection_namespaced_secret(
                     self._settings.namespace, label_selector=selector, _request_timeout=self._timeout_s
                 )
-        except NotFound:
-            return
         except Refused as refusal:
             log.error("kubernetes.stop_refused", scan_id=scan_id, reason=refusal.reason)
             raise TryLater(f"a Job can't be deleted: {refusal.reason}", 30.0) from refusal

@@ -18,6 +18,8 @@ _PAGE = 500
 _WATCH_S = 300
 _SILENCE_S = 30.0
 _LINE_BYTES = 4 * 2**20
+_NOT_THE_API = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading gives that is no JSON, or JSON of another shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +73,15 @@ async def list_pages(
             body = await response.read()
         if response.status != 200:
             raise meaning(response.status, body, dict(response.headers), "list our objects")
-        content = orjson.loads(body)
-        token = content["metadata"].get("continue")
-        yield Page(items=content["items"] or [], resource_version=content["metadata"]["resourceVersion"])
+        try:
+            content = orjson.loads(body)
+            token = content["metadata"].get("continue")
+            page = Page(items=content["items"] or [], resource_version=content["metadata"]["resourceVersion"])
+        except _NOT_THE_API as error:
+            raise TryLater(
+                "a list of our objects brings what the API does not say: is there a proxy in between?", 5.0
+            ) from error
+        yield page
         if not token:
             return
 
@@ -100,12 +108,13 @@ async def changes(
             async for line in _lines(response.content):
                 try:
                     event = orjson.loads(line)
-                except ValueError as error:
-                    raise TryLater("a watch brings what is no JSON") from error
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    raise meaning(status.get("code") or 500, orjson.dumps(status), {}, "watch our objects")
-                yield Change(type=event["type"], item=event["object"])
+                    kind, item = event["type"], event["object"]
+                    code = (item.get("code") or 500) if kind == "ERROR" else None
+                except _NOT_THE_API as error:
+                    raise TryLater("a watch brings what the API does not say: is there a proxy in between?", 5.0) from error
+                if code is not None:
+                    raise meaning(code, orjson.dumps(item), {}, "watch our objects")
+                yield Change(type=kind, item=item)
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
