@@ -46,6 +46,18 @@ def test_numbers_of_thousands_of_digits_are_named(quiet_system: Running, scan: s
         assert name in answer.reason
 
 
+def test_long_integers_come_back_digit_by_digit(quiet_system: Running) -> None:
+    metadata = {"n": 123456789012345678901234567890, "m": [-(2**64), 2**63, 1.5]}
+    scan_id = request_scan(quiet_system)["scan_id"]
+    for _ in range(2):  # an equal one later is accepted
+        told = quiet_system.call("PATCH", f"/scan/{scan_id}/manifest", body={"scan_metadata": metadata}, role="system")
+        assert ok(told)["scan_metadata"] == metadata
+    assert quiet_system.get(f"/scan/{scan_id}/manifest")["scan_metadata"] == metadata
+    assert quiet_system.get(f"/scan/{scan_id}?projection=*")["manifest"]["scan_metadata"] == metadata
+    query = {"filter": {"scan_metadata.n": metadata["n"], "scan_id": scan_id}}
+    assert ok(quiet_system.call("POST", "/scans/find", body=query))["manifests"][0]["scan_metadata"] == metadata
+
+
 def test_a_body_that_is_not_compressed_as_it_says_is_a_wrong_input(quiet_system: Running) -> None:
     body = json.dumps(scan_request(sample_event())).encode()
     wrong = _send(quiet_system, "POST", "/scan", body, **{"Content-Encoding": "gzip"})

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from skydriver_common.model.commands import PatchManifest
 from skydriver_common.payloads.invalid import InvalidBody, Problem
-from skydriver_common.payloads.jsonbody import read_object
+from skydriver_common.payloads.jsonbody import may_hold_long_integers, read_object
 from skydriver_common.payloads.reports import (
     ParsedPatch,
     TolerantPatchBody,
@@ -108,7 +108,7 @@ def _progress(envelope: Envelope) -> PatchManifest:
 
 def _fast(plain: bytes) -> TolerantPatchBody | None:
     """The report, unless there is anything unusual about it: then the thorough reader says what."""
-    if b"\\u0000" in plain or plain.count(b"{") + plain.count(b"[") > _PLAIN_NESTING:
+    if b"\\u0000" in plain or plain.count(b"{") + plain.count(b"[") > _PLAIN_NESTING or may_hold_long_integers(plain):
         return None
     try:
         return TolerantPatchBody.model_validate(orjson.loads(plain))

@@ -1,17 +1,21 @@
 """The broker factory: acknowledgement policy, prefetch, grace and dead-lettering are set here, once for all services."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import aio_pika
 from aio_pika.abc import AbstractRobustConnection
 from faststream import AckPolicy
+from faststream.message import StreamMessage
 from faststream.rabbit import Channel, RabbitBroker
 
 from skydriver_common.bus import foreign_bytes
 from skydriver_common.bus.outcomes import Handled, Settle
 from skydriver_common.bus.replies import Replies
 from skydriver_common.bus.translate import broker_faults
+from skydriver_common.model import wire
 
 PREFETCH = 32
 GRACE_S = 8.0
@@ -36,10 +40,17 @@ def make_broker(
         ack_policy=AckPolicy.MANUAL,
         graceful_timeout=grace_s,
         middlewares=[settle],
+        decoder=_decoded,
         logger=None,
     )
     settle.broker = broker
     return broker
+
+
+async def _decoded(message: StreamMessage[Any], original: Callable[[StreamMessage[Any]], Awaitable[Any]]) -> Any:
+    """The content of a message; one of ours with integers beyond 64 bits keeps them (see ``wire.encode``)."""
+    body = message.body
+    return wire.decode(body) if isinstance(body, bytes) and body[:1] == b" " else await original(message)
 
 
 async def connect(amqp_url: str, *, name: str) -> AbstractRobustConnection:

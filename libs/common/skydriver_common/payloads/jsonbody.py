@@ -35,6 +35,8 @@ _LEAF_TEXT = rb"(?:" + _SCALAR + rb"|" + _FLAT_ARRAY + rb")"
 _KEY_TEXT = _STRING + _WS + rb":" + _WS
 
 _SPACE = re.compile(_WS)
+_ANY_DIGIT = bytes.maketrans(b"123456789", b"000000000")
+_MANY_DIGITS = b"0" * 19
 _LEAF = re.compile(_LEAF_TEXT)
 _KEY = re.compile(rb"(" + _LONG_STRING + rb")" + _WS + rb":" + _WS)
 _MORE_ELEMENTS = re.compile(rb"(?>(?:" + _WS + rb"," + _WS + _LEAF_TEXT + rb")" + _MOST + rb")" + _WS)
@@ -241,9 +243,16 @@ def _parse(piece: bytes, name: str) -> tuple[Any, list[Problem]]:
     except orjson.JSONDecodeError:
         found = list(_unfit(json.loads(piece, parse_int=float), (name,)))  # of thousands of digits an int would be refused
         return None, found or [Problem(dotted(name), "cannot be read as JSON")]
+    if may_hold_long_integers(piece):
+        value = json.loads(piece)
     if b"\\u0000" in piece:
         return value, list(_unfit(value, (name,)))
     return value, []
+
+
+def may_hold_long_integers(raw: bytes) -> bool:
+    """Whether there may be integers beyond 64 bits, of which orjson makes floats: the standard library keeps their digits."""
+    return _MANY_DIGITS in raw.translate(_ANY_DIGIT)  # ten times as fast as a regular expression
 
 
 def _unfit(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:

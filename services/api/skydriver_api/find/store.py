@@ -4,7 +4,6 @@ Source: REST contract 1.6, 4.3, 10.
 """
 
 import json
-import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +16,11 @@ from skydriver_api.find.filters import parse_filter
 from skydriver_api.find.literals import checked_text
 from skydriver_api.find.nodes import Node
 from skydriver_common.model import wire
+from skydriver_common.payloads.jsonbody import may_hold_long_integers
 
 __all__ = ["EXCLUDED", "FindQuery", "Limits", "Statement", "find_query", "projected_fields", "statement_for", "stream"]
 
 EXCLUDED = frozenset({"ewms_task", "event_i3live_json_dict", "event_i3live_json_dict__hash"})
-
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 _FETCH_ROWS = 500
 _FETCH_BYTES = 1_000_000
@@ -180,7 +178,7 @@ def _projected(scan_id: str, body: bytes | None, fields: frozenset[str] | None) 
     if body is None:
         return wire.encode({"scan_id": scan_id} if fields else {})
     # orjson is quick, but makes floats of integers beyond 64 bits; the standard library keeps them.
-    manifest = json.loads(body) if _LONG_NUMBER.search(body) else orjson.loads(body)
+    manifest = json.loads(body) if may_hold_long_integers(body) else orjson.loads(body)
     if fields is None:
         return wire.encode({name: value for name, value in manifest.items() if name not in EXCLUDED})
     return wire.encode({name: value for name, value in manifest.items() if name in fields})
