@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
+from skydriver_common.kubernetes.client import open_client
+from skydriver_ewms.adapters.profile_secrets import ProfileSecrets
+from skydriver_ewms.values import StartupUpload
 from tests.support.kube.api import Api, ApiError, eventually
+from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.installation import Installation
+from tests.support.kube.rights import grant
 
 Act = Callable[[Installation, str], Awaitable[None]]
 
@@ -57,10 +62,22 @@ def _ends(**annotations: str) -> Act:
     return act
 
 
+async def _crash_loop(installation: Installation, scan_id: str) -> None:
+    name = await installation.running_pod(scan_id)
+    pod = await installation.api.get("Pod", installation.namespace, name)
+    assert pod is not None
+    (scanner,) = pod["status"]["containerStatuses"]
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}}
+    change = {"status": {"containerStatuses": [scanner | {"state": waiting, "ready": False}]}}
+    await installation.api.patch("Pod", installation.namespace, name, change, status=True)
+
+
 TAKEN: dict[str, Act] = {
     "OOMKilled": _ends(exit_code="137", exit_reason="OOMKilled"),
     "Evicted": _ends(evicted="The node was low on resource: memory."),
     "exit code 143": _ends(exit_code="143"),
+    "exit code 137": _ends(exit_code="137"),
+    "crashes again and again": _crash_loop,
     "StartError": _ends(exit_code="128", exit_reason="StartError"),
     "Job was deleted": _delete_job,
     "pod": _delete_pod,
@@ -109,6 +126,56 @@ async def test_an_end_of_its_own_is_told_and_final(installation: Installation) -
         assert [problem["code"] for problem in status["problems"]] == ["scanner-failed"]
         kinds = [event["type"] for event in await installation.events(scan_id)]
         assert "scan.replaced" not in kinds
+
+
+async def test_a_scan_that_has_used_its_time_up_has_failed_and_is_not_started_once_more(installation: Installation) -> None:
+    await installation.start()
+    scan_id = await installation.submit()
+    await installation.running_pod(scan_id)
+    await installation.api.patch(
+        "Job", installation.namespace, f"skyscan-{scan_id}", {"spec": {"activeDeadlineSeconds": 1}}
+    )  # fmt: skip
+    failed = await installation.event(scan_id, "scan.scanner-failed")
+    assert "longer than allowed" in failed["reason"]
+    assert "scan.replaced" not in [event["type"] for event in await installation.events(scan_id)]
+
+
+async def test_what_the_job_owns_goes_with_it_without_any_help_of_ours(installation: Installation) -> None:
+    await installation.start()
+    scan_id = await installation.submit()
+    await installation.running_pod(scan_id)
+    for replica in [replica for replica in installation.replicas if replica.startswith("dispatcher")]:
+        await installation.kill(replica)
+    await installation.api.delete("Job", installation.namespace, f"skyscan-{scan_id}", propagationPolicy="Background")
+    await eventually(lambda: installation.gone(scan_id), "pod and Secret are gone")
+
+
+async def test_with_what_the_bridge_adds_the_secret_has_all_that_the_pod_waits_for(
+    installation: Installation, control_plane: ControlPlane
+) -> None:
+    await installation.start()
+    scan_id = await installation.submit()
+    await installation.event(scan_id, "scan.launched")
+
+    async def keys() -> set[str]:
+        secret = await installation.api.get("Secret", installation.namespace, f"skyscan-{scan_id}")
+        return set() if secret is None else set(secret["data"])
+
+    job = await installation.job(scan_id)
+    assert job is not None
+    pod = job["spec"]["template"]["spec"]
+    mounted = {item["key"] for volume in pod["volumes"] for item in (volume.get("secret") or {}).get("items", ())}
+    variables = [each for container in pod["containers"] + pod["initContainers"] for each in container.get("env", ())]
+    read = {each["valueFrom"]["secretKeyRef"]["key"] for each in variables if "secretKeyRef" in each.get("valueFrom", {})}
+    assert read
+    assert read <= await keys()
+    assert not mounted & await keys(), "the pod does not start before EWMS has queues"
+    kubeconfig = await grant(control_plane, installation.api, installation.namespace, "skydriver-ewms-bridge")
+    async with open_client(str(kubeconfig)) as client:
+        sink = ProfileSecrets(client, namespace=installation.namespace)
+        await sink.put_upload(scan_id, StartupUpload("http://127.0.0.1/startup.json"))
+        await sink.put_profile(scan_id, {"toclient": {}, "fromclient": {}})
+    assert mounted | read == await keys()
 
 
 async def test_an_image_that_cannot_be_pulled_is_told_and_given_up(installation: Installation) -> None:
@@ -197,9 +264,9 @@ async def test_what_the_api_server_never_takes_fails_visibly(installation: Insta
     assert (await installation.get("/scans/backlog"))["entries"] == []
 
 
-async def test_pods_that_are_never_admitted_are_told(installation: Installation) -> None:
+async def test_pods_that_are_never_admitted_are_told_and_given_up(installation: Installation) -> None:
     # a Job may name any class of priority; its pods are refused then, for ever
-    await installation.start(scanner_priority_class="no-such-class")
+    await installation.start(scanner_priority_class="no-such-class", scanner_trouble_limit_s=6)
     scan_id = await installation.submit()
     await installation.event(scan_id, "scan.launched")
 
@@ -208,6 +275,9 @@ async def test_pods_that_are_never_admitted_are_told(installation: Installation)
         return next((problem["text"] for problem in problems if "no-such-class" in problem["text"]), "")
 
     await installation.explained(scan_id, eventually(told, "the status says why the scan does not start", limit_s=30))
+    failed = await installation.event(scan_id, "scan.scanner-failed")
+    assert "no-such-class" in failed["reason"]
+    await eventually(lambda: installation.gone(scan_id), "Job and Secret are gone")
 
 
 @pytest.mark.parametrize("when", ["at once", "while it runs"])
