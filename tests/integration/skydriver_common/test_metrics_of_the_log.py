@@ -6,6 +6,7 @@ import pytest
 
 from skydriver_common.bus import relay, topology
 from skydriver_common.bus.broker import connect
+from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.ids import new_scan_id
 from tests.support.histories import Store, a_context, a_request, until
@@ -50,6 +51,20 @@ async def test_another_relay_takes_over_from_one_that_stands_still(
         assert await other.step() is False
         await frozen.close()
         await other.close()
+
+
+async def test_a_log_that_was_restored_on_a_younger_server_is_not_relayed_out_of_order(store: Store, clean_bus: str) -> None:
+    await store.a_scan()
+    async with store.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute("UPDATE event_log SET xid = '99999999999'")
+    bus = await connect(clean_bus, name="test")
+    async with bus:
+        relaying = relay.Relay(store.url, bus, name="test")
+        for _ in range(2):
+            with pytest.raises(TryLater, match="another database server"):
+                await relaying.step()
+        await relaying.close()
 
 
 async def test_events_are_counted_by_type_once_they_are_committed(store: Store) -> None:

@@ -127,6 +127,11 @@ SELECT position, event_id, scan_id, version, type, schema_version, recorded_at, 
        data, prev_hash, hash
   FROM event_log WHERE scan_id = :scan_id AND version > :after ORDER BY version LIMIT :most;
 
+-- name: is_ahead_of_the_server()$
+-- Whether the log holds ids of transactions that this server has not come to: it was written on another one. Index:
+-- event_log_relay_order, read backwards.
+SELECT coalesce((SELECT xid >= pg_snapshot_xmax(pg_current_snapshot()) FROM event_log ORDER BY xid DESC, position DESC LIMIT 1), false);
+
 -- name: relay_cursor(relay)^
 SELECT xid::text AS xid, position FROM relay_cursors WHERE relay = :relay;
 
