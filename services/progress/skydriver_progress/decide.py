@@ -160,7 +160,10 @@ def _is_late(scan: Scan, command: PatchManifest, now: float, *, is_back: bool) -
         return True
     if command.producer not in scan.scanner.past_producers:
         return False
-    return is_back or now - max(scan.scanner.took_over_at, scan.scanner.heard_at) < LATE_S
+    if is_back or now - scan.scanner.took_over_at < LATE_S:
+        return True
+    speaks = scan.result is not None and scan.result.producer == command.producer  # what was heard lately was this one itself
+    return now - scan.scanner.heard_at < LATE_S and not speaks
 
 
 def _is_news(scan: Scan, command: PatchManifest) -> bool:

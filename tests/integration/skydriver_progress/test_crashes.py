@@ -77,6 +77,15 @@ async def test_a_database_that_can_only_be_read_costs_no_message_its_life(rig: R
     assert await rig.dead.read(0) == []
 
 
+async def test_a_locked_log_can_not_be_written(rig: Rig) -> None:
+    assert await blobs.can_be_written(rig.store.pool)
+    async with rig.store.pool.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE event_log IN EXCLUSIVE MODE")
+        assert not await blobs.can_be_written(rig.store.pool)
+    assert await blobs.can_be_written(rig.store.pool)
+    assert await rig.store.pool.fetchval("SELECT count(*) FROM blobs") == 0
+
+
 async def test_a_broker_that_hangs_up_at_once_is_tried_again(rig: Rig) -> None:
     port = urlsplit(rig.amqp_url).port or 0
     has_hung_up = asyncio.Event()

@@ -102,6 +102,20 @@ def test_after_a_restart_reports_of_the_process_before_are_late_but_only_for_a_w
     assert (_summary(scan), scan.scanner.producer, scan.scanner.past_producers) == ("9", "a", ["b"])
 
 
+def test_a_living_process_that_was_taken_for_the_older_one_comes_back_though_its_results_are_heard_meanwhile() -> None:
+    scan = _take(_take(_scan(), _progress(1, producer="live")), _progress(7, producer="dead"))  # which was first in truth
+    for n, later in enumerate((0.4, 0.8), 2):
+        scan = _take(scan, _result(n, producer="live"), NOW + later * LATE_S)
+        assert _events_at(scan, _progress(n, producer="live"), NOW + later * LATE_S) == []
+    assert _summary(_take(scan, _progress(9, producer="live"), NOW + 1.01 * LATE_S)) == "9"
+
+
+def _events_at(scan: Scan, report: Report, now: float) -> list[ev.Event]:
+    events = decide_report(scan, report, now)
+    assert not isinstance(events, Rejection)
+    return events
+
+
 def test_what_was_dug_out_of_the_dead_letters_and_what_comes_late_does_not_take_over_again() -> None:
     scan = _take(_take(_scan(), _progress(7, producer="a")), _progress(1, producer="b"))
     scan = _take(scan, ReportFailure(scan_id=SCAN_ID, reason="no GCD", producer="b", sequence=2))

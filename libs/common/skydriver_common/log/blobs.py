@@ -58,7 +58,8 @@ async def put_packed(pool: Pool, blobs: Sequence[Packed]) -> None:
 async def can_be_written(pool: Pool) -> bool:
     """Whether the store takes writes: some noise is written, enough to need room on the disk, and taken back.
 
-    A server that is read-only, or whose disk is full, still answers questions. Raises TryLater when it answers none.
+    A server that is read-only, whose disk is full, or whose log somebody has locked, still answers questions. Raises TryLater when
+    it answers none.
     """
     content = os.urandom(_PROBE_BYTES)
     with database_faults():
@@ -66,6 +67,8 @@ async def can_be_written(pool: Pool) -> bool:
             trial = connection.transaction()
             await trial.start()
             try:
+                await sql.wait_shortly_for_locks(connection)
+                await sql.lock_as_writers_do(connection)
                 await sql.put_blobs(
                     connection, digests=[digest_of(content)], encodings=["identity"], sizes=[len(content)], bodies=[content]
                 )

@@ -149,6 +149,14 @@ SELECT given.* FROM fast, unnest(:digests::text[], :encodings::text[], :sizes::b
 -- an old one becomes young again, so that housekeeping leaves it to the decision that will refer to it
 ON CONFLICT ON CONSTRAINT blobs_pkey DO UPDATE SET stored_at = now() WHERE blobs.stored_at < now() - interval '1 hour';
 
+-- name: wait_shortly_for_locks()$
+-- Until the transaction ends.
+SELECT set_config('lock_timeout', '1s', true);
+
+-- name: lock_as_writers_do()!
+-- The locks that every decision takes: they don't disturb each other.
+LOCK TABLE event_log, manifests IN ROW EXCLUSIVE MODE;
+
 -- name: missing_blobs(digests)
 -- Which of these blobs are not stored. Index: blobs_pkey.
 SELECT digest FROM unnest(:digests::text[]) AS wanted (digest)
