@@ -8,9 +8,12 @@ from urllib.parse import urlsplit
 import aio_pika
 import aiohttp
 import orjson
+import pytest
 
+from skydriver_api.routes import history
 from skydriver_common.bus import topology
 from skydriver_common.bus.event_messages import event_message
+from skydriver_common.faults import TryLater
 from skydriver_common.log import read
 from tests.support.gateway import LocalGateway, local_gateway
 from tests.support.histories import Store, a_report, a_store
@@ -63,6 +66,31 @@ async def test_what_happens_while_the_broker_is_away_is_told_afterwards(database
             await _publish(clean_bus, store, scan, after=4)
             assert await _next_version(content) == 5
     await proxy.close()
+
+
+async def test_a_stream_outlives_a_database_that_is_away_for_a_while(
+    database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_LOG_AGAIN_S", 0.05)
+    async with a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(60):
+        scan = await store.a_scan()
+        lookup, failures = gateway.deps.reads._events, 0
+        query = lookup._query
+
+        async def failing(places: list[tuple[str, int]]) -> object:
+            nonlocal failures
+            failures += 1
+            if failures <= 3:
+                raise TryLater("the database is away", 0.0)
+            return await query(places)
+
+        async with _streaming(gateway, scan) as content:
+            assert await _next_version(content) == 1
+            monkeypatch.setattr(lookup, "_query", failing)
+            await store.append("progress", scan, a_report(1))
+            await gateway.deps.live._on_reconnection()  # something may have been missed
+            assert await _next_version(content) == 2
+        assert failures >= 4
 
 
 async def test_a_slow_reader_misses_nothing_and_holds_nobody_up(database: str, clean_bus: str) -> None:

@@ -12,6 +12,7 @@ from skydriver_api.reads import EVENTS_AT_ONCE
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of
 from skydriver_api.routes.streaming import Stream, streaming
+from skydriver_common.faults import TryLater
 from skydriver_common.log import read
 
 MOST_EVENTS = 1000
@@ -20,6 +21,8 @@ HEARTBEAT_S = 15.0
 LONGEST_STREAM_S = 3600.0
 """Then the client connects again, with a token that is still good."""
 
+_HEARTBEAT = b":\n\n"
+_LOG_AGAIN_S = 1.0
 _EVENT_STREAM = "text/event-stream"
 
 
@@ -53,9 +56,15 @@ async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) ->
         told = _Told(answer, deps, scan_id, after)
         ends_at = asyncio.get_running_loop().time() + LONGEST_STREAM_S
         while not watcher.is_closed and asyncio.get_running_loop().time() < ends_at:
-            await told.tell(watcher)
+            try:
+                await told.tell(watcher)
+            except TryLater as fault:  # the log can't be read just now: a stream that lives is kept
+                watcher.fall_behind()
+                await answer.write(_HEARTBEAT)
+                await asyncio.sleep(max(_LOG_AGAIN_S, fault.after_s))
+                continue
             if not await watcher.wait(HEARTBEAT_S):
-                await answer.write(b":\n\n")
+                await answer.write(_HEARTBEAT)
                 await deps.eyes.stay_on(scan_id)
         await answer.end()
     return answer.response

@@ -77,5 +77,7 @@ async def streaming(request: web.Request, headers: Mapping[str, str]) -> AsyncIt
         if not stream.has_begun:
             raise
         stream.break_off()
-        if not isinstance(error, ConnectionResetError) or isinstance(error, ClientStalled):
+        if isinstance(error, ClientStalled):
+            log.warning("response.stalled", path=request.path)
+        elif not isinstance(error, ConnectionResetError):
             log.warning("response.broken-off", path=request.path, error=type(error).__name__, exc_info=error)
