@@ -16,6 +16,7 @@ from skydriver_common.log import blobs
 from skydriver_common.log import read as log
 from skydriver_common.log.read import LoggedEvent
 from skydriver_common.log.together import recorded_reply
+from skydriver_common.model import wire
 from skydriver_common.model.rejections import Reply
 
 _sql = load_statements("skydriver_api", "api.sql")
@@ -202,8 +203,9 @@ class Reads:
 
     async def _find_ends(self, scan_ids: list[str]) -> dict[str, float]:
         async with _promptly():
-            found = [(row["scan_id"], row["ended_at"]) async for row in _sql.ends(self.pool, scan_ids=scan_ids)]
-        return {scan_id: ended_at for scan_id, ended_at in found if ended_at is not None}
+            rests = {row["scan_id"]: row["rest"] async for row in _sql.ends(self.pool, scan_ids=scan_ids)}
+        ends = {scan_id: wire.decode(rest).get("scanner", {}).get("ended_at") for scan_id, rest in rests.items()}
+        return {scan_id: ended_at for scan_id, ended_at in ends.items() if ended_at is not None}
 
     async def _find_events(self, places: list[tuple[str, int]]) -> dict[tuple[str, int], list[LoggedEvent]]:
         """Of one place: a page can be large."""

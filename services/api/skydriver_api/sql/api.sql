@@ -22,8 +22,9 @@ CYCLE scan_id SET is_cycle USING path
 SELECT scan_id FROM chain WHERE NOT is_cycle ORDER BY depth;
 
 -- name: ends(scan_ids)
--- When scans had their end; those that may still run are left out. Index: manifests_pkey.
-SELECT scan_id, (json_of(rest) #>> '{scanner,ended_at}')::float8 AS ended_at FROM manifests
+-- Where it stands when scans had their end; those that may still run are left out. (As bytes: logs in it may hold what jsonb does
+-- not take.) Index: manifests_pkey.
+SELECT scan_id, rest FROM manifests
  WHERE scan_id = ANY(:scan_ids::text[]) AND (is_deleted OR has_final_result OR launch_state NOT IN ('queued', 'launched'));
 
 -- name: results(scan_ids)
