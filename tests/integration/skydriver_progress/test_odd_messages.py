@@ -6,12 +6,14 @@ from typing import Any
 
 import aio_pika
 import pytest
+from aiormq.abc import DeliveredMessage
 from pamqp import encode
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.dead_letters import looking_through
 from skydriver_common.bus.letters import Letter
 from skydriver_progress import ingest
+from skydriver_progress.adapters import lane
 from skydriver_scanner import wire
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.scanner_bus import a_progress, lanes
@@ -87,6 +89,34 @@ async def test_nothing_on_the_outside_of_a_message_stops_its_lane(rig: Rig) -> N
     assert {letter.key for letter in letters} == {refused.routing_key}
     assert {letter.reason.partition(":")[0] for letter in letters} <= {"token-invalid", "malformed"}
     assert await rig.dead.read(len(odd))
+
+
+async def test_a_message_that_breaks_its_lane_costs_no_other_its_life(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has thought of: each connection on which this message comes ends at once."""
+    monkeypatch.setattr(lane, "_CAREFUL_PAUSE_S", 0.02)
+    monkeypatch.setattr(lane, "_CAREFUL_S", 0.5)
+    monkeypatch.setattr(lane, "_LONGEST_PAUSE_S", 0.1)
+    on_message = lane.Lane._on_message
+
+    async def breaks(self: lane.Lane, delivered: DeliveredMessage) -> None:
+        if b"poison" in delivered.body:
+            await delivered.channel.connection.close()
+            return
+        await on_message(self, delivered)
+
+    monkeypatch.setattr(lane.Lane, "_on_message", breaks)
+    scans = [await rig.store.a_scan() for _ in range(20)]
+    for number, scan_id in enumerate(scans):
+        content = a_progress(1) if number != 10 else {"scan_metadata": {"poison": 1}}
+        await rig.bus.send("progress", scan_id, content, sequence=1)
+    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+        for number, scan_id in enumerate(scans):
+            if number != 10:
+                await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
+        [letter] = await rig.dead.read(1, limit_s=60)
+        await rig.bus.send("progress", scans[10], a_progress(2), sequence=2)
+        await rig.bus.until(scans[10], lambda scan: scan.sequence == 2)
+    assert b"poison" in letter.body
 
 
 async def test_a_letter_of_the_broker_itself_goes_nowhere_but_where_it_died(rig: Rig) -> None:

@@ -6,6 +6,10 @@ acknowledgement settles it all. So the lane speaks to the broker through aio-pik
 Nothing is acknowledged before it is committed or lies, confirmed, with the dead letters. What is held is bounded by the prefetch.
 While the database is away the lane holds what it has; when that takes long it gives everything back and consumes nothing until
 the database takes writes.
+
+A lane that breaks again and again as soon as it consumes takes one message at a time for a while: each time that a connection ends,
+the broker counts a delivery of all that was held on it, and gives a message up when there were too many. So only the one that breaks
+it meets that end.
 """
 
 import asyncio
@@ -44,6 +48,9 @@ _GIVES_BACK_AFTER_S = 120.0
 _LONGEST_PAUSE_S = 5.0
 _HEALTHY_S = 30.0
 _LOOKS_AGAIN_S = 2.0
+_CAREFUL_AFTER = 4
+"""Sessions in a row that broke while they consumed."""
+_CAREFUL_S, _CAREFUL_PAUSE_S = 10.0, 0.2
 _DEAD_AT_ONCE = 32
 _BURST_S = 0.05
 _PAUSE_IN_A_BURST_S = 0.002
@@ -54,6 +61,10 @@ _IS_A_BACKLOG = 50
 _FLOWS_S = 10.0
 
 T = TypeVar("T")
+
+
+class _CarefulLongEnough(Exception):
+    """One message at a time went well for a while."""
 
 
 class Lane:
@@ -99,12 +110,15 @@ class Lane:
 
     async def run(self) -> None:
         """Consume, reconnecting with a pause, until ``stopping``."""
-        failures = 0
+        failures = broken = 0
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
                 with deaths_told():
-                    await self._session()
+                    await self._session(is_careful=broken >= _CAREFUL_AFTER)
+                continue
+            except _CarefulLongEnough:
+                broken = _CAREFUL_AFTER - 1
                 continue
             except TryLater as fault:
                 log.warning("lane.paused", queue=self._queue.name, what=fault.what)
@@ -116,13 +130,19 @@ class Lane:
             except Exception:
                 log.exception("lane.failed", queue=self._queue.name)
             finally:
-                self.is_consuming = False
-            failures = 1 if time.monotonic() - began > _HEALTHY_S else failures + 1
-            pause_s = min(_LONGEST_PAUSE_S, 0.2 * 2 ** min(failures, 6)) * random.uniform(0.5, 1)  # noqa: S311
+                was_consuming, self.is_consuming = self.is_consuming, False
+            was_healthy = time.monotonic() - began > _HEALTHY_S
+            failures = 1 if was_healthy else failures + 1
+            broken = 0 if was_healthy else broken + was_consuming
+            longest_s = _CAREFUL_PAUSE_S if broken > _CAREFUL_AFTER and was_consuming else _LONGEST_PAUSE_S
+            pause_s = min(longest_s, 0.2 * 2 ** min(failures, 6)) * random.uniform(0.5, 1)  # noqa: S311
             await first(self._stopping.wait(), asyncio.sleep(pause_s))
 
-    async def _session(self) -> None:
-        """One connection, as long as it lives. Raises what aio-pika raises, and TryLater when the database stays away."""
+    async def _session(self, *, is_careful: bool) -> None:
+        """One connection, as long as it lives. is_careful: one message at a time, and not for long.
+
+        Raises what aio-pika raises, TryLater when the database stays away, _CarefulLongEnough.
+        """
         connection = await aio_pika.connect(
             watched(self._amqp_url), timeout=10, client_properties={"connection_name": f"skydriver-{self._queue.name}"}
         )
@@ -130,7 +150,7 @@ class Lane:
         self._in_hand = 0
         async with connection:
             channel = await connection.channel(publisher_confirms=False)
-            await channel.set_qos(prefetch_count=self._prefetch)
+            await channel.set_qos(prefetch_count=1 if is_careful else self._prefetch)
             declared = await channel.declare_queue(self._queue.name, durable=True, arguments=dict(self._queue.arguments or {}))
             await declared.bind(topology.SCANNER.name, self._queue.routing_key)
             dead = await (await connection.channel(publisher_confirms=True)).get_exchange(topology.DEAD.name, ensure=False)
@@ -141,14 +161,17 @@ class Lane:
             tag = (await wire.basic_consume(self._queue.name, self._on_message)).consumer_tag
             self.is_consuming = True
             work = asyncio.create_task(self._work(wire, dead))
+            ends = [self._stopping.wait(), wire.closing, cancelled.wait(), _done(work)]
             try:
-                await first(self._stopping.wait(), wire.closing, cancelled.wait(), _done(work))
+                await first(*ends, *([asyncio.sleep(_CAREFUL_S)] if is_careful else []))
                 if self._stopping.is_set() and not work.done() and not wire.is_closed:
                     with suppress(AMQPError, OSError, TimeoutError):
                         await wire.basic_cancel(str(tag), timeout=2)
                     await work  # what is in hand is finished; the rest goes back with the connection
                 elif work.done():
                     work.result()
+                elif is_careful and not wire.is_closed and not cancelled.is_set():
+                    raise _CarefulLongEnough
                 else:
                     raise ConnectionError("the consumer has ended")
             finally:
