@@ -247,7 +247,10 @@ def _launches(battle: Battlefield, log: _Log) -> Verdict:
                 verdict.wrong.append(f"scan {scan_id} was launched, says the log, and was never started")
             continue
         verdict.looked_at += 1
-        if not launched and not is_deleted:
+        if "scan.launch-attempted" not in kinds:
+            verdict.wrong.append(f"scan {scan_id} was started, and the log does not know that it was taken")
+        if not launched and not is_deleted and not any(data["is_final"] for data in log.of(scan_id, "scan.result-received")):
+            # one that ended while nobody could note its launch waits no more: there is nothing left to launch
             verdict.wrong.append(f"scan {scan_id} was started, and its launch is not in the log")
         if any(line.endswith("twin") for line in lines):
             verdict.wrong.append(f"scan {scan_id} had two scanner servers at a time")
