@@ -9,7 +9,8 @@ run: setup  ## set up, start the embedded system, scan a sample event, show the 
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
 
 test: setup-dev check  ## set up, check style and types, run all tests
-	$(PYTEST) tests/unit tests/integration tests/acceptance tests/chaos
+	$(PYTEST) -n 2 --dist loadfile tests/unit tests/integration tests/acceptance
+	$(PYTEST) tests/chaos
 
 unit: setup-dev  ## the unit tests only: seconds
 	$(PYTEST) tests/unit -q

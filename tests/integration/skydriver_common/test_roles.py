@@ -131,7 +131,7 @@ async def test_break_glass_wants_a_reason_and_is_undone_with_its_transaction(gua
         with pytest.raises(asyncpg.PostgresError, match="needs a reason"):
             await connection.execute("SELECT break_glass('  ')")
         async with connection.transaction():
-            await connection.execute("INSERT INTO throttles (name, next_at) VALUES ('t', now())")
+            await connection.execute("UPDATE launch_throttle SET changed_by = 'me'")
             with pytest.raises(asyncpg.PostgresError, match="before any other change"):
                 async with connection.transaction():
                     await connection.execute("SELECT break_glass('why')")

@@ -98,7 +98,9 @@ async def test_an_error_after_statements_of_ones_own_undoes_the_transaction(stor
 
     async def writes_and_raises() -> None:
         async with uow.on_scans(a_context(), [scan_id]) as tx:
-            await tx.connection.execute("INSERT INTO throttles (name, next_at) VALUES ('mine', now())")
+            await tx.connection.execute(
+                "INSERT INTO due_work (kind, scan_id, due_at, priority, created_at) VALUES ('mine', 's', now(), 0, now())"
+            )
             raise ValueError("a bug")
 
     ends = await asyncio.gather(
@@ -109,7 +111,7 @@ async def test_an_error_after_statements_of_ones_own_undoes_the_transaction(stor
     )
     assert isinstance(ends[0], TryLater)
     assert [type(end) for end in ends[1:]] == [ValueError, ValueError]
-    assert await store.pool.fetchval("SELECT count(*) FROM throttles") == 0
+    assert await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = 'mine'") == 0
     assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 1
 
 

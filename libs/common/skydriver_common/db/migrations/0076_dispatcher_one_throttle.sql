@@ -1,0 +1,2 @@
+-- The throttle of launches has a table of its own (0040); nothing has ever used this one.
+DROP TABLE throttles;
