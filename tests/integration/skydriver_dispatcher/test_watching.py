@@ -20,11 +20,11 @@ from tests.support.launchers import a_queued_scan
 
 @asynccontextmanager
 async def watching(dispatcher: Dispatcher) -> AsyncIterator[None]:
-    """The watch runs and has both its connections."""
+    """The watch runs and has its connections: for Jobs, Pods, and what the cluster says of pods that it can't make."""
     stopping = asyncio.Event()
     task = asyncio.create_task(dispatcher.watch.run(stopping))
     try:
-        await dispatcher.cluster.until_watched(2)
+        await dispatcher.cluster.until_watched(3)
         yield
     finally:
         stopping.set()
@@ -387,7 +387,7 @@ async def test_one_replica_watches_and_another_takes_over(store: Store, dispatch
     scan_id = await dispatcher.launched()
     stop_first, stop_second = asyncio.Event(), asyncio.Event()
     first = asyncio.create_task(dispatcher.watch.run(stop_first))
-    await dispatcher.cluster.until_watched(2)
+    await dispatcher.cluster.until_watched(3)
     second = asyncio.create_task(other.watch.run(stop_second))
     await dispatcher.cluster.until_asked("GET", "leases", 4)
     assert (dispatcher.leadership.leads, other.leadership.leads) == (True, False)
