@@ -38,6 +38,13 @@ def _runner() -> Iterator[asyncio.Runner]:
         yield runner
 
 
+def _named(*variables: str) -> str | None:
+    """A server that the environment names. Of processes that test at the same time the first takes it: in one server they would meet."""
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+        return None
+    return next((os.environ[name] for name in variables if os.environ.get(name)), None)
+
+
 def _docker_answers() -> bool:
     try:
         import docker
@@ -51,8 +58,7 @@ def _docker_answers() -> bool:
 @pytest.fixture(scope="session")
 def database_url(_home: Path, _runner: asyncio.Runner) -> Iterator[str]:
     """A Postgres server, as URL of an administrator."""
-    named = os.environ.get("SKYDRIVER_TEST_DATABASE_URL") or os.environ.get("SKYDRIVER_DATABASE_URL")
-    if named:
+    if named := _named("SKYDRIVER_TEST_DATABASE_URL", "SKYDRIVER_DATABASE_URL"):
         yield named
     elif _docker_answers():
         from testcontainers.postgres import PostgresContainer
@@ -73,8 +79,7 @@ def database_url(_home: Path, _runner: asyncio.Runner) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def amqp_url(_home: Path, _runner: asyncio.Runner) -> Iterator[str]:
     """A RabbitMQ node."""
-    named = os.environ.get("SKYDRIVER_TEST_AMQP_URL") or os.environ.get("SKYDRIVER_AMQP_URL")
-    if named:
+    if named := _named("SKYDRIVER_TEST_AMQP_URL", "SKYDRIVER_AMQP_URL"):
         yield named
     elif _docker_answers():
         from testcontainers.rabbitmq import RabbitMqContainer
