@@ -224,7 +224,7 @@ class Driver:
         path = f"/scan/{record.scan_id}/actions/rescan"
         answer = await self._until_answered("rescan", rng, lambda: self._post(path, {}, key, rng, kind="rescan"))
         if answer.status == 200:
-            record.rescan_key, record.rescan_id = key, str(json.loads(answer.body)["scan_id"])
+            record.rescan_id = str(json.loads(answer.body)["scan_id"])
             record.rescan_is_deleted = await self._deleted(record.rescan_id, rng)
         elif answer.status:
             self._ledger.complain(f"a rescan was answered {answer.status}: {answer.body[:200]!r}")
@@ -238,7 +238,6 @@ class Driver:
                 self._ledger.complain(f"scan {record.scan_id} was not started within {_START_LIMIT_S:g} s")
                 return False
             await asyncio.sleep(0.2)
-        record.was_started = True
         return True
 
     def end_scanner(self, scan_id: str) -> None:

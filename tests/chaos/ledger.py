@@ -1,6 +1,5 @@
 """What was asked and what was answered: the driver writes it, the judge reads it."""
 
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -19,14 +18,12 @@ class ScanRecord:
     key: str
     event: bytes
     scan_id: str | None = None
-    was_started: bool = False
     reports: list[str] = field(default_factory=list)
     refused_reports: list[str] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
     final: str | None = None
     on_the_bus: bool = False
     is_deleted: bool = False
-    rescan_key: str | None = None
     rescan_id: str | None = None
     rescan_is_deleted: bool = False
 
@@ -42,7 +39,6 @@ class Ledger:
     slowest_503_s: float = 0.0
     complaints: list[str] = field(default_factory=list)
     """Answers that break a promise at once: a 500, a 503 without Retry-After, another answer to the same key."""
-    last_write_at: float = field(default_factory=time.monotonic)
 
     def complain(self, text: str) -> None:
         """Note a broken promise."""

@@ -39,7 +39,7 @@ async def test_whoever_is_cancelled_holds_nothing() -> None:
     budget = Budget(1, what="things")
     async with budget.taking():
         waiting = asyncio.create_task(_held(budget, 1))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

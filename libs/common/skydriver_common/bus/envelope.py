@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
-from uuid import UUID
 
 from faststream.rabbit.message import RabbitMessage
 
@@ -50,14 +49,6 @@ def deadline_of(headers: Mapping[str, Any]) -> float | None:
         return float(str(headers["deadline"]))
     except ValueError as error:
         raise BadMessage("the deadline is no number") from error
-
-
-def event_id_of(message: RabbitMessage) -> UUID:
-    """The id of a received event. Raises BadMessage."""
-    try:
-        return UUID(message.raw_message.message_id or "")
-    except ValueError as error:
-        raise BadMessage("the message_id is no event id") from error
 
 
 def seconds_left(deadline: float | None) -> float:

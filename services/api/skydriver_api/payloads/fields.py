@@ -254,7 +254,6 @@ Priority = Annotated[
     int, PlainValidator(priority), WithJsonSchema({"type": "integer", "minimum": 1 - 2**31, "maximum": 2**31 - 1})
 ]
 Positive = Annotated[int, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
-NonBlank = Annotated[str, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 Count = Annotated[int, PlainValidator(count), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 2**31 - 1})]
 Name = Annotated[str, PlainValidator(name), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _LONGEST_NAME})]
 Address = Annotated[
