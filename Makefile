@@ -30,7 +30,7 @@ kube-assets:  ## build a Kubernetes control plane into a cache folder: ten minut
 test-kube: setup-dev kube-assets  ## the dispatcher and deploy/ against a real Kubernetes control plane
 	$(PYTEST) tests/kube
 
-kube-chaos: setup-dev kube-assets  ## the same control plane killed again and again: SCANS=200 KILLS=20 SEED=…
+kube-chaos: setup-dev kube-assets  ## of test-kube only the fight under kills: SCANS=200 KILLS=20 SEED=…
 	SKYDRIVER_TEST_SCANS=$(or $(SCANS),200) SKYDRIVER_TEST_KILLS=$(or $(KILLS),20) SKYDRIVER_TEST_SEED=$(SEED) \
 	    $(PYTEST) -s tests/kube/test_kills.py
 

@@ -2,7 +2,7 @@
 twice, and nothing is left over.
 
 The plan follows from a seed, which is printed; ``SKYDRIVER_TEST_SEED`` repeats one (timing is the machine's).
-``SKYDRIVER_TEST_SCANS`` and ``SKYDRIVER_TEST_KILLS`` give the size (``make kube-chaos``: 200 and 20).
+``SKYDRIVER_TEST_SCANS`` and ``SKYDRIVER_TEST_KILLS`` give another size (``make kube-chaos``: this fight alone).
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from tests.support.kube.api import Api, ApiError, eventually
 from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.installation import SCAN_ID_LABEL, Installation, request
 
-SCANS = int(os.environ.get("SKYDRIVER_TEST_SCANS") or 20)
-KILLS = int(os.environ.get("SKYDRIVER_TEST_KILLS") or 3)
+SCANS = int(os.environ.get("SKYDRIVER_TEST_SCANS") or 200)
+KILLS = int(os.environ.get("SKYDRIVER_TEST_KILLS") or 20)
 DELETED, TAKEN = 0.1, 0.1
 """Shares of scans that are deleted at some moment, and whose scanner server is killed once."""
 LIMIT_S = 510.0
