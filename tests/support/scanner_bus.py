@@ -12,7 +12,7 @@ from typing import Any
 
 import aio_pika
 import orjson
-from aio_pika.abc import AbstractExchange, AbstractRobustConnection
+from aio_pika.abc import AbstractExchange
 
 from skydriver_common.auth import Issuer, JwksFile, TokenSigner, TokenVerifier, ensure_key
 from skydriver_common.bus import topology
@@ -125,14 +125,14 @@ class ScannerBus:
 
 @dataclass
 class DeadLetters:
-    """The dead letters of the node, read and removed."""
+    """The dead letters of the node, read and removed: over a connection of its own each time, since tests kill brokers."""
 
-    connection: AbstractRobustConnection
+    amqp_url: str
 
     async def read(self, count: int, *, limit_s: float = 30.0) -> list[aio_pika.abc.AbstractIncomingMessage]:
         """This many letters, and no more than these are there."""
-        async with self.connection.channel() as channel:
-            queue = await channel.get_queue(topology.DEAD_LETTERS, ensure=False)
+        async with await aio_pika.connect(self.amqp_url, timeout=10) as connection:
+            queue = await (await connection.channel()).get_queue(topology.DEAD_LETTERS, ensure=False)
             found: list[aio_pika.abc.AbstractIncomingMessage] = []
             deadline = time.monotonic() + limit_s
             while len(found) < count:
@@ -190,9 +190,11 @@ async def scanner_bus(amqp_url: str, store: Store, keys: Path) -> AsyncIterator[
         channel = await connection.channel(publisher_confirms=True)
         await topology.declare(channel)
         exchange = await channel.get_exchange(topology.SCANNER.name)
-        yield ScannerBus(exchange, signer, store), DeadLetters(connection), jwks
-        for kind in topology.SCANNER_KINDS:
-            await channel.queue_delete(topology.scanner_queue(kind).name)
+        yield ScannerBus(exchange, signer, store), DeadLetters(amqp_url), jwks
+        async with await aio_pika.connect(amqp_url, timeout=10) as another:  # the broker may have been killed meanwhile
+            cleaning = await another.channel()
+            for kind in topology.SCANNER_KINDS:
+                await cleaning.queue_delete(topology.scanner_queue(kind).name)
     finally:
         await connection.close()
 
