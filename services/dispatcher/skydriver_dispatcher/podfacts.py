@@ -3,6 +3,7 @@
 Sources: REST contract 9.6 (which ends are transient); the Kubernetes API for the fields.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,14 +15,14 @@ from skydriver_dispatcher.ports import ScannerExit, ScannerStage
 TRANSIENT_REASONS = frozenset({"OOMKilled", "Evicted", "DeadlineExceeded", "StartError"})
 TRANSIENT_EXIT_CODES = frozenset({137, 143})
 """Ends that a new try can avoid. Source: REST contract 9.6."""
-LOST_REASONS = frozenset(
-    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "Preempting", "UnexpectedAdmissionError", "NodeAffinity"}
-)
-"""More pod reasons of the same kind, told by the kubelet or the node controller."""
+LOST_REASONS = frozenset({"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "Preempting"})
+"""More pod reasons of the same kind, told by the kubelet or the node controller about a pod that ran. One that never ran was taken
+away whatever the reason: a kubelet that refuses a pod at admission (OutOfcpu, NodeAffinity, TaintToleration, ... a growing list) does not
+say anything about the scanner."""
 
-POD_REFUSED, POD_WITHOUT_QUOTA, UNSCHEDULABLE, IMAGE_PULL, CONTAINER_CONFIG, UPLOAD = (
-    "scanner-pod-refused", "scanner-pod-without-quota", "scanner-unschedulable", "scanner-image-pull-failed", "scanner-container-refused",
-    "startup-upload-failing",
+POD_REFUSED, POD_WITHOUT_QUOTA, POD_DELAYED, UNSCHEDULABLE, IMAGE_PULL, CONTAINER_CONFIG, UPLOAD = (
+    "scanner-pod-refused", "scanner-pod-without-quota", "scanner-pod-delayed", "scanner-unschedulable", "scanner-image-pull-failed",
+    "scanner-container-refused", "startup-upload-failing",
 )  # fmt: skip
 """Codes of what holds a scanner server up."""
 
@@ -32,6 +33,13 @@ _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
 )
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"})
+_NOT_JUDGED = re.compile(
+    r"failed (?:calling|to call) webhook|internal error|timeout|timed out|deadline exceeded|unable to return a response"
+    r"|not yet ready|too many requests|connection refused|service ?unavailable|etcdserver",
+    re.IGNORECASE,
+)
+_JUDGED = re.compile(r"\b(?:denied|forbidden|invalid|violates)\b", re.IGNORECASE)
+"""What the API server says of a pod that it has looked at and does not take, and when it could not look at it at all."""
 _TAIL_CHARS = 4000
 
 
@@ -100,15 +108,20 @@ def has_pod(job: dict[str, Any]) -> bool:
 
 def refused_pod(scan_id: str, message: str) -> ScannerStage:
     """The cluster can't make the Job's pod; it tries again by itself. message: its words."""
-    text = _words("the cluster does not take the scanner server's pod", None, message.removeprefix("Error creating: "))
-    is_quota = quota.is_full(message) or quota.is_uncounted(message)
-    return ScannerStage(scan_id=scan_id, stage="pending", code=POD_WITHOUT_QUOTA if is_quota else POD_REFUSED, text=text)
+    if quota.is_full(message) or quota.is_uncounted(message):
+        code, what = POD_WITHOUT_QUOTA, "the cluster does not take the scanner server's pod"
+    elif _JUDGED.search(message) and not _NOT_JUDGED.search(message):
+        code, what = POD_REFUSED, "the cluster does not take the scanner server's pod"
+    else:
+        code, what = POD_DELAYED, "the cluster cannot create the scanner server's pod at the moment and keeps trying"
+    text = _words(what, None, message.removeprefix("Error creating: "))
+    return ScannerStage(scan_id=scan_id, stage="pending", code=code, text=text)
 
 
 def is_given_up(code: str) -> bool:
     """Whether a scan does not wait for the end of this trouble without limit: it needs somebody to change something.
 
-    A full quota or full nodes empty by themselves.
+    A full quota or full nodes empty by themselves; a webhook or an API server that does not respond says nothing about the scan.
     """
     return code in (IMAGE_PULL, CONTAINER_CONFIG, POD_REFUSED)
 
@@ -161,7 +174,8 @@ def _end(scan_id: str, pod: dict[str, Any], status: dict[str, Any], scanner: dic
     elif exit_code in TRANSIENT_EXIT_CODES:
         cause, was_taken = f"it was killed from outside (exit code {exit_code})", True
     elif exit_code is None:
-        cause, was_taken = _words("its pod failed before it ran", reason, status.get("message")), False
+        # no container of it ever ran: nothing of this was the scanner's doing, and a new try can meet another node
+        cause, was_taken = _words("its pod failed before it ran", reason, status.get("message")), True
     else:
         cause, was_taken = _words(f"it ended with exit code {exit_code}", why_container.replace("Error", ""), None), False
     return ScannerExit(scan_id=scan_id, exit_code=exit_code, log_tail=tail, cause=cause, was_taken=was_taken)

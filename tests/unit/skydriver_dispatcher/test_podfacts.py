@@ -68,7 +68,7 @@ def test_an_upload_that_keeps_failing_is_told_beside_the_stage() -> None:
         pytest.param(pods.waiting(S, "CrashLoopBackOff"), True, None, "again and again", id="crash loop"),
         pytest.param(pods.terminated(S, 1), False, 1, "exit code 1", id="failed"),
         pytest.param(pods.terminated(S, 2), False, 2, "exit code 2", id="refused its input"),
-        pytest.param({"phase": "Failed"}, False, None, "before it ran", id="failed, nothing known"),
+        pytest.param({"phase": "Failed"}, True, None, "before it ran", id="failed, nothing known"),
     ],
 )
 def test_ends(status: dict[str, Any], was_taken: bool, exit_code: int | None, words: str) -> None:
@@ -76,6 +76,33 @@ def test_ends(status: dict[str, Any], was_taken: bool, exit_code: int | None, wo
     assert isinstance(news, ScannerExit)
     assert (news.was_taken, news.exit_code) == (was_taken, exit_code)
     assert words in news.cause
+
+
+ADMISSION_FAILURES = (
+    "OutOfcpu", "OutOfmemory", "OutOfephemeral-storage", "OutOfpods", "OutOfhugepages-2Mi", "OutOfnvidia.com/gpu",
+    "InsufficientResourceError", "UnexpectedAdmissionError", "NodeAffinity", "NodeName", "NodePorts", "NodeUnschedulable",
+    "TaintToleration", "TopologyAffinityError", "InvalidNodeInfo", "PodOSSelectorNodeLabelDoesNotMatch", "PodOSNotSupported",
+    "AppArmor", "SysctlForbidden", "PodFeatureUnsupported", "Preempting", "NodeShutdown", "SomethingThatANewKubeletSays",
+)  # fmt: skip
+"""Reasons with which kubelets refuse pods at admission. Source: kubernetes/pkg/kubelet, pkg/kubelet/lifecycle/predicate.go."""
+
+
+@pytest.mark.parametrize("reason", ADMISSION_FAILURES)
+def test_a_pod_that_a_kubelet_refuses_never_ran_and_is_not_the_scanners_fault(reason: str) -> None:
+    status = {"phase": "Failed", "reason": reason, "message": f"Pod was rejected: {reason}", "conditions": [pods.SCHEDULED]}
+    news = news_of_pod(a_pod(status))
+    assert isinstance(news, ScannerExit)
+    assert (news.was_taken, news.exit_code) == (True, None)
+    assert reason in news.cause
+
+
+@pytest.mark.parametrize("waiting", [{"reason": "ContainerCreating"}, {"reason": "PodInitializing"}])
+def test_nor_is_one_whose_container_was_still_waiting(waiting: dict[str, Any]) -> None:
+    status = pods.waiting(S) | {"phase": "Failed"}
+    status["containerStatuses"][0]["state"] = {"waiting": waiting}
+    news = news_of_pod(a_pod(status))
+    assert isinstance(news, ScannerExit)
+    assert news.was_taken
 
 
 def test_a_pod_on_a_lost_node_has_ended_when_it_is_to_be_deleted() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
-from skydriver_dispatcher.podfacts import POD_WITHOUT_QUOTA, is_given_up, refused_pod
+from skydriver_dispatcher.podfacts import POD_DELAYED, POD_REFUSED, POD_WITHOUT_QUOTA, is_given_up, refused_pod
 from skydriver_dispatcher.ports import News, ScannerStage
 
 SCAN_ID = "abc"
@@ -59,6 +59,41 @@ def test_an_old_refusal_of_a_job_that_has_its_pod_is_not_told() -> None:
 def test_a_full_quota_is_waited_for_another_refusal_is_not() -> None:
     texts = (QUOTA, "Error creating: pods is forbidden: status unknown for quota: scans", RULE)
     assert [is_given_up(refused_pod(SCAN_ID, text).code) for text in texts] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'Internal error occurred: failed calling webhook "rules.example.org": failed to call webhook: Post "https://rules": '
+        "context deadline exceeded",
+        'Internal error occurred: failed calling webhook "rules.example.org": Post "https://rules": x509: certificate has expired '
+        "or is not yet valid; the certificate is invalid",
+        "Timeout: request did not complete within requested timeout - context deadline exceeded",
+        "the server was unable to return a response in the time allotted, but may still be processing the request",
+        "etcdserver: request timed out",
+        'pods "skyscan-abc-x" is forbidden: not yet ready to handle request',
+        "Unauthorized",
+        "something that no version has said yet",
+    ],
+)
+def test_a_webhook_or_server_that_does_not_respond_is_waited_for_without_limit(message: str) -> None:
+    stage = refused_pod(SCAN_ID, f"Error creating: {message}")
+    assert (stage.stage, stage.code, is_given_up(stage.code)) == ("pending", POD_DELAYED, False)
+    assert message[:20] in stage.text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'admission webhook "rules.example.org" denied the request: no label team',
+        'pods "skyscan-abc-x" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes',
+        'pods "skyscan-abc-x" is forbidden: no PriorityClass with name urgent was found',
+        'Pod "skyscan-abc-x" is invalid: spec.containers[0].image: Required value',
+    ],
+)
+def test_what_was_looked_at_and_refused_is_given_up_in_the_end(message: str) -> None:
+    stage = refused_pod(SCAN_ID, f"Error creating: {message}")
+    assert (stage.code, is_given_up(stage.code)) == (POD_REFUSED, True)
 
 
 @pytest.mark.parametrize("messages", [(RULE, QUOTA), (QUOTA, RULE)], ids=["first a rule", "first the quota"])
