@@ -11,6 +11,7 @@ family             raised by       HTTP                   bus                   
 anything else      a bug           500 with an id only    dead letter with traceback    logged with traceback, back off
 =================  ==============  =====================  ============================  ===================================
 
+What an error of the database is, db/sqlstates.py says: data's fault (a bug, above), or TryLater.
 Adapters translate at their edge: no driver or HTTP library exception travels further in than the adapter that met it.
 The texts are shown to operators and clients, so they carry no secret and no foreign response body.
 """

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import asyncpg
 import structlog
 
 from skydriver_common.db.bell import Bell
 from skydriver_common.db.pool import Pool
+from skydriver_common.db.translate import fault_of
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs, system_log
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
@@ -35,8 +35,6 @@ log = structlog.get_logger(__name__)
 
 UNKNOWN, FAILED = "scan-unknown", "failed"
 _BREATH = 64
-_BLAMED_ON_DATA = ("22", "23", "54")
-"""SQLSTATE classes that a message can be to blame for (data, constraints, limits); others would bury every message there is."""
 _OFF_THE_LOOP_BYTES = 256 * 1024
 _MOST_CONTENT_BYTES = 8 * 1024 * 1024
 """Unpacked in one batch, one message beyond it at most: 1 kB can hold 1 MB. A thousand usual reports have half of it."""
@@ -143,9 +141,8 @@ class Ingest:
             raise
         except Exception as error:
             _take_back(items, refusals)
-            if isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] not in _BLAMED_ON_DATA:
-                log.exception("batch.database_fault", sqlstate=error.sqlstate)
-                raise TryLater(f"the database fails (SQLSTATE {error.sqlstate})", 5.0) from error
+            if (fault := fault_of(error)) is not None:
+                raise fault from error
             if len(items) > 1:
                 log.warning("batch.split", items=len(items), error=type(error).__name__)
                 half = len(items) // 2

@@ -4,6 +4,9 @@ import asyncio
 import time
 from urllib.parse import urlsplit
 
+import asyncpg
+import pytest
+
 from skydriver_common.db.pool import open_pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
@@ -36,3 +39,22 @@ async def test_a_silent_server_makes_everybody_try_later_and_holds_nobody_up_aft
     finally:
         pool.terminate()
         await proxy.close()
+
+
+async def test_a_connection_whose_server_does_not_take_writes_is_not_used_again(database: str) -> None:
+    pool = await open_pool(database, name="test", size=1)
+    try:
+        before = await pool.fetchval("SELECT pg_backend_pid()")
+        assert await pool.fetchval("SELECT pg_backend_pid()") == before
+        for write in ("CREATE TABLE a_write ()", "SELECT pg_notify('a', 'b') FROM nextval('event_log_position_seq')"):
+            await pool.execute("SET default_transaction_read_only = on")
+            with pytest.raises(TryLater), database_faults():
+                await pool.fetch(write)
+            after = await pool.fetchval("SELECT pg_backend_pid()")
+            assert after != before
+            before = after
+        with pytest.raises(asyncpg.SyntaxOrAccessError):
+            await pool.fetch("SELECT no_such_column")
+        assert await pool.fetchval("SELECT pg_backend_pid()") == before
+    finally:
+        pool.terminate()

@@ -21,6 +21,7 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import MESSAGE, deadline_of, seconds_left
 from skydriver_common.bus.letters import KEY, headers_of_burial
 from skydriver_common.bus.replies import Replies
+from skydriver_common.db.translate import fault_of
 from skydriver_common.faults import BadMessage, TryLater
 from skydriver_common.log.unit_of_work import DeadlinePassed
 from skydriver_common.model.rejections import Reply
@@ -63,7 +64,7 @@ class _Settling(BaseMiddleware[Any, Any]):
             log.debug("message.settled", key=key, outcome=outcome, duration_s=round(seconds, 4))
 
     async def _handle(self, call_next: Callable[[Any], Awaitable[Any]], msg: RabbitMessage) -> str:
-        failures = 0
+        waits = bugs = 0
         while True:
             try:
                 deadline = deadline_of(msg.headers)
@@ -79,16 +80,17 @@ class _Settling(BaseMiddleware[Any, Any]):
                 return await self._bury(msg, reason)
             except DeadlinePassed:
                 return await self._bury(msg, "the deadline passed while the work was in hand; nothing was changed")
-            except TryLater as fault:
-                failures += 1
-                pause_s = max(fault.after_s, min(_LONGEST_WAIT_S, 0.05 * 2 ** min(failures, 8))) * random.uniform(0.5, 1)  # noqa: S311
-                log.warning("message.waiting", what=fault.what, failures=failures, retry_in_s=round(pause_s, 3))
             except Exception as error:
-                failures += 1
-                log.exception("message.failed", failures=failures)
-                if failures >= _TRIES_OF_A_BUG:
-                    return await self._bury(msg, f"{type(error).__name__}", trace=True)
-                pause_s = 0.2 * failures
+                if (fault := error if isinstance(error, TryLater) else fault_of(error)) is not None:
+                    waits += 1
+                    pause_s = max(fault.after_s, min(_LONGEST_WAIT_S, 0.05 * 2 ** min(waits, 8))) * random.uniform(0.5, 1)  # noqa: S311
+                    log.warning("message.waiting", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
+                else:
+                    bugs += 1
+                    log.exception("message.failed", failures=bugs)
+                    if bugs >= _TRIES_OF_A_BUG:
+                        return await self._bury(msg, f"{type(error).__name__}", trace=True)
+                    pause_s = 0.2 * bugs
             if await self._stopped_within(min(pause_s, max(0.0, seconds_left(deadline)))):
                 await msg.nack(requeue=True)
                 return "given-back"

@@ -12,6 +12,8 @@ import asyncpg
 import structlog
 from aiosql.adapters.asyncpg import AsyncPGAdapter
 
+from skydriver_common.db.sqlstates import is_of_a_lost_primary
+
 log = structlog.get_logger(__name__)
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ async def open_pool(database_url: str, *, name: str, size: int = 10, command_tim
     """A pool of at most ``size`` connections. Raises what asyncpg raises when the server can't be reached."""
     return await _BoundedPool(
         database_url,
-        connection_class=asyncpg.Connection,
+        connection_class=_Watched,
         record_class=asyncpg.Record,
         min_size=1,
         max_size=size,
@@ -60,8 +62,38 @@ async def open_pool(database_url: str, *, name: str, size: int = 10, command_tim
     )
 
 
+class _Watched(asyncpg.Connection):
+    """A connection that notices when its server does not take writes any more, or is shutting down."""
+
+    has_lost_its_primary = False
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """As the driver does."""
+        try:
+            return await super().execute(query, *args, timeout=timeout)
+        except asyncpg.PostgresError as error:
+            self.has_lost_its_primary |= is_of_a_lost_primary(error.sqlstate)
+            raise
+
+    async def _do_execute(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await cast(Any, super())._do_execute(*args, **options)  # every way to a prepared statement ends here
+        except asyncpg.PostgresError as error:
+            self.has_lost_its_primary |= is_of_a_lost_primary(error.sqlstate)
+            raise
+
+
 class _BoundedPool(Pool):
-    """A pool whose connections nobody waits for without end: while the server does not answer, waiting would only pile up."""
+    """A pool whose connections nobody waits for without end: while the server does not answer, waiting would only pile up.
+
+    A connection whose server refused to write is closed and not used again: the next one may reach the new primary.
+    """
+
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:
+        """As the pool does."""
+        if getattr(connection, "has_lost_its_primary", False):
+            connection.terminate()
+        await super().release(connection, timeout=timeout)
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         """As the pool does, for at most 5 s unless another limit is given; then TimeoutError."""

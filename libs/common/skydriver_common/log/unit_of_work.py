@@ -13,6 +13,7 @@ from typing import Any
 from skydriver_common.db.bell import LOG_CHANNEL, Bell
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.schedule import DueChanges
+from skydriver_common.db.translate import database_faults
 from skydriver_common.log.together import DeadlinePassed, Member, OnAppended, Together, Turn
 from skydriver_common.log.writing import Gathered, RecordedReply, sql
 from skydriver_common.model import wire
@@ -114,7 +115,8 @@ class UnitOfWork:
         fails leaves nothing. So what is awaited inside must be short, and nothing but this transaction's own statements.
 
         When the reply of this command is recorded already, ``recorded_reply`` is set: the use case returns it and changes
-        nothing. Raises TryLater (database; decided together with one that failed), DeadlinePassed.
+        nothing. Raises TryLater (database, in statements of the use case's own too; decided together with one that failed),
+        DeadlinePassed.
         """
         member = Member(context, tuple(scan_ids))
         turn = await self._together.join(member)
@@ -125,11 +127,12 @@ class UnitOfWork:
             now=datetime.now(UTC),
             _turn=turn,
         )
-        try:
-            yield transaction
-        except BaseException as error:
-            turn.failed(error)
-            raise
+        with database_faults():
+            try:
+                yield transaction
+            except BaseException as error:
+                turn.failed(error)
+                raise
         turn.decided(transaction._gathered, transaction.rings)
         await member.settled
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from skydriver_common.db.translate import fault_of
 from skydriver_common.faults import TryLater
 
 __all__ = ["Pulse", "Step", "forever", "insistently", "within"]
@@ -88,14 +89,14 @@ async def forever(
         pulse.work.clear()  # before the step: a wake-up during it is not lost
         try:
             result = await step()
-        except TryLater as fault:
+        except Exception as error:  # CancelledError is none of these
             failures += 1
-            pause_s = max(min(fault.after_s, FAILURE_CAP_S), _backoff_s(failures, OUTAGE_CAP_S))
-            log.warning("loop.waiting", loop=name, failures=failures, what=fault.what, retry_in_s=round(pause_s, 3))
-        except Exception:  # CancelledError is none of these
-            failures += 1
-            pause_s = _backoff_s(failures, FAILURE_CAP_S)
-            log.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
+            if (fault := error if isinstance(error, TryLater) else fault_of(error)) is not None:
+                pause_s = max(min(fault.after_s, FAILURE_CAP_S), _backoff_s(failures, OUTAGE_CAP_S))
+                log.warning("loop.waiting", loop=name, failures=failures, what=fault.what, retry_in_s=round(pause_s, 3))
+            else:
+                pause_s = _backoff_s(failures, FAILURE_CAP_S)
+                log.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
         else:
             failures = 0
             if await within(pulse.work, _wait_s(result, idle_s)) and result is not True:
