@@ -9,7 +9,14 @@ from faststream.rabbit import RabbitBroker
 from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import current_context
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
-from skydriver_common.model.events import LaunchAbandoned, ResultReceived, ScanDeleted, ScanLaunched, ScannerFailed
+from skydriver_common.model.events import (
+    LaunchAbandoned,
+    ResultReceived,
+    ScanDeleted,
+    ScanLaunched,
+    ScannerFailed,
+    ScannerStageChanged,
+)
 from skydriver_common.model.rejections import Reply
 from skydriver_ewms.additions import Additions
 from skydriver_ewms.taskforces import Taskforces
@@ -47,7 +54,12 @@ def register(broker: RabbitBroker, usecases: UseCases, additions: Additions, tas
 
     @broker.subscriber(topology.event_queue(CONSUMER, ScanLaunched.type), topology.EVENTS, no_reply=True)
     async def scan_launched(event: Happened) -> None:
-        """A scanner server runs: it gets a workflow."""
+        """A scanner server was launched: it gets a workflow, unless it has to wait for a node first."""
+        await usecases.scan_launched(event.scan_id)
+
+    @broker.subscriber(topology.event_queue(CONSUMER, ScannerStageChanged.type), topology.EVENTS, no_reply=True)
+    async def scanner_stage_changed(event: Happened) -> None:
+        """A scanner server that has its node gets a workflow."""
         await usecases.scan_launched(event.scan_id)
 
     @broker.subscriber(topology.event_queue(CONSUMER, ResultReceived.type), topology.EVENTS, no_reply=True)

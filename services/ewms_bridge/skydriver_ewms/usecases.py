@@ -20,7 +20,15 @@ from skydriver_common.model.events import (
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_common.model.scan import Scan
 from skydriver_ewms import store
-from skydriver_ewms.decide import decide_assign, decide_deactivated, is_working, stop_label, wants_queues, wants_workflow
+from skydriver_ewms.decide import (
+    decide_assign,
+    decide_deactivated,
+    is_working,
+    may_order_workflow,
+    stop_label,
+    wants_queues,
+    wants_workflow,
+)
 from skydriver_ewms.due import AFTERMATH, ASSIGN, QUEUES, STARTUP, STOP, TOKENS, WORKFORCE, context_of
 
 AFTERMATH_DELAY = timedelta(seconds=300)
@@ -141,9 +149,9 @@ class UseCases:
             await store.unwatch(tx.connection, scan_id)
 
     async def scan_launched(self, scan_id: str) -> None:
-        """A scanner server runs: it needs a workflow."""
+        """A scanner server was launched or came further: as soon as it has a node, it needs a workflow."""
         scan = await self.scan(scan_id)
-        if scan is not None and wants_workflow(scan):
+        if scan is not None and may_order_workflow(scan):
             await self._schedule.put(ASSIGN, scan_id, priority=scan.priority)
 
     async def scan_ends(self, scan_id: str, *, since: datetime) -> None:

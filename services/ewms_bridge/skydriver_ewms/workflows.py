@@ -15,6 +15,7 @@ from skydriver_ewms.decide import (
     Choice,
     all_activated,
     choose_workflow,
+    may_order_workflow,
     order_of,
     place_in_line,
     queue_profile,
@@ -67,6 +68,8 @@ class Workflows:
         attempt = await store.attempt(self._pool, scan.scan_id)
         if not wants_workflow(scan):
             return await self._clean_up(scan, attempt)
+        if attempt is None and not may_order_workflow(scan):
+            return None  # its turn comes when the scanner server has a node
         key = startup_object_key(scan.scan_id)
         await self._sink.put_upload(scan.scan_id, StartupUpload(self._objects.presigned_put(key)))
         choice = await self._look(scan)

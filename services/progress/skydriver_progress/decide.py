@@ -132,10 +132,12 @@ def is_awaited(scan: Scan) -> bool:
 
 
 def may_be_silent(scan: Scan) -> bool:
-    """Whether silence is natural: the scanner has reported and no worker runs. Source: scanner contract 3, 6.
+    """Whether silence is natural: the scanner has no node, or it has reported and no worker runs. Source: scanner contract 3, 6.
 
     It speaks when a reconstruction arrives. Where nothing is known of workers, those of a scan that has begun are taken to run.
     """
+    if not scan.launch.has_node:
+        return True
     if scan.progress is None or scan.ewms.n_running > 0:
         return False
     return bool(scan.ewms.statuses) or not scan.progress["processing_stats"]["rate"]

@@ -141,6 +141,56 @@ async def test_of_two_live_workflows_all_replicas_keep_the_older(bridge: Bridge,
     assert (await bridge.scan(scan_id)).ewms_workflow_id == "WF-0001"
 
 
+async def test_workers_are_ordered_when_the_pod_of_the_scanner_server_has_its_node_and_not_before(
+    bridge: Bridge, ewms: FakeEwms
+) -> None:
+    scan_id = await bridge.new_scan()
+    await bridge.append("dispatcher", scan_id, ev.ScanLaunched(launcher="kubernetes", job=scan_id))
+    await bridge.usecases.scan_launched(scan_id)
+    pending = ev.ScannerStageChanged(stage="pending", code="scanner-unschedulable", text="no node has room")
+    await bridge.append("dispatcher", scan_id, pending)
+    await bridge.usecases.scan_launched(scan_id)
+    await bridge.work(ASSIGN, until_s=7200)
+    assert (ewms.calls, await bridge.due(ASSIGN)) == ([], []), "no worker waits for a scanner server without a node"
+
+    for stage in ("scheduled", "running"):
+        await bridge.append("dispatcher", scan_id, ev.ScannerStageChanged(stage=stage))
+        await bridge.usecases.scan_launched(scan_id)
+        await bridge.work(ASSIGN)
+    assert ewms.calls.count("create") == 1
+    assert (await bridge.scan(scan_id)).ewms_workflow_id == ewms.live()[0]
+
+
+async def test_the_time_of_waiting_for_a_node_does_not_count_as_waiting_for_queues(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.new_scan()
+    await bridge.append("dispatcher", scan_id, ev.ScanLaunched(launcher="kubernetes", job=scan_id))
+    await bridge.usecases.scan_launched(scan_id)
+    for kind in (ASSIGN, QUEUES):
+        await bridge.pass_time(kind, 22_000)
+    await bridge.append("dispatcher", scan_id, ev.ScannerStageChanged(stage="scheduled"))
+    await bridge.usecases.scan_launched(scan_id)
+    await bridge.work(ASSIGN)
+    await bridge.work(QUEUES)
+
+    assert not (await bridge.scan(scan_id)).ewms.refused
+    assert await bridge.due(QUEUES) == [scan_id]
+
+
+async def test_what_was_ordered_while_the_pod_had_a_node_is_adopted_though_it_lost_the_node(
+    bridge: Bridge, ewms: FakeEwms
+) -> None:
+    scan_id = await bridge.new_scan()
+    launched = ev.ScanLaunched(launcher="kubernetes", job=scan_id)
+    await bridge.append("dispatcher", scan_id, launched, ev.ScannerStageChanged(stage="scheduled"))
+    await bridge.usecases.scan_launched(scan_id)
+    ewms.faults.extend([None, LOST])
+    await bridge.work(ASSIGN)
+    await bridge.append("dispatcher", scan_id, ev.ScannerStageChanged(stage="pending"))
+    await bridge.work(ASSIGN, until_s=60)
+
+    assert [(await bridge.scan(scan_id)).ewms_workflow_id] == ewms.live()
+
+
 async def test_a_refusal_is_final_and_visible(bridge: Bridge, ewms: FakeEwms) -> None:
     scan_id = await bridge.launched_scan()
     ewms.refuses = "'tasks.0.cluster_locations': unknown"

@@ -16,6 +16,7 @@ REQUESTED = ev.ScanRequested(
     scanner_server_args="",
 )  # fmt: skip
 LAUNCHED = ev.ScanLaunched(launcher="local", job="j")
+IN_CLUSTER = ev.ScanLaunched(launcher="kubernetes", job="j")
 ASSIGNED = ev.WorkflowAssigned(workflow_id="WF-1", ewms_address="http://ewms")
 QUEUES = ev.QueuesActivated(queues={"a": "b"}, tokens_end_at=1_700_000_000.0)
 AT_WORK = ev.WorkforceChanged(statuses={"RUNNING": {"Tasking": 3}}, n_running=3)
@@ -51,6 +52,14 @@ def codes(*events: ev.Event) -> list[str]:
             ["scanner-failed"],
         ),
         pytest.param((LAUNCHED,), ["waiting-for-workflow"]),
+        pytest.param((IN_CLUSTER,), ["scanner-pending"], id="no pod yet"),
+        pytest.param((IN_CLUSTER, ev.ScannerStageChanged(stage="pending")), ["scanner-pending"], id="no node yet"),
+        pytest.param(
+            (IN_CLUSTER, ev.ScannerStageChanged(stage="pending", code="a-trouble", text="because")), ["a-trouble"], id="no node"
+        ),
+        pytest.param(
+            (IN_CLUSTER, ev.ScannerStageChanged(stage="scheduled")), ["scanner-starting", "waiting-for-workflow"], id="node"
+        ),
         pytest.param((LAUNCHED, ev.WorkflowRefused(reason="tasks.0: no such cluster")), ["workflow-refused"]),
         pytest.param((LAUNCHED, ASSIGNED), ["waiting-for-queues"]),
         pytest.param((LAUNCHED, ASSIGNED, QUEUES), ["waiting-for-workers"]),

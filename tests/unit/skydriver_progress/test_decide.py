@@ -182,3 +182,11 @@ def test_silence_is_counted_from_the_last_word() -> None:
     assert silent == ev.ScannerSilent(since=NOW)
     assert decide_silence(_fold(scan, [silent]), NOW + 99, 10.0) == []
     assert decide_silence(_fold(scan, [ev.ScanDeleted()]), NOW + 99, 10.0) == []
+
+
+def test_a_scanner_server_without_a_node_is_not_called_silent_and_its_time_begins_with_the_node() -> None:
+    scan = _fold(_scan(), [ev.ScanLaunched(launcher="kubernetes", job="j"), ev.ScannerStageChanged(stage="pending")])
+    assert decide_silence(scan, NOW + 999, 10.0) == []
+    scan = _fold(scan, [ev.ScannerStageChanged(stage="scheduled")])
+    assert decide_silence(scan, NOW + 1005, 10.0, since=NOW + 999) == []
+    assert [event.type for event in decide_silence(scan, NOW + 1010, 10.0, since=NOW + 999)] == ["scan.scanner-silent"]

@@ -11,6 +11,7 @@ from skydriver_common.model.events import (
     ScanDeleted,
     ScanLaunched,
     ScannerFailed,
+    ScannerStageChanged,
     WorkflowDeactivated,
     WorkflowRefused,
 )
@@ -31,7 +32,7 @@ PROGRESS = "progress"
 EVENT_CONSUMERS: dict[str, tuple[type[Event], ...]] = {
     DISPATCHER: (WorkflowRefused, WorkflowDeactivated),
     PROGRESS: (ScanLaunched,),
-    EWMS_BRIDGE: (ScanLaunched, ResultReceived, ScanDeleted, ScannerFailed, LaunchAbandoned),
+    EWMS_BRIDGE: (ScanLaunched, ScannerStageChanged, ResultReceived, ScanDeleted, ScannerFailed, LaunchAbandoned),
 }
 """Who reacts to which events. Whoever publishes declares these queues first: an event that finds no queue would be lost to a
 consumer that has not started yet."""

@@ -7,7 +7,7 @@ becomes known by a new event is a new line here. The codes are for programs and 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from skydriver_common.model.scan import Ewms, Launch, Scan
+from skydriver_common.model.scan import Ewms, Scan
 
 Problem = dict[str, str]
 """``{"code", "text"}``: text is one line of whole sentences, without secrets and without an end mark."""
@@ -26,7 +26,7 @@ def problems_of(scan: Scan) -> list[Problem]:
     """
     found = [*_came_back(scan.ewms)]
     if not scan.is_deleted and not scan.has_final_result:
-        found += [*_launch(scan), *_scanner(scan.launch), *_reports(scan), *_workflow(scan)]
+        found += [*_launch(scan), *_scanner(scan), *_reports(scan), *_workflow(scan)]
     if scan.has_workflow and scan.may_run and not scan.ewms.deactivated:
         found += _workers(scan)
     return [{"code": code, "text": text} for code, text in found]
@@ -81,12 +81,14 @@ def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
             )
 
 
-def _scanner(launch: Launch) -> Iterator[tuple[str, str]]:
+def _scanner(scan: Scan) -> Iterator[tuple[str, str]]:
     """What holds the scanner server up on its way to running."""
+    launch = scan.launch
     if launch.state == "launched" and launch.trouble:
         yield launch.trouble["code"], f"The scanner server does not get on: {_line(launch.trouble['text'], _MAX_REFUSAL)}"
-    elif launch.state == "launched" and launch.stage == "pending":
-        yield "scanner-pending", "The scanner server waits for a node of the cluster"
+    elif launch.state == "launched" and (launch.stage == "pending" or not launch.has_node):
+        then = "" if scan.has_workflow else "; its workers are ordered when it has one"
+        yield "scanner-pending", f"The scanner server waits for a node of the cluster{then}"
     elif launch.state == "launched" and launch.stage == "scheduled":
         yield "scanner-starting", "The scanner server has its node; its container starts as soon as image and queues are there"
 
@@ -111,7 +113,7 @@ def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:
         yield "workflow-refused", f"The scan gets no workers: {_line(ewms.refused)}"
     elif ewms.deactivated:
         yield "workflow-stopped", f"The scan's workers were stopped at EWMS ({ewms.deactivated}) before it had its result"
-    elif scan.launch.state == "launched" and not scan.has_workflow:
+    elif scan.launch.has_node and not scan.has_workflow:
         yield "waiting-for-workflow", "The scanner server is launched and waits for EWMS to take the order for its workers"
 
 

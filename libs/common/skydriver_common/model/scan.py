@@ -11,6 +11,8 @@ USE_WORKFLOW_ID = "use 'ewms_workflow_id'"
 USE_I3_EVENT_ID = "use 'i3_event_id'"
 _TICK_S = 1e-6
 _PAST_LIVES = 16
+KUBERNETES = "kubernetes"
+"""The launcher whose scanner servers may have to wait for a place to run after their launch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,11 @@ class Launch:
     stage: str = ""
     trouble: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = None
+
+    @property
+    def has_node(self) -> bool:
+        """Whether the launched scanner server has a machine to run on; a process of the launcher `local` always has."""
+        return self.state == "launched" and (self.launcher != KUBERNETES or self.stage in ("scheduled", "running"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

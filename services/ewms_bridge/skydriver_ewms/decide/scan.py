@@ -16,6 +16,14 @@ def wants_workflow(scan: Scan) -> bool:
     return scan.may_run and scan.launch.state == "launched" and not scan.has_workflow and not scan.ewms.refused
 
 
+def may_order_workflow(scan: Scan) -> bool:
+    """Whether a workflow may be ordered now: not before the scanner server has a node.
+
+    Its workers give up half an hour after their start if no scanner server has uploaded `startup.json`, and EWMS replaces none.
+    """
+    return wants_workflow(scan) and scan.launch.has_node
+
+
 def wants_queues(scan: Scan) -> bool:
     """Whether its scanner still waits for queues."""
     return scan.may_run and scan.has_workflow and scan.ewms.deactivated is None and not scan.ewms.refused

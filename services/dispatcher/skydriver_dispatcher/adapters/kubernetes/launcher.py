@@ -21,7 +21,7 @@ from skydriver_common.kubernetes.client import (
     Refused,
     kubernetes_faults,
 )
-from skydriver_common.model.scan import Scan
+from skydriver_common.model.scan import KUBERNETES, Scan
 from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.adapters.kubernetes.reading import list_pages
 from skydriver_dispatcher.jobspec import JobSettings, job_of, secret_of
@@ -37,7 +37,7 @@ class KubernetesLauncher:
     environment: of the scanner container, without its token. token: of one scan. timeout_s: for each call.
     """
 
-    name = "kubernetes"
+    name = KUBERNETES
     revives = False
 
     def __init__(
