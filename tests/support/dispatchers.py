@@ -11,7 +11,7 @@ from kubernetes_asyncio.client import ApiClient
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log import blobs
 from skydriver_common.log.read import history
-from skydriver_common.log.views import scan_of_row
+from skydriver_common.log.stored_state import scan_of_row
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import DeleteScan, RequestScan
 from skydriver_common.model.ids import new_scan_id

@@ -193,12 +193,23 @@ async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> boo
             found = await rebuilding.check(connection, told=told)
     if as_json:
         differences = [{"view": one.view, "key": one.key, "what": one.what} for one in found.differences]
-        print_json({"events": found.events, "scans": found.scans, "differences": differences})
+        print_json(
+            {
+                "events": found.events, "scans": found.scans, "differences": differences,
+                "rows_of_other_releases": found.of_other_releases,
+            }
+        )  # fmt: skip
     else:
         for one in found.differences:
             out.print(f"[red]✗[/red] {one.view} {one.key}: {one.what}", soft_wrap=True)
         if not found.differences:
             out.print(f"[green]✓[/green] the views are what {found.events} events of {found.scans} scans say")
+        if found.of_other_releases:
+            out.print(
+                f"another release wrote {found.of_other_releases} of the rows; they lack what only this release knows, until their "
+                "scans go on or `skydriver log rebuild --swap` writes them anew",
+                soft_wrap=True,
+            )
     return bool(found.differences)
 
 

@@ -14,6 +14,7 @@ from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
+from skydriver_common.model import wire
 from skydriver_common.model.events import ScannerFailed, ScannerRestarted
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
@@ -131,7 +132,7 @@ class Watchdog:
         work = await self._schedule.claim(END)
         if work is None:
             return await self._until_next(END)
-        ended = ScannerExit(**work.note)
+        ended = wire.read_as(ScannerExit, work.note)
         scan = await self._look(work.scan_id)
         if scan is not None and scan.is_waiting and work.tries < _LAUNCH_GRACE_TRIES:
             await self._schedule.postpone(work, timedelta(seconds=_LAUNCH_GRACE_S))

@@ -10,7 +10,7 @@ import orjson
 
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.translate import database_faults
-from skydriver_common.log.unit_of_work import sql
+from skydriver_common.log.writing import sql
 from skydriver_common.model import wire
 from skydriver_common.model.events import Event
 

@@ -7,7 +7,7 @@ another hash is simply not found.
 from collections import OrderedDict
 from typing import Any
 
-from skydriver_common.log.views import scan_of_row
+from skydriver_common.log.stored_state import scan_of_row
 from skydriver_common.model.scan import Scan
 
 _MOST = 512

@@ -9,7 +9,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import asyncpg
 
@@ -18,10 +19,14 @@ from skydriver_common.db.drain import Drain
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
+from skydriver_common.log.past import state_at
 from skydriver_common.log.states import States
+from skydriver_common.log.stored_state import WrittenByNewer, is_older
 from skydriver_common.log.writing import BlobLost, Gathered, RecordedReply, sql
 from skydriver_common.model.commands import Context
 from skydriver_common.model.rejections import Code, Rejection, Reply
+from skydriver_common.model.scan import HistoryBroken, Scan
+from skydriver_common.model.wire import UnknownEvent
 
 _MOST = 32
 _AT_ONCE = 2
@@ -140,9 +145,12 @@ class Together:
         self, connection: Connection, members: Sequence[Member], decided: list[tuple[Member, Turn]]
     ) -> Mapping[str, int]:
         """Let each member decide, then write it all; how many events of each type. Raises what the database raises, _Failed."""
-        so_far, recorded = await _load(connection, members, self._states)
+        so_far, recorded, unreadable = await _load(connection, members, self._states)
         for member in members:
             if member.turn.done():
+                continue
+            if faults := [unreadable[scan_id] for scan_id in member.scan_ids if scan_id in unreadable]:
+                _settle(member, faults[0])
                 continue
             turn = Turn(connection, so_far, recorded)
             member.turn.set_result(turn)
@@ -239,17 +247,41 @@ def _meaning(error: BaseException, member: Member, *, is_alone: bool) -> Excepti
     return error
 
 
-async def _load(connection: Connection, members: Sequence[Member], states: States) -> tuple[Gathered, dict[str, RecordedReply]]:
-    """Lock and load what the members ask for: scans, recorded replies by command."""
-    loaded, recorded = Gathered(), dict[str, RecordedReply]()
-    async for row in sql.load(
+async def _load(
+    connection: Connection, members: Sequence[Member], states: States
+) -> tuple[Gathered, dict[str, RecordedReply], dict[str, Exception]]:
+    """Lock and load what the members ask for: scans, recorded replies by command, and why a scan can't be read."""
+    loaded, recorded, unreadable = Gathered(), dict[str, RecordedReply](), dict[str, Exception]()
+    rows = sql.load(
         connection,
         command_ids=[member.context.command_id for member in members],
         scan_ids=sorted({scan_id for member in members for scan_id in member.scan_ids}),
-    ):
+    )
+    for row in [row async for row in rows]:
         if row["kind"] == "s":
-            loaded.scans[row["scan_id"]] = (states.of_row(row), row["head_hash"])
+            try:
+                loaded.scans[row["scan_id"]] = (await _state_of(row, connection, states), row["head_hash"])
+            except (WrittenByNewer, HistoryBroken) as error:
+                unreadable[row["scan_id"]] = error
         else:
             reply = Reply(body=row["body"], code=row["code"] and Code(row["code"]), reason=row["reason"])
             recorded[row["scan_id"]] = RecordedReply(row["scan_id"], row["fingerprint"], reply)
-    return loaded, recorded
+    return loaded, recorded, unreadable
+
+
+async def _state_of(row: Any, connection: Connection, states: States) -> Scan:
+    """The state in a row. One that an older release wrote last lacks what only this one folds: it is folded from the log.
+
+    Raises TryLater (database), WrittenByNewer, HistoryBroken.
+    """
+    scan = states.of_row(row)
+    if is_older(scan):
+        try:
+            folded = await state_at(connection, scan.scan_id, version=scan.version)
+        except UnknownEvent as error:
+            raise WrittenByNewer from error
+        if folded is None:
+            raise HistoryBroken(f"scan {scan.scan_id} has a manifest and no events")
+        scan = replace(folded, unknown=scan.unknown)
+        states.keep(row["head_hash"], scan)
+    return scan

@@ -1,4 +1,4 @@
-"""From a scan's state to the rows of every view, and back from the rows to the state: the only writer of views.
+"""From a scan's state to the rows of every view: the only writer of views (``log/stored_state.py`` has the way back).
 
 The same functions serve the live system and a rebuild, so the two can't differ.
 """
@@ -8,14 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skydriver_common.db.pool import Connection
+from skydriver_common.log import stored_state
 from skydriver_common.model import wire
 from skydriver_common.model.problems import problems_of
-from skydriver_common.model.scan import Ewms, Launch, ResultRef, Scan, Scanner
-
-_MANIFEST_FIELDS_OF_THE_STATE = (
-    "timestamp", "last_updated", "is_deleted", "scanner_server_args", "ewms_workflow_id", "ewms_address", "priority",
-    "classifiers", "i3_event_id", "event_metadata", "scan_metadata", "progress", "replaced_by_scan_id",
-)  # fmt: skip
+from skydriver_common.model.scan import Scan
 
 
 @dataclass(slots=True)
@@ -35,7 +31,7 @@ def _manifest_row(scan: Scan, head_hash: bytes) -> Iterator[tuple[str, Any]]:
     yield "m_versions", scan.version
     yield "m_head_hashes", head_hash
     yield "m_bodies", manifest_body(scan)
-    yield "m_rests", wire.encode(_rest(scan))
+    yield "m_rests", stored_state.rest(scan)
     yield "m_is_deleteds", scan.is_deleted
     yield "m_replaced_bys", scan.replaced_by_scan_id
     yield "m_workflow_ids", scan.ewms_workflow_id
@@ -52,7 +48,7 @@ def _manifest_row(scan: Scan, head_hash: bytes) -> Iterator[tuple[str, Any]]:
 
 def manifest_body(scan: Scan) -> bytes:
     """The Manifest as JSON, as it is stored and served."""
-    return wire.encode(scan.manifest())
+    return stored_state.body(scan)
 
 
 def problems_body(scan: Scan) -> bytes:
@@ -68,44 +64,6 @@ def scan_request_body(scan: Scan) -> bytes:
 def workforce_body(scan: Scan) -> bytes:
     """What EWMS told of the workers: statuses, n_running, top_errors."""
     return wire.encode({"statuses": scan.ewms.statuses, "n_running": scan.ewms.n_running, "top_errors": scan.ewms.top_errors})
-
-
-def _rest(scan: Scan) -> dict[str, Any]:
-    """What the state holds beyond the Manifest, as plain data."""
-    launch, ewms, result = scan.launch, scan.ewms, scan.result
-    return {
-        "request": scan.request,
-        "request_scan_id": scan.request_scan_id,
-        "event_digest": scan.event_digest,
-        "rescan_ids": scan.rescan_ids,
-        "launch": {name: getattr(launch, name) for name in Launch.__slots__},
-        "result": None if result is None else {name: getattr(result, name) for name in ResultRef.__slots__},
-        "ewms": {name: getattr(ewms, name) for name in Ewms.__slots__},
-        "scanner": {name: getattr(scan.scanner, name) for name in Scanner.__slots__},
-        "producer": scan.producer,
-        "sequence": scan.sequence,
-    }
-
-
-def scan_of_row(row: Any) -> Scan:
-    """The state that a row of ``manifests`` holds (columns scan_id, version, body, rest)."""
-    body = wire.decode(row["body"])
-    rest = wire.decode(row["rest"])
-    return Scan(
-        scan_id=row["scan_id"],
-        version=row["version"],
-        **{name: body[name] for name in _MANIFEST_FIELDS_OF_THE_STATE},
-        request=rest["request"],
-        request_scan_id=rest["request_scan_id"],
-        event_digest=rest["event_digest"],
-        rescan_ids=tuple(rest["rescan_ids"]),
-        launch=Launch(**rest["launch"]),
-        result=None if rest["result"] is None else ResultRef(**rest["result"]),
-        ewms=Ewms(**rest["ewms"]),
-        scanner=Scanner(**rest.get("scanner", {})),
-        producer=rest["producer"],
-        sequence=rest["sequence"],
-    )
 
 
 async def write_side_views(sql: Any, connection: Connection, before: Scan | None, after: Scan) -> None:

@@ -9,6 +9,9 @@ from skydriver_common.model.ids import NOT_YET_REQUESTED
 
 USE_WORKFLOW_ID = "use 'ewms_workflow_id'"
 USE_I3_EVENT_ID = "use 'i3_event_id'"
+STATE_VERSION = 2
+"""Of what ``evolve`` makes of a history. A release in which the same events give another state, or a state with more fields, raises
+it once; replicas of the release before work beside it, and the rows of both tell who wrote them (``log/stored_state.py``)."""
 _TICK_S = 1e-6
 _PAST_LIVES = 16
 KUBERNETES = "kubernetes"
@@ -110,7 +113,9 @@ class Ewms:
 class Scan:
     """Everything known of one scan, as of ``version`` events.
 
-    The manifest fields (REST contract 5.1) come first; the rest is ours. Times are Unix seconds.
+    The manifest fields (REST contract 5.1) come first; the rest is ours. Times are Unix seconds. A field added later, here and in
+    the parts, has a default. unknown: what a newer release stored with the scan, kept for it. written_by: the ``STATE_VERSION``
+    that wrote the row.
     """
 
     scan_id: str
@@ -138,6 +143,8 @@ class Scan:
     producer: str = ""
     sequence: int = 0
     scanner: Scanner = field(default_factory=Scanner)
+    unknown: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+    written_by: int = field(default=STATE_VERSION, compare=False, repr=False)
 
     @property
     def has_workflow(self) -> bool:

@@ -1,10 +1,10 @@
 """Canonical bytes: what is hashed is what is stored is what is sent. And back: parsing events of every version."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -16,13 +16,24 @@ GENESIS = bytes(32)
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """(type, schema version) to a pure function giving the data of the next version; empty while all events are version 1.
 
-A field with a default may be added to an event without a new version. Any other change is a new ``schema_version`` of its class and
-an entry here for the version before; what was written before stays in ``tests/support/recorded_events.ndjson``."""
+A field with a default may be added to an event without a new version: a release that does not know it ignores it. Any other change
+is a new ``schema_version`` of its class and an entry here for the version before; what was written before stays in
+``tests/support/recorded_events.ndjson``."""
 
 LET_GO = b"\x00"
 """How the data of an event begins whose payload was let go; its SHA-256 follows. No JSON begins so."""
 
-_FIELDS = {event: tuple(f.name for f in fields(event)) for event in EVENTS.values()}
+T = TypeVar("T")
+
+
+_FIELDS: dict[type[Any], tuple[str, ...]] = {}
+
+
+def _fields_of(cls: type[Any]) -> tuple[str, ...]:
+    names = _FIELDS.get(cls)
+    if names is None:
+        names = _FIELDS[cls] = tuple(f.name for f in fields(cls))
+    return names
 
 
 class UnknownEvent(Exception):
@@ -31,7 +42,7 @@ class UnknownEvent(Exception):
 
 def encode_event(event: Event) -> bytes:
     """The event's data as canonical JSON: fields in the order of the class."""
-    return encode({name: getattr(event, name) for name in _FIELDS[type(event)]})
+    return encode({name: getattr(event, name) for name in _fields_of(type(event))})
 
 
 def parse_event(type_: str, schema_version: int, data: bytes) -> Event:
@@ -49,9 +60,17 @@ def parse_event(type_: str, schema_version: int, data: bytes) -> Event:
     for version in range(schema_version, cls.schema_version):
         content = UPCASTS[type_, version](content)
     try:
-        return cls(**content)
+        return read_as(cls, content)
     except TypeError as error:
-        raise UnknownEvent(f"{type_} in version {schema_version} has other fields than expected") from error
+        raise UnknownEvent(f"{type_} in version {schema_version} lacks a field") from error
+
+
+def read_as(cls: type[T], content: Mapping[str, Any]) -> T:
+    """An object of this dataclass from stored content; keys that it does not know are left out, as a newer release may write more.
+
+    Raises TypeError when a field without a default is missing.
+    """
+    return cls(**{name: content[name] for name in _fields_of(cls) if name in content})
 
 
 def is_let_go(data: bytes) -> bool:

@@ -1,0 +1,124 @@
+"""The release before this one: its commit, what it knew, and its code, for tests that run both beside each other.
+
+When an issue begins, COMMIT becomes the last commit before it, and STATE_VERSION and STATE_FIELDS what that commit has.
+"""
+
+import subprocess
+import tarfile
+import tempfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+COMMIT = "60b5a373231044de065af3425acb3bcb957acbae"
+STATE_VERSION = 1
+STATE_FIELDS: dict[str, frozenset[str]] = {
+    "Scan": frozenset(
+        [
+            "scan_id",
+            "version",
+            "timestamp",
+            "last_updated",
+            "scanner_server_args",
+            "priority",
+            "classifiers",
+            "i3_event_id",
+            "request",
+            "request_scan_id",
+            "event_digest",
+            "is_deleted",
+            "ewms_workflow_id",
+            "ewms_address",
+            "event_metadata",
+            "scan_metadata",
+            "progress",
+            "replaced_by_scan_id",
+            "rescan_ids",
+            "launch",
+            "result",
+            "ewms",
+            "producer",
+            "sequence",
+            "scanner",
+        ]
+    ),
+    "Launch": frozenset(
+        [
+            "state",
+            "attempts",
+            "taken_at",
+            "launcher",
+            "job",
+            "restarts",
+            "reason",
+            "log_tail",
+            "failures",
+            "is_deferred",
+            "stage",
+            "trouble",
+            "exit_code",
+        ]
+    ),
+    "ResultRef": frozenset(["digest", "size_bytes", "is_final", "producer", "sequence"]),
+    "Ewms": frozenset(
+        [
+            "deactivated",
+            "refused",
+            "queues",
+            "statuses",
+            "n_running",
+            "top_errors",
+            "taskforces_added",
+            "n_top_ups",
+            "topped_up_at",
+            "n_came_back",
+            "place_in_line",
+            "tokens_end_at",
+            "are_tokens_ending",
+            "is_startup_file_missing",
+            "problems",
+        ]
+    ),
+    "Scanner": frozenset(
+        [
+            "heard_at",
+            "silent_since",
+            "failure",
+            "log_tail",
+            "failure_producer",
+            "failure_sequence",
+            "producer",
+            "took_over_at",
+            "past_producers",
+            "refusals",
+            "ended_at",
+        ]
+    ),
+}
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_PACKAGES = ("libs", "services", "sandbox")
+
+
+def code() -> Path:
+    """A folder with the code of the release before. Skips the test where its history is not at hand."""
+    try:
+        packed = subprocess.run(
+            ["git", "-C", str(_REPOSITORY), "archive", "--format=tar", COMMIT, *_PACKAGES],
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip(f"NOT RUN: history ({COMMIT[:12]} is not in this checkout)")
+    folder = Path(tempfile.mkdtemp(prefix="skydriver previous release "))
+    with tarfile.open(fileobj=BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def import_path(folder: Path) -> str:
+    """PYTHONPATH under which a process runs that code instead of this checkout's."""
+    roots = [each for base in _PACKAGES for each in (folder / base, *(folder / base).iterdir()) if each.is_dir()]
+    return ":".join(str(root) for root in roots if any((each / "__init__.py").exists() for each in root.iterdir()))
