@@ -48,9 +48,15 @@ class _Everybody:
 
 @asynccontextmanager
 async def local_gateway(
-    database: str, amqp_url: str, *, connections: int = 20, deadline_s: float = 1.0, **changes: Any
+    database: str,
+    amqp_url: str,
+    *,
+    connections: int = 20,
+    deadline_s: float = 1.0,
+    verifier: TokenVerifier | None = None,
+    **changes: Any,
 ) -> AsyncIterator[LocalGateway]:
-    """A gateway on these servers. changes: of Deps."""
+    """A gateway on these servers. verifier: unless given, everybody may do everything. changes: of Deps."""
     pool = await open_pool(database, name="test-gateway", size=connections, command_timeout_s=10)
     bus = await connect(amqp_url, name="test-gateway")
     commander = Commander(bus, partial(recorded_reply, pool), deadline_s=deadline_s)
@@ -67,7 +73,7 @@ async def local_gateway(
             "result_bytes": Budget(2**30, what="large results"), "scan_token_grace_s": 600.0, **changes,
         }
     )  # fmt: skip
-    app: web.Application = make_app(deps, cast(TokenVerifier, _Everybody()))
+    app: web.Application = make_app(deps, verifier or cast(TokenVerifier, _Everybody()))
     async with TestServer(app) as server:
         headers = {"Authorization": "Bearer x"}
         async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:

@@ -14,6 +14,7 @@ import orjson
 import structlog
 
 from skydriver_api.images import CatalogAway, EmbeddedCatalog, ImageResolver
+from skydriver_common.runtime.blocking_calls import BlockingCalls
 from skydriver_common.runtime.fetching import body_within
 
 log = structlog.get_logger(__name__)
@@ -21,11 +22,10 @@ log = structlog.get_logger(__name__)
 _IMAGE = "skymap_scanner:"
 _LOOK_LIMIT_S = 5.0
 _FRESH_S = 300.0
-_STALE_S = 1800.0
+_STALE_S = 3600.0
 _AGAIN_S = 10.0
 _MOST_PAGES = 100
 _PAGE_LIMIT_BYTES = 4 * 1024 * 1024
-_FOLDER_THREADS = 4
 
 
 class Source(Protocol):
@@ -36,18 +36,19 @@ class Source(Protocol):
 
 
 class DirectoryCatalog:
-    """Entries ``skymap_scanner:<tag>`` of a folder; a network file system may hang, so looking has a limit."""
+    """Entries ``skymap_scanner:<tag>`` of a folder. A network file system may hang: looking has a limit and a thread of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, limit_s: float = _LOOK_LIMIT_S) -> None:
         self._folder = folder
-        self._slots = asyncio.Semaphore(_FOLDER_THREADS)
+        self._limit_s = limit_s
+        self._calls = BlockingCalls("image-folder")
 
     async def pushed(self) -> Mapping[str, float]:
         """See Source; the time is that of the entry."""
         try:
-            async with asyncio.timeout(_LOOK_LIMIT_S), self._slots:
-                return await asyncio.to_thread(self._entries)
+            return await self._calls.run(self._entries, limit_s=self._limit_s)
         except (OSError, TimeoutError) as error:
+            log.warning("images.folder-unavailable", error=type(error).__name__)
             raise CatalogAway("the folder of images can't be read") from error
 
     def _entries(self) -> dict[str, float]:
@@ -114,32 +115,61 @@ class BothCatalogs:
 
 
 class CachedCatalog:
-    """Remembers a list for minutes; looks again soon when a tag is missing; while the source is away, an older list is used a while."""
+    """Remembers a list for minutes. An older one is served at once and refreshed behind, for an hour at most.
+
+    One look at the source is under way at a time, for everybody; after one that failed there is none for ten seconds.
+    """
 
     def __init__(self, catalog: Source, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._catalog = catalog
         self._clock = clock
         self._tags: Mapping[str, float] = {}
         self._read_at = float("-inf")
-        self._lock = asyncio.Lock()
+        self._failed_at = float("-inf")
+        self._why = "the image catalogue can't be read"
+        self._look: asyncio.Task[None] | None = None
 
-    async def pushed(self, *, not_older_than_s: float = _FRESH_S) -> Mapping[str, float]:
+    async def pushed(self) -> Mapping[str, float]:
         """See ImageCatalog."""
-        async with self._lock:
-            age_s = self._clock() - self._read_at
-            if age_s <= not_older_than_s:
-                return self._tags
-            try:
-                self._tags = await self._catalog.pushed()
-                self._read_at = self._clock()
-            except CatalogAway:
-                if age_s > _STALE_S:
-                    raise
-            return self._tags
+        age_s = self._clock() - self._read_at
+        if age_s > _FRESH_S:
+            look = self._look_at_source()
+            if age_s > _STALE_S:
+                await self._end_of(look)
+        return self._tags
 
     async def pushed_again(self) -> Mapping[str, float]:
         """The list once more, for a tag that was not in it: at most every ten seconds from the source."""
-        return await self.pushed(not_older_than_s=_AGAIN_S)
+        if self._clock() - self._read_at > _AGAIN_S:
+            await self._end_of(self._look_at_source())
+        return self._tags
+
+    def _look_at_source(self) -> "asyncio.Task[None] | None":
+        """The look that is under way, a new one, or None when the last one failed just now."""
+        if self._look is None and self._clock() - self._failed_at > _AGAIN_S:
+            self._look = asyncio.create_task(self._refresh())
+            self._look.add_done_callback(self._look_has_ended)
+        return self._look
+
+    async def _end_of(self, look: "asyncio.Task[None] | None") -> None:
+        """Wait for the look, which goes on when the caller does not. Raises CatalogAway when it brought no list."""
+        if look is not None:
+            await asyncio.wait([look])
+        if look is None or self._failed_at > self._read_at:
+            raise CatalogAway(self._why)
+
+    def _look_has_ended(self, _: object) -> None:
+        self._look = None
+
+    async def _refresh(self) -> None:
+        try:
+            self._tags = await self._catalog.pushed()
+            self._read_at = self._clock()
+        except CatalogAway as error:
+            self._why, self._failed_at = str(error), self._clock()
+        except Exception:
+            log.exception("images.look-failed")
+            self._failed_at = self._clock()
 
 
 def open_images(source: str, *, minimum: str, session: aiohttp.ClientSession) -> ImageResolver:

@@ -1,5 +1,6 @@
 """Asking a service on behalf of a request; an ``Idempotency-Key`` makes it safe to repeat. Source: REST contract 1.10."""
 
+import asyncio
 import re
 from hashlib import sha256
 from typing import NamedTuple
@@ -8,12 +9,15 @@ from aiohttp import web
 
 from skydriver_api.deps import DEPS
 from skydriver_api.failures import HttpProblem
-from skydriver_api.middleware import PRINCIPAL
+from skydriver_api.middleware import PRINCIPAL, check_client
 from skydriver_common.model.commands import Command
 from skydriver_common.model.ids import command_id_for_key
 from skydriver_common.model.rejections import Reply
 
 KEY_PATTERN = "[!-~](?:[ -~]{0,253}[!-~])?"
+OFF_THE_LOOP_BYTES = 256 * 1024
+FINGERPRINT = web.RequestKey("fingerprint", str)
+"""Of the body of a request with a key, hexadecimal SHA-256."""
 _KEY = re.compile(KEY_PATTERN)
 
 
@@ -33,10 +37,12 @@ class _Keyed(NamedTuple):
 async def ask(request: web.Request, command: Command, raw: bytes) -> Reply:
     """The service's reply. The same caller, route, key and body get the recorded one again.
 
-    raw: the request's body. Raises TryLater; HttpProblem 400 for a key that is none.
+    raw: the request's body. Nothing is asked for a client that has left.
+    Raises TryLater; HttpProblem 400 for a key that is none, 499 when the client has left.
     """
     actor, commander = request[PRINCIPAL].subject, request.app[DEPS].commander
-    keyed = _keyed(request, raw)
+    keyed = await _keyed(request, raw)
+    check_client(request)
     if keyed is None:
         return await commander.ask(command, actor=actor)
     return await commander.ask(command, actor=actor, command_id=keyed.command_id(), fingerprint=keyed.fingerprint)
@@ -47,24 +53,36 @@ async def reply_before(request: web.Request, raw: bytes) -> Reply | None:
 
     None: it has no key, or is new. Raises TryLater; HttpProblem 400 for a key that is none.
     """
-    keyed = _keyed(request, raw)
+    keyed = await _keyed(request, raw)
     if keyed is None:
         return None
     deps = request.app[DEPS]
     scan_id = request.match_info.get("scan_id")
     for each in [None] if scan_id is None else await deps.reads.chain(scan_id):
-        route = keyed.route if each is None else keyed.route.replace(f"/{scan_id}/", f"/{each}/", 1)
+        route = keyed.route if each is None else f"{request.method} {path_about(request, each)}"
         found = await deps.reads.recorded_reply(keyed._replace(route=route).command_id(), keyed.fingerprint)
         if found is not None:
             return found
     return None
 
 
-def _keyed(request: web.Request, raw: bytes) -> _Keyed | None:
+def path_about(request: web.Request, scan_id: str) -> str:
+    """The path of this route about another scan, however the request has written its own path."""
+    resource = request.match_info.route.resource
+    assert resource is not None, "a handler runs on a route"
+    return resource.url_for(scan_id=scan_id).raw_path
+
+
+async def _keyed(request: web.Request, raw: bytes) -> _Keyed | None:
+    """The request by its key. A body is digested once, a large one off the loop."""
     key = request.headers.get("Idempotency-Key")
     if key is None or request.method != "POST":
         return None
     if _KEY.fullmatch(key) is None:
         raise HttpProblem(400, "Idempotency-Key: must have 1 to 255 printable ASCII characters")
+    if FINGERPRINT not in request:
+        digest = await asyncio.to_thread(sha256, raw) if len(raw) > OFF_THE_LOOP_BYTES else sha256(raw)
+        request[FINGERPRINT] = digest.hexdigest()
     principal = request[PRINCIPAL]
-    return _Keyed(f"{principal.issuer}\n{principal.subject}", f"{request.method} {request.path}", key, sha256(raw).hexdigest())
+    caller = f"{principal.issuer}\n{principal.subject}"
+    return _Keyed(caller, f"{request.method} {request.path}", key, request[FINGERPRINT])

@@ -1,5 +1,6 @@
 """Scanner images: which tags exist, what a tag of a request means, which are too old. Source: REST contract 8.2."""
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -9,6 +10,9 @@ from typing import Protocol
 import structlog
 
 log = structlog.get_logger(__name__)
+
+_WAIT_LIMIT_S = 5.0
+"""How long one request waits for the catalogue, however many looks it needs."""
 
 _SHORT = re.compile(r"[vV](\d{1,3}(?:\.\d{1,3}){0,2})")
 _RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -90,6 +94,13 @@ class ImageResolver:
 
     async def resolve(self, text: str) -> str:
         """The resolved tag. Raises ImageNotFound, ImageTooOld, CatalogAway."""
+        try:
+            async with asyncio.timeout(_WAIT_LIMIT_S):
+                return await self._resolve(text)
+        except TimeoutError as error:
+            raise CatalogAway("the image catalogue does not answer in time") from error
+
+    async def _resolve(self, text: str) -> str:
         pushed = await self._catalog.pushed()
         tag = resolve_tag(text, pushed)
         if tag is None:

@@ -101,7 +101,7 @@ class LogLinks:
             end = await self._last_moment(scan_id, started)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
             log.warning("logs.end-not-found", scan_id=scan_id, error=type(error).__name__)
-            end = None
+            _, end = self._ends.get(scan_id, (0.0, None))  # what was found before is still true
         self._ends[scan_id] = (self._clock(), end)
         self._ends.move_to_end(scan_id)
         while len(self._ends) > _MOST_REMEMBERED:

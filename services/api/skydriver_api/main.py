@@ -20,6 +20,7 @@ from skydriver_api.settings import ApiSettings
 from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
 from skydriver_common.db.bell import Bell
 from skydriver_common.log.together import recorded_reply
+from skydriver_common.runtime.blocking_calls import IsolatedResolver
 from skydriver_common.runtime.foundation import open_bus, open_service_pool, patiently
 from skydriver_common.runtime.service import Service, StartupProblem, run
 
@@ -33,6 +34,9 @@ _BODY_BYTES = 202 * MIB
 """Of large bodies in hand at once: two of the largest. A body exists up to four times while it is read, packed and answered."""
 _RESULT_BYTES = 128 * MIB
 """Of large results on their way to readers: one of the largest, or many smaller ones. A result exists twice at first."""
+
+_NEW_KEY_S = 120.0
+"""How long a token under a new key of the dispatcher may reach a gateway before the key does: a ConfigMap takes a minute or so."""
 
 
 def main() -> None:
@@ -48,7 +52,11 @@ def main() -> None:
         await patiently(commander.open)
         live = LiveEvents(bus)
         await patiently(live.open)
-        session = await service.stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
+        session = await service.stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=IsolatedResolver()), timeout=aiohttp.ClientTimeout(total=10)
+            )
+        )
         try:
             images = open_images(settings.image_catalog, minimum=settings.minimum_image, session=session)
         except ValueError as error:
@@ -86,11 +94,12 @@ def _verifier(settings: ApiSettings, session: aiohttp.ClientSession) -> TokenVer
     keys: KeySource = (
         JwksFile(settings.auth_jwks_file) if settings.auth_jwks_file else OidcDiscovery(settings.auth_issuer, session)
     )
-    issuers = [Issuer(settings.auth_issuer, keys)]
-    if settings.scan_token_jwks_file:
-        issuers.append(Issuer(settings.scan_token_issuer, JwksFile(settings.scan_token_jwks_file), scan_tokens_only=True))
     rules = [RoleRule.parse(Role.USER, settings.auth_user_claim), RoleRule.parse(Role.SYSTEM, settings.auth_system_claim)]
-    return TokenVerifier(issuers, audience=settings.auth_audience, role_rules=rules)
+    issuers = [Issuer(settings.auth_issuer, keys, role_rules=tuple(rules))]
+    if settings.scan_token_jwks_file:
+        scan_keys = JwksFile(settings.scan_token_jwks_file, settle_s=_NEW_KEY_S)
+        issuers.append(Issuer(settings.scan_token_issuer, scan_keys, scan_tokens_only=True))
+    return TokenVerifier(issuers, audience=settings.auth_audience)
 
 
 async def _serve(service: Service, settings: ApiSettings, app: web.Application) -> None:

@@ -105,6 +105,7 @@ def accepting(most_bytes: int, handler: Handler) -> Handler:
         if expected <= MIB:
             return await handler(request)
         async with request.app[DEPS].body_bytes.taking(expected):
+            check_client(request)
             await _read(request)
             return await handler(request)
 
@@ -153,6 +154,12 @@ async def _check_limit(request: web.Request, principal: Principal, own: ScanId, 
     deps = request.app[DEPS]
     if is_long_ago(await deps.reads.ended_at(own), time.time(), deps.scan_token_grace_s):
         raise _unauthorized("its scan has ended")
+
+
+def check_client(request: web.Request) -> None:
+    """Do nothing more for a client that has closed its connection: it repeats what it still wants. Raises HttpProblem 499."""
+    if request.transport is None or request.transport.is_closing():
+        raise HttpProblem(499, "The client has closed the connection; nothing was changed")
 
 
 def _unauthorized(why: str) -> HttpProblem:

@@ -52,7 +52,7 @@ _SENDER = [
         "name": wire.SEQUENCE_HEADER,
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
         "description": "Grows with every message of a producer, on the bus and here.",
     },
 ]

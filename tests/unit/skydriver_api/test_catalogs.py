@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from skydriver_api.catalogs import CachedCatalog, open_images
-from skydriver_api.images import CatalogAway, ImageNotFound, ImageTooOld
+from skydriver_api import images
+from skydriver_api.catalogs import CachedCatalog, DirectoryCatalog, open_images
+from skydriver_api.images import CatalogAway, ImageNotFound, ImageResolver, ImageTooOld
 
 OLD, NEW = "2024-01-01T00:00:00.123456Z", "2025-01-01T00:00:00Z"
 
@@ -176,7 +178,22 @@ class Source:
         return self.tags
 
 
-async def test_a_list_is_believed_for_minutes_and_used_a_while_longer_when_the_source_is_away() -> None:
+class HangingSource(Source):
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+
+    async def pushed(self) -> Mapping[str, float]:
+        self.asked += 1
+        await self.may_answer.wait()
+        if self.is_away:
+            raise CatalogAway("away")
+        return self.tags
+
+
+async def test_a_list_is_believed_for_minutes_and_used_for_an_hour_when_the_source_is_away() -> None:
     now, source = [0.0], Source()
     cached = CachedCatalog(source, clock=lambda: now[0])
     await asyncio.gather(*(cached.pushed() for _ in range(5)))
@@ -186,9 +203,97 @@ async def test_a_list_is_believed_for_minutes_and_used_a_while_longer_when_the_s
     assert source.asked == 1
     now[0], source.is_away = 301, True
     assert await cached.pushed() == source.tags
-    now[0] = 1801
+    now[0] = 3600
+    assert await cached.pushed() == source.tags
+    now[0] = 3601
     with pytest.raises(CatalogAway):
         await cached.pushed()
+
+
+async def test_an_older_list_is_served_at_once_and_refreshed_behind() -> None:
+    now, source = [0.0], HangingSource()
+    cached = CachedCatalog(source, clock=lambda: now[0])
+    source.may_answer.set()
+    await cached.pushed()
+    now[0] = 301
+    source.may_answer.clear()
+    source.tags = {"2.0.0": 2.0}
+    lists = await asyncio.wait_for(asyncio.gather(*(cached.pushed() for _ in range(50))), 20)
+    assert {*map(str, lists)} == {"{'1.0.0': 1.0}"}
+    assert source.asked == 2
+    source.may_answer.set()
+    while await cached.pushed() != source.tags:  # noqa: ASYNC110  (the refresh behind tells nobody)
+        await asyncio.sleep(0)
+    assert source.asked == 2
+
+
+async def test_one_look_serves_everybody_and_after_one_that_failed_nobody_waits_for_another() -> None:
+    now, source = [0.0], HangingSource()
+    cached = CachedCatalog(source, clock=lambda: now[0])
+    callers = [asyncio.create_task(cached.pushed()) for _ in range(50)]
+    await asyncio.sleep(0)
+    callers[0].cancel()  # the look goes on for the others
+    await asyncio.sleep(0)
+    source.is_away = True
+    source.may_answer.set()
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes[1:]] == [CatalogAway] * 49
+    assert source.asked == 1
+    source.may_answer.clear()
+    for _ in range(10):
+        with pytest.raises(CatalogAway):
+            await asyncio.wait_for(cached.pushed(), 20)
+    assert source.asked == 1
+    now[0] = 11
+    source.is_away = False
+    source.may_answer.set()
+    assert await cached.pushed() == source.tags
+
+
+async def test_a_tag_that_is_not_listed_is_not_said_to_be_missing_while_the_list_cannot_be_read() -> None:
+    now, source = [0.0], Source()
+    resolver = ImageResolver(CachedCatalog(source, clock=lambda: now[0]), minimum="1.0.0")
+    assert await resolver.resolve("1.0.0") == "1.0.0"
+    now[0], source.is_away = 20, True
+    with pytest.raises(CatalogAway):
+        await resolver.resolve("2.0.0")
+    assert await resolver.resolve("1.0.0") == "1.0.0"
+
+
+async def test_a_request_waits_for_a_catalogue_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_WAIT_LIMIT_S", 0.05)
+    with pytest.raises(CatalogAway, match="in time"):
+        await ImageResolver(CachedCatalog(HangingSource()), minimum="1.0.0").resolve("1.0.0")
+
+
+async def test_a_folder_that_hangs_takes_one_thread_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, may_return = [0.0], threading.Event()
+    listed = os.scandir
+    folder = _unpacked(tmp_path, v4_0_0=1000)
+
+    def hanging(path: Path) -> Any:
+        may_return.wait()
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", hanging)
+    catalog = CachedCatalog(DirectoryCatalog(folder, limit_s=0.02), clock=lambda: now[0])
+    try:
+        for _ in range(50):
+            with pytest.raises(CatalogAway):
+                await catalog.pushed()
+            now[0] += 11
+        assert [thread.name for thread in threading.enumerate()].count("image-folder") == 1
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 20) == 1  # what others use is free
+    finally:
+        may_return.set()
+    async with asyncio.timeout(20):
+        while True:  # as soon as the call has returned there is room for another
+            now[0] += 11
+            try:
+                assert await catalog.pushed() == {"4.0.0": 1000}
+                break
+            except CatalogAway:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_missing_tag_is_looked_for_again_soon_but_not_at_once() -> None:

@@ -94,6 +94,26 @@ async def test_a_failure_gives_the_link_without_a_window(
     assert "&from=" not in str(links.url("abc"))
 
 
+async def test_a_failure_does_not_forget_what_was_found_before(
+    prometheus: tuple[Prometheus, Callable[[float], LogLinks]],
+) -> None:
+    server, make = prometheus
+    now = [START + DAY + 1]
+    links = make(now[0])
+    links._clock = lambda: now[0]
+    looking = links.look_up("abc", START)
+    assert looking is not None
+    await looking
+    found = links.url("abc")
+    assert "&to=" in str(found)
+    now[0] += 3600
+    server.status = 500
+    looking = links.look_up("abc", START)
+    assert looking is not None
+    await looking
+    assert links.url("abc") == found
+
+
 async def test_a_look_up_is_shared_and_does_not_hold_up_the_link(
     prometheus: tuple[Prometheus, Callable[[float], LogLinks]],
 ) -> None:

@@ -6,9 +6,11 @@ import hashlib
 import hmac
 import json
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -293,11 +295,23 @@ async def test_roles_come_from_their_claims_and_odd_claims_grant_nothing(
 
 async def test_role_claims_can_be_configured(rsa_key: rsa.RSAPrivateKey) -> None:
     rules = [RoleRule.parse(Role.SYSTEM, "x.example/groups=wheel"), RoleRule.parse(Role.USER, "groups = people")]
-    checker = verifier(rsa_jwk(rsa_key), role_rules=rules)
+    checker = TokenVerifier([Issuer(ISSUER, FixedKeys(rsa_jwk(rsa_key)), role_rules=tuple(rules))], audience=AUDIENCE)
     assert (await checker.verify(signed(rsa_key, groups=["people"]))).roles == {Role.USER}
     dotted: dict[str, Any] = {"x.example": {"groups": ["wheel"]}}
     assert (await checker.verify(signed(rsa_key, **dotted))).roles == {Role.SYSTEM}
     assert (await checker.verify(signed(rsa_key))).roles == frozenset()
+
+
+@pytest.mark.parametrize("scan_tokens_only", [True, False], ids=["issuer of its own", "one issuer for all"])
+async def test_role_claims_of_a_provider_do_not_lock_scanners_out(rsa_key: rsa.RSAPrivateKey, scan_tokens_only: bool) -> None:
+    signer = TokenSigner(rsa_key, issuer=ISSUER, audience=AUDIENCE)
+    rules = (RoleRule.parse(Role.SYSTEM, "groups=machines"), RoleRule.parse(Role.USER, "groups=people"))
+    keys = FixedKeys(rsa_jwk(rsa_key, signer.kid))
+    checker = TokenVerifier([Issuer(ISSUER, keys, scan_tokens_only, rules)], audience=AUDIENCE)
+    scanner = await checker.verify(signer.scan_token(SCAN, datetime.now(UTC) + timedelta(hours=1)))
+    assert (scanner.roles, scanner.scan_id) == (frozenset({Role.SYSTEM}), SCAN)
+    if not scan_tokens_only:  # of a token for all scans the configured claims decide
+        assert (await checker.verify(signer.system_token())).roles == frozenset()
 
 
 @pytest.mark.parametrize("text", ["", "roles", "=users", "a//b=users", "roles=", "/=x"])
@@ -483,6 +497,47 @@ async def test_a_changed_key_file_is_read_again_and_a_broken_one_leaves_the_keys
     with capture_logs():
         assert await source.find("two") is not None
     assert [line["event"] for line in logs] == ["auth.key_file_unusable"]
+
+
+async def test_a_key_that_reaches_the_file_late_is_waited_for_a_while_and_an_invented_one_not_again(
+    tmp_path: Path, rsa_key: rsa.RSAPrivateKey
+) -> None:
+    path, clock = tmp_path / "jwks.json", Clock()
+    path.write_text(json.dumps({"keys": [rsa_jwk(rsa_key, "old")]}))
+    source = JwksFile(path, settle_s=120, clock=clock)
+    for kid in ("new", "invented"):
+        with pytest.raises(TryLater, match="not known yet"):
+            await source.find(kid)
+    path.write_text(json.dumps({"keys": [rsa_jwk(rsa_key, "old"), rsa_jwk(rsa_key, "new")]}))
+    assert await source.find("new") is not None
+    clock.now_s += 121
+    assert await source.find("invented") is None
+    for number in range(100):  # ids can be invented at will: few of them are waited for at once
+        with suppress(TryLater):
+            await source.find(str(number))
+    assert await source.find("one more") is None
+
+
+async def test_a_key_file_that_hangs_takes_one_thread_and_leaves_the_keys_in_force(
+    tmp_path: Path, rsa_key: rsa.RSAPrivateKey
+) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [rsa_jwk(rsa_key, "one")]}))
+    source = JwksFile(path, limit_s=0.05)
+    assert await source.find("one") is not None
+    path.unlink()
+    os.mkfifo(path)  # whoever opens it waits for a writer
+    with capture_logs():
+        for _ in range(50):
+            assert await source.find("one") is not None
+    assert [thread.name for thread in threading.enumerate()].count("key-file") == 1
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 20) == 1
+    path.write_text("{}")  # the call that hangs returns
+    path.unlink()
+    path.write_text(json.dumps({"keys": [rsa_jwk(rsa_key, "two")]}))
+    async with asyncio.timeout(20):
+        while await source.find("two") is None:  # noqa: ASYNC110  (nobody tells when the file can be read again)
+            await asyncio.sleep(0.01)
 
 
 class Provider:

@@ -7,8 +7,10 @@ being taken for an HMAC secret.
 import asyncio
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
 from skydriver_common.faults import TryLater
+from skydriver_common.runtime.blocking_calls import BlockingCalls
 from skydriver_common.runtime.fetching import body_within
 
 __all__ = ["ALGORITHMS", "JwksFile", "KeySource", "OidcDiscovery", "VerificationKey", "parse_jwks"]
@@ -36,6 +39,10 @@ ALGORITHMS = RSA_ALGORITHMS | EC_ALGORITHMS
 MINIMUM_RSA_BITS = 2048
 DOCUMENT_LIMIT_BYTES = 1 << 20
 FETCH_LIMIT_S = 5.0
+FILE_LIMIT_S = 2.0
+MAX_MISSING = 64
+MISSING_REMEMBERED_S = 3600.0
+"""Of ids that were in no key set: so long one is refused at once, after it was waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,32 +114,83 @@ def _parse_key(entry: Mapping[str, object]) -> VerificationKey | None:
 class JwksFile:
     """Keys from a file, read again when the file changes.
 
-    A file that becomes unreadable or broken leaves the last good keys in force.
+    A file that becomes unreadable or broken, or whose file system hangs, leaves the last good keys in force.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, settle_s: float = 0.0, limit_s: float = FILE_LIMIT_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """settle_s: how long an id that is not in the file may still come: a new key reaches the signer and the readers of the
+        file at different times. Meanwhile ``find`` raises TryLater. 0: where one forged id must not make others wait.
+        """
         self._path = path
+        self._settle_s = settle_s
+        self._limit_s = limit_s
+        self._clock = clock
         self._keys: dict[str, VerificationKey] = {}
         self._seen: tuple[int, int, int] | None = None
-        self._lock = asyncio.Lock()
+        self._calls = BlockingCalls("key-file")
+        self._look: asyncio.Task[None] | None = None
+        self._n_looks = 0
+        self._is_readable = False
+        self._missing: OrderedDict[str, float] = OrderedDict()
 
     async def find(self, kid: str) -> VerificationKey | None:
-        """See KeySource."""
-        async with self._lock:
-            try:
-                await asyncio.to_thread(self._read_if_changed)
-            except (OSError, ValueError) as error:
-                log.warning("auth.key_file_unusable", error=type(error).__name__)
-                if not self._keys:
-                    raise TryLater("the file of signing keys cannot be read", after_s=5.0) from error
-        return self._keys.get(kid)
+        """See KeySource. An id that is not in the file is looked for again with each call."""
+        await self._look_again()
+        key = self._keys.get(kid)
+        if key is not None:
+            self._missing.pop(kid, None)
+        elif self._may_still_come(kid):
+            raise TryLater("the token's key is not known yet", after_s=5.0)
+        return key
 
-    def _read_if_changed(self) -> None:
-        stat = os.stat(self._path)
-        seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        if seen != self._seen:
-            self._keys = parse_jwks(self._path.read_bytes())
-            self._seen = seen
+    async def _look_again(self) -> None:
+        """See to it that a look at the file has begun after this was called, and has ended. Raises TryLater without any keys."""
+        before = self._n_looks
+        while self._n_looks == before:
+            if self._look is None:
+                self._n_looks += 1
+                self._look = asyncio.create_task(self._read())
+                self._look.add_done_callback(self._look_has_ended)
+            await asyncio.wait([self._look])
+        if self._look is not None:  # somebody else has begun it
+            await asyncio.wait([self._look])
+        if not self._is_readable and not self._keys:
+            raise TryLater("the file of signing keys cannot be read", after_s=5.0)
+
+    def _look_has_ended(self, _: object) -> None:
+        self._look = None
+
+    async def _read(self) -> None:
+        """Take over what the file holds, when it has changed."""
+        try:
+            changed = await self._calls.run(partial(_changed_keys, self._path, self._seen), limit_s=self._limit_s)
+        except (OSError, ValueError) as error:
+            log.warning("auth.key_file_unusable", error=type(error).__name__)
+            self._is_readable = False
+            return
+        self._is_readable = True
+        if changed is not None:
+            self._seen, self._keys = changed
+
+    def _may_still_come(self, kid: str) -> bool:
+        """Whether this id has been missing for a short time only. Few are waited for at once: ids can be invented."""
+        now = self._clock()
+        while self._missing and now - next(iter(self._missing.values())) > MISSING_REMEMBERED_S:
+            self._missing.popitem(last=False)
+        if self._settle_s and kid not in self._missing and len(self._missing) < MAX_MISSING:
+            self._missing[kid] = now
+        return now - self._missing.get(kid, float("-inf")) < self._settle_s
+
+
+def _changed_keys(
+    path: Path, seen: tuple[int, int, int] | None
+) -> tuple[tuple[int, int, int], dict[str, VerificationKey]] | None:
+    """What tells this version of the file from another, and its keys; None when it is the one that was seen. Blocks."""
+    stat = os.stat(path)
+    found = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return None if found == seen else (found, parse_jwks(path.read_bytes()))
 
 
 class OidcDiscovery:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import jwt
@@ -42,11 +42,14 @@ class Issuer:
         keys: its public keys.
         scan_tokens_only: accept only tokens limited to a scan; for our own issuer beside an OIDC provider for people, so
             that its key, which lies with the dispatcher, opens nothing else.
+        role_rules: where this issuer puts roles of tokens that are good for all scans. Those for single scans come from our own
+            signer, which puts roles where the default rules look, whatever is configured for people.
     """
 
     name: str
     keys: KeySource
     scan_tokens_only: bool = False
+    role_rules: tuple[RoleRule, ...] = DEFAULT_ROLE_RULES
 
 
 def bearer_token(authorization: str | None) -> str:
@@ -65,14 +68,12 @@ class TokenVerifier:
         issuers: Iterable[Issuer],
         *,
         audience: str,
-        role_rules: Sequence[RoleRule] = DEFAULT_ROLE_RULES,
         remembered: int = 4096,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """remembered: how many tokens at most. clock: Unix seconds, for remembering only."""
         self._issuers = {issuer.name: issuer for issuer in issuers}
         self._audience = audience
-        self._role_rules = tuple(role_rules)
         self._remembered = remembered
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
@@ -131,7 +132,8 @@ class TokenVerifier:
             raise InvalidToken(f"its claim {SCAN_CLAIM} is no text")  # a broken limit must not become no limit
         if issuer.scan_tokens_only and scan_id is None:
             raise InvalidToken("its issuer gives out tokens for single scans only")
-        principal = Principal(subject, issuer.name, roles_in(claims, self._role_rules), ScanId(scan_id) if scan_id else None)
+        rules = issuer.role_rules if scan_id is None else DEFAULT_ROLE_RULES
+        principal = Principal(subject, issuer.name, roles_in(claims, rules), ScanId(scan_id) if scan_id else None)
         return principal, expires
 
 

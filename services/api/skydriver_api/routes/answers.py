@@ -7,18 +7,18 @@ from typing import TypeVar
 from aiohttp import web
 
 from skydriver_api.deps import DEPS
+from skydriver_api.idempotency import OFF_THE_LOOP_BYTES
 from skydriver_api.reads import ResultView
 from skydriver_api.routes.streaming import streaming
 
 T = TypeVar("T")
 
-_OFF_THE_LOOP_BYTES = 256 * 1024
 LARGE_BYTES = 8 * 1024 * 1024
 
 
 async def parsed_body(raw: bytes, parse: Callable[[bytes], T]) -> T:
     """What the parser makes of the body; a large one does not hold up others meanwhile. Raises what the parser raises."""
-    return await asyncio.to_thread(parse, raw) if len(raw) > _OFF_THE_LOOP_BYTES else parse(raw)
+    return await asyncio.to_thread(parse, raw) if len(raw) > OFF_THE_LOOP_BYTES else parse(raw)
 
 
 def json_response(body: bytes) -> web.Response:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from skydriver_api.deps import DEPS
 from skydriver_api.failures import HttpProblem
-from skydriver_api.idempotency import ask, reply_before
+from skydriver_api.idempotency import ask, path_about, reply_before
 from skydriver_api.middleware import ROLES
 from skydriver_api.queries import flag
 from skydriver_api.reads import Reads
@@ -61,9 +61,8 @@ async def visible(
     if found.replaced_by and not no_redirect and Role.USER in request[ROLES]:
         target = await reads.end_of_chain(scan_id)
         if target != scan_id:
-            path = request.rel_url.raw_path.replace(f"/{scan_id}", f"/{target}", 1)
             query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
-            raise web.HTTPTemporaryRedirect(path + query)
+            raise web.HTTPTemporaryRedirect(path_about(request, target) + query)
     if found.is_deleted and not include_deleted:
         raise HttpProblem(404, f"Scan {scan_id} is deleted (include_deleted shows it)")
     return found
