@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import sys
 import time
@@ -13,12 +14,14 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from skydriver_cli import log_archive_commands, log_proof_commands, log_replay_commands
 from skydriver_cli.asyncapi import show_asyncapi
 from skydriver_cli.client import Client, Connection, find_connection
 from skydriver_cli.dead_commands import dead
 from skydriver_cli.log_commands import log
+from skydriver_cli.output import line, print_json
 from skydriver_cli.problems import Problem
 from skydriver_cli.sandbox_commands import sandbox
 from skydriver_cli.settings_page import show_settings
@@ -57,7 +60,7 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except Problem as problem:
-        err.print(f"[red]skydriver:[/red] {problem}", highlight=False, soft_wrap=True)
+        err.print(line(("skydriver: ", "red"), str(problem)), soft_wrap=True)
         sys.exit(problem.exit_code)
     sys.exit(0)
 
@@ -96,12 +99,17 @@ def down(data_dir: DataDir = HERE) -> None:
     Example: skydriver down --data-dir data
     """
     from skydriver_cli.embedded import processes
+    from skydriver_cli.system import end_leftovers
 
     who = processes.Identity.read(data_dir / "run" / "up.pid.json")
-    if who is None or not processes.is_alive(who):
+    if who is not None and processes.is_alive(who):
+        asyncio.run(processes.end(who, grace_s=20.0))
+        out.print("stopped")
+        return
+    left = asyncio.run(end_leftovers(data_dir.absolute()))
+    if not left:
         raise Problem(f"no system runs on {data_dir}")
-    asyncio.run(processes.end(who, grace_s=20.0))
-    out.print("stopped")
+    out.print(line("`skydriver up` had been killed; ended what it left running: ", ", ".join(left)))
 
 
 @app.command()
@@ -122,13 +130,13 @@ def status(
         return
     entries = _run(_backlog(connection))
     if as_json:
-        out.print_json(json.dumps({"url": connection.url, "answers": True, "backlog": entries}))
+        print_json({"url": connection.url, "answers": True, "backlog": entries})
         return
     out.print(f"[green]●[/green] {connection.url} answers, {len(entries)} scans wait")
     if entries:
         table = Table("scan", "priority", "attempts")
         for entry in entries:
-            table.add_row(entry["scan_id"], str(entry["priority"]), str(entry["next_attempt"]))
+            table.add_row(Text(entry["scan_id"]), str(entry["priority"]), str(entry["next_attempt"]))
         out.print(table)
 
 
@@ -154,19 +162,19 @@ def submit(
     body = {
         "docker_tag": docker_tag,
         "reco_algo": reco_algo,
-        "nsides": parse_pairs(nsides, "--nsides"),
-        "request_clusters": parse_pairs(cluster, "--cluster"),
+        "nsides": _once(parse_pairs(nsides, "--nsides"), "--nsides"),
+        "request_clusters": parse_pairs(cluster, "--cluster"),  # as pairs: a cluster may be named twice
         "real_or_simulated_event": "simulated" if simulated else "real",
         "max_pixel_reco_time": 600,
         "priority": priority,
-        "event_i3live_json": event.read_text(),
+        "event_i3live_json": _read_event(event),
     }
     connection = find_connection(url, token, data_dir)
     manifest = _run(_submit(connection, body))
     if as_json:
-        out.print_json(json.dumps(manifest))
+        print_json(manifest)
     else:
-        out.print(f"scan [bold]{manifest['scan_id']}[/bold] is requested")
+        out.print(line("scan ", (manifest["scan_id"], "bold"), " is requested"))
     if watch_it:
         _watch(connection, manifest["scan_id"], as_json)
 
@@ -195,6 +203,8 @@ def result(
     """
     content = _run(_content(find_connection(url, token, data_dir), f"/scan/{scan_id}/result"))
     if output is not None:
+        if not json.loads(content):
+            raise Problem(f"scan {scan_id} has no result yet; nothing was written", "`skydriver watch` waits for it")
         try:
             output.write_bytes(content)
         except OSError as error:
@@ -218,7 +228,9 @@ def demo(
     """
     from skydriver_cli.system import Options
 
-    asyncio.run(_demo(Options(data_dir=data_dir.absolute(), workers=workers), parse_pairs(nsides, "--nsides")))
+    asyncio.run(
+        _demo(Options(data_dir=data_dir.absolute(), workers=workers), _once(parse_pairs(nsides, "--nsides"), "--nsides"))
+    )
 
 
 @app.command()
@@ -248,24 +260,42 @@ def migrate(
     out.print(f"applied: {', '.join(applied) or 'nothing, the schema is up to date'}")
 
 
-def parse_pairs(text: str, option: str) -> dict[str, int]:
-    """``8:0,64:12`` to ``{"8": 0, "64": 12}``, in order. Raises Problem naming the option."""
-    pairs: dict[str, int] = {}
+def parse_pairs(text: str, option: str) -> list[tuple[str, int]]:
+    """``8:0,64:12`` to ``[("8", 0), ("64", 12)]``. Raises Problem naming the option."""
+    pairs: list[tuple[str, int]] = []
     for pair in text.split(","):
         name, colon, number = pair.strip().partition(":")
-        if not (name and colon and number.lstrip("-").isdigit()):
+        if not (name and colon and re.fullmatch(r"-?[0-9]{1,18}", number)):
             raise Problem(
                 f"{option}: {pair!r} is no pair", "Write name:number pairs joined by commas, such as 8:0,64:12", exit_code=2
             )
-        pairs[name] = int(number)
+        pairs.append((name, int(number)))
     return pairs
+
+
+def _once(pairs: list[tuple[str, int]], option: str) -> dict[str, int]:
+    """The pairs as a mapping. Raises Problem when a name stands there twice."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Problem(f"{option}: {twice[0]!r} appears twice", "Name each nside once", exit_code=2)
+    return dict(pairs)
+
+
+def _read_event(path: Path) -> str:
+    """An event file's text: UTF-8 whatever the locale, with or without a byte order mark. Raises Problem."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise Problem(f"{path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Problem(f"{path} is not a text file: byte {error.start} is not UTF-8", exit_code=2) from error
 
 
 def _show_scan(status: dict[str, Any], as_json: bool) -> None:
     from skydriver_cli.watching import problem_lines, state_line
 
     if as_json:
-        out.print_json(json.dumps(status))
+        print_json(status)
         return
     out.print(state_line(status), *problem_lines(status["problems"]), sep="\n", highlight=False)
     if status["ewms_as_of"] is not None:
@@ -277,7 +307,7 @@ def parse_replicas(words: list[str]) -> dict[str, int]:
     from skydriver_cli.system import REPLICABLE
 
     found: dict[str, int] = {}
-    for word in words:
+    for word in (part for words_of_one in words for part in words_of_one.split(",")):
         name, _, count = word.partition("=")
         if name not in REPLICABLE or not count.isdigit() or int(count) < 1:
             raise Problem(
@@ -291,36 +321,37 @@ def parse_replicas(words: list[str]) -> dict[str, int]:
 
 def show_result(content: dict[str, Any]) -> None:
     """A result as a table and a small picture of the sky."""
-    from skydriver_cli.skymap import best_fit, picture
+    from skydriver_cli.skymap import best_fit, picture, pixel_counts
 
     if not content:
         out.print("the scan has no result yet")
         return
     skymap = content["skyscan_result"]
-    out.print(f"{'final' if content['is_final'] else 'partial'} result of scan [bold]{content['scan_id']}[/bold]")
+    out.print(line("final" if content["is_final"] else "partial", " result of scan ", (content["scan_id"], "bold")))
     table = Table("nside", "pixels")
-    for name, part in sorted(skymap.items(), key=lambda item: int(item[0].removeprefix("nside-"))):
-        table.add_row(name.removeprefix("nside-"), str(len(part["data"])))
+    for nside, pixels in pixel_counts(skymap).items():
+        table.add_row(str(nside), str(pixels))
     out.print(table)
     best = best_fit(skymap)
     if best is not None:
         out.print(
             f"best direction: RA [bold]{best.ra:.3f}°[/bold], dec [bold]{best.dec:+.3f}°[/bold]  (nside {best.nside}, llh {best.llh:.2f})"
         )
-    for line in picture(skymap):
-        out.print(line, highlight=False, markup=False)
+    for row in picture(skymap):
+        out.print(row, highlight=False, markup=False)
 
 
 async def _up(options: Any) -> None:
     from skydriver_cli.system import running
 
     stop = _stop_on_signals()
-    async with running(options, _say) as system:
+    async with contextlib.AsyncExitStack() as stack:
+        system = await _unless_stopped(stack.enter_async_context(running(options, _say)), stop)
+        if system is None:
+            _say("stopped before the start was complete")
+            return
         _show_system(system)
-        supervisor = asyncio.create_task(system.supervise())
-        await stop.wait()
-        system.stopping.set()
-        await supervisor
+        await _unless_stopped(system.supervise(), stop)
         _say("stopping")
 
 
@@ -330,20 +361,20 @@ async def _demo(options: Any, nsides: dict[str, int]) -> None:
     stop = _stop_on_signals()
     began = time.monotonic()
     _say("starting the system …")
-    async with running(options, _say) as system:
+    async with contextlib.AsyncExitStack() as stack:
+        system = await _unless_stopped(stack.enter_async_context(running(options, _say)), stop)
+        if system is None:
+            _say("stopped before the start was complete")
+            return
         _say(f"ready after {time.monotonic() - began:.1f} s")
         supervisor = asyncio.create_task(system.supervise())
-        work = asyncio.create_task(_demo_scan(options.data_dir, nsides))
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        system.stopping.set()
-        for task in (work, stopped):
-            if not task.done():
-                task.cancel()
-        await asyncio.gather(stopped, supervisor, return_exceptions=True)
-        if not work.cancelled():
-            with contextlib.suppress(asyncio.CancelledError):
-                show_result(await work)
+        try:
+            result = await _unless_stopped(_demo_scan(options.data_dir, nsides), stop)
+        finally:
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
+        if result is not None:
+            show_result(result)
     _say(f"everything is stopped; the whole took {time.monotonic() - began:.1f} s")
 
 
@@ -363,8 +394,8 @@ async def _demo_scan(data_dir: Path, nsides: dict[str, int]) -> dict[str, Any]:
         "event_i3live_json": sample_event(),
     }
     async with Client(find_connection(None, None, data_dir)) as client:
-        manifest = json.loads(await client.content("POST", "/scan", body=body))
-        out.print(f"scan [bold]{manifest['scan_id']}[/bold] is requested")
+        manifest = json.loads(await client.create("/scan", body))
+        out.print(line("scan ", (manifest["scan_id"], "bold"), " is requested"))
         final = await follow(client, manifest["scan_id"], out)
         if not final["scan_complete"]:
             raise Problem(
@@ -372,6 +403,21 @@ async def _demo_scan(data_dir: Path, nsides: dict[str, int]) -> dict[str, Any]:
             )
         result: dict[str, Any] = await client.get(f"/scan/{manifest['scan_id']}/result")
         return result
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """What the work returns; None when ``stop`` is set first: then the work is cancelled and has cleaned up. Raises what it raises."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return None
+    finally:
+        stopped.cancel()
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -407,7 +453,7 @@ async def _backlog(connection: Connection) -> list[dict[str, Any]]:
 
 async def _submit(connection: Connection, body: dict[str, Any]) -> dict[str, Any]:
     async with Client(connection) as client:
-        manifest: dict[str, Any] = json.loads(await client.content("POST", "/scan", body=body))
+        manifest: dict[str, Any] = json.loads(await client.create("/scan", body))
     return manifest
 
 

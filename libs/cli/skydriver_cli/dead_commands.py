@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import getpass
+import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,12 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import asyncpg
-import orjson
 import typer
 from rich.console import Console
 
-from skydriver_cli.log_commands import print_json
 from skydriver_cli.log_proof_commands import progress
+from skydriver_cli.output import json_text, print_json
 from skydriver_cli.places import HERE, AmqpUrl, AsJson, DatabaseUrl, DataDir, find_url, moment, pool_of
 from skydriver_cli.problems import Problem
 from skydriver_common.bus.dead_letters import DeadLetters, Held, InUse, NoWayBack, looking_through
@@ -148,7 +148,7 @@ def show(
     if as_json:
         print_json(whole)
     else:
-        out.print_json(orjson.dumps(whole).decode())
+        out.print(json_text(whole, indent=2), markup=False, highlight=False, soft_wrap=True)
 
 
 @dead.command()
@@ -334,7 +334,7 @@ def _show_line(letter: Letter, as_json: bool) -> None:
 def _body(body: bytes) -> dict[str, Any]:
     """The body for a person: as JSON, as text, or the beginning of its bytes in base64."""
     try:
-        return {"body": orjson.loads(body)}
+        return {"body": json.loads(body)}  # not orjson: integers beyond 64 bits would become floats
     except ValueError:
         pass
     try:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from skydriver_cli.log_commands import print_json
 from skydriver_cli.log_proof_commands import archive_problems, progress
+from skydriver_cli.output import print_json
 from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database, moment
 from skydriver_cli.problems import Problem
 from skydriver_common.log import archive, exporting

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from skydriver_cli.output import json_text, line, print_json
 from skydriver_cli.places import HERE, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, moment
 from skydriver_cli.problems import Problem
 from skydriver_common.bus.depths import Depth, depths
@@ -68,12 +69,12 @@ def show(position: int, data_dir: DataDir = HERE, database_url: DatabaseUrl = No
     found = asyncio.run(work())
     if found is None:
         raise Problem(f"the log has no event at position {position}")
-    whole = orjson.loads(found.event.as_json())
+    whole = json.loads(found.event.as_json())  # not orjson: integers beyond 64 bits would become floats
     whole |= {"xid": found.xid, "prev_hash": found.prev_hash.hex(), "hash": found.hash.hex()}
     if as_json:
         print_json(whole)
     else:
-        out.print_json(json.dumps(whole))
+        out.print(json_text(whole, indent=2), markup=False, highlight=False, soft_wrap=True)
 
 
 @log.command()
@@ -111,7 +112,7 @@ def stats(
         if rows:
             table = Table(*rows[0], title=title)
             for row in rows:
-                table.add_row(*("-" if value is None else str(value) for value in row.values()))
+                table.add_row(*(Text("-" if value is None else str(value)) for value in row.values()))
             out.print(table)
     for name, size in found.sizes.items():
         out.print(f"{name}: {size / 1e6:.1f} MB")
@@ -176,14 +177,8 @@ def state(
             "its progress as it was then has been let go: the progress below, and the state it leads to, are not of that time",
             file=sys.stderr,
         )
-    out.print(f"scan {scan_id}, version {scan.version}: [bold]{scan.state}[/bold]")
-    out.print_json(json.dumps(scan.manifest()))
-
-
-def print_json(value: Any) -> None:
-    """One line of JSON on standard output."""
-    sys.stdout.write(orjson.dumps(value).decode() + "\n")
-    sys.stdout.flush()
+    out.print(line(f"scan {scan_id}, version {scan.version}: ", (scan.state, "bold")))
+    out.print(json_text(scan.manifest(), indent=2), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) -> None:

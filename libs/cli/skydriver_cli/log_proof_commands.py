@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from skydriver_cli.embedded.secret_files import write_private
-from skydriver_cli.log_commands import print_json
+from skydriver_cli.output import line, print_json
 from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database
 from skydriver_cli.problems import Problem
 from skydriver_common.db.pool import Connection
@@ -90,10 +91,10 @@ def verify(
     else:
         for found in breaks:
             place = "" if found.position is None else f" (position {found.position})"
-            out.print(f"[red]✗[/red] scan {found.scan_id}, version {found.version}{place}: {found.what}", soft_wrap=True)
+            out.print(_flaw(f"scan {found.scan_id}, version {found.version}{place}: {found.what}"), soft_wrap=True)
         for flaw in flaws:
             whose = f" (scan {flaw.scan_id})" if flaw.scan_id else ""
-            out.print(f"[red]✗[/red] blob {flaw.digest}{whose}: {flaw.what}", soft_wrap=True)
+            out.print(_flaw(f"blob {flaw.digest}{whose}: {flaw.what}"), soft_wrap=True)
         if of_blobs is not None and not flaws:
             out.print(f"[green]✓[/green] {of_blobs.blobs} blobs are what their names say, and none is missing")
         if not breaks:
@@ -201,7 +202,7 @@ async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> boo
         )  # fmt: skip
     else:
         for one in found.differences:
-            out.print(f"[red]✗[/red] {one.view} {one.key}: {one.what}", soft_wrap=True)
+            out.print(_flaw(f"{one.view} {one.key}: {one.what}"), soft_wrap=True)
         if not found.differences:
             out.print(f"[green]✓[/green] the views are what {found.events} events of {found.scans} scans say")
         if found.of_other_releases:
@@ -289,3 +290,7 @@ def _read_seal(path: Path, key: Path) -> sealing.Seal:
 
 def _plain(found: Break) -> dict[str, Any]:
     return {"scan_id": found.scan_id, "version": found.version, "position": found.position, "what": found.what}
+
+
+def _flaw(what: str) -> Text:
+    return line(("✗ ", "red"), what)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from skydriver_cli.log_commands import ScanOption, SinceOption, TypeOption, print_json, show_event
+from skydriver_cli.log_commands import ScanOption, SinceOption, TypeOption, show_event
 from skydriver_cli.log_proof_commands import progress
+from skydriver_cli.output import print_json
 from skydriver_cli.places import HERE, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, moment
 from skydriver_cli.problems import Problem
 from skydriver_common.bus.replay import NoSuchPlace, Pace, Target, target

@@ -9,7 +9,9 @@ import aiohttp
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from skydriver_cli.output import print_json
 from skydriver_cli.places import HERE, AsJson, DataDir
 from skydriver_cli.problems import Problem
 
@@ -42,12 +44,12 @@ def fault(
     url, token = _place(data_dir)
     now = asyncio.run(_change(url, token, wanted, reset))
     if as_json:
-        out.print_json(json.dumps(now))
+        print_json(now)
         return
     table = Table("fault", "now")
     for name, value in (*now.items(), *((f"worker.{name}", value) for name, value in now["worker"].items())):
         if name != "worker":
-            table.add_row(name, f"[bold yellow]{value}[/]" if value else str(value))
+            table.add_row(name, Text(str(value), style="bold yellow" if value else ""))
     out.print(table)
 
 

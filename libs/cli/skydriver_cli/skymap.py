@@ -1,6 +1,7 @@
 """Reading a skymap: its best pixel, and a small picture of the sky. Format: scanner contract, section 10."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,11 @@ def best_fit(skymap: dict[str, Any]) -> BestFit | None:
         return None
     theta, phi = pixel_to_angles(best[0], best[1])
     return BestFit(best[0], best[1], best[2], math.degrees(phi), 90 - math.degrees(theta))
+
+
+def pixel_counts(skymap: dict[str, Any]) -> dict[int, int]:
+    """How many pixels each nside has, the coarsest first."""
+    return dict(sorted(Counter(row[0] for row in _pixels(skymap)).items()))
 
 
 def pixel_to_angles(nside: int, pixel: int) -> tuple[float, float]:
@@ -65,11 +71,22 @@ def picture(skymap: dict[str, Any], *, width: int = 72, height: int = 18) -> lis
     return ["".join(line) for line in sky]
 
 
-def _pixels(skymap: dict[str, Any]) -> Iterator[tuple[int, int, float]]:
-    """(nside, pixel, llh) of every row whose llh is a number."""
-    for name, part in skymap.items():
-        columns = part["columns"]
+def _pixels(skymap: Any) -> Iterator[tuple[int, int, float]]:
+    """(nside, pixel, llh) of every row whose llh is a finite number; what has another form is passed over."""
+    for name, part in skymap.items() if isinstance(skymap, dict) else ():
+        nside = name.removeprefix("nside-")
+        if not (nside.isdecimal() and int(nside) > 0 and isinstance(part, dict) and isinstance(part.get("data"), list)):
+            continue
+        columns = part.get("columns")
+        if not (isinstance(columns, list) and "index" in columns and "llh" in columns):
+            continue
         index, llh = columns.index("index"), columns.index("llh")
         for row in part["data"]:
-            if isinstance(row[llh], int | float) and not math.isnan(row[llh]):
-                yield int(name.removeprefix("nside-")), int(row[index]), float(row[llh])
+            if not (isinstance(row, list) and len(row) > max(index, llh) and _is_number(row[llh]) and _is_number(row[index])):
+                continue
+            if 0 <= row[index] < 12 * int(nside) ** 2:
+                yield int(nside), int(row[index]), float(row[llh])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

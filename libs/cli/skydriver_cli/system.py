@@ -36,7 +36,7 @@ REPLICABLE = ("api", "progress", "ewms_bridge")
 ISSUER, AUDIENCE, BUCKET = "skydriver-local", "skydriver", "skydriver"
 READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 6.0
-_LONGEST_PAUSE_S = 30.0
+_MAX_PAUSE_S = 30.0
 _HEALTHY_S = 10.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
@@ -112,7 +112,7 @@ class System:
                 self.say(f"{server.name} ended with exit code {child.process.returncode} and is started again")
                 await server.stop()  # what belongs to it: identity file, port mapper
                 server.running = None
-            await _first(asyncio.sleep(min(_LONGEST_PAUSE_S, 0.5 * 2.0 ** min(failures, 8))), self.stopping.wait())
+            await _first(asyncio.sleep(min(_MAX_PAUSE_S, 0.5 * 2.0 ** min(failures, 8))), self.stopping.wait())
             if self.stopping.is_set():
                 return
             starting, stop = asyncio.ensure_future(server.start()), asyncio.ensure_future(self.stopping.wait())
@@ -124,9 +124,9 @@ class System:
                 server.running = await starting
             except asyncio.CancelledError:
                 return
-            except Problem as problem:
+            except (OSError, Problem) as problem:  # OSError: the disk is full, no process can be made
                 failures += 1
-                self.say(f"{server.name} does not start, another try follows: {problem}")
+                self.say(f"{server.name} could not be started and is tried again: {problem}")
             else:
                 failures = 0
                 self.say(f"{server.name} was started again")
@@ -139,15 +139,21 @@ class System:
             if self.stopping.is_set():
                 return
             part.restarts = 0 if time.monotonic() - started > _HEALTHY_S else part.restarts + 1
-            pause_s = min(_LONGEST_PAUSE_S, 0.5 * 2.0 ** min(part.restarts, 8))
+            pause_s = min(_MAX_PAUSE_S, 0.5 * 2.0 ** min(part.restarts, 8))
             code = part.child.process.returncode
             self.say(
                 f"{part.name} ended with exit code {code} and is started again in {pause_s:g} s: {part.child.last_lines(1)}"
             )
             await _first(asyncio.sleep(pause_s), self.stopping.wait())
-            if not self.stopping.is_set():
-                await _start(self.data_dir, part)
-                self.say(f"{part.name} was started again")
+            while not self.stopping.is_set():
+                try:
+                    await _start(self.data_dir, part)
+                except (OSError, Problem) as problem:  # OSError: the disk is full, no process can be made
+                    self.say(f"{part.name} could not be started and is tried again in {_MAX_PAUSE_S:g} s: {problem}")
+                    await _first(asyncio.sleep(_MAX_PAUSE_S), self.stopping.wait())
+                else:
+                    self.say(f"{part.name} was started again")
+                    break
 
 
 @contextlib.asynccontextmanager
@@ -436,6 +442,19 @@ async def _stop(system: System) -> None:
     await asyncio.gather(*(part.child.stop(grace_s=STOP_LIMIT_S) for part in system.parts if part.child is not None))
     await processes.sweep([*_scanners_and_workers(system.data_dir)], grace_s=2.0)
     (system.data_dir / "connection.json").unlink(missing_ok=True)
+
+
+async def end_leftovers(data: Path) -> list[str]:
+    """End what a killed ``up`` has left running on this folder and forget its connection; names what was ended.
+
+    Raises Problem while a system runs on it, or the folder cannot be used.
+    """
+    if not (data / "run").is_dir():
+        return []
+    with _owned(data):
+        left = await _sweep(data)
+        (data / "connection.json").unlink(missing_ok=True)
+    return left
 
 
 async def _sweep(data: Path) -> list[str]:

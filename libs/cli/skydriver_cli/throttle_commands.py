@@ -1,7 +1,6 @@
 """``skydriver throttle …``: how fast scans below priority 100 are let go, changed while the system runs."""
 
 import asyncio
-import json
 import uuid
 from dataclasses import asdict
 from datetime import datetime
@@ -11,8 +10,10 @@ import asyncpg
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from skydriver_cli.dead_commands import actor
+from skydriver_cli.output import line, print_json
 from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database
 from skydriver_cli.problems import Problem
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL
@@ -98,17 +99,17 @@ async def _change(change: Change, database_url: DatabaseUrl, data_dir: DataDir) 
 
 def _print(now: Throttle, as_json: bool) -> None:
     if as_json:
-        out.print_json(json.dumps(asdict(now), default=datetime.isoformat))
+        print_json(asdict(now))
         return
     table = Table("below priority 100", "now", "from")
     where = {True: f"{now.changed_by}, {_moment(now.changed_at)}", False: "the settings"}
-    table.add_row("between two launches", f"{now.interval_s:g} s", where[now.is_interval_set])
+    table.add_row("between two launches", f"{now.interval_s:g} s", Text(where[now.is_interval_set]))
     cap = "no limit" if now.max_running is None else str(now.max_running)
-    table.add_row("running at once", f"{now.running} of {cap}", where[now.is_max_running_set])
+    table.add_row("running at once", f"{now.running} of {cap}", Text(where[now.is_max_running_set]))
     table.add_row("waiting", str(now.waiting), f"and {now.waiting_urgent} urgent")
     out.print(table)
     if now.is_held:
-        out.print(f"[yellow]held until {_moment(now.held_until)}:[/yellow] {now.held_because}", highlight=False)
+        out.print(line((f"held until {_moment(now.held_until)}: ", "yellow"), str(now.held_because)))
     elif now.next_at is not None and now.waiting:
         out.print(f"the next one may start at {_moment(now.next_at)}")
 

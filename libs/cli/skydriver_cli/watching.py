@@ -1,8 +1,10 @@
 """Watching a scan until it ends, by its live events: a bar per nside, rate, time left, best direction so far."""
 
 import asyncio
-import json
-from contextlib import nullcontext, suppress
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -10,7 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from skydriver_cli.client import Client, StreamLost
+from skydriver_cli.client import Client, Unavailable
+from skydriver_cli.output import line, print_json
 from skydriver_cli.problems import Problem
 from skydriver_cli.skymap import best_fit
 
@@ -18,7 +21,10 @@ _ENDS = ("ABORTED__", "FINISHED__", "STOPPED__")
 _PAUSE_S = 0.25
 """Events that come closer together are shown together."""
 _REST_LIMIT_S = 10.0
-_MOST_LOSSES = 8
+_MAX_FAILURES = 40
+"""In a row; with the pauses below, a quarter of an hour: longer than a rollout, a failover or a laptop's short sleep."""
+_MAX_PAUSE_S = 30.0
+_HEALTHY_S = 60.0
 
 
 async def watch(client: Client, scan_id: str, console: Console, *, as_json: bool = False) -> dict[str, Any]:
@@ -30,15 +36,15 @@ async def watch(client: Client, scan_id: str, console: Console, *, as_json: bool
     story = _Story(client, scan_id)
     reading = asyncio.create_task(story.read())
     try:
-        with nullcontext() if as_json else Live(view, console=console, refresh_per_second=8):
+        with nullcontext() if as_json else _shown(view, console):
             while True:
                 news = await story.news()
                 if news.has_result:
                     view.best = await _best(client, scan_id)
-                status: dict[str, Any] = await client.get(f"/scan/{scan_id}/status")
+                status: dict[str, Any] = await _patient(lambda: client.get(f"/scan/{scan_id}/status"))
                 view.show(status, news.progress)
                 if as_json:
-                    console.print_json(json.dumps(status))
+                    print_json(status)
                 if status["scan_complete"] or status["scan_state"].startswith(_ENDS):
                     rest = await story.rest()  # of a scan that was over before, most of its story
                     if rest.has_result:
@@ -51,6 +57,14 @@ async def watch(client: Client, scan_id: str, console: Console, *, as_json: bool
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
+
+
+@contextmanager
+def _shown(view: "_View", console: Console) -> Iterator[None]:
+    with Live(view, console=console, refresh_per_second=8):
+        yield
+    if not console.is_terminal:
+        console.line()  # where no cursor moves, Live leaves its last line open
 
 
 class _News:
@@ -73,18 +87,21 @@ class _Story:
         self._problem: Problem | None = None
 
     async def read(self) -> None:
-        losses = 0
+        failures = 0
         try:
             while True:
+                retry_after_s, began = 0.0, time.monotonic()
                 try:
                     async for event in self._client.events(self._scan_id, after=self._version):
-                        losses = 0
+                        failures = 0
                         self._take(event)
-                except StreamLost:
-                    losses += 1
-                    if losses > _MOST_LOSSES:
+                except Unavailable as problem:
+                    if failures >= _MAX_FAILURES:
                         raise
-                    await asyncio.sleep(min(5.0, 0.25 * 2**losses))
+                    retry_after_s = problem.retry_after_s
+                # also after an end without an error: a server that is stopping ends each stream at once
+                failures = 1 if time.monotonic() - began > _HEALTHY_S else failures + 1
+                await asyncio.sleep(max(retry_after_s, _pause_s(failures)))
         except Problem as problem:
             self._problem = problem
             self._has_news.set()
@@ -124,8 +141,8 @@ class _View:
     """What is shown: two lines of text, and a bar per nside."""
 
     def __init__(self) -> None:
-        self.best = ""
-        self._state = ""
+        self.best: Text | None = None
+        self._state: Text | None = None
         self._pace = ""
         self._problems: list[dict[str, str]] = []
         self._bars = Progress(
@@ -134,10 +151,8 @@ class _View:
         self._tasks: dict[str, TaskID] = {}
 
     def __rich__(self) -> RenderableType:
-        lines = [
-            Text.from_markup(line) for line in (self._state, self._pace, self.best and f"best so far: {self.best}") if line
-        ]
-        return Group(*lines, *problem_lines(self._problems), self._bars)
+        lines = (self._state, Text(self._pace), self.best)
+        return Group(*(each for each in lines if each), *problem_lines(self._problems), self._bars)
 
     def show(self, status: dict[str, Any], progress: dict[str, Any] | None) -> None:
         """Take the newest status and, if there is one, progress."""
@@ -145,16 +160,20 @@ class _View:
         self._state = state_line(status)
         if progress is None:
             return
-        stats = progress["processing_stats"]
-        left = stats["predictions"].get("time left")
-        pace = stats["rate"].get("all recos", {}).get("wall time", {}).get("mean reco")
+        left = _at(progress, "processing_stats", "predictions", "time left")
+        pace = _at(progress, "processing_stats", "rate", "all recos", "wall time", "mean reco")
         self._pace = ", ".join(part for part in (pace and f"a reconstruction every {pace}", left and f"{left} left") if part)
-        for nside, tally in progress["tallies"].get("nsides", {}).items():
-            pixels = tally["pixels"]
-            total = max(pixels["generated"], pixels["initial approximation total"])
+        nsides = _at(progress, "tallies", "nsides")
+        for nside in nsides if isinstance(nsides, dict) else ():
+            done, *planned = (
+                _number(_at(nsides, nside, "pixels", name)) for name in ("done", "generated", "initial approximation total")
+            )
+            total = max(planned)
+            if not total:
+                continue
             if nside not in self._tasks:
                 self._tasks[nside] = self._bars.add_task(f"nside {nside}", total=total)
-            self._bars.update(self._tasks[nside], completed=pixels["done"], total=total)
+            self._bars.update(self._tasks[nside], completed=done, total=total)
 
     def end(self, status: dict[str, Any]) -> None:
         """The last picture: of a complete scan, every bar is full, whatever was estimated before."""
@@ -164,10 +183,40 @@ class _View:
                 self._bars.update(task.id, total=max(1.0, task.completed), completed=max(1.0, task.completed))
 
 
-def state_line(status: dict[str, Any]) -> str:
-    """The scan's state and its workers, as markup."""
+def _at(document: Any, *names: str) -> Any:
+    """What stands at this path of a free-form document, None where the path ends early (REST contract 5.1.2)."""
+    for name in names:
+        if not isinstance(document, dict):
+            return None
+        document = document.get(name)
+    return document
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
+
+def _pause_s(failures: int) -> float:
+    return min(_MAX_PAUSE_S, 0.25 * 2.0 ** min(failures, 10))
+
+
+async def _patient(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask until the system responds. Raises Problem, Unavailable when it stays away for a quarter of an hour."""
+    failures = 0
+    while True:
+        try:
+            return await ask()
+        except Unavailable as problem:
+            failures += 1
+            if failures > _MAX_FAILURES:
+                raise
+            await asyncio.sleep(max(problem.retry_after_s, _pause_s(failures)))
+
+
+def state_line(status: dict[str, Any]) -> Text:
+    """The scan's state and its workers."""
     running = status["ewms_workforce"]["n_running"]
-    return f"[bold]{status['scan_state']}[/bold], {running} worker{'s' if running != 1 else ''}"
+    return line((status["scan_state"], "bold"), f", {running} worker{'s' if running != 1 else ''}")
 
 
 def problem_lines(problems: list[dict[str, str]]) -> list[Text]:
@@ -175,7 +224,11 @@ def problem_lines(problems: list[dict[str, str]]) -> list[Text]:
     return [Text.assemble(("! ", "yellow"), problem["text"]) for problem in problems]
 
 
-async def _best(client: Client, scan_id: str) -> str:
-    result = await client.get(f"/scan/{scan_id}/result", include_deleted="true")
+async def _best(client: Client, scan_id: str) -> Text | None:
+    result = await _patient(lambda: client.get(f"/scan/{scan_id}/result", include_deleted="true"))
     best = best_fit(result.get("skyscan_result", {}))
-    return "" if best is None else f"RA [bold]{best.ra:.2f}°[/bold], dec [bold]{best.dec:+.2f}°[/bold] (nside {best.nside})"
+    if best is None:
+        return None
+    return line(
+        "best so far: RA ", (f"{best.ra:.2f}°", "bold"), ", dec ", (f"{best.dec:+.2f}°", "bold"), f" (nside {best.nside})"
+    )  # fmt: skip

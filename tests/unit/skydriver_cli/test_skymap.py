@@ -1,13 +1,14 @@
 """The sky in plain Python against HEALPix itself, and what is read from a skymap."""
 
 import math
+from typing import Any
 
 import healpy
 import pytest
 
 from skydriver_cli.app import parse_pairs
 from skydriver_cli.problems import Problem
-from skydriver_cli.skymap import best_fit, picture, pixel_to_angles
+from skydriver_cli.skymap import best_fit, picture, pixel_counts, pixel_to_angles
 
 
 @pytest.mark.parametrize("nside", [1, 2, 4, 8, 64])
@@ -31,7 +32,21 @@ def test_the_best_direction_ignores_what_is_no_number() -> None:
 
 
 def test_pairs_are_read_in_order() -> None:
-    assert list(parse_pairs("512:24, 8:0", "--nsides").items()) == [("512", 24), ("8", 0)]
-    for wrong in ("", "8", "8:x", ":1"):
+    assert parse_pairs("512:24, 8:0, 8:1", "--nsides") == [("512", 24), ("8", 0), ("8", 1)]
+    for wrong in ("", "8", "8:x", ":1", "8[/a]", "8:-", "8:²"):
         with pytest.raises(Problem, match="--nsides"):
             parse_pairs(wrong, "--nsides")
+
+
+@pytest.mark.parametrize(
+    "skymap",
+    [
+        [], "text", {"nside-x": {}}, {"nside-8": []}, {"nside-8": {"columns": ["llh"], "data": [[1]]}},
+        {"nside-8": {"columns": ["index", "llh"], "data": [[1], "row", [None, 2], [99999999, 2.0], [1, None], [1, float("nan")]]}},
+        {"nside-0": {"columns": ["index", "llh"], "data": [[0, 1.0]]}},
+    ],
+)  # fmt: skip
+def test_a_skymap_of_another_form_has_no_pixels(skymap: Any) -> None:
+    assert best_fit(skymap) is None
+    assert picture(skymap) == []
+    assert pixel_counts(skymap) == {}

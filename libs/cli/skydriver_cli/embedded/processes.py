@@ -152,7 +152,13 @@ async def start(
             start_new_session=True,
         )
     who = identify(process.pid) or Identity(process.pid, 0)  # 0: it has ended already; its log says why
-    who.write(identity_file)
+    try:
+        who.write(identity_file)
+    except OSError:
+        # nobody could find it again
+        send(who, signal.SIGKILL)
+        await process.wait()
+        raise
     return Child(name, process, who, identity_file, log)
 
 
