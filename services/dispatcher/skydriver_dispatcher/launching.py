@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import structlog
 
-from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.faults import TryLater
@@ -106,12 +105,22 @@ class Launching:
         return await self._schedule.claim(LAUNCH, min_priority=URGENT)
 
     async def _launch(self, work: Work) -> None:
+        if await self._is_launched(work):
+            return
+        try:
+            await store.give_back_interval(self._pool, work)
+        except TryLater as fault:
+            # the row is not ours any more, so this step must not be repeated; the place ends by itself
+            log.warning("throttle.place-kept", what=fault.what)
+
+    async def _is_launched(self, work: Work) -> bool:
+        """Try to start the scan; False when no scanner server was started. Raises TryLater."""
         scan_id, attempt_id = work.scan_id, str(uuid.uuid4())
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, attempt_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is None or not scan.is_waiting:
-                await self._schedule.finish(work, connection=tx.connection)
-                return
+                tx.due.finish(work)
+                return False
             scan = tx.append(scan_id, decide_attempt(scan)) or scan
         try:
             # so that it is written down while the lease is surely ours; what was made after all is found by the next try
@@ -119,22 +128,23 @@ class Launching:
                 job = await self._launcher.launch(scan)
         except TryLater as fault:
             await self._deferred(work, fault)
-            return
+            return False
         except TimeoutError:
             await self._deferred(work, TryLater(f"the launch was not done within {self._half_lease_s:g} s"))
-            return
+            return False
         except LaunchRefused as error:
             await self._failed(work, str(error), is_final=error.is_final)
-            return
+            return False
         except Exception as error:
             # a bug that one scan meets must not keep the others waiting, nor be tried for ever
             log.exception("launch.broke")
             await self._failed(work, f"unexpected {type(error).__name__}", is_final=False)
-            return
+            return False
         self._holds = 0
         # insistently: until this is recorded nobody knows that the scan runs, and with the lease's end it is started again
         await insistently(lambda: self._started(work, attempt_id, job), for_s=self._half_lease_s)
         log.info("scan.launched", job=job)
+        return True
 
     async def _started(self, work: Work, attempt_id: str, job: str) -> None:
         scan_id = work.scan_id
@@ -144,9 +154,8 @@ class Launching:
                 tx.append(scan_id, decide_launched(scan, launcher=self._launcher.name, job=job))
             if scan is None or scan.is_over:
                 # deleted or given up while it was started: it may run by now, and what stopped it then found nothing
-                await self._schedule.put(STOP, scan_id, anew=True, connection=tx.connection)
-                tx.rings.append((DUE_CHANNEL, STOP))
-            await self._schedule.finish(work, connection=tx.connection)
+                tx.due.put(STOP, scan_id)
+            tx.due.finish(work)
 
     async def _deferred(self, work: Work, fault: TryLater) -> None:
         """Wait for room or an answer: this scan, and with it all that are not urgent."""
@@ -155,9 +164,8 @@ class Launching:
             scan = tx.scan(work.scan_id)
             if scan is None or not scan.is_waiting:
                 # deleted meanwhile; the call may have had its effect all the same
-                await self._schedule.finish(work, connection=tx.connection)
-                await self._schedule.put(STOP, work.scan_id, anew=True, connection=tx.connection)
-                tx.rings.append((DUE_CHANNEL, STOP))
+                tx.due.finish(work)
+                tx.due.put(STOP, work.scan_id)
                 return
             tx.append(work.scan_id, decide_deferred_launch(scan, fault.what))
         log.warning("launch.deferred", reason=fault.what)
@@ -188,10 +196,9 @@ class Launching:
             )
             goes_on = after is not None and after.is_waiting
             if not goes_on:
-                await self._schedule.finish(work, connection=tx.connection)
+                tx.due.finish(work)
                 # half of it may have been made
-                await self._schedule.put(STOP, work.scan_id, anew=True, connection=tx.connection)
-                tx.rings.append((DUE_CHANNEL, STOP))
+                tx.due.put(STOP, work.scan_id)
         log.warning("launch.failed", reason=reason, again=goes_on)
         if after is not None and goes_on:
             await self._put_off(work, min(300.0, 4.0**after.launch.failures))

@@ -1,8 +1,10 @@
 """The dispatcher's own questions to the database."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from skydriver_common.db.jsonb import jsonb_text
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.schedule import Work
 from skydriver_common.db.translate import database_faults
@@ -47,21 +49,33 @@ async def unknown(pool: Pool, scan_ids: Iterable[str]) -> set[str]:
         return {row["scan_id"] async for row in _sql.unknown(pool, scan_ids=list(scan_ids))}
 
 
-async def claim_launch(pool: Pool, *, holder: str, lease: timedelta) -> Work | float | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchWork(Work):
+    """A claimed launch. interval_place: the place in the throttle's interval that it has taken, None: it needed none."""
+
+    interval_place: datetime | None = None
+
+
+async def claim_launch(pool: Pool, *, holder: str, lease: timedelta) -> LaunchWork | float | None:
     """Lease the scan that may start now; else the seconds after which to ask again, None: when something changes.
 
     Urgent scans (REST contract 8.5) come first and at once, the others by priority and waiting time, as the throttle allows.
     Raises TryLater.
     """
     with database_faults():
-        row = await _sql.claim_launch(pool, now=datetime.now(UTC), lease_s=lease.total_seconds(), holder=holder)
-    if row["scan_id"] is None:
-        wait_s: float | None = row["wait_s"]
+        row = await _sql.claim_launch(pool, holder=holder, lease_s=lease.total_seconds())
+    columns = dict(row)
+    wait_s: float | None = columns.pop("wait_s")
+    if columns["scan_id"] is None:
         return wait_s
-    return Work(
-        kind=LAUNCH, scan_id=row["scan_id"], priority=row["priority"], created_at=row["created_at"], due_at=row["due_at"],
-        tries=row["tries"], note=wire.decode(row["note"]),
-    )  # fmt: skip
+    return LaunchWork(kind=LAUNCH, **{**columns, "note": wire.decode(columns["note"])})
+
+
+async def give_back_interval(pool: Pool, work: Work) -> None:
+    """No launch came of this claim: the place in the interval that it has taken, if any, is free at once. Raises TryLater."""
+    if isinstance(work, LaunchWork) and work.interval_place is not None:
+        with database_faults():
+            await _sql.give_back_interval(pool, place=work.interval_place)
 
 
 async def set_throttle_defaults(pool: Pool, *, interval_s: float, max_running: int | None) -> None:
@@ -74,10 +88,10 @@ async def hold_launches(pool: Pool, *, for_s: float, because: str, for_room: boo
     """Let nothing below priority 100 start for so long, with for_room: or until there is room. Raises TryLater."""
     statement = _sql.hold_for_room if for_room else _sql.hold_launches
     with database_faults():
-        await statement(pool, until=datetime.now(UTC) + timedelta(seconds=for_s), because=because)
+        await statement(pool, for_s=for_s, because=because)
 
 
 async def release_launches(pool: Pool) -> None:
     """There may be room again: what waits for it, and for nothing else, may start. Raises TryLater."""
     with database_faults():
-        await _sql.release_launches(pool, now=datetime.now(UTC), waiting=wire.encode(FOR_ROOM).decode())
+        await _sql.release_launches(pool, waiting=jsonb_text(FOR_ROOM))

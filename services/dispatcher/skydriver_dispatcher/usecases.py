@@ -1,6 +1,6 @@
 """One unit of work around each decision."""
 
-from datetime import UTC, datetime
+from datetime import timedelta
 
 import structlog
 
@@ -114,7 +114,7 @@ class UseCases:
             why_not = too_many_replacements(original, now=tx.now.timestamp())
             if why_not:
                 tx.append(scan_id, [ScannerFailed(reason=f"{reason}; {why_not}", exit_code=exit_code, log_tail=log_tail)])
-                tx.due.put(STOP, scan_id, now=tx.now, priority=scan.priority)
+                tx.due.put(STOP, scan_id, priority=scan.priority)
                 return None
             tx.append(scan_id, [ScannerLost(reason=reason, exit_code=exit_code, log_tail=log_tail)])
             command = RescanScan(scan_id=scan_id, new_scan_id=new, abort_first=True, replace_scan=True)
@@ -131,7 +131,7 @@ class UseCases:
                 return
             tx.append(scan_id, events)
             tx.due.drop(LAUNCH, scan_id)
-            tx.due.put(STOP, scan_id, now=tx.now, priority=scan.priority)
+            tx.due.put(STOP, scan_id, priority=scan.priority)
         log.warning("scanner.without_queues", scan_id=scan_id, reason=events[0].reason)
 
     def _rescan(self, tx: Transaction, command: RescanScan, original: Scan, *, since: float | None = None) -> Scan:
@@ -148,15 +148,15 @@ class UseCases:
         after = tx.append(command.scan_id, [ScanDeleted()])
         assert after is not None
         tx.due.drop(LAUNCH, command.scan_id)
-        tx.due.put(STOP, command.scan_id, now=tx.now, priority=after.priority)
+        tx.due.put(STOP, command.scan_id, priority=after.priority)
         return after
 
     def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested, *, since: float | None = None) -> Scan:
         """Put a new scan on the backlog. since: Unix seconds from which its waiting counts, None: now."""
         scan = tx.append(scan_id, [event])
         assert scan is not None
-        waits_since = tx.now if since is None else datetime.fromtimestamp(since, UTC)
-        tx.due.put(LAUNCH, scan_id, now=waits_since, priority=scan.priority)
+        waited_s = 0.0 if since is None else max(0.0, tx.now.timestamp() - since)
+        tx.due.put(LAUNCH, scan_id, waited=timedelta(seconds=waited_s), priority=scan.priority)
         return scan
 
 

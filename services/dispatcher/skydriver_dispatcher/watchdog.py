@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 
-from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.faults import TryLater
@@ -152,9 +151,9 @@ class Watchdog:
                 limit_s = self._trouble_limit.total_seconds()
                 reason = f"given up after {limit_s:g} s: {scan.launch.trouble['text']}"
                 tx.append(work.scan_id, [ScannerFailed(reason=reason)])
-                await self._stop(tx, work.scan_id)
+                tx.due.put(STOP, work.scan_id)
                 log.warning("scanner.given_up", scan_id=work.scan_id, reason=reason)
-            await self._schedule.finish(work, connection=tx.connection)
+            tx.due.finish(work)
         return True
 
     async def relaunch(self) -> bool | float:
@@ -175,14 +174,14 @@ class Watchdog:
                 return  # somebody else's, or the database is not ours: the next comparison of all decides
             if scan.is_over:
                 # made by a launch that lost its race with a deletion
-                await self._stop(tx, news.scan_id)
+                tx.due.put(STOP, news.scan_id)
                 return
             events = decide_stage(scan, stage=news.stage, code=news.code, text=news.text)
             tx.append(news.scan_id, events)
             if events and is_given_up(news.code):
-                await self._schedule.put(CHECK, news.scan_id, due_at=tx.now + self._trouble_limit, connection=tx.connection)
+                tx.due.put(CHECK, news.scan_id, after=self._trouble_limit)
             elif events:
-                await self._schedule.drop(CHECK, news.scan_id, connection=tx.connection)
+                tx.due.drop(CHECK, news.scan_id)
         if events:
             log.info("scanner.stage", scan_id=news.scan_id, stage=news.stage, code=news.code)
 
@@ -194,11 +193,10 @@ class Watchdog:
                 return
             grace = timedelta(seconds=_LAUNCH_GRACE_S) if scan.is_waiting else self._result_grace
             if put_off and (scan.is_waiting or ended.exit_code == 0):
-                await self._schedule.put(END, ended.scan_id, due_at=tx.now + grace, note=_note(ended), connection=tx.connection)
-                tx.rings.append((DUE_CHANNEL, END))
+                tx.due.put(END, ended.scan_id, after=grace, note=_note(ended))
                 return
             if self._launcher.revives:
-                await self._revive(tx, scan, ended)
+                self._revive(tx, scan, ended)
                 return
             if not ended.was_taken:
                 events = decide_last_exit(scan, exit_code=ended.exit_code, log_tail=ended.log_tail, cause=ended.cause)
@@ -211,30 +209,23 @@ class Watchdog:
         new = await self._usecases.replace_scan(ended.scan_id, reason, ended.exit_code, ended.log_tail, context)
         log.warning("scanner.lost", scan_id=ended.scan_id, cause=ended.cause, replaced_by=new)
 
-    async def _revive(self, tx: Transaction, scan: Scan, ended: ScannerExit) -> None:
+    def _revive(self, tx: Transaction, scan: Scan, ended: ScannerExit) -> None:
         events = decide_exit(scan, exit_code=ended.exit_code, log_tail=ended.log_tail)
         tx.append(ended.scan_id, events)
         for event in events:
             log.warning("scanner.ended", scan_id=ended.scan_id, exit_code=ended.exit_code, outcome=event.type)
             if isinstance(event, ScannerRestarted):
                 # in the same transaction: a dispatcher that dies here does not forget the restart
-                await self._schedule.put(
-                    RELAUNCH, ended.scan_id, priority=scan.priority, connection=tx.connection,
-                    due_at=tx.now + timedelta(seconds=_RESTART_AFTER_S * (4 ** (event.restarts - 1) - 1)),
-                )  # fmt: skip
-                tx.rings.append((DUE_CHANNEL, RELAUNCH))
+                pause_s = _RESTART_AFTER_S * (4 ** (event.restarts - 1) - 1)
+                tx.due.put(RELAUNCH, ended.scan_id, after=timedelta(seconds=pause_s), priority=scan.priority)
 
     async def _stop_if_superfluous(self, scan_id: str) -> None:
         """Stop a running scanner server whose scan is deleted, failed or unknown (not: just starting or finishing)."""
         async with self._on(scan_id) as tx:
             scan = tx.scan(scan_id)
             if scan is None or scan.is_over:
-                await self._stop(tx, scan_id)
+                tx.due.put(STOP, scan_id)
                 log.warning("scanner.superfluous", scan_id=scan_id)
-
-    async def _stop(self, tx: Transaction, scan_id: str) -> None:
-        await self._schedule.put(STOP, scan_id, anew=True, connection=tx.connection)
-        tx.rings.append((DUE_CHANNEL, STOP))
 
     async def _look(self, scan_id: str) -> Scan | None:
         async with self._on(scan_id) as tx:

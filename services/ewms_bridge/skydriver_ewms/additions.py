@@ -82,8 +82,7 @@ class Additions:
             addition = await store.new_addition(
                 tx.connection, scan_id, workflow_id, cluster_location, n_workers, now=tx.now, hold=HOLD, is_automatic=True
             )
-            due_at = tx.now + HOLD + LOOK_AGAIN
-            await self._schedule.put(ADDITIONS, scan_id, due_at=due_at, connection=tx.connection)
+            tx.due.put(ADDITIONS, scan_id, after=HOLD + LOOK_AGAIN)
         try:
             outcome = await self._ask(addition)
         except (TryLater, NotFound, UnclearOutcome):
@@ -101,8 +100,10 @@ class Additions:
             addition = await store.unclear_addition(tx.connection, work.scan_id, now=tx.now)
             if addition is not None:
                 await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
+            held_s = None if addition is not None else await store.seconds_held(tx.connection, work.scan_id)
         if addition is None:
-            return None
+            # somebody has the last one in hand: whoever it is may die with it
+            return None if held_s is None else timedelta(seconds=held_s) + LOOK_AGAIN
         if addition.attempted_at is None:
             await store.drop_addition(self._pool, addition)
             return timedelta(0)
@@ -131,8 +132,7 @@ class Additions:
             shape = command.scan_id, command.cluster_location, command.n_workers
             addition = await store.untold_addition(tx.connection, *shape)
             # should this process die with the question in hand, somebody finds out what became of it
-            due_at = tx.now + HOLD + LOOK_AGAIN
-            await self._schedule.put(ADDITIONS, command.scan_id, due_at=due_at, connection=tx.connection)
+            tx.due.put(ADDITIONS, command.scan_id, after=HOLD + LOOK_AGAIN)
             if addition is None:
                 workflow_id = scan.ewms_workflow_id
                 return await store.new_addition(
@@ -194,7 +194,7 @@ class Additions:
     async def _put_down(self, addition: Addition) -> None:
         now = datetime.now(UTC)
         await store.hold_addition(self._pool, addition, until=now)
-        await self._schedule.put(ADDITIONS, addition.scan_id, due_at=now + LOOK_AGAIN, hasten=True)
+        await self._schedule.put(ADDITIONS, addition.scan_id, after=LOOK_AGAIN)
 
     async def _refuse(self, addition: Addition, no: Rejection, context: Context) -> Reply:
         reply = Reply.refused(no)

@@ -1,6 +1,6 @@
 """Due work: what can go wrong quietly is looked at and told. Source: REST contract 9.5, EWMS contract 8."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
@@ -27,11 +27,10 @@ class Checks:
         if scan is None or not is_working(scan):
             return None
         is_there = await self._objects.exists(startup_object_key(scan.scan_id))
-        waited_s = (datetime.now(UTC) - work.created_at).total_seconds()
-        await self._usecases.startup_file_seen(scan.scan_id, is_there=is_there, waited_s=waited_s)
+        await self._usecases.startup_file_seen(scan.scan_id, is_there=is_there, waited_s=work.age_s)
         if is_there:
             return None
-        log.warning("startup-file.missing", waited_s=round(waited_s))
+        log.warning("startup-file.missing", waited_s=round(work.age_s))
         return LOOK_AGAIN
 
     async def tokens(self, work: Work) -> timedelta | None:

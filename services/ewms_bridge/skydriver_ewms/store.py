@@ -134,6 +134,13 @@ async def unclear_addition(connection: Connection, scan_id: str, *, now: datetim
     return _addition(await _sql.unclear_addition(connection, scan_id=scan_id, now=now))
 
 
+async def seconds_held(connection: Connection, scan_id: str) -> float | None:
+    """Seconds for which somebody has an open request of this scan in hand at most; None: there is none."""
+    with database_faults():
+        seconds: float | None = await _sql.seconds_held(connection, scan_id=scan_id)
+    return seconds
+
+
 async def new_addition(
     connection: Connection,
     scan_id: str,

@@ -1,6 +1,6 @@
 """Due work: a workflow that is to end is stopped for certain. Source: EWMS contract 5, 9; REST contract 8.8."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
@@ -75,9 +75,9 @@ class Teardown:
         await self._usecases.workers_came_back(scan.scan_id, n_workers)
         if n_workers:
             return LOOK_AGAIN
-        age = datetime.now(UTC) - work.created_at
-        if age < LAST_LOOK:
-            return LAST_LOOK - age
+        left = LAST_LOOK - timedelta(seconds=work.age_s)
+        if left > timedelta(0):
+            return left
         await self._usecases.workflow_gone(scan.scan_id)
         return None
 

@@ -86,7 +86,7 @@ class UseCases:
             if scan is None or scan.ewms.refused or not scan.may_run:
                 return
             tx.append(scan_id, [WorkflowRefused(reason=reason)])
-            await self._due(tx, STOP, scan_id)
+            tx.due.put(STOP, scan_id)
 
     async def queues_awaited(self, scan_id: str, place_in_line: int) -> None:
         """The queues are not active yet; how many are before them is told when it changes."""
@@ -102,11 +102,9 @@ class UseCases:
             if scan is None or not wants_queues(scan) or scan.ewms.queues == queues:
                 return
             tx.append(scan_id, [QueuesActivated(queues=queues, tokens_end_at=tokens_end_at)])
-            due_at = tx.now + self._startup_limit
-            await self._schedule.put(STARTUP, scan_id, due_at=due_at, connection=tx.connection)
+            tx.due.put(STARTUP, scan_id, after=self._startup_limit)
             if tokens_end_at is not None:
-                due_at = datetime.fromtimestamp(tokens_end_at, UTC) - TOKEN_WARNING
-                await self._schedule.put(TOKENS, scan_id, due_at=due_at, connection=tx.connection)
+                tx.due.put(TOKENS, scan_id, after=datetime.fromtimestamp(tokens_end_at, UTC) - TOKEN_WARNING - tx.now)
 
     async def startup_file_seen(self, scan_id: str, *, is_there: bool, waited_s: float) -> None:
         """The workers' start-up file was looked for; a change is told."""
@@ -130,9 +128,7 @@ class UseCases:
             events = decide_deactivated(tx.scan(scan_id), workflow_id, label)
             if events:
                 tx.append(scan_id, events)
-                await self._schedule.put(
-                    AFTERMATH, scan_id, due_at=datetime.now(UTC) + AFTERMATH_DELAY, connection=tx.connection
-                )
+                tx.due.put(AFTERMATH, scan_id, after=AFTERMATH_DELAY)
                 # its workers are watched until they are gone, so that the counts do not stop at those of its last minute
                 tx.rings.append((DUE_CHANNEL, WORKFORCE))
 
@@ -163,9 +159,10 @@ class UseCases:
         if scan is None or (label := stop_label(scan)) is None or scan.ewms.deactivated:
             return
         if label == "FINISHED":
-            await self._schedule.put(STOP, scan_id, due_at=since + self._teardown_delay, priority=scan.priority)
+            delay = since + self._teardown_delay - datetime.now(UTC)
+            await self._schedule.put(STOP, scan_id, after=delay, priority=scan.priority)
         else:
-            await self._schedule.put(STOP, scan_id, priority=scan.priority, hasten=True)
+            await self._schedule.put(STOP, scan_id, priority=scan.priority)
 
     async def _assigned(self, tx: Transaction, scan_id: str, events: list[Event]) -> Scan:
         scan = tx.append(scan_id, events)
@@ -174,9 +171,5 @@ class UseCases:
             assert scan.ewms_workflow_id is not None
             await store.watch(tx.connection, scan_id, scan.ewms_workflow_id, now=tx.now)
             tx.rings.append((DUE_CHANNEL, WORKFORCE))
-            await self._due(tx, QUEUES, scan_id, priority=scan.priority)
+            tx.due.put(QUEUES, scan_id, priority=scan.priority)
         return scan
-
-    async def _due(self, tx: Transaction, kind: str, scan_id: str, *, priority: int = 0) -> None:
-        await self._schedule.put(kind, scan_id, priority=priority, hasten=True, connection=tx.connection)
-        tx.rings.append((DUE_CHANNEL, kind))

@@ -106,7 +106,7 @@ class Workflows:
             await self._sink.put_profile(scan.scan_id, queue_profile(profiles))
             queues = {p.alias: p.mqid for p in profiles}
             await self._usecases.queues_activated(scan.scan_id, queues, tokens_end_at(profiles))
-            log.info("queues.activated", waited_s=_age_s(work))
+            log.info("queues.activated", waited_s=work.age_s)
             return None
         try:
             workflow = await self._ewms.get_workflow(scan.ewms_workflow_id)
@@ -117,7 +117,7 @@ class Workflows:
                 # stopped before its turn: its queues are never activated
                 await self._usecases.workflow_deactivated(scan.scan_id, workflow.workflow_id, workflow.deactivated)
                 return None
-        if _age_s(work) > self._settings.activation_limit_s:
+        if work.age_s > self._settings.activation_limit_s:
             log.error("queues.given-up", workflow_id=scan.ewms_workflow_id)
             limit_s = self._settings.activation_limit_s
             await self._usecases.refuse_workflow(scan.scan_id, f"EWMS has not activated the queues within {limit_s:g} s")
@@ -186,8 +186,8 @@ class Workflows:
         if earlier is None:
             await store.forget_attempt(self._pool, scan.scan_id)
         else:
-            due_at = earlier.attempted_at + self._settings.unclear_wait
-            await self._schedule.put(DUPLICATES, scan.scan_id, due_at=due_at)
+            after = earlier.attempted_at + self._settings.unclear_wait - datetime.now(UTC)
+            await self._schedule.put(DUPLICATES, scan.scan_id, after=after)
         log.info("workflow.assigned" if assigned else "workflow.not-wanted", workflow_id=keep.workflow_id)
 
     async def _clean_up(self, scan: Scan, attempt: store.Attempt | None) -> timedelta | None:
@@ -207,7 +207,3 @@ class Workflows:
                 await self._ewms.abort(workflow.workflow_id)
             except NotFound:
                 continue  # stopped meanwhile
-
-
-def _age_s(work: Work) -> float:
-    return (datetime.now(UTC) - work.created_at).total_seconds()

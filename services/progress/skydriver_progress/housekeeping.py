@@ -29,7 +29,7 @@ class Housekeeping:
         if self._keep is None:
             return False
         if not self._is_noted:
-            await self._schedule.put(HOUSEKEEPING, SYSTEM, due_at=datetime.now(UTC) + _EVERY)
+            await self._schedule.put(HOUSEKEEPING, SYSTEM, after=_EVERY)
             self._is_noted = True
         work = await self._schedule.claim(HOUSEKEEPING)
         if work is None:

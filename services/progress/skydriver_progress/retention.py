@@ -27,7 +27,7 @@ class Retention:
     def begins(self, tx: Transaction, scan_id: str) -> None:
         """The scan's first report is about to be stored: note down, in its transaction, when to look at it."""
         if self._keep is not None:
-            tx.due.put(COMPACT, scan_id, now=tx.now, due_at=tx.now + self._keep)
+            tx.due.put(COMPACT, scan_id, after=self._keep)
 
     async def step(self) -> bool | float:
         """Compact one scan, a bounded number of reports at a time; its lease keeps other replicas away."""

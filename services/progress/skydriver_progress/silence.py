@@ -61,7 +61,7 @@ class SilenceWatch:
         return True
 
     def _look_later(self, tx: Transaction, scan_id: str) -> None:
-        tx.due.put(SILENCE, scan_id, now=tx.now, due_at=tx.now + self._limit)
+        tx.due.put(SILENCE, scan_id, after=self._limit)
 
 
 def _context() -> Context:

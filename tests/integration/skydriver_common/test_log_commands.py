@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import aio_pika
 import pytest
@@ -122,8 +122,8 @@ async def test_a_store_without_events_reads_as_empty(database: str) -> None:
 async def test_stats_show_who_is_behind(store: Store, clean_bus: str) -> None:
     scan_id = await store.a_scan()
     schedule = Schedule(store.pool, store.bell, holder="test")
-    await schedule.put("late", scan_id, due_at=datetime.now(UTC) - timedelta(minutes=5))
-    await schedule.put("later", scan_id, due_at=datetime.now(UTC) + timedelta(minutes=5))
+    await schedule.put("late", scan_id, after=timedelta(minutes=-5))
+    await schedule.put("later", scan_id, after=timedelta(minutes=5))
     bus = await connect(clean_bus, name="test")
     async with bus, bus.channel() as channel:
         await topology.declare(channel)

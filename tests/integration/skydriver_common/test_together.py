@@ -56,7 +56,7 @@ async def test_one_that_fails_is_left_out(store: Store) -> None:
     def appending_then_raising(tx: Transaction) -> None:
         tx.append(scan_id, [a_report(7)])
         tx.record(Reply(body=b"{}"))
-        tx.due.put("launch", scan_id, now=tx.now)
+        tx.due.put("launch", scan_id)
         raise ValueError("a bug")
 
     ends = await _at_once(store, scan_id, _reporting(scan_id, 1), appending_then_raising, _reporting(scan_id, 2))
@@ -160,14 +160,14 @@ async def test_who_waits_is_rung_after_the_commit(store: Store) -> None:
         store.bell.on_ring(channel, lambda payload, channel=channel: rung.append((channel, payload)))  # type: ignore[misc]
     scan_id = await store.a_scan()
     async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
-        tx.due.put("launch", scan_id, now=tx.now, priority=3)
+        tx.due.put("launch", scan_id, priority=3)
         tx.due.drop("stop", scan_id)
     assert rung == [(LOG_CHANNEL, ""), (DUE_CHANNEL, "launch")]
     async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
-        tx.due.put("launch", scan_id, now=tx.now, priority=5)  # there already: it stays as it is
-        tx.due.put("stop", scan_id, now=tx.now)
+        tx.due.put("launch", scan_id, priority=5)  # there already: the higher priority counts
+        tx.due.put("stop", scan_id)
         tx.due.drop("stop", scan_id)
-    assert [tuple(row) for row in await store.pool.fetch("SELECT kind, priority FROM due_work")] == [("launch", 3)]
+    assert [tuple(row) for row in await store.pool.fetch("SELECT kind, priority FROM due_work")] == [("launch", 5)]
 
 
 async def test_a_database_that_is_away_is_told_to_all(store: Store) -> None:

@@ -453,3 +453,44 @@ async def test_a_hand_that_has_nothing_to_do_leaves_the_scan_of_another_alone(di
         await until(are(dispatcher, [scan_id], lambda scan: scan.launch.failures > 0))
     assert (await dispatcher.scan(scan_id)).launch.failures == 1
     assert dispatcher.cluster.count("POST", "jobs") == 1
+
+
+@pytest.mark.parametrize("outcome", ["refused for good", "refused", "broken", "deleted"])
+async def test_a_scan_that_is_not_launched_leaves_its_place_in_the_interval_to_the_next(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    await set_throttle(dispatcher.store, interval_s=300)
+    first = await dispatcher.request(priority=50)
+    match outcome:
+        case "refused for good":
+            dispatcher.cluster.fail("POST", "jobs", 422, "Job.batch is invalid: spec.x: Invalid value", times=1)
+        case "refused":
+            dispatcher.cluster.fail("POST", "jobs", 403, "no right", times=1)
+        case "broken":
+            launch, calls = dispatcher.launcher.launch, iter([True])
+
+            async def breaks_once(scan: Scan) -> str:
+                if next(calls, False):
+                    raise ValueError("a bug")
+                return await launch(scan)
+
+            monkeypatch.setattr(dispatcher.launcher, "launch", breaks_once)
+        case "deleted":
+            # its row is there again though it does not wait any more
+            await dispatcher.delete(first)
+            await dispatcher.schedule.put(statements.LAUNCH, first, priority=50)
+    others = [await dispatcher.request() for _ in range(2)]
+    await dispatcher.settle_down()
+    states = [(await dispatcher.scan(scan_id)).launch.state for scan_id in (first, *others)]
+    assert states[0] != "launched"
+    assert states[1:] == ["launched", "queued"]
+
+
+async def test_a_place_that_is_given_back_late_does_not_free_the_place_of_a_launch(store: Store) -> None:
+    await set_throttle(store, interval_s=300)
+    await queue(store, a=(50, 0), b=(40, 0), c=(30, 0))
+    late = await claim(store)
+    await store.pool.execute("UPDATE launch_throttle SET next_at = now()")  # five minutes later
+    assert (await claim(store)).scan_id == "b"
+    await statements.give_back_interval(store.pool, late)
+    assert isinstance(await claim(store), float)

@@ -1,11 +1,20 @@
-"""Due work: timers and leases in Postgres, so that nothing that must happen later lives in a process's memory."""
+"""Due work: timers and leases in Postgres, so that nothing that must happen later lives in a process's memory.
+
+There is one row per (kind, scan). The verbs, and what each does to a row that is free, claimed or expired, stand in
+``docs/due-work.md``. Two rules hold over all replicas, whatever their clocks show:
+
+* ``put`` means: this has to be done by somebody who begins after now. A row that is claimed just now is due again after its claim.
+* Each claim has a token. ``finish`` and ``postpone`` have an effect only as long as the row is claimed under that token, so a holder
+  whose lease has ended changes nothing that is another's.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from skydriver_common.db.bell import DUE_CHANNEL, Bell
+from skydriver_common.db.jsonb import jsonb_text
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.model import wire
@@ -13,35 +22,61 @@ from skydriver_common.model import wire
 _sql = load_statements("skydriver_common.db", "schedule.sql")
 
 ANY_PRIORITY = -(2**31)
-_WORK_COLUMNS = ("kinds", "scan_ids", "due_ats", "priorities", "created_ats", "notes")
+NOW = timedelta(0)
+LONGEST_IDLE = timedelta(seconds=60)
+"""Every loop looks at the database at least so often. Nobody is notified of work that is due only then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One leased piece of due work. tries counts this one. note: what the last try left for the next."""
+    """One claimed piece of due work.
+
+    claim: token to be shown when it is finished or postponed. age_s: seconds since it was put first. tries counts this claim.
+    note: what the last try, or who put it, left for the next.
+    """
 
     kind: str
     scan_id: str
+    claim: str
     priority: int
-    created_at: datetime
-    due_at: datetime
+    age_s: float
     tries: int
     note: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Put:
+    after_s: float
+    waited_s: float
+    priority: int
+    note: dict[str, Any]
+
+    def and_then(self, later: "_Put") -> "_Put":
+        """One put instead of two."""
+        return _Put(
+            min(self.after_s, later.after_s), max(self.waited_s, later.waited_s), max(self.priority, later.priority),
+            later.note or self.note,
+        )  # fmt: skip
+
+
 @dataclass(slots=True)
 class DueChanges:
-    """Work put and dropped in the course of a transaction, written at its end in two statements for all."""
+    """Work put, finished and dropped in the course of a transaction, written at its end in a few statements for all."""
 
     _dropped: set[tuple[str, str]] = field(default_factory=set)
-    _put: dict[tuple[str, str], tuple[datetime, int, datetime, str]] = field(default_factory=dict)
+    _finished: set[tuple[str, str, str]] = field(default_factory=set)
+    _put: dict[tuple[str, str], _Put] = field(default_factory=dict)
 
     def put(
-        self, kind: str, scan_id: str, *, now: datetime, due_at: datetime | None = None, priority: int = 0,
+        self, kind: str, scan_id: str, *, after: timedelta = NOW, waited: timedelta = NOW, priority: int = 0,
         note: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """Note down work, once per (kind, scan): what is there already stays as it is."""
-        self._put.setdefault((kind, scan_id), (due_at or now, priority, now, wire.encode(note or {}).decode()))
+        """Note down work; see `Schedule.put`. waited: how long it has waited already."""
+        self._add((kind, scan_id), _Put(after.total_seconds(), waited.total_seconds(), priority, note or {}))
+
+    def finish(self, work: Work) -> None:
+        """The work is done; see `Schedule.finish`."""
+        self._finished.add((work.kind, work.scan_id, work.claim))
 
     def drop(self, kind: str, scan_id: str) -> None:
         """The work is not wanted any more."""
@@ -52,24 +87,30 @@ class DueChanges:
         """Add what was changed after this."""
         for key in later._dropped:
             self.drop(*key)
-        for key, work in later._put.items():
-            self._put.setdefault(key, work)
+        self._finished |= later._finished
+        for key, put in later._put.items():
+            self._add(key, put)
 
     @property
     def kinds(self) -> set[str]:
-        """Kinds of work that were put: their loops have to be woken after the commit."""
-        return {kind for kind, _ in self._put}
+        """Kinds of work that was put and is due before their loops look by themselves: these have to be woken after the commit."""
+        return {kind for (kind, _), put in self._put.items() if put.after_s < LONGEST_IDLE.total_seconds()}
 
     async def write(self, connection: Connection) -> None:
         """Write the changes, within the caller's transaction, and forget them. Raises what asyncpg raises."""
         if self._dropped:
             kinds, scan_ids = zip(*sorted(self._dropped), strict=True)
             await _sql.drop_all(connection, kinds=list(kinds), scan_ids=list(scan_ids))
+        await _finish(connection, self._finished)
         if self._put:
-            rows = sorted((*key, *work) for key, work in self._put.items())
-            await _sql.put_all(connection, **dict(zip(_WORK_COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+            await _put_all(connection, self._put)
         self._dropped.clear()
+        self._finished.clear()
         self._put.clear()
+
+    def _add(self, key: tuple[str, str], put: _Put) -> None:
+        before = self._put.get(key)
+        self._put[key] = put if before is None else before.and_then(put)
 
 
 class Schedule:
@@ -96,70 +137,49 @@ class Schedule:
         self._bell.ring(DUE_CHANNEL, kind)
 
     async def put(
-        self,
-        kind: str,
-        scan_id: str,
-        *,
-        due_at: datetime | None = None,
-        priority: int = 0,
-        note: dict[str, Any] | None = None,
-        hasten: bool = False,
-        anew: bool = False,
-        connection: Connection | None = None,
+        self, kind: str, scan_id: str, *, after: timedelta = NOW, priority: int = 0, note: dict[str, Any] | None = None
     ) -> None:
-        """Note down work, once per (kind, scan). With ``hasten``, work that is there becomes due by then at the latest.
+        """Note down work: it has to be done by somebody who begins after now, when ``after`` is over at the latest.
 
-        With ``anew`` it has to be done after this, even if somebody is at it just now.
+        There is one row per (kind, scan). Work that waits already is due at the earlier of both times, so it may be begun before
+        ``after`` is over: whoever does it says when it is too early. Work that is claimed just now stays claimed, and is due again
+        after its claim. The higher priority counts, and the newer note, unless it is empty. Raises TryLater.
 
-        connection: join the caller's transaction; then the caller rings the bell after its commit.
+        Within a decision use ``tx.due``, which writes with the decision and notifies after it.
         """
-        now = datetime.now(UTC)
-        statement = _sql.put_anew if anew else _sql.hasten if hasten else _sql.put
-        values = {
-            "kind": kind, "scan_id": scan_id, "due_at": due_at or now, "priority": priority, "created_at": now,
-            "note": wire.encode(note or {}).decode(),
-        }  # fmt: skip
-        if connection is not None:
-            await statement(connection, **values)
-            return
+        put = _Put(after.total_seconds(), 0.0, priority, note or {})
         with database_faults():
-            await statement(self._pool, **values)
-        self._bell.ring(DUE_CHANNEL, kind)
+            await _put_all(self._pool, {(kind, scan_id): put})
+        if after < LONGEST_IDLE:
+            self.ring(kind)
 
     async def claim(self, kind: str, *, min_priority: int = ANY_PRIORITY) -> Work | None:
-        """Lease the most urgent due work of this kind (priority, then age), or None. Raises TryLater."""
+        """Lease the most urgent due work of this kind (priority, then due time), or None. Raises TryLater."""
         with database_faults():
             row = await _sql.claim(
-                self._pool,
-                kind=kind,
-                now=datetime.now(UTC),
-                lease_s=self._lease.total_seconds(),
-                holder=self._holder,
-                min_priority=min_priority,
+                self._pool, kind=kind, holder=self._holder, lease_s=self._lease.total_seconds(), min_priority=min_priority
             )
-        if row is None:
-            return None
-        return Work(
-            kind=kind, scan_id=row["scan_id"], priority=row["priority"], created_at=row["created_at"],
-            due_at=row["due_at"], tries=row["tries"], note=wire.decode(row["note"]),
-        )  # fmt: skip
+        return None if row is None else Work(kind=kind, **{**row, "note": wire.decode(row["note"])})
 
-    async def finish(self, work: Work, *, connection: Connection | None = None) -> None:
-        """The work is done. Raises TryLater."""
+    async def finish(self, work: Work) -> None:
+        """The work is done. What was put again since the claim stays, and is due as put. Raises TryLater."""
         with database_faults():
-            await _sql.finish(connection or self._pool, kind=work.kind, scan_id=work.scan_id, holder=self._holder)
+            await _finish(self._pool, {(work.kind, work.scan_id, work.claim)})
 
-    async def drop(self, kind: str, scan_id: str, *, connection: Connection | None = None) -> None:
-        """The work is not wanted any more. Raises TryLater."""
+    async def drop(self, kind: str, scan_id: str) -> None:
+        """The work is not wanted any more, whoever has claimed it. Raises TryLater."""
         with database_faults():
-            await _sql.drop(connection or self._pool, kind=kind, scan_id=scan_id)
+            await _sql.drop_all(self._pool, kinds=[kind], scan_ids=[scan_id])
 
     async def postpone(self, work: Work, after: timedelta, *, note: dict[str, Any] | None = None) -> None:
-        """Give the lease back; the work is due again after this time. Raises TryLater."""
+        """Give the lease back; the work is due again after this time, or as put since the claim, if that is earlier.
+
+        note: None leaves the one that is there. Raises TryLater.
+        """
         with database_faults():
             await _sql.postpone(
-                self._pool, kind=work.kind, scan_id=work.scan_id, holder=self._holder, due_at=datetime.now(UTC) + after,
-                note=wire.encode(work.note if note is None else note).decode(),
+                self._pool, kind=work.kind, scan_id=work.scan_id, claim=work.claim, after_s=after.total_seconds(),
+                note=jsonb_text(work.note if note is None else note),
             )  # fmt: skip
 
     async def release_all(self) -> None:
@@ -168,8 +188,28 @@ class Schedule:
             await _sql.release_all(self._pool, holder=self._holder)
 
     async def seconds_to_next(self, kinds: Sequence[str]) -> float | None:
-        """Seconds until the earliest work of these kinds can be claimed (0 or more), None when there is none."""
-        now = datetime.now(UTC)
+        """Seconds until the earliest work of these kinds can be claimed (0 or more), None when there is none. Raises TryLater."""
         with database_faults():
-            due = await _sql.next_due(self._pool, kinds=list(kinds))
-        return None if due is None else max(0.0, (due - now).total_seconds())
+            seconds: float | None = await _sql.seconds_to_next(self._pool, kinds=list(kinds))
+        return None if seconds is None else max(0.0, seconds)
+
+
+async def _put_all(connection: Pool | Connection, work: dict[tuple[str, str], _Put]) -> None:
+    rows = sorted(
+        (kind, scan_id, put.after_s, put.waited_s, put.priority, jsonb_text(put.note)) for (kind, scan_id), put in work.items()
+    )
+    columns = map(list, zip(*rows, strict=True))
+    await _sql.put_all(connection, **dict(zip(_PUT_COLUMNS, columns, strict=True)))
+
+
+async def _finish(connection: Pool | Connection, finished: set[tuple[str, str, str]]) -> None:
+    """A claim that was put again in between the two statements is freed by the second."""
+    if not finished:
+        return
+    kinds, scan_ids, claims = (list(column) for column in zip(*sorted(finished), strict=True))
+    done = await _sql.finish_all(connection, kinds=kinds, scan_ids=scan_ids, claims=claims)
+    if done != f"DELETE {len(finished)}":
+        await _sql.free_all(connection, kinds=kinds, scan_ids=scan_ids, claims=claims)
+
+
+_PUT_COLUMNS = ("kinds", "scan_ids", "afters", "waiteds", "priorities", "notes")

@@ -24,35 +24,38 @@ SELECT m.scan_id FROM manifests m
 SELECT given.scan_id FROM unnest(:scan_ids::text[]) AS given (scan_id)
  WHERE NOT EXISTS (SELECT FROM manifests m WHERE m.scan_id = given.scan_id);
 
--- name: claim_launch(now, lease_s, holder)^
+-- name: claim_launch(holder, lease_s)^
 -- Lease the scan that may start now, or learn when to ask again. Indexes: due_work_order, due_work_launch_rank.
 -- A lease that is lost in a crash of the database is taken again: no need to wait for the disk.
 WITH fast AS (SELECT set_config('synchronous_commit', 'off', true))
-SELECT o_scan_id AS scan_id, o_priority AS priority, o_created_at AS created_at, o_due_at AS due_at, o_tries AS tries,
-       o_note AS note, o_wait_s AS wait_s
-  FROM fast, claim_launch_v1(:now::timestamptz, :lease_s, :holder);
+SELECT o_scan_id AS scan_id, o_claim AS claim, o_priority AS priority, o_age_s AS age_s, o_tries AS tries, o_note AS note,
+       o_interval_place AS interval_place, o_wait_s AS wait_s
+  FROM fast, claim_launch_v2(:holder, :lease_s);
+
+-- name: give_back_interval(place)!
+-- The place in the interval was taken for nothing. Another one that was taken since stays.
+UPDATE launch_throttle SET next_at = clock_timestamp() WHERE next_at = :place;
 
 -- name: set_throttle_defaults(interval_s, max_running)!
 -- What the settings say; what was set at run time stands above it.
 UPDATE launch_throttle SET default_interval_s = :interval_s, default_max_running = :max_running
  WHERE (default_interval_s, default_max_running) IS DISTINCT FROM (:interval_s, :max_running);
 
--- name: hold_launches(until, because)!
--- Let nothing below priority 100 start before this time, or one that stands and is later; a place in the interval that was taken for
--- nothing is given back.
+-- name: hold_launches(for_s, because)!
+-- Let nothing below priority 100 start for so long, or as long as is said already.
 UPDATE launch_throttle
-   SET held_because = CASE WHEN :until::timestamptz > held_until THEN :because ELSE held_because END,
-       held_until = greatest(held_until, :until::timestamptz), next_at = least(next_at, :until::timestamptz);
+   SET held_because = CASE WHEN clock_timestamp() + make_interval(secs => :for_s) > held_until THEN :because ELSE held_because END,
+       held_until = greatest(held_until, clock_timestamp() + make_interval(secs => :for_s));
 
--- name: hold_for_room(until, because)!
+-- name: hold_for_room(for_s, because)!
 -- The same, until there is room.
 UPDATE launch_throttle
-   SET no_room_because = CASE WHEN :until::timestamptz > no_room_until THEN :because ELSE no_room_because END,
-       no_room_until = greatest(no_room_until, :until::timestamptz), next_at = least(next_at, :until::timestamptz);
+   SET no_room_because = CASE WHEN clock_timestamp() + make_interval(secs => :for_s) > no_room_until THEN :because ELSE no_room_because END,
+       no_room_until = greatest(no_room_until, clock_timestamp() + make_interval(secs => :for_s));
 
--- name: release_launches(now, waiting)!
+-- name: release_launches(waiting)!
 -- There may be room again: what was put off for want of it is due. Index: due_work_free.
 WITH released AS (
-    UPDATE launch_throttle SET no_room_until = '-infinity', no_room_because = '' WHERE no_room_until > :now::timestamptz)
-UPDATE due_work SET due_at = :now::timestamptz
- WHERE kind = 'launch' AND due_at > :now::timestamptz AND leased_until IS NULL AND note @> :waiting::jsonb;
+    UPDATE launch_throttle SET no_room_until = '-infinity', no_room_because = '' WHERE no_room_until > clock_timestamp())
+UPDATE due_work SET due_at = clock_timestamp()
+ WHERE kind = 'launch' AND due_at > clock_timestamp() AND leased_until IS NULL AND note @> :waiting::jsonb;

@@ -71,6 +71,11 @@ SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at,
  WHERE scan_id = :scan_id AND NOT is_told AND taskforce_uuid IS NULL AND held_until < :now
  ORDER BY asked_at LIMIT 1 FOR UPDATE SKIP LOCKED;
 
+-- name: seconds_held(scan_id)$
+-- For how long the open requests of this scan are in hand, or null. Index: ewms_additions_scan.
+SELECT greatest(0, extract(epoch FROM max(held_until) - clock_timestamp()))::float8
+  FROM ewms_additions WHERE scan_id = :scan_id AND NOT is_told AND taskforce_uuid IS NULL;
+
 -- name: has_open_top_up(scan_id)$
 -- Index: ewms_additions_scan.
 SELECT EXISTS (SELECT FROM ewms_additions WHERE scan_id = :scan_id AND is_automatic AND NOT is_told);
