@@ -1,13 +1,14 @@
 """Decisions that share a transaction: one fails, the others stand; the transaction fails, none stands."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
 
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL
 from skydriver_common.faults import TryLater
-from skydriver_common.log import blobs
+from skydriver_common.log import blobs, together
 from skydriver_common.log.unit_of_work import DeadlinePassed, Transaction, UnitOfWork
 from skydriver_common.log.verify import verify
 from skydriver_common.model.ids import digest_of
@@ -201,3 +202,97 @@ async def test_a_decision_waits_for_a_blob_that_a_crash_has_lost_and_holds_up_no
     await blobs.put(store.pool, skymap)
     await asyncio.wait_for(waiting, 10)
     assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 3
+
+
+class _Clock:
+    """Stands in for ``time`` in the shared transaction. now: Unix seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.monotonic = time.monotonic
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    made = _Clock()
+    monkeypatch.setattr(together, "time", made)
+    return made
+
+
+async def _decide_by(uow: UnitOfWork, scan_id: str, deadline: float, decide: Decide) -> None:
+    async with uow.on_scans(a_context(deadline=deadline), [scan_id]) as tx:
+        decide(tx)
+
+
+async def test_what_has_hardly_any_time_left_is_not_begun_and_undoes_nothing(store: Store, clock: _Clock) -> None:
+    scan_id, uow = await store.a_scan(), store.uows["progress"]
+    begun: list[int] = []
+
+    def noted(sequence: int) -> Decide:
+        def decide(tx: Transaction) -> None:
+            begun.append(sequence)
+            tx.append(scan_id, [a_report(sequence)])
+
+        return decide
+
+    ends = await asyncio.gather(
+        *(_decide_by(uow, scan_id, clock.now + (0.2 if n % 2 else 5.0), noted(n)) for n in range(20)), return_exceptions=True
+    )
+    assert [type(end) for end in ends] == [type(None), DeadlinePassed] * 10
+    assert begun == list(range(0, 20, 2))
+    assert uow._together._alone_until == 0.0
+
+
+async def test_a_decision_may_be_committed_while_its_sender_still_waits(store: Store, clock: _Clock) -> None:
+    scan_id, uow = await store.a_scan(), store.uows["progress"]
+
+    def taking(seconds: float, sequence: int) -> Decide:
+        def decide(tx: Transaction) -> None:
+            tx.append(scan_id, [a_report(sequence)])
+            clock.now += seconds
+
+        return decide
+
+    await _decide_by(uow, scan_id, clock.now + 1.0, taking(1.5, 1))
+    ends = await asyncio.gather(
+        _decide_by(uow, scan_id, clock.now + 60, _reporting(scan_id, 2)),
+        _decide_by(uow, scan_id, clock.now + 1.0, taking(2.5, 3)),
+        _decide_by(uow, scan_id, clock.now + 60, _reporting(scan_id, 4)),
+        return_exceptions=True,
+    )
+    assert [type(end) for end in ends] == [type(None), DeadlinePassed, type(None)]
+    assert uow._together._alone_until == 0.0
+
+
+async def test_a_late_decision_with_statements_of_its_own_lets_the_others_go_on_together(store: Store, clock: _Clock) -> None:
+    scan_id, uow = await store.a_scan(), store.uows["progress"]
+
+    async def late() -> None:
+        async with uow.on_scans(a_context(deadline=clock.now + 1.0), [scan_id]) as tx:
+            await tx.connection.execute("SELECT 1")
+            clock.now += 2.5
+
+    ends = await asyncio.gather(
+        _decide(uow, scan_id, _reporting(scan_id, 1)),
+        late(),
+        _decide(uow, scan_id, _reporting(scan_id, 2)),
+        return_exceptions=True,
+    )
+    assert [type(end) for end in ends] == [TryLater, DeadlinePassed, type(None)]
+    assert uow._together._alone_until == 0.0
+
+
+async def test_one_that_has_to_wait_after_statements_of_its_own_does_not_send_the_others_one_by_one(store: Store) -> None:
+    scan_id, uow = await store.a_scan(), store.uows["progress"]
+
+    async def waits() -> None:
+        async with uow.on_scans(a_context(), [scan_id]) as tx:
+            await tx.connection.execute("SELECT 1")
+            raise TryLater("something is away", 1.0)
+
+    ends = await asyncio.gather(_decide(uow, scan_id, _reporting(scan_id, 1)), waits(), return_exceptions=True)
+    assert [type(end) for end in ends] == [TryLater, TryLater]
+    assert uow._together._alone_until == 0.0

@@ -3,6 +3,7 @@
 One load, one write and one way to the disk for up to ``_MOST`` decisions. They are made one after the other on the states that
 those before them left, as if each had its own transaction. A decision that fails is left out. If the transaction itself fails,
 all of it fails, and its decisions are told to try again, each on its own for a while: so the one that is to blame shows itself.
+Where it is known which one failed, or that one was late, the others try again together. docs/shared-transaction.md has diagrams.
 """
 
 import asyncio
@@ -20,10 +21,10 @@ from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log.past import state_at
-from skydriver_common.log.states import States
+from skydriver_common.log.states import PROCESS_STATES, States, size_in_memory
 from skydriver_common.log.stored_state import WrittenByNewer, is_older
 from skydriver_common.log.writing import BlobLost, Gathered, RecordedReply, sql
-from skydriver_common.model.commands import Context
+from skydriver_common.model.commands import REPLY_GRACE_S, Context
 from skydriver_common.model.rejections import Code, Rejection, Reply
 from skydriver_common.model.scan import HistoryBroken, Scan
 from skydriver_common.model.wire import UnknownEvent
@@ -34,6 +35,10 @@ _AT_ONCE = 2
 _ALONE_S = 1.0
 _TWINS = ("command_replies_pkey", "event_log_scan_version_key", "manifests_pkey")
 _LONGEST_DECISION_S = 20.0
+_LEAST_LEFT_S = 0.25
+"""A decision with less time left is not begun: it would be late before it is written, and take the others' transaction with it."""
+_COMMITTED_WITHIN_S = REPLY_GRACE_S / 2
+"""So long after the deadline a decision may still be committed: whoever asked waits a little longer, and is told."""
 
 
 OnAppended = Callable[[str, int], None]
@@ -93,7 +98,7 @@ class Together:
         self._waiting: deque[Member] = deque()
         self._drain = Drain(self._take, at_once=_AT_ONCE)
         self._alone_until = 0.0
-        self._states = States()
+        self._states = PROCESS_STATES
 
     async def join(self, member: Member) -> Turn:
         """Wait for the member's turn. Raises TryLater."""
@@ -111,6 +116,9 @@ class Together:
             return False
         most = 1 if time.monotonic() < self._alone_until else _MOST
         members = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        for member in members:
+            if _is_short_of_time(member):
+                _settle(member, DeadlinePassed())
         members = [member for member in members if not member.turn.done()]
         if members:
             await self._decide(members)
@@ -124,7 +132,7 @@ class Together:
                     async with connection.transaction():
                         written = await self._take_turns(connection, members, decided)
                         if any(_is_late(member) for member, _ in decided):
-                            raise DeadlinePassed
+                            raise DeadlinePassed  # nothing can be taken out of what is written
                     # not after the connection is given back: nobody needs to wait for that
                     self._ring([turn for _, turn in decided])
                     for event_type, number in written.items():
@@ -133,7 +141,8 @@ class Together:
                         _settle(member, None)
         except BaseException as error:
             if len(members) > 1 and not isinstance(error, TryLater):
-                self._alone_until = time.monotonic() + _ALONE_S
+                if not isinstance(error, DeadlinePassed | _Failed):  # it is not known which one is to blame
+                    self._alone_until = time.monotonic() + _ALONE_S
                 self._waiting.extendleft(member for member in reversed(members) if not member.turn.done())
             for member in members:
                 if member not in self._waiting:
@@ -147,6 +156,8 @@ class Together:
         """Let each member decide, then write it all; how many events of each type. Raises what the database raises, _Failed."""
         so_far, recorded, unreadable = await _load(connection, members, self._states)
         for member in members:
+            if _is_short_of_time(member):
+                _settle(member, DeadlinePassed())
             if member.turn.done():
                 continue
             if faults := [unreadable[scan_id] for scan_id in member.scan_ids if scan_id in unreadable]:
@@ -160,16 +171,18 @@ class Together:
                 if turn.has_own_statements:
                     raise
                 continue
-            if _is_late(member) and not turn.has_own_statements:
+            if _is_late(member):
+                if turn.has_own_statements:
+                    raise DeadlinePassed
                 _settle(member, DeadlinePassed())
                 continue
             decided.append((member, turn))
             so_far.take_in(turn.decision)
             recorded.update((reply.command_id, reply) for reply in turn.decision.replies)
-        for scan_id in so_far.before:
-            scan, head_hash = so_far.scans[scan_id]
-            self._states.keep(head_hash, scan)
         await so_far.write(connection)
+        for scan_id, size in so_far.written.items():
+            scan, head_hash = so_far.scans[scan_id]
+            self._states.keep(head_hash, scan, size)
         return so_far.appended
 
     def _ring(self, turns: Sequence[Turn]) -> None:
@@ -213,8 +226,14 @@ async def _within_the_limit(turn: Turn) -> None:
         raise _Failed("the decision took too long") from error
 
 
+def _is_short_of_time(member: Member) -> bool:
+    """Whether a decision that is begun now would hardly be written in time."""
+    return member.context.deadline is not None and time.time() > member.context.deadline - _LEAST_LEFT_S
+
+
 def _is_late(member: Member) -> bool:
-    return member.context.deadline is not None and time.time() > member.context.deadline
+    """Whether a decision must not be committed any more: whoever asked will not see it."""
+    return member.context.deadline is not None and time.time() > member.context.deadline + _COMMITTED_WITHIN_S
 
 
 def _settle(member: Member, error: Exception | None) -> None:
@@ -274,7 +293,7 @@ async def _state_of(row: Any, connection: Connection, states: States) -> Scan:
 
     Raises TryLater (database), WrittenByNewer, HistoryBroken.
     """
-    scan = states.of_row(row)
+    scan = states.load(row)
     if is_older(scan):
         try:
             folded = await state_at(connection, scan.scan_id, version=scan.version)
@@ -283,5 +302,5 @@ async def _state_of(row: Any, connection: Connection, states: States) -> Scan:
         if folded is None:
             raise HistoryBroken(f"scan {scan.scan_id} has a manifest and no events")
         scan = replace(folded, unknown=scan.unknown)
-        states.keep(row["head_hash"], scan)
+        states.keep(row["head_hash"], scan, size_in_memory(row["body"], row["rest"]))
     return scan

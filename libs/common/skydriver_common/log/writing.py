@@ -10,6 +10,7 @@ from typing import Any
 
 from skydriver_common.db.pool import Connection, load_statements
 from skydriver_common.db.schedule import DueChanges
+from skydriver_common.log.states import size_in_memory
 from skydriver_common.log.views import ManifestRows, write_side_views
 from skydriver_common.model import wire
 from skydriver_common.model.rejections import Reply
@@ -47,6 +48,7 @@ class Gathered:
     """What is to be written. scans: all that are loaded, with the hash of their newest event; before: the changed ones.
 
     needed: digests of blobs without which nothing of this may be committed. appended: types of the events that were written.
+    written: scans whose states were written, with what each takes in memory (bytes).
     """
 
     scans: dict[str, tuple[Scan, bytes]] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class Gathered:
     due: DueChanges = field(default_factory=DueChanges)
     needed: list[str] = field(default_factory=list)
     appended: Counter[str] = field(default_factory=Counter)
+    written: dict[str, int] = field(default_factory=dict)
 
     def take_in(self, other: "Gathered") -> None:
         """Add what another gathered after us."""
@@ -76,6 +79,7 @@ class Gathered:
             manifests = ManifestRows(columns={name: [] for name in _MANIFEST_COLUMNS})
             for scan_id in sorted(self.before):
                 manifests.add(*self.scans[scan_id])
+                self.written[scan_id] = size_in_memory(manifests.columns["m_bodies"][-1], manifests.columns["m_rests"][-1])
             replies = [
                 (each.command_id, each.fingerprint, each.reply.code, each.reply.reason, each.reply.body)
                 for each in sorted(self.replies, key=lambda each: each.command_id)

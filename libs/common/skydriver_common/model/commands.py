@@ -6,6 +6,9 @@ All fields are JSON-native, so that a command is its own wire form. Large payloa
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+REPLY_GRACE_S = 2.0
+"""How much longer than a command's deadline its sender waits for the reply: what was committed just in time is told."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
