@@ -22,6 +22,7 @@ import pytest
 from skydriver_cli.embedded import postgres, rabbitmq
 from skydriver_cli.embedded.ports import choose
 from skydriver_common.db.migrate import migrate
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -150,3 +151,15 @@ async def _execute(url: str, statement: str) -> None:
 
 def _with_database(url: str, name: str) -> str:
     return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+def port_of(amqp_url: str) -> int:
+    """The port in a broker's URL."""
+    port = urlsplit(amqp_url).port
+    assert port is not None
+    return port
+
+
+def through(amqp_url: str, proxy: Proxy) -> str:
+    """The broker's URL by way of a proxy before it."""
+    return amqp_url.replace(f":{port_of(amqp_url)}/", f":{proxy.port}/")

@@ -5,12 +5,13 @@ from aiohttp import web
 
 from skydriver_api import schemas
 from skydriver_api.deps import DEPS, Deps
-from skydriver_api.middleware import accepting, allowing, answers
+from skydriver_api.middleware import accepting, admitting, allowing, answers
 from skydriver_api.openapi import document
 from skydriver_api.payloads import requests as bodies
 from skydriver_api.route import MIB, Handler, Route
 from skydriver_api.routes import ewms, find, history, operations, results, scans
 from skydriver_common.auth import Role, TokenVerifier
+from skydriver_common.model import commands
 from skydriver_common.payloads import reports
 
 _U = frozenset({Role.USER})
@@ -39,23 +40,24 @@ ROUTES: tuple[Route, ...] = (
           answer=schemas.ref("Manifests"), body=bodies.FindBody),
     _get("/scans/backlog", operations.get_backlog, "Scans that wait for their launch", _U, "Backlog"),
     Route(method="POST", path="/scan", handler=scans.request_scan, summary="Request a scan", roles=_U,
-          answer=schemas.ref("Manifest"), body=bodies.WholeScanRequest, asks=True, most_bytes=32 * MIB),
+          answer=schemas.ref("Manifest"), body=bodies.WholeScanRequest, asks=commands.RequestScan, most_bytes=32 * MIB),
     Route(method="POST", path=f"{_SCAN}/actions/rescan", handler=scans.rescan_scan, summary="Scan the same request again",
-          roles=_US, answer=schemas.ref("Manifest"), body=bodies.RescanBody, body_is_optional=True, redirects=True, asks=True,
-          scan_tokens=False),
+          roles=_US, answer=schemas.ref("Manifest"), body=bodies.RescanBody, body_is_optional=True, redirects=True,
+          asks=commands.RescanScan, scan_tokens=False),
     Route(method="POST", path=f"{_SCAN}/actions/add-workers", handler=ewms.add_workers, summary="Ask EWMS for more workers",
-          roles=_U, answer=schemas.ref("AddedWorkers"), body=bodies.AddWorkersBody, redirects=True, asks=True, refusals=(500,)),
+          roles=_U, answer=schemas.ref("AddedWorkers"), body=bodies.AddWorkersBody, redirects=True,
+          asks=commands.AddWorkers, refusals=(500,)),
     _get(_SCAN, scans.get_scan, "Manifest and result", _US, "Scan", query=_DELETED, redirects=True),
     Route(method="DELETE", path=_SCAN, handler=scans.delete_scan, summary="Stop a scan and hide it", roles=_U,
-          answer=schemas.ref("Scan"), body=bodies.DeleteBody, body_is_optional=True, redirects=True, asks=True),
+          answer=schemas.ref("Scan"), body=bodies.DeleteBody, body_is_optional=True, redirects=True, asks=commands.DeleteScan),
     _get(f"{_SCAN}/manifest", scans.get_manifest, "What is known of a scan", _US, "Manifest",
          query=("include_deleted", "projection"), redirects=True),
     Route(method="PATCH", path=f"{_SCAN}/manifest", handler=scans.patch_manifest, summary="A scanner's progress and metadata",
-          roles=_S, answer=schemas.ref("Manifest"), body=reports.PatchBody, asks=True),
+          roles=_S, answer=schemas.ref("Manifest"), body=reports.PatchBody, asks=commands.PatchManifest),
     _get(f"{_SCAN}/i3-event", scans.get_i3_event, "The event as it was posted", _US, "I3Event", redirects=True),
     _get(f"{_SCAN}/result", results.get_result, "The skymap", _U, "Result", query=_DELETED, redirects=True),
     Route(method="PUT", path=f"{_SCAN}/result", handler=results.put_result, summary="A scanner's skymap", roles=_S,
-          answer=schemas.ref("Result"), body=reports.ResultBody, asks=True, most_bytes=101 * MIB),
+          answer=schemas.ref("Result"), body=reports.ResultBody, asks=commands.PutResult, most_bytes=101 * MIB),
     _get(f"{_SCAN}/status", ewms.get_status, "State and workforce", _US, "Status", redirects=True),
     _get(f"{_SCAN}/logs", ewms.get_logs, "Where the scanner server's log can be seen", _U, "Logs", redirects=True),
     _get(f"{_SCAN}/events", history.get_events,
@@ -65,7 +67,7 @@ ROUTES: tuple[Route, ...] = (
          "ScanRequest"),
     _get(f"{_SCAN}/ewms/workflow-id", ewms.get_workflow_id, "The scan's EWMS workflow", _US, "WorkflowId", redirects=True),
     Route(method="POST", path=f"{_SCAN}/ewms/workflow-id", handler=ewms.post_workflow_id, summary="Set the EWMS workflow, once",
-          roles=_S, answer=schemas.ref("Manifest"), body=bodies.WorkflowIdBody, asks=True, scan_tokens=False),
+          roles=_S, answer=schemas.ref("Manifest"), body=bodies.WorkflowIdBody, asks=commands.AssignWorkflow, scan_tokens=False),
     _get(f"{_SCAN}/ewms/workforce", ewms.get_workforce, "Workers, summed over all taskforces", _US, "Workforce", redirects=True),
     _get(f"{_SCAN}/ewms/taskforces", ewms.get_taskforces, "EWMS' taskforces, all fields", _US, "Taskforces", redirects=True),
 )  # fmt: skip
@@ -82,6 +84,8 @@ def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
     app[operations.OPENAPI] = orjson.dumps(document(ROUTES, clusters=deps.clusters))
     for route in sorted(ROUTES, key=lambda route: route.path not in _ASKED_MOST):
         handler = accepting(route.most_bytes, route.handler)
+        if route.asks is not None:
+            handler = admitting(route.asks.key, handler)
         if route.roles:
             handler = allowing(route.roles, verifier, handler, scan_tokens=route.scan_tokens)
         app.router.add_route(route.method, route.path, handler)

@@ -15,6 +15,7 @@ from skydriver_common.auth import InvalidToken, Principal, Role, TokenVerifier, 
 from skydriver_common.faults import BadMessage, TryLater
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan_tokens import is_long_ago
+from skydriver_common.runtime.connections import note_request
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,7 @@ READ_LIMIT = web.RequestKey("read_limit", asyncio.Timeout)
 @web.middleware
 async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what handlers raise into the error responses of the contract, and log each request once."""
+    note_request(request)
     started = time.monotonic()
     status = 500
     try:
@@ -110,6 +112,16 @@ def accepting(most_bytes: int, handler: Handler) -> Handler:
             return await handler(request)
 
     return accepted
+
+
+def admitting(command_key: str, handler: Handler) -> Handler:
+    """The handler while its command would be let in: a request that would be refused is told so before its body is read."""
+
+    async def admitted(request: web.Request) -> web.StreamResponse:
+        request.app[DEPS].commander.admission(command_key).check()
+        return await handler(request)
+
+    return admitted
 
 
 async def _read(request: web.Request) -> None:

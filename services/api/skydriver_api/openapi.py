@@ -115,7 +115,7 @@ def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
         "parameters": [
             *([_SCAN_ID] if has_scan else []),
             *(PARAMETERS[name] for name in names),
-            *([_KEY] if route.method == "POST" and route.asks else []),
+            *([_KEY] if route.method == "POST" and route.asks is not None else []),
             *(_SENDER if route.handler.__name__ in _REPORTS else []),
         ],
         "responses": _responses(route, has_scan),
@@ -155,7 +155,7 @@ def _responses(route: Route, has_scan: bool) -> dict[str, Any]:
         statuses.add(400)
     if route.body is not None:
         statuses.add(413)
-    if route.method == "POST" and route.asks:
+    if route.method == "POST" and route.asks is not None:
         statuses.add(422)
     if not route.roles:
         statuses.discard(503)

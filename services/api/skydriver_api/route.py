@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from skydriver_common.auth import Role
+from skydriver_common.model.commands import Command
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -19,7 +20,7 @@ class Route:
     """One method on one path.
 
     roles: none: open to all. answer: JSON Schema of a 200. body: the model that checks it. query: names of parameters.
-    redirects: to the scan that replaced this one. asks: sends a command to a service. refusals: statuses beyond the usual.
+    redirects: to the scan that replaced this one. asks: the command it sends to a service. refusals: statuses beyond the usual.
     most_bytes: of the body. streams: also gives server-sent events. scan_tokens: open to tokens of single scans, as scanners have.
     """
 
@@ -33,7 +34,7 @@ class Route:
     body_is_optional: bool = False
     query: tuple[str, ...] = ()
     redirects: bool = False
-    asks: bool = False
+    asks: type[Command] | None = None
     refusals: tuple[int, ...] = ()
     most_bytes: int = MIB
     streams: bool = False

@@ -7,8 +7,10 @@ from urllib.parse import urlsplit
 
 import aio_pika
 import pytest
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.robust_queue import RobustQueue
 
+from skydriver_api import commander as commander_module
 from skydriver_api.commander import Commander, CommandTooLarge
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
@@ -22,19 +24,25 @@ DONE = Reply(body=b'{"deleted": true}')
 
 
 class Service:
-    """Takes the command, records its reply, and never sends it."""
+    """Takes the command, records its reply, and sends it only if told to. looks: how often the record was asked for."""
 
     def __init__(self) -> None:
         self.recorded: dict[str, Reply] = {}
         self.then: Callable[[], object] = lambda: None
+        self.replies_on: AbstractChannel | None = None
+        self.looks = 0
 
     async def handle(self, message: AbstractIncomingMessage) -> None:
         assert message.message_id
         self.recorded[message.message_id] = DONE
         await message.ack()
+        if self.replies_on is not None:
+            reply = aio_pika.Message(DONE.body, correlation_id=message.correlation_id)
+            await self.replies_on.default_exchange.publish(reply, message.reply_to or "")
         self.then()
 
     async def recorded_reply(self, command_id: str, fingerprint: str) -> Reply | None:
+        self.looks += 1
         return self.recorded.get(command_id)
 
 
@@ -69,8 +77,8 @@ def _through(url: str, proxy: Proxy) -> str:
 
 async def test_without_a_broker_the_answer_is_quick(clean_bus: str, proxy: Proxy, service: Service) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = Commander(bus, service.recorded_reply, deadline_s=10)
-    await commander.open()
+    commander = Commander(service.recorded_reply, deadline_s=10)
+    await commander.open(bus)
     await proxy.close()
     await asyncio.sleep(0.1)
     began = time.monotonic()
@@ -83,8 +91,8 @@ async def test_without_a_broker_the_answer_is_quick(clean_bus: str, proxy: Proxy
 
 async def test_what_no_broker_takes_is_not_sent(clean_bus: str, service: Service) -> None:
     bus = await connect(clean_bus, name="test")
-    commander = Commander(bus, service.recorded_reply, deadline_s=0.5)
-    await commander.open()
+    commander = Commander(service.recorded_reply, deadline_s=0.5)
+    await commander.open(bus)
     with pytest.raises(CommandTooLarge):
         await commander.ask(DeleteScan(scan_id="s" * 13 * 2**20), actor="a")
     assert service.recorded == {}
@@ -96,8 +104,8 @@ async def test_a_reply_lost_with_the_connection_is_read_where_it_is_recorded(
     clean_bus: str, proxy: Proxy, service: Service
 ) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = Commander(bus, service.recorded_reply, deadline_s=20)
-    await commander.open()
+    commander = Commander(service.recorded_reply, deadline_s=20)
+    await commander.open(bus)
     service.then = proxy.cut
     began = time.monotonic()
     assert await commander.ask(COMMAND, actor="a") == DONE
@@ -106,10 +114,72 @@ async def test_a_reply_lost_with_the_connection_is_read_where_it_is_recorded(
     await bus.close()
 
 
+async def test_a_command_during_a_slow_reconnection_is_sent_once_the_way_back_is_there(
+    clean_bus: str, proxy: Proxy, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await connect(_through(clean_bus, proxy), name="test")
+    commander = Commander(service.recorded_reply, deadline_s=20)
+    await commander.open(bus)
+    is_restoring, may_go_on, restore = asyncio.Event(), asyncio.Event(), RobustQueue.restore
+
+    async def restore_slowly(queue: RobustQueue, channel: object = None) -> None:
+        is_restoring.set()
+        await may_go_on.wait()
+        await restore(queue)
+
+    monkeypatch.setattr(RobustQueue, "restore", restore_slowly)
+    async with await aio_pika.connect(clean_bus) as other:
+        service.replies_on = await other.channel()
+        proxy.cut()
+        async with asyncio.timeout(30):
+            await is_restoring.wait()  # the connection is back, what was declared on it is not
+            asking = asyncio.create_task(commander.ask(COMMAND, actor="a"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not asking.done()
+            may_go_on.set()
+            assert await asking == DONE
+    assert service.looks == 0  # the reply came by itself
+    await bus.close()
+
+
+async def test_a_command_that_was_not_sent_is_refused_without_asking_for_its_reply(
+    clean_bus: str, proxy: Proxy, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commander_module, "_BLIP_S", 0.1)
+    bus = await connect(_through(clean_bus, proxy), name="test")
+    commander = Commander(service.recorded_reply, deadline_s=60)
+    await commander.open(bus)
+    channel = commander._channel
+    assert channel is not None
+    await (await channel.get_underlay_channel()).connection.close()  # and nothing has noticed it yet
+    await proxy.close()
+    with pytest.raises(TryLater):
+        await commander.ask(COMMAND, actor="a")
+    assert (service.looks, service.recorded) == (0, {})
+    await bus.close()
+
+
+async def test_before_the_broker_is_there_the_answer_is_quick() -> None:
+    with pytest.raises(TryLater, match="broker"):
+        await Commander(Service().recorded_reply, deadline_s=60).ask(COMMAND, actor="a")
+
+
+async def test_more_commands_than_may_wait_are_refused_before_they_are_sent(clean_bus: str, service: Service) -> None:
+    bus = await connect(clean_bus, name="test")
+    commander = Commander(service.recorded_reply, deadline_s=1)
+    await commander.open(bus)
+    limit = int(commander.admission(COMMAND.key).limit)
+    answers = await asyncio.gather(*(commander.ask(COMMAND, actor="a") for _ in range(limit + 50)), return_exceptions=True)
+    assert sum(isinstance(answer, TryLater) for answer in answers) == 50
+    assert len(service.recorded) == limit
+    await bus.close()
+
+
 async def test_a_command_that_took_effect_without_a_reply_is_not_denied(clean_bus: str, service: Service) -> None:
     bus = await connect(clean_bus, name="test")
-    commander = Commander(bus, service.recorded_reply, deadline_s=0.5)
-    await commander.open()
+    commander = Commander(service.recorded_reply, deadline_s=0.5)
+    await commander.open(bus)
     assert await commander.ask(COMMAND, actor="a") == DONE
     await bus.close()
 
@@ -119,8 +189,8 @@ async def test_a_command_that_nobody_handled_is_denied_once_its_time_is_over(cle
         return None
 
     bus = await connect(clean_bus, name="test")
-    commander = Commander(bus, nothing, deadline_s=0.5)
-    await commander.open()
+    commander = Commander(nothing, deadline_s=0.5)
+    await commander.open(bus)
     with pytest.raises(TryLater):
         await commander.ask(COMMAND, actor="a")
     await bus.close()
