@@ -1,5 +1,6 @@
 """The REST gateway in the test's own process: real servers behind it, tokens for everybody in front."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -59,18 +60,19 @@ async def local_gateway(
     """A gateway on these servers. verifier: unless given, everybody may do everything. changes: of Deps."""
     pool = await open_pool(database, name="test-gateway", size=connections, command_timeout_s=10)
     bus = await connect(amqp_url, name="test-gateway")
-    commander = Commander(bus, partial(recorded_reply, pool), deadline_s=deadline_s)
-    await commander.open()
-    live = LiveEvents(bus)
-    await live.open()
+    commander = Commander(partial(recorded_reply, pool), deadline_s=deadline_s)
+    await commander.open(bus)
     reads = Reads(pool)
+    live, stopping = LiveEvents(reads.versions), asyncio.Event()
+    listening = asyncio.create_task(live.listen(bus, stopping))
     deps = Deps(
         **{
             "reads": reads, "blobs": BlobWriter(pool), "commander": commander, "live": live, "links": LogLinks(),
             "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "eyes": Eyes(Bell(pool), reads),
             "clusters": {"osg": 100}, "searches": Budget(8, what="searches"),
             "body_bytes": Budget(2**30, what="large bodies"),
-            "result_bytes": Budget(2**30, what="large results"), "scan_token_grace_s": 600.0, **changes,
+            "result_bytes": Budget(2**30, what="large results"), "page_bytes": Budget(2**26, what="pages of events"),
+            "scan_token_grace_s": 600.0, **changes,
         }
     )  # fmt: skip
     app: web.Application = make_app(deps, verifier or cast(TokenVerifier, _Everybody()))
@@ -79,5 +81,7 @@ async def local_gateway(
         async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
             assert server.port is not None
             yield LocalGateway(str(server.make_url("")).rstrip("/"), server.host, server.port, session, pool, deps)
+    stopping.set()
+    await listening
     await bus.close()
     await pool.close()

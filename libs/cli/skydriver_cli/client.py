@@ -130,6 +130,8 @@ class Client:
                 async for chunk in response.content.iter_any():
                     *blocks, rest = (rest + chunk).split(b"\n\n")
                     for block in blocks:
+                        if block.startswith(b"event: stream.ended"):  # a word of the stream, no event of the scan
+                            return
                         for line in block.split(b"\n"):
                             if line.startswith(b"data: "):
                                 yield json.loads(line.removeprefix(b"data: "))

@@ -72,6 +72,11 @@ class Commander:
         bus.close_callbacks.add(self._on_loss)
         channel.close_callbacks.add(self._on_loss)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has found a broker so far."""
+        return self._channel is not None
+
     def admission(self, key: str) -> AdmissionLimit:
         """The limit of commands in flight with this routing key."""
         return self._admission.setdefault(key, AdmissionLimit(target_s=self._deadline_s / 5))

@@ -1,32 +1,46 @@
 """Live events: one consumer of the event topic per process, fanned out to any number of watchers.
 
 Nothing is listened to while nobody watches. A watcher is told of every event of its scan as long as it keeps up. When it can't,
-or the broker was away, it is told that it is *behind* and reads what it missed from the log: so the log stays the system of
-record, and costs one read per gap, not per event.
+or when events may have been missed, it is told that it is *behind* and reads what it missed from the log: so the log stays the
+system of record, and costs one read per gap, not per event.
+
+Events may be missed whenever the connection, the channel or the consumer is lost, or the queue is full. A later event shows the gap
+by its version, but the last event of a scan has none after it. So the newest versions of all watched scans are looked up from
+time to time, in one query. That also carries streams through a time without any broker, at that pace.
 """
 
 import asyncio
+import hashlib
 import uuid
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import NamedTuple
 
 import structlog
-from aio_pika.abc import AbstractIncomingMessage, AbstractRobustConnection, AbstractRobustQueue
-from aio_pika.exceptions import AMQPError
+from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel, AbstractRobustConnection, AbstractRobustQueue
+from aiormq.channel import Channel
+from pamqp.common import FieldTable
 
 from skydriver_common.bus import topology
-from skydriver_common.bus.translate import deaths_told
+from skydriver_common.bus.translate import broker_faults
 from skydriver_common.faults import TryLater
 
 log = structlog.get_logger(__name__)
 
-_MOST_WAITING = 256
-_BIND_LIMIT_S = 5.0
+MAX_WAITING_EVENTS = 256
+MAX_WAITING_BYTES = 32 * 1024 * 1024
+"""Of events that wait for all watchers of the process; a watcher for whom there is no room reads the log when it gets there."""
+_BROKER_LIMIT_S = 5.0
 _UNBIND_AFTER_S = 5.0
-_QUEUE_ARGUMENTS = {"x-max-length": 20_000, "x-overflow": "drop-head"}
-"""A gap is found by its version number and read from the log: dropping is safe, growing is not."""
+_PAUSES_S = (0.1, 0.5, 2.0)
+"""Between tries to listen again."""
+_LOOKED_UP_AT_ONCE = 1000
+_QUEUE_ARGUMENTS: FieldTable = {"x-max-length": 20_000, "x-overflow": "drop-head"}
+"""Dropping is safe, since versions show it; growing is not."""
+
+Versions = Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]
+"""From scan ids to the versions of their newest events. Raises TryLater."""
 
 
 class LiveEvent(NamedTuple):
@@ -37,39 +51,56 @@ class LiveEvent(NamedTuple):
     body: bytes
 
 
-class Watcher:
-    """One reader of one scan's events."""
+class _Room:
+    """How many bytes of events wait for watchers."""
 
     def __init__(self) -> None:
+        self.n_bytes = 0
+
+
+class Watcher:
+    """One reader of one scan's events. version: of the newest event that was written to its client."""
+
+    def __init__(self, room: _Room) -> None:
+        self.version = 0
+        self.is_closed = False
+        self._room = room
         self._events: deque[LiveEvent] = deque()
         self._is_behind = True
         self._wake = asyncio.Event()
-        self.is_closed = False
 
     def offer(self, event: LiveEvent) -> None:
-        """Take an event, or note that too many are waiting."""
-        if len(self._events) >= _MOST_WAITING:
+        """Take an event, or note that too much is waiting."""
+        if len(self._events) >= MAX_WAITING_EVENTS or self._room.n_bytes + len(event.body) > MAX_WAITING_BYTES:
             self.fall_behind()
         elif not self._is_behind:
             self._events.append(event)
+            self._room.n_bytes += len(event.body)
         self._wake.set()
 
     def fall_behind(self) -> None:
         """Something may be missing: the log has to be read."""
-        self._events.clear()
+        self._drop_events()
         self._is_behind = True
         self._wake.set()
+
+    def compare(self, newest: int) -> None:
+        """Fall behind if the scan has come to a version that neither is written nor waits to be."""
+        if newest > max(self.version, self._events[-1].version if self._events else 0):
+            self.fall_behind()
 
     def catch_up(self) -> bool:
         """Whether the log has to be read now; events from here on are kept meanwhile."""
         was_behind, self._is_behind = self._is_behind, False
         return was_behind
 
-    def take(self) -> list[LiveEvent]:
-        """What has come."""
-        events = list(self._events)
-        self._events.clear()
-        return events
+    def take(self) -> LiveEvent | None:
+        """The oldest event that waits."""
+        if not self._events:
+            return None
+        event = self._events.popleft()
+        self._room.n_bytes -= len(event.body)
+        return event
 
     async def wait(self, limit_s: float) -> bool:
         """Wait for something to do; False when nothing came within the limit."""
@@ -85,73 +116,172 @@ class Watcher:
         self.is_closed = True
         self._wake.set()
 
+    def forget(self) -> None:
+        """Nobody reads any more."""
+        self._drop_events()
+        self._is_behind = True  # so that nothing is kept from now on
+
+    def _drop_events(self) -> None:
+        self._room.n_bytes -= sum(len(event.body) for event in self._events)
+        self._events.clear()
+
 
 class LiveEvents:
-    """The fan-out. Open it before use."""
+    """The fan-out. ``listen`` runs as long as the process, ``look`` is the step of a loop.
 
-    def __init__(self, bus: AbstractRobustConnection) -> None:
-        self._bus = bus
-        self._queue: AbstractRobustQueue | None = None
+    n_streams: how many watchers there are. is_listening: whether events come at present.
+    """
+
+    def __init__(self, versions: Versions, *, most: int = 5_000, most_per_token: int = 2_000) -> None:
+        self._versions = versions
+        self._most = most
+        self._most_per_token = most_per_token
         self._watchers: dict[str, set[Watcher]] = {}
+        self._by_token: Counter[bytes] = Counter()
+        self._room = _Room()
         self._is_closed = False
-        self._is_bound = False
-        self._binding = asyncio.Lock()
-        self._unbinding: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self.n_streams = 0
+        self.is_listening = False
 
-    async def open(self) -> None:
-        """Declare the queue; events come into it while there are watchers. Raises TryLater."""
+    @contextmanager
+    def admitting(self, token: str) -> Iterator[None]:
+        """Be one of the streams, for the time of the block. Raises TryLater when there are too many, of all or with this token."""
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+        if self.n_streams >= self._most:
+            raise TryLater("too many live streams at once", 10.0)
+        if self._by_token[digest] >= self._most_per_token:
+            raise TryLater("too many live streams with this token at once", 10.0)
+        self.n_streams += 1
+        self._by_token[digest] += 1
         try:
-            channel = await self._bus.channel()
-            queue = await channel.declare_queue(
-                f"skydriver.live.{uuid.uuid4().hex}", exclusive=True, auto_delete=True, arguments=_QUEUE_ARGUMENTS
-            )
-            await queue.consume(self._on_event, no_ack=True)
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
-            raise TryLater("the message broker can't be reached") from error
-        self._queue = queue
-        self._bus.reconnect_callbacks.add(self._on_reconnection)
+            yield
+        finally:
+            self.n_streams -= 1
+            self._by_token[digest] -= 1
+            if not self._by_token[digest]:
+                del self._by_token[digest]
 
     @asynccontextmanager
     async def watching(self, scan_id: str) -> AsyncIterator[Watcher]:
-        """A watcher of this scan, which is behind at first. Raises TryLater while the broker is away."""
-        watcher = Watcher()
+        """A watcher of this scan, which is behind at first. The broker may be away: events then come from the log alone."""
+        watcher = Watcher(self._room)
         if self._is_closed:
             watcher.close()
         watchers = self._watchers.setdefault(scan_id, set())
         watchers.add(watcher)
+        self._changed.set()
         try:
-            await self._listen()
             yield watcher
         finally:
+            watcher.forget()
             watchers.discard(watcher)
             if not watchers and self._watchers.get(scan_id) is watchers:
                 del self._watchers[scan_id]
-            if not self._watchers and self._is_bound and not self._is_closed:
-                if self._unbinding is not None:
-                    self._unbinding.cancel()
-                self._unbinding = asyncio.create_task(self._listen_no_more())
+            self._changed.set()
 
-    async def _listen(self) -> None:
-        """See to it that events come, before the log is read: so none falls in between."""
-        async with self._binding:
-            if self._is_bound or self._is_closed or self._queue is None:
-                return
+    async def listen(self, bus: AbstractRobustConnection, stopping: asyncio.Event) -> None:
+        """Receive events while there are watchers, until the service stops; whatever is lost on the way is made again."""
+        tries = 0
+        while not stopping.is_set():
             try:
-                with deaths_told():
-                    await self._queue.bind(topology.EVENTS.name, "#", timeout=_BIND_LIMIT_S)
-            except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
-                raise TryLater("the message broker can't be reached") from error
-            self._is_bound = True
+                await self._session(bus, stopping)
+                tries = 0
+            except TryLater as fault:
+                pause_s = _PAUSES_S[min(tries, len(_PAUSES_S) - 1)]
+                tries += 1
+                log.info("live.waiting", what=fault.what, retry_in_s=pause_s)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), pause_s)
 
-    async def _listen_no_more(self) -> None:
-        """Once nobody has watched for a while, let events pass by."""
-        await asyncio.sleep(_UNBIND_AFTER_S)
-        async with self._binding:
-            if self._watchers or not self._is_bound or self._queue is None:
-                return
-            with suppress(AMQPError, OSError, TimeoutError, RuntimeError):
-                await self._queue.unbind(topology.EVENTS.name, "#", timeout=_BIND_LIMIT_S)
-                self._is_bound = False
+    async def _session(self, bus: AbstractRobustConnection, stopping: asyncio.Event) -> None:
+        """Listen on a channel and a queue of its own until one of them is lost. Raises TryLater when they can't be had.
+
+        Nothing of it is restored by the client library, which would do so without a word: watchers have to learn of each gap.
+        """
+        with broker_faults():
+            async with asyncio.timeout(_BROKER_LIMIT_S):
+                await bus.ready()
+                channel = await bus.channel(publisher_confirms=False)
+        is_lost = asyncio.Event()
+        try:
+            with broker_faults():
+                async with asyncio.timeout(_BROKER_LIMIT_S):
+                    queue = await self._consume(channel, is_lost)
+            await self._follow(queue, is_lost, stopping)
+            if is_lost.is_set():
+                log.info("live.lost")
+        finally:
+            self.is_listening = False
+            # not only quietly: what the library raises here is of a channel that is given up
+            with suppress(Exception):
+                async with asyncio.timeout(_BROKER_LIMIT_S):
+                    await channel.close()
+
+    async def _consume(self, channel: AbstractRobustChannel, is_lost: asyncio.Event) -> AbstractRobustQueue:
+        underlay = await channel.get_underlay_channel()
+        assert isinstance(underlay, Channel)
+        underlay.closing.add_done_callback(lambda _: self._lose(is_lost))
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose(is_lost))
+        queue: AbstractRobustQueue = await channel.declare_queue(
+            f"skydriver.live.{uuid.uuid4().hex}", exclusive=True, auto_delete=True, arguments=_QUEUE_ARGUMENTS, robust=False
+        )
+        await queue.consume(self._on_event, no_ack=True, robust=False)
+        return queue
+
+    def _lose(self, is_lost: asyncio.Event) -> None:
+        is_lost.set()
+        self._changed.set()
+
+    async def _follow(self, queue: AbstractRobustQueue, is_lost: asyncio.Event, stopping: asyncio.Event) -> None:
+        """Let events come into the queue while there are watchers. Raises TryLater."""
+        ends = asyncio.create_task(stopping.wait())
+        ends.add_done_callback(lambda _: self._changed.set())
+        try:
+            while not is_lost.is_set() and not stopping.is_set():
+                self._changed.clear()
+                if self._watchers and not self.is_listening:
+                    with broker_faults():
+                        await queue.bind(topology.EVENTS.name, "#", timeout=_BROKER_LIMIT_S, robust=False)
+                    self.is_listening = True
+                    # what happened before the binding did not come: those who have read the log read it again
+                    self.fall_behind()
+                elif not self._watchers and self.is_listening:
+                    if not await self._stay_alone(is_lost, stopping):
+                        continue
+                    with broker_faults():
+                        await queue.unbind(topology.EVENTS.name, "#", timeout=_BROKER_LIMIT_S)
+                    self.is_listening = False
+                    continue  # somebody may have come meanwhile
+                await self._changed.wait()
+        finally:
+            ends.cancel()
+
+    async def _stay_alone(self, is_lost: asyncio.Event, stopping: asyncio.Event) -> bool:
+        """Whether nobody watches for a while; until then events pass by."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_UNBIND_AFTER_S):
+                while not self._watchers and not is_lost.is_set() and not stopping.is_set():
+                    await self._changed.wait()
+                    self._changed.clear()
+                return False
+        return True
+
+    async def look(self) -> bool:
+        """Compare what watchers were told with the log, for all of them in one query. Raises TryLater."""
+        scan_ids = list(self._watchers)
+        for start in range(0, len(scan_ids), _LOOKED_UP_AT_ONCE):
+            newest = await self._versions(scan_ids[start : start + _LOOKED_UP_AT_ONCE])
+            for scan_id, version in newest.items():
+                for watcher in self._watchers.get(scan_id, ()):
+                    watcher.compare(version)
+        return False
+
+    def fall_behind(self) -> None:
+        """Tell all watchers that they may have missed something."""
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.fall_behind()
 
     def close(self) -> None:
         """End all streams, now and from now on."""
@@ -171,8 +301,3 @@ class LiveEvents:
         event = LiveEvent(version, message.type or "", message.body)
         for watcher in watchers:
             watcher.offer(event)
-
-    async def _on_reconnection(self, *_: Any) -> None:
-        for watchers in self._watchers.values():
-            for watcher in watchers:
-                watcher.fall_behind()

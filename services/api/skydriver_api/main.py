@@ -1,9 +1,13 @@
 """Wires the REST gateway together."""
 
+import asyncio
 from functools import partial
 
 import aiohttp
+import structlog
+from aio_pika.abc import AbstractRobustConnection
 from aiohttp import web
+from prometheus_client import Counter, Gauge
 
 from skydriver_api.app import make_app
 from skydriver_api.blob_writer import BlobWriter
@@ -14,15 +18,20 @@ from skydriver_api.eyes import Eyes
 from skydriver_api.limits import Budget
 from skydriver_api.live import LiveEvents
 from skydriver_api.log_links import LogLinks
+from skydriver_api.problems import error_body
 from skydriver_api.reads import Reads
 from skydriver_api.route import MIB
+from skydriver_api.routes.history import HEARTBEAT_S
 from skydriver_api.settings import ApiSettings
 from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
 from skydriver_common.db.bell import Bell
 from skydriver_common.log.together import recorded_reply
 from skydriver_common.runtime.blocking_calls import IsolatedResolver
+from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, connection_cap
 from skydriver_common.runtime.foundation import open_bus, open_service_pool, patiently
 from skydriver_common.runtime.service import Service, StartupProblem, run
+
+log = structlog.get_logger(__name__)
 
 _QUERY_LIMIT_S = 10.0
 """A request whose query takes longer is answered 503: most clients give up after as long."""
@@ -37,6 +46,10 @@ _RESULT_BYTES = 128 * MIB
 
 _NEW_KEY_S = 120.0
 """How long a token under a new key of the dispatcher may reach a gateway before the key does: a ConfigMap takes a minute or so."""
+_PAGE_BYTES = 64 * MIB
+"""Of pages of events on their way into live streams."""
+_FIRST_REQUEST_S = 15.0
+_SILENT = "Try again later: too many connections"
 
 
 def main() -> None:
@@ -47,11 +60,12 @@ def main() -> None:
         pool = await open_service_pool(
             service, settings.database_url.get_secret_value(), size=_CONNECTIONS, command_timeout_s=_QUERY_LIMIT_S
         )
-        bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name)
-        commander = Commander(bus, partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
-        await patiently(commander.open)
-        live = LiveEvents(bus)
-        await patiently(live.open)
+        reads = Reads(pool)
+        commander = Commander(partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
+        live = LiveEvents(reads.versions, most=settings.max_streams, most_per_token=settings.max_streams_per_token)
+        service.ready_check("commands", lambda: commander.is_open)
+        service.spawn("broker", _use_broker(service, settings, commander, live))
+        service.loop("live.look", live.look, idle_s=HEARTBEAT_S)
         session = await service.stack.enter_async_context(
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=IsolatedResolver()), timeout=aiohttp.ClientTimeout(total=10)
@@ -70,7 +84,6 @@ def main() -> None:
         service.stack.push_async_callback(links.close)
         bell = Bell(pool)
         service.spawn("bell", bell.run(service.stopping))
-        reads = Reads(pool)
         deps = Deps(
             reads=reads,
             blobs=BlobWriter(pool),
@@ -83,9 +96,10 @@ def main() -> None:
             searches=Budget(_SEARCHES, what="searches"),
             body_bytes=Budget(_BODY_BYTES, what="large bodies"),
             result_bytes=Budget(_RESULT_BYTES, what="large results"),
+            page_bytes=Budget(_PAGE_BYTES, what="pages of events", patience_s=HEARTBEAT_S),
             scan_token_grace_s=settings.scan_token_grace_s,
         )
-        await _serve(service, settings, make_app(deps, _verifier(settings, session)))
+        await _serve(service, settings, make_app(deps, _verifier(settings, session)), live)
 
     run("api", settings, build)
 
@@ -102,9 +116,46 @@ def _verifier(settings: ApiSettings, session: aiohttp.ClientSession) -> TokenVer
     return TokenVerifier(issuers, audience=settings.auth_audience)
 
 
-async def _serve(service: Service, settings: ApiSettings, app: web.Application) -> None:
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
+async def _use_broker(service: Service, settings: ApiSettings, commander: Commander, live: LiveEvents) -> None:
+    """Connect, in the background: what is only read needs no broker, and is answered without one."""
+
+    async def open_it() -> AbstractRobustConnection:
+        bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name)
+        await patiently(partial(commander.open, bus))
+        return bus
+
+    opening, stop = asyncio.create_task(open_it()), asyncio.create_task(service.stopping.wait())
+    try:
+        await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if opening.done():
+            await live.listen(opening.result(), service.stopping)
+    finally:
+        for task in (opening, stop):
+            task.cancel()
+        await asyncio.gather(opening, stop, return_exceptions=True)
+
+
+async def _serve(service: Service, settings: ApiSettings, app: web.Application, live: LiveEvents) -> None:
+    runner = LimitedRunner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=5.0, keepalive_timeout=settings.http_idle_timeout_s
+    )
     await runner.setup()
+    refused = Counter(
+        "skydriver_http_requests_refused", "Requests refused before they were looked at.", ["reason"],
+        registry=service.metrics.registry,
+    )  # fmt: skip
+    most = connection_cap(settings.http_max_connections, service.descriptors)
+    if most < settings.http_max_connections:
+        log.warning("connections.limited", most=most, wanted=settings.http_max_connections, descriptors=service.descriptors)
+    runner.limits = limits = ConnectionLimits(
+        runner.server, most=most, most_per_address=settings.http_max_connections_per_address, first_request_s=_FIRST_REQUEST_S,
+        refusal=error_body(503, _SILENT), on_refused=lambda reason: refused.labels(reason).inc(),
+    )  # fmt: skip
+    for name, text, figure in (
+        ("skydriver_http_connections", "Open connections of clients.", lambda: limits.n_open),
+        ("skydriver_live_streams", "Open live streams of events.", lambda: live.n_streams),
+    ):
+        Gauge(name, text, registry=service.metrics.registry).set_function(figure)
     service.on_stop(runner.cleanup)
     try:
         await web.TCPSite(runner, settings.http_host, settings.http_port, backlog=1024).start()

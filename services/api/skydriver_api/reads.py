@@ -22,6 +22,8 @@ from skydriver_common.model.rejections import Reply
 _sql = load_statements("skydriver_api", "api.sql")
 _LOOKUP_LIMIT_S = 5.0
 EVENTS_AT_ONCE = 100
+EVENT_PAGE_BYTES = 256 * 1024
+"""After so much of events a page ends, with the event that has reached it."""
 _KEPT_RESULTS_BYTES = 64 * 1024 * 1024
 _NO_WORKFORCE = b'{"statuses":{},"n_running":0,"top_errors":{}}'
 
@@ -182,9 +184,17 @@ class Reads:
                 return moment
         return float(row["requested_at"])
 
-    async def events_after(self, scan_id: str, version: int) -> Sequence[LoggedEvent]:
-        """The scan's next events after a version, EVENTS_AT_ONCE at most; who watches the same scan shares the query."""
-        return await self._events((scan_id, version)) or ()
+    async def events_after(self, scan_id: str, version: int) -> tuple[Sequence[LoggedEvent], bool]:
+        """The scan's next events after a version, a page of them, and whether these are the last so far.
+
+        Who watches the same scan shares the query.
+        """
+        return await self._events((scan_id, version)) or ((), True)
+
+    async def versions(self, scan_ids: Sequence[str]) -> dict[str, int]:
+        """The versions of these scans' newest events; unknown scans are left out."""
+        async with _promptly():
+            return {row["scan_id"]: row["version"] async for row in _sql.versions(self.pool, scan_ids=list(scan_ids))}
 
     async def _find_manifests(self, scan_ids: list[str]) -> dict[str, ManifestView]:
         async with _promptly():
@@ -207,12 +217,16 @@ class Reads:
         ends = {scan_id: wire.decode(rest).get("scanner", {}).get("ended_at") for scan_id, rest in rests.items()}
         return {scan_id: ended_at for scan_id, ended_at in ends.items() if ended_at is not None}
 
-    async def _find_events(self, places: list[tuple[str, int]]) -> dict[tuple[str, int], list[LoggedEvent]]:
+    async def _find_events(self, places: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[list[LoggedEvent], bool]]:
         """Of one place: a page can be large."""
         ((scan_id, version),) = places
         async with _promptly():
-            page = [event async for event in log.history(self.pool, scan_id, after=version, most=EVENTS_AT_ONCE)]
-        return {(scan_id, version): page}
+            rows = _sql.events_after(
+                self.pool, scan_id=scan_id, after=version, most=EVENTS_AT_ONCE, most_bytes=EVENT_PAGE_BYTES
+            )
+            page = [log.logged_event(row) async for row in rows]
+        is_last = len(page) < EVENTS_AT_ONCE and sum(len(event.data) for event in page) < EVENT_PAGE_BYTES
+        return {(scan_id, version): (page, is_last)}
 
     async def _find_bodies(self, views: list[ResultView]) -> dict[ResultView, bytes]:
         """One body: a blob can be large."""

@@ -39,6 +39,17 @@ class ApiSettings(ServiceSettings):
     kubernetes_namespace: str = ""
     prometheus_url: str = ""
     """Knows when a scanner server's log ends; empty: links to logs have no time window."""
+    http_max_connections: int = Field(default=10_000, ge=1)
+    """Connections at once; further ones are answered 503. Less where the limit of descriptors is lower (it is raised to the hard
+    limit at the start)."""
+    http_max_connections_per_address: int = Field(default=5_000, ge=1)
+    """Of one client address. A proxy in front of the gateway is one address."""
+    http_idle_timeout_s: float = Field(default=75.0, gt=0, le=3600, allow_inf_nan=False)
+    """A connection without a request for so long is closed; longer than a proxy in front keeps its own."""
+    max_streams: int = Field(default=5_000, ge=1)
+    """Live streams of events at once; further ones get 503."""
+    max_streams_per_token: int = Field(default=2_000, ge=1)
+    """Of one token."""
     command_deadline_s: float = Field(default=10.0, gt=0)
     """How long a command may wait before it must not take effect any more."""
 

@@ -1,22 +1,28 @@
 """Streams of events through the loss of the broker, and to readers that take their time: every version once, in order."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import aio_pika
 import aiohttp
 import orjson
 import pytest
+from aio_pika.abc import AbstractRobustChannel, AbstractRobustQueue
+from aio_pika.exceptions import AMQPError
 
+from skydriver_api.live import LiveEvents
 from skydriver_api.routes import history
+from skydriver_common.auth import Principal, Role
 from skydriver_common.bus import topology
 from skydriver_common.bus.event_messages import event_message
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
-from tests.support.gateway import LocalGateway, local_gateway
-from tests.support.histories import Store, a_report, a_store
+from skydriver_common.model.events import ScanDeleted
+from tests.support.gateway import LocalGateway, _Everybody, local_gateway
+from tests.support.histories import Store, a_report, a_store, until
 from tests.support.proxy import Proxy
 
 
@@ -88,7 +94,7 @@ async def test_a_stream_outlives_a_database_that_is_away_for_a_while(
             assert await _next_version(content) == 1
             monkeypatch.setattr(lookup, "_query", failing)
             await store.append("progress", scan, a_report(1))
-            await gateway.deps.live._on_reconnection()  # something may have been missed
+            gateway.deps.live.fall_behind()  # something may have been missed
             assert await _next_version(content) == 2
         assert failures >= 4
 
@@ -104,3 +110,151 @@ async def test_a_slow_reader_misses_nothing_and_holds_nobody_up(database: str, c
                 await _publish(clean_bus, store, scan, after=1 + number * 10)
                 assert [await _next_version(quick) for _ in range(10)] == list(range(2 + number * 10, 12 + number * 10))
             assert [await _next_version(slow) for _ in range(300)] == list(range(2, 302))
+
+
+@asynccontextmanager
+async def _listening(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[AbstractRobustQueue]]:
+    """The queues that gateways make from here on to listen to events."""
+    made: list[AbstractRobustQueue] = []
+    consume = LiveEvents._consume
+
+    async def noted(self: LiveEvents, channel: AbstractRobustChannel, is_lost: asyncio.Event) -> AbstractRobustQueue:
+        made.append(await consume(self, channel, is_lost))
+        return made[-1]
+
+    monkeypatch.setattr(LiveEvents, "_consume", noted)
+    yield made
+
+
+async def _close_channel(queue: AbstractRobustQueue) -> None:
+    """As the broker does after an error on it."""
+    underlay = await queue.channel.get_underlay_channel()
+    with suppress(AMQPError):
+        await underlay.queue_declare(f"skydriver.no-such-queue.{queue.name}", passive=True)
+
+
+async def _delete_queue(queue: AbstractRobustQueue) -> None:
+    """As a policy or a person does: the consumer is cancelled, the channel lives."""
+    other = await queue.channel.get_underlay_channel()
+    channel = await other.connection.channel()
+    await channel.queue_delete(queue.name)
+
+
+@pytest.mark.parametrize("lose", [_close_channel, _delete_queue])
+async def test_a_lost_channel_or_consumer_is_noticed_and_what_was_missed_is_told(
+    database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch, lose: Callable[[AbstractRobustQueue], Awaitable[None]]
+) -> None:
+    async with (
+        a_store(database) as store, _listening(monkeypatch) as queues, local_gateway(database, clean_bus) as gateway,
+        asyncio.timeout(60),
+    ):  # fmt: skip
+        scan = await store.a_scan()
+        async with _streaming(gateway, scan) as content:
+            assert await _next_version(content) == 1
+            await until(lambda: _is_listening(gateway))
+            await lose(queues[0])
+            await store.append("progress", scan, a_report(1))  # nobody hears of it: it is the last one for now
+            assert await _next_version(content) == 2
+            assert len(queues) == 2
+            await store.append("progress", scan, a_report(2))
+            await _publish(clean_bus, store, scan, after=2)
+            assert await _next_version(content) == 3
+
+
+async def _is_listening(gateway: LocalGateway) -> bool:
+    return gateway.deps.live.is_listening
+
+
+async def test_a_last_event_that_the_broker_dropped_is_told_at_the_next_look(database: str, clean_bus: str) -> None:
+    async with a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(60):
+        scan = await store.a_scan()
+        async with _streaming(gateway, scan) as content:
+            assert await _next_version(content) == 1
+            await until(lambda: _is_listening(gateway))
+            await store.append("progress", scan, a_report(1))
+            await gateway.deps.live.look()
+            assert await _next_version(content) == 2
+
+
+async def test_streams_need_no_broker(database: str, clean_bus: str) -> None:
+    url = urlsplit(clean_bus)
+    proxy = Proxy(url.port or 0)
+    await proxy.open()
+    through = clean_bus.replace(f":{url.port}/", f":{proxy.port}/")
+    async with a_store(database) as store, local_gateway(database, through) as gateway, asyncio.timeout(60):
+        scan = await store.a_scan()
+        await proxy.close()
+        async with _streaming(gateway, scan) as content:
+            assert await _next_version(content) == 1
+            await store.append("progress", scan, a_report(1))
+            await gateway.deps.live.look()
+            assert await _next_version(content) == 2
+        await proxy.open()
+    await proxy.close()
+
+
+async def _last_word(content: aiohttp.StreamReader) -> bytes:
+    """What the stream says after the scan's events, before it ends."""
+    blocks = [block for block in (await content.read()).split(b"\n\n") if block not in (b"", b":")]
+    assert not blocks[-1].startswith(b"id: ")
+    return blocks[-1]
+
+
+async def test_a_stream_ends_when_its_scan_is_deleted_and_says_so(database: str, clean_bus: str) -> None:
+    async with a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(60):
+        scan = await store.a_scan()
+        async with _streaming(gateway, scan) as content:
+            assert await _next_version(content) == 1
+            await store.append("dispatcher", scan, ScanDeleted())
+            await gateway.deps.live.look()
+            assert await _next_version(content) == 2
+            assert b'event: stream.ended\ndata: {"reason":"scan-deleted"' in await _last_word(content)
+        async with _streaming(gateway, scan) as content:  # and one that comes later is told the same
+            assert [await _next_version(content) for _ in range(2)] == [1, 2]
+            assert b"scan-deleted" in await _last_word(content)
+
+
+async def test_a_stream_ends_when_its_token_expires_and_says_so(
+    database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def expired(self: object, token: str) -> Principal:
+        return Principal("somebody", "test", frozenset(Role), expires_at=time.time())
+
+    monkeypatch.setattr(_Everybody, "verify", expired)
+    async with a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(60):
+        scan = await store.a_scan()
+        async with _streaming(gateway, scan) as content:
+            assert await _next_version(content) == 1
+            assert b'{"reason":"token-expired"' in await _last_word(content)
+
+
+async def test_pages_for_streams_end_by_bytes_and_say_whether_more_follows(database: str, clean_bus: str) -> None:
+    async with a_store(database) as store, local_gateway(database, clean_bus) as gateway:
+        scan = await store.a_scan()
+        await store.append("progress", scan, *(a_report(number, text="x" * 100_000) for number in range(5)))
+        reads = gateway.deps.reads
+        first, is_last = await reads.events_after(scan, 0)
+        assert ([event.version for event in first], is_last) == ([1, 2, 3, 4], False)
+        second, is_last = await reads.events_after(scan, 4)
+        assert ([event.version for event in second], is_last) == ([5, 6], True)
+        assert await reads.versions([scan, "unknown"]) == {scan: 6}
+
+
+async def test_thousands_of_streams_that_come_back_at_once_share_their_look_ups(database: str, clean_bus: str) -> None:
+    async with a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(120):
+        scans = [await store.a_scan() for _ in range(3)]
+        lookup, asked = gateway.deps.reads._statuses, list[int]()
+        query = lookup._query
+
+        async def counted(scan_ids: list[str]) -> object:
+            asked.append(len(scan_ids))
+            return await query(scan_ids)
+
+        lookup._query = counted  # type: ignore[assignment]
+
+        async def come_back(number: int) -> int:
+            async with _streaming(gateway, scans[number % 3]) as content:
+                return await _next_version(content)
+
+        assert await asyncio.gather(*(come_back(number) for number in range(300))) == [1] * 300
+        assert len(asked) < 150

@@ -1,7 +1,7 @@
 """The result of a checked token: a subject, its roles, and the one scan it may be limited to."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self
 
@@ -80,12 +80,14 @@ class Principal:
         issuer: the token's `iss`.
         roles: may be empty; then no route is allowed.
         scan_id: the only scan this token is good for, or None for all.
+        expires_at: Unix seconds after which the token is not accepted any more; what goes on for long has to end then.
     """
 
     subject: str
     issuer: str
     roles: frozenset[Role]
     scan_id: ScanId | None = None
+    expires_at: float = field(default=float("inf"), compare=False)
 
     def may_touch(self, scan_id: ScanId) -> bool:
         """Whether the token's limit, if it has one, lets it be used on this scan. Roles are another question."""

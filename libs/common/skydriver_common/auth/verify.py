@@ -133,7 +133,9 @@ class TokenVerifier:
         if issuer.scan_tokens_only and scan_id is None:
             raise InvalidToken("its issuer gives out tokens for single scans only")
         rules = issuer.role_rules if scan_id is None else DEFAULT_ROLE_RULES
-        principal = Principal(subject, issuer.name, roles_in(claims, rules), ScanId(scan_id) if scan_id else None)
+        principal = Principal(
+            subject, issuer.name, roles_in(claims, rules), ScanId(scan_id) if scan_id else None, expires + LEEWAY_S
+        )
         return principal, expires
 
 

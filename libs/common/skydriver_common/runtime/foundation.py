@@ -88,9 +88,11 @@ async def open_bus(service: Service, amqp_url: str, *, name: str) -> AbstractRob
             raise
         return bus
 
+    opened: list[AbstractRobustConnection] = []
+    service.ready_check("message broker", lambda: any(not bus.is_closed and bus.connected.is_set() for bus in opened))
     bus = await patiently(open_it)
+    opened.append(bus)
     service.stack.push_async_callback(bus.close)
-    service.ready_check("message broker", lambda: not bus.is_closed and bus.connected.is_set())
     return bus
 
 

@@ -18,6 +18,7 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from skydriver_common.faults import TryLater
+from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, note_request
 from skydriver_common.runtime.telemetry import Metrics
 
 __all__ = ["Check", "Health", "HealthServer"]
@@ -29,6 +30,11 @@ Check = Callable[[], bool | Awaitable[bool]]
 
 CHECK_LIMIT_S = 2.0
 """A check that takes longer counts as not ready; probers usually give up after a few seconds."""
+
+
+_CONNECTIONS = 64
+"""Probers and scrapers are few; more must not take the descriptors of the service."""
+_IDLE_S = 15.0
 
 
 class Health:
@@ -80,14 +86,20 @@ class HealthServer:
         self._host = host
         self.port = port
         app = web.Application()
+        app.on_response_prepare.append(_noted)
         app.router.add_get("/healthz", self._alive)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._figures)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._runner = LimitedRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=_IDLE_S
+        )
 
     async def __aenter__(self) -> Self:
         """Raises OSError when the address cannot be used."""
         await self._runner.setup()
+        self._runner.limits = ConnectionLimits(
+            self._runner.server, most=_CONNECTIONS, most_per_address=_CONNECTIONS, first_request_s=_IDLE_S, refusal=b"{}"
+        )
         try:
             await web.TCPSite(self._runner, self._host, self.port).start()
         except BaseException:
@@ -108,6 +120,10 @@ class HealthServer:
 
     async def _figures(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _noted(request: web.Request, _: web.StreamResponse) -> None:
+    note_request(request)
 
 
 def _json(content: dict[str, object], *, status: int = 200) -> web.Response:

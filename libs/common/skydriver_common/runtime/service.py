@@ -25,6 +25,7 @@ import structlog
 import uvloop
 
 from skydriver_common.faults import TryLater
+from skydriver_common.runtime.connections import raise_descriptor_limit
 from skydriver_common.runtime.health import Check, Health, HealthServer
 from skydriver_common.runtime.loops import Pulse, Step, forever
 from skydriver_common.runtime.redaction import redact_text
@@ -59,6 +60,7 @@ class Service:
         name, replica: who this is, in logs and metrics.
         stack: opened things are entered here and closed in reverse order, after all tasks have ended.
         health_port: where the health server of this process listens.
+        descriptors: how many files and connections this process may have open.
         stopping: set when the stop begins; for code that is no `loop` and must notice.
     """
 
@@ -71,6 +73,7 @@ class Service:
         self.health = health
         self.metrics = metrics
         self.health_port = 0
+        self.descriptors = raise_descriptor_limit()
         self.stopping = asyncio.Event()
         self.failed = False
         self._group = group
@@ -228,7 +231,9 @@ async def serve(
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         _say(name, f"cannot start: {PREFIX}HEALTH_PORT: cannot listen on {settings.health_host}:{settings.health_port}: {why}")
         return EXIT_IMPOSSIBLE
-    log.info("service.starting", health=f"http://{settings.health_host}:{server.port}/readyz")
+    log.info(
+        "service.starting", health=f"http://{settings.health_host}:{server.port}/readyz", descriptors=raise_descriptor_limit()
+    )
     stack = AsyncExitStack()
     try:
         async with asyncio.TaskGroup() as group:

@@ -1,19 +1,22 @@
 """A scan's events: a page of its history, or a stream of server-sent events that goes on live. The source is the event log."""
 
 import asyncio
+import time
 
 import orjson
 from aiohttp import web
 
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.live import Watcher
+from skydriver_api.middleware import PRINCIPAL, READ_LIMIT
 from skydriver_api.queries import whole_number
-from skydriver_api.reads import EVENTS_AT_ONCE
+from skydriver_api.reads import EVENT_PAGE_BYTES
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of
 from skydriver_api.routes.streaming import Stream, streaming
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
+from skydriver_common.model.events import ScanDeleted
 
 MOST_EVENTS = 1000
 DEFAULT_EVENTS = 100
@@ -22,6 +25,11 @@ LONGEST_STREAM_S = 3600.0
 """Then the client connects again, with a token that is still good."""
 
 _HEARTBEAT = b":\n\n"
+_END = b'event: stream.ended\ndata: {"reason":"%b","text":"%b"}\n\n'
+"""The last event of a stream that would only end again if it were taken up; it is none of the log, and has no id."""
+_BEGIN_LIMIT_S = 60.0
+"""Of a stream whose look-up waits behind those of many others; a query by itself has less."""
+_SMALL_BYTES = 16 * 1024
 _LOG_AGAIN_S = 1.0
 _EVENT_STREAM = "text/event-stream"
 
@@ -38,9 +46,19 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     wants_stream = _EVENT_STREAM in request.headers.get("Accept", "")
     if wants_stream and "Last-Event-ID" in request.headers:
         after = whole_number(request.headers["Last-Event-ID"], "Last-Event-ID", default=0)
+    if not wants_stream:
+        await _check(deps, scan_id)
+        return await _page(deps, scan_id, after, limit)
+    with deps.live.admitting(request.headers.get("Authorization", "")):
+        if (read_limit := request.get(READ_LIMIT)) is not None:
+            read_limit.reschedule(asyncio.get_running_loop().time() + _BEGIN_LIMIT_S)
+        await _check(deps, scan_id)
+        return await _stream(request, deps, scan_id, after)
+
+
+async def _check(deps: Deps, scan_id: str) -> None:
     if await deps.reads.status(scan_id) is None:
         raise not_found(scan_id)
-    return await _stream(request, deps, scan_id, after) if wants_stream else await _page(deps, scan_id, after, limit)
 
 
 async def _page(deps: Deps, scan_id: str, after: int, limit: int) -> web.Response:
@@ -53,17 +71,26 @@ async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) ->
     headers = {"Content-Type": _EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     async with deps.live.watching(scan_id) as watcher, streaming(request, headers) as answer:
         await answer.begin()
-        told = _Told(answer, deps, scan_id, after)
-        ends_at = asyncio.get_running_loop().time() + LONGEST_STREAM_S
-        while not watcher.is_closed and asyncio.get_running_loop().time() < ends_at:
+        answer.bound_buffer()
+        told = _Told(answer, deps, scan_id, watcher, after)
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + LONGEST_STREAM_S
+        expires_at = clock() + request[PRINCIPAL].expires_at - time.time()
+        while not watcher.is_closed and clock() < ends_at:
             try:
-                await told.tell(watcher)
+                await told.tell()
             except TryLater as fault:  # the log can't be read just now: a stream that lives is kept
                 watcher.fall_behind()
                 await answer.write(_HEARTBEAT)
                 await asyncio.sleep(max(_LOG_AGAIN_S, fault.after_s))
                 continue
-            if not await watcher.wait(HEARTBEAT_S):
+            if told.is_deleted:
+                await answer.write(_END % (b"scan-deleted", b"the scan was deleted"))
+                break
+            if clock() >= expires_at:
+                await answer.write(_END % (b"token-expired", b"the token has expired; connect again with a new one"))
+                break
+            if not await watcher.wait(max(0.0, min(HEARTBEAT_S, expires_at - clock()))):
                 await answer.write(_HEARTBEAT)
                 await deps.eyes.stay_on(scan_id)
         await answer.end()
@@ -71,33 +98,42 @@ async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) ->
 
 
 class _Told:
-    """One open stream, and the version it has come to."""
+    """One open stream, and the version it has come to. is_deleted: the deletion of the scan was told."""
 
-    def __init__(self, answer: Stream, deps: Deps, scan_id: str, version: int) -> None:
+    def __init__(self, answer: Stream, deps: Deps, scan_id: str, watcher: Watcher, version: int) -> None:
+        self.is_deleted = False
         self._answer = answer
         self._deps = deps
         self._scan_id = scan_id
-        self._version = version
+        self._watcher = watcher
+        watcher.version = version
 
-    async def tell(self, watcher: Watcher) -> None:
-        """Write what the watcher has, and what it has missed, in order and each version once."""
-        if watcher.catch_up():
+    async def tell(self) -> None:
+        """Write what the watcher has, and what it has missed, in order and each version once. Raises TryLater."""
+        if self._watcher.catch_up():
             await self._from_the_log()
-        for event in watcher.take():
-            if event.version > self._version + 1:
+        while (event := self._watcher.take()) is not None:
+            if event.version > self._watcher.version + 1:
                 await self._from_the_log()
-            if event.version == self._version + 1:
+            if event.version == self._watcher.version + 1:
                 await self._event(event.version, event.type, event.body)
 
     async def _from_the_log(self) -> None:
-        while True:
-            # a page at a time: no connection of the pool is held while the client takes its time
-            page = await self._deps.reads.events_after(self._scan_id, self._version)
-            for event in page:
-                await self._event(event.version, event.type, event.as_json())
-            if len(page) < EVENTS_AT_ONCE:
-                return
+        is_last = False
+        while not is_last:
+            # a page at a time: no connection of the pool is held while the client takes its time, but memory is
+            async with self._deps.page_bytes.taking(EVENT_PAGE_BYTES):
+                page, is_last = await self._deps.reads.events_after(self._scan_id, self._watcher.version)
+                for event in page:
+                    await self._event(event.version, event.type, event.as_json())
 
     async def _event(self, version: int, type_: str, body: bytes) -> None:
-        await self._answer.write(b"id: %d\nevent: %b\ndata: %b\n\n" % (version, type_.encode(), body))
-        self._version = version
+        head = b"id: %d\nevent: %b\ndata: " % (version, type_.encode())
+        if len(body) < _SMALL_BYTES:
+            await self._answer.write(b"".join((head, body, b"\n\n")))
+        else:
+            await self._answer.write(head)
+            await self._answer.write_all(body, portion=_SMALL_BYTES)
+            await self._answer.write(b"\n\n")
+        self._watcher.version = version
+        self.is_deleted |= type_ == ScanDeleted.type

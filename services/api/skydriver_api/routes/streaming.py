@@ -14,6 +14,7 @@ log = structlog.get_logger(__name__)
 WRITE_LIMIT_S = 60.0
 """A client that takes nothing for so long has stopped reading."""
 _PORTION_BYTES = 1024 * 1024
+_BUFFER_BYTES = 16 * 1024
 
 
 class ClientStalled(ConnectionResetError):
@@ -39,6 +40,11 @@ class Stream:
             limit.reschedule(None)
         await self.response.prepare(self._request)
 
+    def bound_buffer(self) -> None:
+        """Keep little for a client that reads slowly; there may be thousands of them."""
+        if self._request.transport is not None:
+            self._request.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+
     async def write(self, piece: "bytes | memoryview[int]") -> None:
         """Send a piece, as fast as the client reads. Raises ConnectionResetError, ClientStalled."""
         try:
@@ -49,11 +55,11 @@ class Stream:
         except TimeoutError as error:
             raise ClientStalled("the client does not read") from error
 
-    async def write_all(self, body: bytes) -> None:
-        """Send a large piece in portions. Raises as ``write`` does."""
+    async def write_all(self, body: bytes, *, portion: int = _PORTION_BYTES) -> None:
+        """Send a large piece in portions of so many bytes. Raises as ``write`` does."""
         view = memoryview(body)
-        for begin in range(0, len(view), _PORTION_BYTES):
-            await self.write(view[begin : begin + _PORTION_BYTES])
+        for begin in range(0, len(view), portion):
+            await self.write(view[begin : begin + portion])
 
     async def end(self) -> None:
         """Say that this was all, unless the client is gone."""

@@ -61,3 +61,15 @@ SELECT body FROM ewms_taskforces WHERE scan_id = :scan_id;
 SELECT doc #>> '{progress,start}' AS progress_start,
        doc #>> '{progress,processing_stats,start,scanner start}' AS scanner_start, doc ->> 'timestamp' AS requested_at
   FROM manifests WHERE scan_id = :scan_id;
+
+-- name: events_after(scan_id, after, most, most_bytes)
+-- One scan's events after a version, in order, up to the one that reaches so many bytes (their lengths are known without reading
+-- what is stored out of line). Index: event_log_scan_version_key.
+SELECT position, event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id, data
+  FROM (SELECT *, sum(octet_length(data)) OVER (ORDER BY version) - octet_length(data) AS before
+          FROM (SELECT * FROM event_log WHERE scan_id = :scan_id AND version > :after ORDER BY version LIMIT :most) AS next) AS page
+ WHERE before < :most_bytes ORDER BY version;
+
+-- name: versions(scan_ids)
+-- The newest versions of scans. Index: manifests_pkey.
+SELECT scan_id, version FROM manifests WHERE scan_id = ANY(:scan_ids::text[]);

@@ -1,0 +1,77 @@
+"""What waits for live streams: bounded in number and bytes, and nothing of a scan is missed for good."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from skydriver_api import live as live_module
+from skydriver_api.live import LiveEvent, LiveEvents
+from skydriver_common.faults import TryLater
+
+
+class Log:
+    """Knows the newest versions; queries: what was asked for."""
+
+    def __init__(self, **versions: int) -> None:
+        self.versions = versions
+        self.queries: list[list[str]] = []
+
+    async def __call__(self, scan_ids: Sequence[str]) -> Mapping[str, int]:
+        self.queries.append(list(scan_ids))
+        return {scan_id: self.versions[scan_id] for scan_id in scan_ids if scan_id in self.versions}
+
+
+def _event(version: int, size: int = 10) -> LiveEvent:
+    return LiveEvent(version, "t", b"x" * size)
+
+
+async def test_a_last_event_that_never_came_is_found_by_its_version_in_one_query_for_all() -> None:
+    log = Log(a=3, b=2)
+    live = LiveEvents(log)
+    async with live.watching("a") as missed, live.watching("b") as even, live.watching("b") as waiting:
+        for watcher, version in ((missed, 2), (even, 2), (waiting, 1)):
+            watcher.catch_up()
+            watcher.version = version
+        waiting.offer(_event(2))
+        await live.look()
+        assert sorted(log.queries[0]) == ["a", "b"]
+        assert len(log.queries) == 1
+        assert [watcher.catch_up() for watcher in (missed, even, waiting)] == [True, False, False]
+
+
+async def test_what_waits_for_all_watchers_together_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "MAX_WAITING_BYTES", 1000)
+    live = LiveEvents(Log())
+    async with live.watching("a") as first, live.watching("b") as second:
+        first.catch_up()
+        second.catch_up()
+        first.offer(_event(1, 600))
+        second.offer(_event(1, 600))
+        assert live._room.n_bytes == 600
+        assert (first.catch_up(), second.catch_up()) == (False, True)
+        assert first.take() == _event(1, 600)
+        second.offer(_event(2, 600))
+        assert live._room.n_bytes == 600
+    assert live._room.n_bytes == 0
+    first.offer(_event(2))  # of one whose stream has ended, nothing is kept
+    assert live._room.n_bytes == 0
+
+
+async def test_streams_are_limited_in_number_and_for_each_token() -> None:
+    live = LiveEvents(Log(), most=3, most_per_token=2)
+    with live.admitting("one"), live.admitting("one"):
+        with pytest.raises(TryLater, match="token"), live.admitting("one"):
+            raise AssertionError("it was let in")
+        with live.admitting("two"), pytest.raises(TryLater, match="too many live streams"), live.admitting("three"):
+            raise AssertionError("it was let in")
+    with live.admitting("one"):
+        assert live.n_streams == 1
+    assert live._by_token == {}
+
+
+async def test_watchers_end_with_the_process_also_those_that_come_later() -> None:
+    live = LiveEvents(Log())
+    async with live.watching("a") as before:
+        live.close()
+        async with live.watching("a") as after:
+            assert (before.is_closed, after.is_closed) == (True, True)
