@@ -1,6 +1,6 @@
 """The release before this one: its commit, what it knew, and its code, for tests that run both beside each other.
 
-When an issue begins, COMMIT becomes the last commit before it, and STATE_VERSION and STATE_FIELDS what that commit has.
+When an issue begins, COMMIT becomes the last commit before it, and the constants below what that commit has.
 """
 
 import subprocess
@@ -96,6 +96,16 @@ STATE_FIELDS: dict[str, frozenset[str]] = {
         ]
     ),
 }
+MIGRATIONS = frozenset(
+    (
+        "0001_common_event_log", "0010_api_find_indexes", "0010_ewms_bridge_watch", "0020_api_due_work_indexes",
+        "0030_common_break_glass", "0031_common_housekeeping", "0040_dispatcher_throttle", "0041_dispatcher_claim_indexes",
+        "0050_ewms_bridge_problems", "0051_ewms_bridge_outages", "0052_ewms_bridge_top_up", "0060_progress_compaction",
+        "0061_progress_due_work", "0070_common_drop_consumed_events", "0071_common_break_glass_first",
+        "0075_dispatcher_room_and_cap", "0076_dispatcher_one_throttle",
+    )
+)  # fmt: skip
+"""Applied everywhere: they are never changed, and the rules for new ones do not hold for them."""
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _PACKAGES = ("libs", "services", "sandbox")

@@ -22,10 +22,12 @@ from skydriver_cli.client import Client, Connection, find_connection
 from skydriver_cli.dead_commands import dead
 from skydriver_cli.log_commands import log
 from skydriver_cli.output import line, print_json
+from skydriver_cli.places import schema_problems
 from skydriver_cli.problems import Problem
 from skydriver_cli.sandbox_commands import sandbox
 from skydriver_cli.settings_page import show_settings
 from skydriver_cli.throttle_commands import throttle
+from skydriver_common.faults import TryLater
 
 app = typer.Typer(
     help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
@@ -239,25 +241,63 @@ def migrate(
     with_roles: Annotated[
         bool, typer.Option("--roles", help="Make the services' database roles, too, and grant them what they need.")
     ] = False,
+    amqp_url: Annotated[
+        str | None, typer.Option("--amqp-url", envvar="SKYDRIVER_AMQP_URL", help="The broker; its queues are declared, too.")
+    ] = None,
 ) -> None:
-    """Bring a database to this release's schema.
+    """Bring a database to this release's schema, and declare its queues where the broker is named.
 
-    Example: SKYDRIVER_DATABASE_URL=postgresql://… skydriver migrate --roles
+    Old and new programs may run meanwhile: no step waits long with a lock, and what older ones use stays.
+
+    Example: SKYDRIVER_DATABASE_URL=postgresql://… SKYDRIVER_AMQP_URL=amqp://… skydriver migrate --roles
     """
     from skydriver_common.db import migrate as migrations
     from skydriver_common.db import roles
 
+    def say(text: str) -> None:
+        err.print(line(text), highlight=False, soft_wrap=True)
+
+    with schema_problems():
+        applied = migrations.migrate(database_url, say=say)
+        newer = migrations.look(database_url).newer
+        if newer and with_roles:
+            raise Problem(
+                f"the database is a newer release's ({newer[-1]}), whose roles have rights that this one does not know",
+                "Make roles with the programs of that release",
+            )
+        try:
+            if with_roles:
+                roles.apply_roles(database_url)
+        except roles.NotAllowed as error:
+            raise Problem(
+                "this user may not make roles or grant rights", "Use the owner of the tables, with CREATEROLE"
+            ) from error
+    if amqp_url:
+        asyncio.run(_declare(amqp_url))
+    done = f"applied: {', '.join(applied)}" if applied else "applied: nothing, the schema is up to date"
+    out.print(line(f"{done}; it is a newer release's ({newer[-1]})" if newer else done), soft_wrap=True)
+    if amqp_url:
+        out.print("declared: exchanges, and the queues of every consumer")
+
+
+async def _declare(amqp_url: str) -> None:
+    """What must exist at the broker before anything is published, for consumers too that have never started. Raises Problem."""
+    from skydriver_common.bus import topology
+    from skydriver_common.bus.broker import connect
+    from skydriver_common.bus.translate import broker_faults
+
     try:
-        applied = migrations.migrate(database_url)
-        if with_roles:
-            roles.apply_roles(database_url)
-    except roles.NotAllowed as error:
-        raise Problem("this user may not make roles or grant rights", "Use the owner of the tables, with CREATEROLE") from error
-    except migrations.SchemaTooNew as error:
-        raise Problem(str(error)) from error
-    except migrations.Unreachable as error:
-        raise Problem("the database can't be reached", "Check the URL and the server") from error
-    out.print(f"applied: {', '.join(applied) or 'nothing, the schema is up to date'}")
+        bus = await connect(amqp_url, name="migrate")
+        try:
+            with broker_faults():
+                async with bus.channel() as channel:
+                    await topology.declare(channel)
+        finally:
+            await bus.close()
+    except TryLater as fault:
+        raise Problem(
+            f"the database is migrated, the queues are not declared: {fault.what}", "Check the URL and the broker"
+        ) from fault
 
 
 def parse_pairs(text: str, option: str) -> list[tuple[str, int]]:

@@ -12,7 +12,8 @@ import asyncpg
 import typer
 
 from skydriver_cli.problems import Problem
-from skydriver_common.db.pool import Connection, Pool, open_pool
+from skydriver_common.db import migrate
+from skydriver_common.db.pool import Connection, Pool, connect, open_pool
 from skydriver_common.faults import TryLater
 
 DataDir = Annotated[
@@ -48,16 +49,11 @@ async def database(given: str | None, data_dir: Path) -> AsyncIterator[Connectio
     """A connection of an operator's own. Raises Problem when there is no database, or it goes away."""
     url = find_url(given, "database_url", data_dir)
     try:
-        connection = await asyncpg.connect(
-            url,
-            timeout=10,
-            command_timeout=600,
-            server_settings={"application_name": "skydriver-cli", "timezone": "UTC", "jit": "off"},
-        )
+        connection = await connect(url, name="cli", command_timeout_s=600, idle_in_transaction_session_timeout="0")
     except _NOT_REACHED as error:
         raise _unreachable(error) from error
     try:
-        with _database_problems():
+        with _database_problems(url):
             yield connection
     finally:
         await connection.close(timeout=5)
@@ -66,12 +62,13 @@ async def database(given: str | None, data_dir: Path) -> AsyncIterator[Connectio
 @asynccontextmanager
 async def pool_of(given: str | None, data_dir: Path) -> AsyncIterator[Pool]:
     """A small pool of an operator's own. Raises Problem as `database` does."""
+    url = find_url(given, "database_url", data_dir)
     try:
-        pool = await open_pool(find_url(given, "database_url", data_dir), name="cli", size=2)
+        pool = await open_pool(url, name="cli", size=2)
     except _NOT_REACHED as error:
         raise _unreachable(error) from error
     try:
-        with _database_problems():
+        with _database_problems(url):
             yield pool
     finally:
         await pool.close()
@@ -85,13 +82,48 @@ def _unreachable(error: Exception) -> Problem:
 
 
 @contextmanager
-def _database_problems() -> Iterator[None]:
+def _database_problems(url: str) -> Iterator[None]:
     try:
         yield
-    except TryLater as error:
-        raise Problem(error.what, "Try again") from error
-    except asyncpg.UndefinedTableError as error:
-        raise Problem("the database has no event log of this release", "Run `skydriver migrate` first") from error
+    except (TryLater, asyncpg.PostgresError) as error:
+        fault = error.__cause__ if isinstance(error, TryLater) else error
+        if isinstance(fault, _OTHER_SCHEMA):
+            raise _other_schema(url) from error
+        if isinstance(error, TryLater):
+            raise Problem(error.what, "Try again") from error
+        raise
+
+
+_OTHER_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError)
+
+
+def _other_schema(url: str) -> Problem:
+    """Why the database has not what this command line asks for, and which side is to be changed."""
+    with schema_problems():
+        schema = migrate.look(url)
+    if schema.newer:
+        return Problem(
+            f"the database is a newer release's ({schema.newer[-1]}) than this command line",
+            "Use the command line of that release",
+        )
+    return Problem("the database has no event log of this release", "Run `skydriver migrate` first")
+
+
+@contextmanager
+def schema_problems(advice: str = "Use the programs of that release") -> Iterator[None]:
+    """What stands in the way of a migration, or of a look at the schema, as Problems. advice: on a database that is too new."""
+    try:
+        yield
+    except migrate.SchemaTooNew as error:
+        raise Problem(str(error), advice) from error
+    except migrate.HalfDone as error:
+        raise Problem(str(error), "Compare docs/schema.sql: take it away, or mark the migration as applied") from error
+    except migrate.Busy as error:
+        raise Problem(str(error), "Nothing of it has happened: end what holds it up, or try again") from error
+    except migrate.Refused as error:
+        raise Problem(str(error), "Nothing of it has happened: migrate as the owner of the tables") from error
+    except migrate.Unreachable as error:
+        raise Problem("the database can't be reached, or takes no writes", "Check the URL and the server") from error
 
 
 def moment(text: str, option: str) -> datetime:

@@ -20,6 +20,7 @@ import orjson
 from skydriver_cli.embedded import postgres, processes, rabbitmq
 from skydriver_cli.embedded.ports import LOOPBACK, choose_and_remember, is_free
 from skydriver_cli.embedded.secret_files import secret, write_private
+from skydriver_cli.places import schema_problems
 from skydriver_cli.problems import Problem
 from skydriver_common.auth import TokenSigner, ensure_key
 from skydriver_common.auth.sign import JWKS_NAME
@@ -233,12 +234,8 @@ async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExi
             url = (await kept("postgres", partial(
                 postgres.start, data / "postgres", port=ports["postgres"], run_dir=run, log=logs / "postgres.log"
             ))).url  # fmt: skip
-        try:
+        with schema_problems("Upgrade this checkout, or use another --data-dir"):
             await asyncio.to_thread(migrate.migrate, url)
-        except migrate.SchemaTooNew as error:
-            raise Problem(str(error), "Upgrade this checkout, or use another --data-dir") from error
-        except migrate.Unreachable as error:
-            raise Problem("the database can't be reached", "Look at SKYDRIVER_DATABASE_URL and at its server") from error
         return url, {} if database_url else await asyncio.to_thread(_service_logins, url, data / "keys")
 
     async def broker() -> tuple[str, str | None]:

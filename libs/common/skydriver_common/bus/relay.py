@@ -21,7 +21,7 @@ from skydriver_common.bus.event_messages import event_message
 from skydriver_common.bus.sending import send
 from skydriver_common.bus.stops import stop_message
 from skydriver_common.bus.translate import broker_faults
-from skydriver_common.db.pool import SERVER_SETTINGS
+from skydriver_common.db.pool import connect
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
@@ -125,15 +125,8 @@ class Relay:
         if self._connection is None or self._connection.is_closed():
             self._is_active = False
             with database_faults():
-                self._connection = await asyncpg.connect(
-                    self._database_url,
-                    timeout=10,
-                    command_timeout=30,
-                    server_settings={
-                        **SERVER_SETTINGS,
-                        "application_name": "skydriver-relay",
-                        "idle_session_timeout": str(int(FROZEN_S * 1000)),
-                    },
+                self._connection = await connect(
+                    self._database_url, name="relay", command_timeout_s=30, idle_session_timeout=str(int(FROZEN_S * 1000))
                 )
         if not self._is_active:
             with database_faults():

@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 from aiosql.adapters.asyncpg import AsyncPGAdapter
 
+from skydriver_common.db.addresses import writable
 from skydriver_common.db.sqlstates import is_of_a_lost_primary
 
 log = structlog.get_logger(__name__)
@@ -34,7 +35,8 @@ SERVER_SETTINGS = {
     "jit": "off",
     "timezone": "UTC",
 }
-"""Of every session that a service opens."""
+"""Of every session that a service opens. Set once it is open: a connection pooler may refuse what it does not know in the packet
+that opens it, so that holds the application's name alone."""
 _ACQUIRE_LIMIT_S = 5.0
 _LISTENS_S = 20.0
 
@@ -47,7 +49,7 @@ async def _leave_as_it_is(_: Connection) -> None:
 async def open_pool(database_url: str, *, name: str, size: int = 10, command_timeout_s: float = 30.0) -> Pool:
     """A pool of at most ``size`` connections. Raises what asyncpg raises when the server can't be reached."""
     return await _BoundedPool(
-        database_url,
+        writable(database_url),
         connection_class=_Watched,
         record_class=asyncpg.Record,
         min_size=1,
@@ -57,9 +59,37 @@ async def open_pool(database_url: str, *, name: str, size: int = 10, command_tim
         loop=None,
         timeout=10,
         command_timeout=command_timeout_s,
+        init=_set_up,
         reset=_leave_as_it_is,
-        server_settings={**SERVER_SETTINGS, "application_name": f"skydriver-{name}"},
+        server_settings={"application_name": f"skydriver-{name}"},
     )
+
+
+async def connect(
+    database_url: str, *, name: str, command_timeout_s: float | None = None, **settings: str
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection outside a pool, to a server that takes writes when the URL names several. settings: beside those of all sessions.
+
+    Raises what asyncpg raises when the server can't be reached.
+    """
+    connection = await asyncpg.connect(
+        writable(database_url),
+        timeout=10,
+        command_timeout=command_timeout_s,
+        server_settings={"application_name": f"skydriver-{name}"},
+    )
+    try:
+        async with asyncio.timeout(10):
+            await _set_up(connection, **settings)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _set_up(connection: Connection, **more: str) -> None:
+    settings = SERVER_SETTINGS | more
+    await connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()))
 
 
 class _Watched(asyncpg.Connection):
@@ -159,11 +189,7 @@ class Listener:
         while not stopping.is_set():
             lost = asyncio.Event()
             try:
-                connection = await asyncpg.connect(
-                    self._url,
-                    timeout=10,
-                    server_settings={**SERVER_SETTINGS, "application_name": f"skydriver-{self._name}-listen"},
-                )
+                connection = await connect(self._url, name=f"{self._name}-listen")
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("listener.away", error=type(error).__name__, retry_in_s=pause_s)
                 await first(stopping.wait(), asyncio.sleep(pause_s))

@@ -45,7 +45,7 @@ GRANT SELECT, INSERT ON event_log, command_replies, blobs TO skydriver_writer;
 GRANT SELECT, INSERT, UPDATE ON manifests, scan_requests, i3_events, results, backlog, workforces, relay_cursors TO skydriver_writer;
 GRANT DELETE ON backlog, workforces TO skydriver_writer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON due_work TO skydriver_writer;
-GRANT SELECT ON _yoyo_migration TO skydriver_writer, skydriver_api;
+GRANT SELECT ON schema_migrations, _yoyo_migration TO skydriver_writer, skydriver_api;
 
 GRANT SELECT ON event_log, manifests, scan_requests, i3_events, results, backlog, workforces, blobs, command_replies TO skydriver_api;
 GRANT INSERT ON blobs TO skydriver_api;

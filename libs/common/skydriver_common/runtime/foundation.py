@@ -144,7 +144,7 @@ async def open_service_pool(service: Service, database_url: str, *, size: int = 
                     raise StartupProblem(f"the database lacks the migration {missing[0]}: run `skydriver migrate` first")
                 return await open_pool(database_url, name=service.name, size=size, command_timeout_s=command_timeout_s)
         except migrate.SchemaTooNew as error:
-            raise StartupProblem(str(error)) from error
+            raise StartupProblem(f"{error}: start this service from that release") from error
         except migrate.Unreachable as error:
             raise TryLater("the database can't be reached") from error
 
