@@ -3,9 +3,14 @@
 When an issue begins, COMMIT becomes the last commit before it, and the constants below what that commit has.
 """
 
+import atexit
+import shutil
 import subprocess
+import sysconfig
 import tarfile
 import tempfile
+import venv
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -111,24 +116,25 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _PACKAGES = ("libs", "services", "sandbox")
 
 
-def code() -> Path:
-    """A folder with the code of the release before. Skips the test where its history is not at hand."""
+@cache
+def python() -> str:
+    """The interpreter of an environment with the code of the release before, and the packages of this one. Skips the test where
+    its history is not at hand."""
     try:
         packed = subprocess.run(
             ["git", "-C", str(_REPOSITORY), "archive", "--format=tar", COMMIT, *_PACKAGES],
-            capture_output=True,
-            check=True,
-            timeout=60,
-        ).stdout
+            capture_output=True, check=True, timeout=60,
+        ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         pytest.skip(f"NOT RUN: history ({COMMIT[:12]} is not in this checkout)")
     folder = Path(tempfile.mkdtemp(prefix="skydriver previous release "))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with tarfile.open(fileobj=BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
-def import_path(folder: Path) -> str:
-    """PYTHONPATH under which a process runs that code instead of this checkout's."""
-    roots = [each for base in _PACKAGES for each in (folder / base, *(folder / base).iterdir()) if each.is_dir()]
-    return ":".join(str(root) for root in roots if any((each / "__init__.py").exists() for each in root.iterdir()))
+        archive.extractall(folder / "code", filter="data")
+    venv.create(folder / "venv", symlinks=True)
+    files = (folder / "code").rglob("skydriver_*/__init__.py")
+    roots = {file.parent.parent for file in files}
+    [packages] = (folder / "venv").glob("lib/python*/site-packages")
+    # in a path file, so that what it starts in turn has the same; the packages' own path files, which lead here, are not read
+    (packages / "code.pth").write_text("\n".join([*sorted(str(root) for root in roots), sysconfig.get_paths()["purelib"]]))
+    return str(folder / "venv" / "bin" / "python")
