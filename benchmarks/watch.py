@@ -18,9 +18,9 @@ from rich.table import Table
 from skydriver_cli.embedded.ports import LOOPBACK, choose
 from skydriver_common.kubernetes import names
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.jobspec import JobSettings
+from skydriver_dispatcher.news import NewsBoard
 
 NAMESPACE = "bench"
 

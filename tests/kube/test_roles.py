@@ -16,8 +16,8 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes import names
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
+from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.ports import LaunchRefused
 from skydriver_ewms.adapters.profile_secrets import ProfileSecrets
 from skydriver_ewms.values import StartupUpload

@@ -21,9 +21,9 @@ from skydriver_common.runtime.loops import Step
 from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.launching import Launching
+from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.usecases import UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 from tests.support.histories import Store, a_context, a_request

@@ -8,8 +8,8 @@ from kubernetes_asyncio.client import ApiClient
 from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.scan import Scan, evolve
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
-from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.jobspec import JobSettings
+from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from tests.support.histories import a_request
 from tests.support.kmock_cluster import NAMESPACE

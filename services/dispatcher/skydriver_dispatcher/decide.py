@@ -1,6 +1,8 @@
 """Request, rescan, delete, launch, give up: pure."""
 
 import re
+from enum import Enum, auto
+from signal import Signals
 from typing import Any
 
 from skydriver_common.model.commands import DeleteScan, RequestScan, RescanScan
@@ -27,9 +29,13 @@ URGENT = 100
 REFUSED_EXIT_CODE = 2
 """With this code a scanner server says that its input is wrong: starting it again can't help."""
 MAX_RESTARTS = 3
+"""Without progress in between."""
+MAX_RECENT_RESTARTS, RESTARTS_WITHIN_S = 20, 36_000.0
+"""Even with progress: a scanner server that does not keep its work could go round for ever."""
 MAX_REPLACEMENTS, REPLACEMENTS_WITHIN_S = 3, 36_000.0
-BELIEVABLE, BELIEVABLE_SHARE = 20, 0.5
-"""So many scans, or such a share of all, may be lost at once before it is rather a mistake of ours."""
+SMALL_DIVERGENCE, DOUBTFUL_SHARE = 3, 0.5
+"""Up to so many scans may differ without a second look. From so many on, and more than such a share of all, it is rather a mistake
+of ours."""
 
 
 def unknown(scan_id: str) -> Rejection:
@@ -144,22 +150,70 @@ def too_many_replacements(original: Scan, *, now: float) -> str:
     return f"it is not started again: {recent} scans of the same request in {REPLACEMENTS_WITHIN_S / 3600:g} hours are enough"
 
 
-def is_hard_to_believe(number: int, of: int) -> bool:
-    """Whether so many of so many scans differ between database and cluster that one of the two is rather the wrong one."""
-    return number > BELIEVABLE and number > of * BELIEVABLE_SHARE
+class Divergence(Enum):
+    """How much database and cluster differ. SMALL: act. MASS: act when a second look shows it, too. DOUBTFUL: one is the wrong one."""
+
+    SMALL = auto()
+    MASS = auto()
+    DOUBTFUL = auto()
 
 
-def decide_exit(scan: Scan, *, exit_code: int | None, log_tail: str) -> list[Event]:
-    """The scanner server ended: fine after the final result, a failure when it refused its input, else start it again."""
+def judge_divergence(number: int, of: int) -> Divergence:
+    """What it means that so many of so many scans differ between database and cluster."""
+    if number >= SMALL_DIVERGENCE and number > of * DOUBTFUL_SHARE:
+        return Divergence.DOUBTFUL
+    return Divergence.MASS if number > SMALL_DIVERGENCE else Divergence.SMALL
+
+
+def decide_exit(
+    scan: Scan,
+    *,
+    exit_code: int | None,
+    log_tail: str,
+    was_planned: bool = False,
+    has_progressed: bool = False,
+    n_recent: int = 0,
+) -> list[Event]:
+    """The scanner server ended: fine after the final result, a failure when it refused its input, else start it again.
+
+    was_planned: it ended while nobody watched, with the whole system say, which is not its fault and is not counted. has_progressed:
+    it has reconstructed something since it was last started, so the count starts again. n_recent: how often it was started again lately.
+    """
     if not can_end(scan):
         return []
+    if was_planned:
+        return [
+            ScannerRestarted(reason="the scanner server ended while SkyDriver was not running", restarts=scan.launch.restarts)
+        ]
     if exit_code == REFUSED_EXIT_CODE:
         return [ScannerFailed(reason="the scanner refused its input", exit_code=exit_code, log_tail=log_tail)]
-    how = "disappeared" if exit_code is None else f"ended with exit code {exit_code}"
-    if scan.launch.restarts >= MAX_RESTARTS:
-        reason = f"the scanner server {how} and had been restarted {scan.launch.restarts} times"
+    how = _how_it_ended(exit_code)
+    restarts = 0 if has_progressed else scan.launch.restarts
+    if restarts >= MAX_RESTARTS:
+        reason = f"the scanner server {how} and had been restarted {restarts} times without progress"
         return [ScannerFailed(reason=reason, exit_code=exit_code, log_tail=log_tail)]
-    return [ScannerRestarted(reason=f"the scanner server {how}", restarts=scan.launch.restarts + 1)]
+    if n_recent >= MAX_RECENT_RESTARTS:
+        hours = RESTARTS_WITHIN_S / 3600
+        reason = f"the scanner server {how} and had been restarted {n_recent} times in {hours:g} hours"
+        return [ScannerFailed(reason=reason, exit_code=exit_code, log_tail=log_tail)]
+    return [ScannerRestarted(reason=f"the scanner server {how}", restarts=restarts + 1)]
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "disappeared"
+    if exit_code < 0:
+        try:
+            return f"was killed by {Signals(-exit_code).name}"
+        except ValueError:
+            return f"was killed by signal {-exit_code}"
+    return f"ended with exit code {exit_code}"
+
+
+def has_reconstructed(progress: dict[str, Any] | None) -> bool:
+    """Whether a report says that pixels were done. Source: REST contract 5.1.2 (``rate`` is empty before the first)."""
+    stats = (progress or {}).get("processing_stats")
+    return isinstance(stats, dict) and bool(stats.get("rate"))
 
 
 def _requested(

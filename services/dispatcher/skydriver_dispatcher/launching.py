@@ -90,13 +90,22 @@ class Launching:
             next_s = await self._schedule.seconds_to_next([STOP])
             return False if next_s is None else max(next_s, 0.2)
         try:
-            await self._launcher.stop(work.scan_id)
+            if await self._is_over(work.scan_id):
+                await self._launcher.stop(work.scan_id)
+            else:
+                log.error("stop.not_wanted", scan_id=work.scan_id)
         except TryLater as fault:
             log.warning("stop.deferred", scan_id=work.scan_id, what=fault.what)
             await self._schedule.postpone(work, timedelta(seconds=max(fault.after_s, min(30.0, 0.5 * 2 ** min(work.tries, 8)))))
             return True
         await self._schedule.finish(work)
         return True
+
+    async def _is_over(self, scan_id: str) -> bool:
+        """Whether no scanner server may be left of it; nor of a scan that nobody knows."""
+        async with self._uow.on_scans(context_of_loop("launcher", scan_id, str(uuid.uuid4())), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            return scan is None or scan.is_over
 
     async def _claim_next(self) -> Work | float | None:
         return await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
@@ -163,9 +172,11 @@ class Launching:
         async with self._uow.on_scans(context, [work.scan_id]) as tx:
             scan = tx.scan(work.scan_id)
             if scan is None or not scan.is_waiting:
-                # deleted meanwhile; the call may have had its effect all the same
                 tx.due.finish(work)
-                tx.due.put(STOP, work.scan_id)
+                if scan is None or scan.is_over:
+                    # deleted meanwhile; the call may have had its effect all the same
+                    tx.due.put(STOP, work.scan_id)
+                # else another worker has launched it, for which this one was late
                 return
             tx.append(work.scan_id, decide_deferred_launch(scan, fault.what))
         log.warning("launch.deferred", reason=fault.what)
@@ -197,8 +208,9 @@ class Launching:
             goes_on = after is not None and after.is_waiting
             if not goes_on:
                 tx.due.finish(work)
-                # half of it may have been made
-                tx.due.put(STOP, work.scan_id)
+                if after is None or after.is_over:
+                    # half of it may have been made
+                    tx.due.put(STOP, work.scan_id)
         log.warning("launch.failed", reason=reason, again=goes_on)
         if after is not None and goes_on:
             await self._put_off(work, min(300.0, 4.0**after.launch.failures))

@@ -17,12 +17,13 @@ from skydriver_common.runtime.service import Service, StartupProblem, run
 from skydriver_dispatcher import consumers, store
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
+from skydriver_dispatcher.adapters.scanner_queue import ScannerQueue
 from skydriver_dispatcher.bus_environment import bus_environment
 from skydriver_dispatcher.jobspec import SHARED_DIR, JobSettings
 from skydriver_dispatcher.launching import Launching
+from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.ports import Launcher
 from skydriver_dispatcher.scanner_environment import TOKEN_NAME, scanner_environment
 from skydriver_dispatcher.settings import TOKEN_LIFE_S, DispatcherSettings
@@ -86,8 +87,7 @@ async def _on_this_machine(service: Service, settings: DispatcherSettings, found
         command=settings.scanner_words or SANDBOX_SCANNER,
     )
     service.stack.push_async_callback(launcher.close)
-    watchdog = _start(service, settings, foundation, launcher)
-    await watchdog.reconcile()
+    _start(service, settings, foundation, launcher, Pulse())
 
 
 async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundation: Foundation, token: _Tokens) -> None:
@@ -121,13 +121,12 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
     )
     reconcile = Pulse()
     watch = ClusterWatch(client, jobs, leadership, board, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
-    watchdog = _start(service, settings, foundation, launcher, leadership)
+    watchdog = _start(service, settings, foundation, launcher, reconcile, leadership)
     service.ready_check("reconciled", lambda: not watchdog.in_doubt)
     Gauge(
         "skydriver_reconcile_in_doubt", "Scans that most likely differ from the cluster because one of the two is the wrong one.",
         registry=service.metrics.registry,
     ).set_function(lambda: float(watchdog.in_doubt))  # fmt: skip
-    service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
     service.spawn("cluster-watch", watch.run(service.stopping))
 
 
@@ -136,16 +135,20 @@ def _start(
     settings: DispatcherSettings,
     foundation: Foundation,
     launcher: Launcher,
+    reconcile: Pulse,
     leadership: Leadership | None = None,
 ) -> Watchdog:
     """The loops and consumers that every launcher has."""
     pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
     usecases = UseCases(pool, uow)
     launching = Launching(pool, uow, schedule, launcher, max_attempts=settings.max_attempts)
+    queue = ScannerQueue(settings.amqp_url.get_secret_value(), name="dispatcher-results")
+    service.stack.push_async_callback(queue.close)
     watchdog = Watchdog(
         pool, uow, schedule, launcher, usecases, result_grace=timedelta(seconds=settings.result_grace_s),
         trouble_limit=timedelta(seconds=settings.scanner_trouble_limit_s),
-        doubt_limit=timedelta(0) if launcher.revives else _DOUBT, may_act=lambda: leadership is None or leadership.leads,
+        doubt_limit=timedelta(0) if launcher.revives else _DOUBT, unknown_limit=timedelta(0) if launcher.revives else _DOUBT,
+        may_act=lambda: leadership is None or leadership.leads, have_arrived=queue.is_drained,
     )  # fmt: skip
     for number in range(settings.launch_hands):
         foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", launching.hand(), idle_s=_IDLE_S))
@@ -155,7 +158,8 @@ def _start(
     foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
     foundation.wake_when_due([END], service.loop("settle", watchdog.settle, idle_s=_IDLE_S))
     foundation.wake_when_due([CHECK], service.loop("check", watchdog.check, idle_s=_IDLE_S))
-    launcher.on_news(service.loop("news", watchdog.follow, idle_s=_IDLE_S).wake)
+    service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
+    launcher.news.on_news(service.loop("news", watchdog.follow, idle_s=_IDLE_S).wake)
     consumers.register(foundation.broker, usecases)
     return watchdog
 

@@ -1,11 +1,13 @@
 """What the dispatcher needs from where scanner servers run."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
+
+if TYPE_CHECKING:
+    from skydriver_dispatcher.news import NewsBoard
 
 
 class LaunchRefused(Exception):
@@ -65,6 +67,8 @@ class Launcher(Protocol):
     name: str
     revives: bool
     """Whether ``launch`` may start a scan's scanner server again after it has ended; else it takes a new scan."""
+    news: "NewsBoard"
+    """What it has seen. An end that ``stop`` asked for may be left out."""
 
     async def launch(self, scan: Scan) -> str:
         """Start the scan's scanner server and return the job's name. Raises TryLater (NoRoom), LaunchRefused."""
@@ -78,8 +82,5 @@ class Launcher(Protocol):
     async def lack(self, scan_id: str) -> str:
         """What a scanner server that has not started waits for in vain, in words; empty: nothing. Raises TryLater."""
 
-    def next_news(self) -> News | None:
-        """The next thing to know about a scanner server, or None. An end that ``stop`` asked for may be left out."""
-
-    def on_news(self, wake: Callable[[], None]) -> None:
-        """Call this whenever there may be news to take."""
+    async def survey(self) -> list[ScannerExit | ScannerStage]:
+        """How each scanner server is now, read anew, as far as ``news`` could have missed it. Raises TryLater."""

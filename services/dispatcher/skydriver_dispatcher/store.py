@@ -1,5 +1,6 @@
 """The dispatcher's own questions to the database."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from skydriver_common.db.schedule import Work
 from skydriver_common.db.translate import database_faults
 from skydriver_common.model import wire
 
+_PAGE = 200
 _sql = load_statements("skydriver_dispatcher", "dispatcher.sql")
 
 LAUNCH = "launch"
@@ -31,16 +33,48 @@ async def request_holder(pool: Pool, scan_id: str) -> str | None:
     return holder
 
 
-async def should_run(pool: Pool) -> set[str]:
-    """Ids of launched scans that are neither deleted nor complete. Raises TryLater."""
-    with database_faults():
-        return {row["scan_id"] async for row in _sql.should_run(pool)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A launched scan that is neither deleted nor complete. stage, code: as ``ScannerStage`` has them."""
+
+    scan_id: str
+    version: int
+    stage: str
+    code: str
 
 
-async def starting(pool: Pool) -> list[str]:
-    """Scans whose scanner server has its place and has not started, the oldest 500. Raises TryLater."""
+async def should_run(pool: Pool) -> dict[str, Running]:
+    """What should be running, by scan. Raises TryLater."""
+    found: dict[str, Running] = {}
+    after = ""
+    while True:
+        with database_faults():
+            rows = [row async for row in _sql.should_run(pool, after=after, most=_PAGE)]
+        for row in rows:
+            after = row["scan_id"]
+            launch = wire.decode(row["rest"])["launch"]
+            found[after] = Running(
+                scan_id=after, version=row["version"], stage=launch.get("stage", ""),
+                code=(launch.get("trouble") or {}).get("code", ""),
+            )  # fmt: skip
+        if len(rows) < _PAGE:
+            return found
+        await asyncio.sleep(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarts:
+    """n_recent: within the time that was asked for. has_reported: a progress report has come since the last one."""
+
+    n_recent: int
+    has_reported: bool
+
+
+async def restarts(connection: Connection, scan_id: str, *, within_s: float) -> Restarts:
+    """How often a scan's scanner server was started again. Raises TryLater."""
     with database_faults():
-        return [row["scan_id"] async for row in _sql.starting(pool)]
+        row = await _sql.restarts(connection, scan_id=scan_id, within_s=within_s)
+    return Restarts(n_recent=row["n_recent"], has_reported=row["has_reported"])
 
 
 async def unknown(pool: Pool, scan_ids: Iterable[str]) -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
-from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
+from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.ports import LaunchRefused, NoRoom
 from tests.support.kmock_cluster import NAMESPACE, Cluster, a_cluster
 from tests.support.launchers import JOBS, a_queued_scan, kubernetes_launcher

@@ -461,17 +461,65 @@ async def test_a_dispatcher_of_another_world_does_not_replace_all_that_runs(stor
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 25
     assert all(dispatcher.has_job(scan_id) for scan_id in scans)
     # a handful that was lost is another matter: the right one acts at once
-    ours = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "three", doubt_limit=timedelta(minutes=10))
-    for scan_id in scans[:5]:
+    ours = a_dispatcher(
+        store, dispatcher.cluster, dispatcher.client, "three", doubt_limit=timedelta(minutes=10), clock=lambda: now
+    )
+    for scan_id in scans[:3]:
         await dispatcher.cluster.remove("jobs", f"skyscan-{scan_id}")
     await ours.watchdog.reconcile()
     assert ours.watchdog.in_doubt == 0
-    assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 30
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 28
+    await ours.settle_down()
+    # some more at once need a second look, a minute later
+    for scan_id in scans[3:8]:
+        await dispatcher.cluster.remove("jobs", f"skyscan-{scan_id}")
+    assert await ours.watchdog.reconcile() == 60.0
+    now += 59.0
+    await ours.watchdog.reconcile()
+    assert ours.watchdog.in_doubt == 0
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 28
+    now += 1.0
+    await ours.watchdog.reconcile()
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 33
     # what every look has shown for so long is believed: no scan waits for ever
-    now = 600.0
+    now = 660.0
     await stranger.watchdog.reconcile()
     assert stranger.watchdog.in_doubt == 0
-    assert await store.pool.fetchval("SELECT count(*) FROM manifests") > 30
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") > 33
+
+
+@pytest.mark.parametrize("number", [3, 15])
+async def test_nor_does_it_in_the_usual_size(store: Store, dispatcher: Dispatcher, number: int) -> None:
+    scans = await running(dispatcher, number)
+    stranger = a_dispatcher(
+        store, dispatcher.cluster, dispatcher.client, "two", instance="mistaken", doubt_limit=timedelta(minutes=10)
+    )
+    await stranger.watchdog.reconcile()
+    assert stranger.watchdog.in_doubt == number
+    assert await store.pool.fetchval("SELECT count(*) FROM manifests") == number
+    assert all(dispatcher.has_job(scan_id) for scan_id in scans)
+
+
+async def test_a_job_of_an_unknown_scan_is_stopped_only_after_it_was_unknown_for_a_while(
+    store: Store, dispatcher: Dispatcher
+) -> None:
+    now = 0.0
+    careful = a_dispatcher(
+        store, dispatcher.cluster, dispatcher.client, "two", doubt_limit=timedelta(minutes=10), clock=lambda: now,
+        unknown_limit=timedelta(minutes=10),
+    )  # fmt: skip
+    await running(dispatcher, 3)
+    unknown = [a_queued_scan(new_scan_id()) for _ in range(2)]
+    for scan in unknown:
+        await dispatcher.launcher.launch(scan)
+    for now in (0.0, 300.0, 599.0):  # noqa: B007  (the clock reads it)
+        await careful.watchdog.reconcile()
+        await careful.settle_down()
+        assert all(dispatcher.has_job(scan.scan_id) for scan in unknown)
+    now = 600.0
+    await careful.watchdog.reconcile()
+    await careful.settle_down()
+    assert not any(dispatcher.has_job(scan.scan_id) for scan in unknown)
 
 
 async def test_jobs_of_scans_that_an_empty_database_does_not_know_stay(store: Store, dispatcher: Dispatcher) -> None:
@@ -490,7 +538,7 @@ async def test_jobs_of_scans_that_an_empty_database_does_not_know_stay(store: St
             assert careful.watchdog.in_doubt == 25
             await careful.settle_down()
     assert all(dispatcher.has_job(scan.scan_id) for scan in scans)
-    for scan in scans[20:]:
+    for scan in scans[2:]:
         await dispatcher.cluster.remove("jobs", f"skyscan-{scan.scan_id}")
     await careful.watchdog.reconcile()  # few are believed
     await careful.settle_down()

@@ -6,18 +6,23 @@ SELECT digest FROM i3_events WHERE i3_event_id = :i3_event_id;
 -- The scan that holds the request of this one. Index: manifests_pkey.
 SELECT request_scan_id FROM manifests WHERE scan_id = :scan_id;
 
--- name: should_run()
--- Scans whose scanner server should be running, and neither is about to be started nor has an end that waits for its verdict.
--- Indexes: manifests_running, due_work_pkey.
-SELECT m.scan_id FROM manifests m
- WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result
-   AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('relaunch', 'scanner-end') AND d.scan_id = m.scan_id);
+-- name: should_run(after, most)
+-- Scans whose scanner server should be running, and neither is about to be started nor has an end that waits for its verdict, in pages.
+-- The state is read outside: jsonb does not take every text that may stand in it. Indexes: manifests_running, due_work_pkey.
+SELECT m.scan_id, m.version, m.rest FROM manifests m
+ WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result AND m.scan_id > :after
+   AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('relaunch', 'scanner-end') AND d.scan_id = m.scan_id)
+ ORDER BY m.scan_id LIMIT :most;
 
--- name: starting()
--- Scans whose scanner server has its node and has not started. Index: manifests_running.
-SELECT m.scan_id FROM manifests m
- WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result AND json_of(m.rest) #>> '{launch,stage}' = 'scheduled'
- ORDER BY m.scan_id LIMIT 500;
+-- name: restarts(scan_id, within_s)^
+-- How often a scan's scanner server was started again lately, and whether a report has come since the last time.
+-- Index: event_log_scan_version_key.
+SELECT (SELECT count(*) FROM event_log
+         WHERE scan_id = :scan_id AND type = 'scan.scanner-restarted'
+           AND recorded_at > clock_timestamp() - make_interval(secs => :within_s)) AS n_recent,
+       EXISTS (SELECT FROM event_log
+         WHERE scan_id = :scan_id AND type = 'scan.progress-reported' AND version > coalesce(
+               (SELECT max(version) FROM event_log WHERE scan_id = :scan_id AND type = 'scan.scanner-restarted'), 0)) AS has_reported;
 
 -- name: unknown(scan_ids)
 -- Which of these scans the database does not know. Index: manifests_pkey.

@@ -4,7 +4,8 @@ Each call may be repeated: names are functions of the scan id, and an object of 
 first, since it owns the Secret; its pod waits for the Secret.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import structlog
@@ -22,11 +23,12 @@ from skydriver_common.kubernetes.client import (
     kubernetes_faults,
 )
 from skydriver_common.model.scan import KUBERNETES, Scan
-from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
-from skydriver_dispatcher.adapters.kubernetes.reading import list_pages
+from skydriver_dispatcher.adapters.kubernetes.reading import ListCall, Page, list_pages
+from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracker
 from skydriver_dispatcher.jobspec import JobSettings, job_of, secret_of
+from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.podfacts import is_finished, scan_id_of
-from skydriver_dispatcher.ports import LaunchRefused, News, NoRoom
+from skydriver_dispatcher.ports import LaunchRefused, News, NoRoom, RoomMade, ScannerExit, ScannerStage
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +57,7 @@ class KubernetesLauncher:
         self._settings = settings
         self._environment = environment
         self._token = token
-        self._board = board
+        self.news = board
         self._timeout_s = timeout_s
 
     async def launch(self, scan: Scan) -> str:
@@ -97,14 +99,11 @@ class KubernetesLauncher:
     async def present(self) -> dict[str, bool]:
         """Scans with a Job that is not being deleted, and whether it has not finished. Raises TryLater."""
         present: dict[str, bool] = {}
-        try:
-            async for page in list_pages(self._jobs.list_namespaced_job, self._settings, timeout_s=self._timeout_s):
-                for job in page.items:
-                    scan_id = scan_id_of(job)
-                    if scan_id and "deletionTimestamp" not in job["metadata"]:
-                        present[scan_id] = not is_finished(job)
-        except (Refused, Gone, NotFound) as fault:
-            raise TryLater(f"our Jobs can't be listed: {fault}", 5.0) from fault
+        async for page in self._pages(self._jobs.list_namespaced_job):
+            for job in page.items:
+                scan_id = scan_id_of(job)
+                if scan_id and "deletionTimestamp" not in job["metadata"]:
+                    present[scan_id] = not is_finished(job)
         return present
 
     async def lack(self, scan_id: str) -> str:
@@ -120,13 +119,33 @@ class KubernetesLauncher:
             raise TryLater(f"the Secret of a scan can't be looked at: {refusal.reason}", 30.0) from refusal
         return ""
 
-    def next_news(self) -> News | None:
-        """See ``ports.Launcher``."""
-        return self._board.take()
+    async def survey(self) -> list[ScannerExit | ScannerStage]:
+        """See ``ports.Launcher``: Jobs and pods as they are now, judged as those of the watch are. Raises TryLater."""
+        found: dict[str, ScannerExit | ScannerStage] = {}
+        now = 0.0
 
-    def on_news(self, wake: Callable[[], None]) -> None:
-        """See ``ports.Launcher``."""
-        self._board.on_news(wake)
+        def note(news: News) -> None:
+            if not isinstance(news, RoomMade):
+                found[news.scan_id] = news
+
+        tracker = Tracker(note, clock=lambda: now)
+        async for page in self._pages(self._jobs.list_namespaced_job):
+            for job in page.items:
+                tracker.saw_job(job)
+        async for page in self._pages(self._core.list_namespaced_pod):
+            for pod in page.items:
+                tracker.saw_pod(pod)
+        now = 2 * POD_GRACE_S  # whichever pods there are have been seen
+        tracker.tell_overdue()
+        return list(found.values())
+
+    async def _pages(self, call: ListCall) -> AsyncIterator[Page]:
+        try:
+            async for page in list_pages(call, self._settings, timeout_s=self._timeout_s):
+                yield page
+                await asyncio.sleep(0)
+        except (Refused, Gone, NotFound) as fault:
+            raise TryLater(f"our Jobs and pods can't be listed: {fault}", 5.0) from fault
 
     async def _create_job(self, scan_id: str, job: V1Job) -> str:
         """Create the Job, or find that ours is there; its uid."""

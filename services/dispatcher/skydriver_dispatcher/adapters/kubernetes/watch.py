@@ -16,10 +16,10 @@ from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes.client import Gone, NotFound, Refused
 from skydriver_common.runtime.loops import within
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.news import NewsBoard
 from skydriver_dispatcher.adapters.kubernetes.reading import REFUSED_PODS, ListCall, changes, list_pages, ours
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
 from skydriver_dispatcher.jobspec import JobSettings
+from skydriver_dispatcher.news import NewsBoard
 
 log = structlog.get_logger(__name__)
 
