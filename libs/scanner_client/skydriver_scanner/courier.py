@@ -60,16 +60,16 @@ class Courier:
                 await self._sleep(pause_s)
 
     async def until_empty(self, timeout_s: float) -> bool:
-        """Wait until nothing is left that could be sent; False after timeout_s."""
+        """Wait until nothing is left that could be sent, nor is being written; False after timeout_s."""
         deadline = time.monotonic() + timeout_s
         kinds = wire.KINDS if self._bus is not None else _OVER_REST
-        while self._spool.first(kinds) is not None:
+        while not self._spool.is_empty(kinds):
             self._progressed.clear()
             try:
                 await asyncio.wait_for(self._progressed.wait(), max(0.0, min(1.0, deadline - time.monotonic())))
             except asyncio.TimeoutError:
                 if time.monotonic() >= deadline:
-                    return self._spool.first(kinds) is None
+                    return self._spool.is_empty(kinds)
         return True
 
     async def _step(self) -> float | None:
@@ -84,6 +84,7 @@ class Courier:
             return wait_s
         plain = await asyncio.to_thread(self._spool.read, entry)
         if plain is None:
+            self._progressed.set()
             return 0
         packed = await self._pack(entry, plain) if bus is not None else None
         if bus is not None and packed is not None:
@@ -103,7 +104,7 @@ class Courier:
         return max(0.0, self._bus.down_since + self._bus_patience_s - now)
 
     async def _pack(self, entry: Entry, plain: bytes) -> wire.Packed | None:
-        """As a message for the bus, None when it is too large for it."""
+        """As a message for the bus, None when it is none that the bus takes."""
 
         def pack() -> wire.Packed:
             return wire.pack_encoded(
@@ -113,7 +114,8 @@ class Courier:
 
         try:
             return pack() if len(plain) < _COMPRESS_FROM_BYTES else await asyncio.to_thread(pack)
-        except wire.MessageTooLarge:
+        except wire.MessageRefused as error:
+            log.info("a %s does not go over the bus: %s", entry.kind, error.reason)
             return None
 
     async def _over_bus(self, bus: Bus, entry: Entry, packed: wire.Packed) -> float | None:

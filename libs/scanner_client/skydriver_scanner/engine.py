@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import selectors
 import threading
 import time
 import uuid
@@ -20,8 +21,8 @@ from skydriver_scanner.bus import Bus
 from skydriver_scanner.courier import Courier
 from skydriver_scanner.errors import CallFailed, NotDelivered, ScannerProblem, ScanStopped
 from skydriver_scanner.rest import Rest
-from skydriver_scanner.settings import SessionSettings
-from skydriver_scanner.spool import Spool
+from skydriver_scanner.settings import SessionSettings, default_spool_dir
+from skydriver_scanner.spool import Spool, make_private
 from skydriver_scanner.stops import Stop, StopCallback, StopWatch
 
 log = logging.getLogger("skydriver_scanner")
@@ -47,6 +48,15 @@ async def _kept_up(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await asyncio.sleep(_PAUSE_AFTER_ERROR_S)
 
 
+def _descriptors(selector: selectors.BaseSelector) -> set[int]:
+    """Those that are waited for, and the selector's own; none when it is closed."""
+    watched = {key.fd for key in list((selector.get_map() or {}).values())}
+    own: Callable[[], int] | None = getattr(selector, "fileno", None)
+    with suppress(ValueError, OSError):
+        return watched | {own()} if own is not None else watched
+    return watched
+
+
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -66,18 +76,23 @@ class Engine:
         """Raises SettingsProblem."""
         self._settings = settings
         producer = uuid.uuid4().hex
+        if settings.spool_dir == default_spool_dir():
+            make_private(settings.spool_dir)
         self._spool = Spool(settings.folder, producer, max_bytes=settings.spool_max_bytes)
-        self._loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
         self._is_shut = False
         """Nothing more is taken."""
         self._is_closed = False
         self._closing: Future[None] | None = None
         self._door = threading.RLock()
+        self._inside: list[int] = []
+        """Threads that hold a lock of ours, or may: once for each call that they are in."""
         self._puts = 0
         self._thread = threading.Thread(target=self._serve, name="skydriver-scanner", daemon=True)
+        _ENGINES.add(self)
         self._thread.start()
         self.submit(self._open(producer)).result()
-        _ENGINES.add(self)
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run something in the session's loop. Raises ScannerProblem when the session is closed."""
@@ -85,6 +100,17 @@ class Engine:
             work.close()
             raise ScannerProblem("the session is closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def check_may_wait(self) -> None:
+        """To be called before a thread waits for the loop, which may wait for a lock that the thread holds.
+
+        Raises ScannerProblem in a signal handler that interrupted a call of this session in the same thread.
+        """
+        if threading.get_ident() in self._inside:
+            raise ScannerProblem(
+                "a signal handler that interrupted a call of the session can't wait for the session: report a failure in it, "
+                "close the session after it"
+            )
 
     def report_progress(self, content: Mapping[str, Any]) -> None:
         """Hand over a report; never waits. What it does not say is kept from one that still waits.
@@ -154,15 +180,15 @@ class Engine:
                 raise ScanStopped(f"the scan must stop: {self._stops.stop.reason}")
 
     async def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was taken is delivered; False after timeout_s."""
-        return await self._courier.until_empty(timeout_s)
+        """Wait until all that was taken is delivered; False after timeout_s, or when something never will be (``left`` names it)."""
+        return await self._courier.until_empty(timeout_s) and not self._spool.left()
 
     def begin_close(self, timeout_s: float | None) -> Future[None] | None:
         """Deliver what waits, then take nothing more; ``end`` must follow. None: it is closed already.
 
         The outcome is NotDelivered with what is left after timeout_s. Who calls it while another one closes shares the outcome.
         """
-        with self._door:
+        with self._in_the_door():
             if self._is_closed:
                 return None
             if self._closing is None:
@@ -189,12 +215,13 @@ class Engine:
 
     def end(self) -> None:
         """Stop the thread and give the spool back; after ``begin_close``."""
-        with self._door:
+        with self._in_the_door():
             is_first, self._is_closed, self._is_shut = not self._is_closed, True, True
         if is_first:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10.0)
             self._spool.close()
+            _ENGINES.discard(self)
 
     async def _open(self, producer: str) -> None:
         settings = self._settings
@@ -216,25 +243,53 @@ class Engine:
         self._stops.ask_now()
 
     def forget_after_fork(self) -> None:
-        """In a child process: the session is the parent's, with its thread, its loop and its folder."""
+        """In a child process: the session is the parent's, with its thread, its loop and its folder.
+
+        The connections are shared with the parent, the selector too. When the child drops its copies of their objects, some would
+        say good-bye on a connection, or take it out of the selector, for the parent as well: in the child they are /dev/null.
+        """
         self._door = threading.RLock()
+        self._inside = []
         self._is_shut = self._is_closed = True
-        self._spool.close()
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for shared in _descriptors(self._selector):
+                with suppress(OSError):
+                    os.dup2(nothing, shared, inheritable=False)
+        finally:
+            os.close(nothing)
+
+    @contextmanager
+    def _in_the_door(self) -> Iterator[None]:
+        """While the door is held; see ``check_may_wait``."""
+        me = threading.get_ident()
+        self._inside.append(me)
+        try:
+            with self._door:
+                yield
+        finally:
+            self._inside.remove(me)
 
     @contextmanager
     def _putting(self) -> Iterator[None]:
         """While something is taken: it is told as left behind, if it came too late to be delivered."""
-        with self._door:
-            if self._is_shut:
-                raise ScannerProblem("the session is closed")
-            self._puts += 1
+        me = threading.get_ident()
+        self._inside.append(me)
         try:
-            yield
-        finally:
             with self._door:
-                self._puts -= 1
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            self._loop.call_soon_threadsafe(self._on_put)
+                if self._is_shut:
+                    raise ScannerProblem("the session is closed")
+                self._puts += 1
+            try:
+                yield
+            finally:
+                with self._door:
+                    self._puts -= 1
+                # also after one that was not taken: others may have waited for it
+                with suppress(RuntimeError):  # the loop has ended meanwhile
+                    self._loop.call_soon_threadsafe(self._on_put)
+        finally:
+            self._inside.remove(me)
 
     def _on_put(self) -> None:
         self._put_ended.set()

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,16 +22,22 @@ _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _OBEYS_RETRY_AFTER = frozenset({413, 429, 503})
 """413 is tried again only if it says when."""
 _MAX_PAUSE_S = 120.0
+_PIECE_BYTES = 64 * 1024
+_LOOKS_PER_TIMEOUT = 60
 _ROUTES = {PROGRESS: ("PATCH", "manifest"), RESULT: ("PUT", "result")}
 
 
 @dataclass(frozen=True)
 class Patience:
-    """timeout_s per attempt; retries after the first attempt; backoff_s: factor of the doubling pause."""
+    """retries after the first attempt; backoff_s: factor of the doubling pause.
+
+    timeout_s: of an attempt; where is_large, of a stretch of it in which nothing moves, as 100 MB take their time on a slow line.
+    """
 
     timeout_s: float
     retries: int
     backoff_s: float = 0.3
+    is_large: bool = False
 
     def pause_s(self, failures: int) -> float:
         """0 before the first retry, then factor·2, factor·4 …, at most 120."""
@@ -39,8 +46,31 @@ class Patience:
 
 URGENT = Patience(timeout_s=60.0, retries=24)
 """Of calls that decide over the scan. Source: scanner contract 2."""
-ONCE = Patience(timeout_s=60.0, retries=0)
+ONCE = Patience(timeout_s=120.0, retries=0, is_large=True)
 QUICK = Patience(timeout_s=10.0, retries=0)
+
+
+class _Moved:
+    """When something was last sent or received. at: ``time.monotonic``."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self.note()
+
+    def note(self) -> None:
+        self.at = time.monotonic()
+
+
+class _Body(io.BytesIO):
+    """What is sent, in pieces: a skymap must not hold up the loop. Each piece that is taken is noted."""
+
+    def __init__(self, content: bytes, moved: _Moved) -> None:
+        super().__init__(content)
+        self._moved = moved
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._moved.note()
+        return super().read(size)
 
 
 @dataclass(frozen=True)
@@ -84,11 +114,11 @@ class Rest:
         return Status(bool(status.get("is_deleted")), str(label) if label else None)
 
     async def send(self, kind: str, plain: bytes, *, producer: str, sequence: int) -> None:
-        """A message's body by the route of its kind, one attempt. Raises CallFailed."""
+        """A message's body by the route of its kind, one attempt; what the answer says is dropped. Raises CallFailed."""
         if kind not in _ROUTES:
             raise CallFailed(f"a {kind} report can't be sent over REST", None)
         method, what = _ROUTES[kind]
-        place = {PRODUCER_HEADER: producer, SEQUENCE_HEADER: str(sequence)}
+        place = {PRODUCER_HEADER: producer, SEQUENCE_HEADER: str(sequence), "Prefer": "return=minimal"}
         await self.call(method, what, plain, ONCE, place)
 
     async def call(
@@ -99,19 +129,13 @@ class Rest:
         while True:
             status, wait_s, is_final = None, 0.0, False
             try:
-                timeout = aiohttp.ClientTimeout(total=patience.timeout_s)
-                headers = {"Content-Type": "application/json", **(place or {})} if body is not None else None
-                data = None if body is None else io.BytesIO(body)  # sent in pieces: a skymap must not hold up the loop
-                async with self._session.request(
-                    method, f"{self._base}/{what}", data=data, headers=headers, timeout=timeout, allow_redirects=False
-                ) as answer:
-                    text = await answer.read()
-                    if 200 <= answer.status < 300:
-                        return _parse(method, what, text)
-                    status, problem = answer.status, f"HTTP {answer.status}"
-                    when = answer.headers.get("Retry-After") if status in _OBEYS_RETRY_AFTER else None
-                    wait_s = _seconds(when)
-                    is_final = 400 <= status < 500 and status not in _RETRIED and when is None
+                status, when, text = await self._attempt(method, what, body, patience, place or {})
+                if 200 <= status < 300:
+                    return None if patience.is_large else _parse(method, what, text)
+                problem = f"HTTP {status}"
+                when = when if status in _OBEYS_RETRY_AFTER else None
+                wait_s = _seconds(when)
+                is_final = 400 <= status < 500 and status not in _RETRIED and when is None
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
                 problem = type(error).__name__
             failures += 1
@@ -120,6 +144,38 @@ class Rest:
                 raise CallFailed(f"{method} {what}: {problem}", status, is_final=is_final, wait_s=wait_s)
             log.info("%s %s: %s, trying again", method, what, problem)
             await asyncio.sleep(max(wait_s, patience.pause_s(failures)))
+
+    async def _attempt(
+        self, method: str, what: str, body: bytes | None, patience: Patience, place: Mapping[str, str]
+    ) -> tuple[int, str | None, bytes]:
+        """Status, Retry-After and text of an answer, the text only of small ones. Raises what aiohttp raises, TimeoutError."""
+        moved = _Moved()
+        answering = asyncio.ensure_future(self._answer(method, what, body, patience, place, moved))
+        try:
+            while not answering.done():
+                await asyncio.wait({answering}, timeout=patience.timeout_s / _LOOKS_PER_TIMEOUT)
+                if patience.is_large and time.monotonic() - moved.at > patience.timeout_s:
+                    raise asyncio.TimeoutError
+            return answering.result()
+        finally:
+            answering.cancel()
+
+    async def _answer(
+        self, method: str, what: str, body: bytes | None, patience: Patience, place: Mapping[str, str], moved: _Moved
+    ) -> tuple[int, str | None, bytes]:
+        data = None if body is None else _Body(body, moved)
+        headers = {"Content-Type": "application/json", **place} if body is not None else None
+        timeout = aiohttp.ClientTimeout(total=None if patience.is_large else patience.timeout_s)
+        async with self._session.request(
+            method, f"{self._base}/{what}", data=data, headers=headers, timeout=timeout, allow_redirects=False
+        ) as answer:
+            text = b""
+            if patience.is_large:  # a whole skymap, where SkyDriver does not know that less was asked for
+                async for _ in answer.content.iter_chunked(_PIECE_BYTES):
+                    moved.note()
+            else:
+                text = await answer.read()
+            return answer.status, answer.headers.get("Retry-After"), text
 
 
 def _parse(method: str, what: str, text: bytes) -> object:

@@ -54,6 +54,7 @@ class ScannerSession:
 
     def event(self) -> dict[str, Any]:
         """The i3 event to scan. Patient for half an hour. Raises CallFailed."""
+        self._engine.check_may_wait()
         return self._engine.submit(self._engine.event()).result()
 
     def report_progress(
@@ -66,9 +67,10 @@ class ScannerSession:
         self._engine.report_progress(_manifest(progress, event_metadata, scan_metadata))
 
     def put_result(self, skyscan_result: _Json, *, is_final: bool) -> None:
-        """Hand over the whole skymap so far, in skyreader's format; NaN is allowed. On disk when this returns, never dropped.
+        """Hand over the whole skymap so far, in skyreader's format; NaN is allowed. On disk when this returns.
 
-        Raises MessageRefused for what is no JSON, SpoolFull when a partial result finds no room.
+        A final one is never dropped, a partial one only for a later one when the spool is full. Raises MessageRefused for what is no
+        JSON, SpoolFull when a partial result finds no room.
         """
         self._engine.put_result(skyscan_result, is_final=is_final)
 
@@ -78,6 +80,7 @@ class ScannerSession:
 
     def wait_for_workers(self, *, poll_s: float = _WORKER_POLL_S, timeout_s: float | None = None) -> int:
         """Wait until a worker runs, return how many do. Raises ScanStopped, asyncio.TimeoutError."""
+        self._engine.check_may_wait()
         return self._engine.submit(self._engine.wait_for_workers(poll_s, timeout_s)).result()
 
     def on_stop(self, callback: Callable[[Stop], object]) -> None:
@@ -94,15 +97,22 @@ class ScannerSession:
         return self._engine.stop
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was handed over is delivered; False after timeout_s."""
+        """Wait until all that was handed over is delivered.
+
+        False after timeout_s, and when something never will be, as SkyDriver refused it or its file is damaged or gone: ``close``
+        names it.
+        """
+        self._engine.check_may_wait()
         return self._engine.submit(self._engine.flush(timeout_s)).result()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver what waits, then end the session.
 
         timeout_s: None = an hour when a final result or a failure waits, else half a minute. Raises NotDelivered, which says what
-        is left and where. Closing what is closed does nothing.
+        is left and where. Closing what is closed does nothing. Raises ScannerProblem in a signal handler that has interrupted a call
+        of this session: the session is closed after the handler, or by ``with`` when the handler raises.
         """
+        self._engine.check_may_wait()
         closing = self._engine.begin_close(timeout_s)
         if closing is None:
             return

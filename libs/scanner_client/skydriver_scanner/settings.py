@@ -17,7 +17,8 @@ _HEARTBEAT_S = 20
 """So that a connection which died without a word is noticed, and stop signals are heard on a new one."""
 
 
-def _default_spool_dir() -> Path:
+def default_spool_dir() -> Path:
+    """Where messages wait unless another folder is named. Everybody on the machine may write beside it."""
     return Path(tempfile.gettempdir()) / "skydriver-spool"
 
 
@@ -35,7 +36,7 @@ class SessionSettings:
     address: str
     token: str = field(repr=False)
     bus_url: str | None = field(default=None, repr=False)
-    spool_dir: Path = field(default_factory=_default_spool_dir)
+    spool_dir: Path = field(default_factory=default_spool_dir)
     spool_max_bytes: int = 256 * 1024 * 1024
     bus_patience_s: float = 20.0
     status_interval_s: float = 300.0
@@ -99,7 +100,7 @@ class SessionSettings:
             scan_id=scan_id,
             address=address,
             token=token.removeprefix("Bearer "),
-            spool_dir=Path(spool) if spool else _default_spool_dir(),
+            spool_dir=Path(spool) if spool else default_spool_dir(),
             bus_url=bus_url,
             spool_max_bytes=int(max_bytes),
             bus_patience_s=patience,

@@ -35,7 +35,7 @@ class StopWatch:
         self._interval_s = interval_s
         self._ask = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may add a callback in the midst of another
         self._callbacks: list[StopCallback] = []
         self._stop: Stop | None = None
         self.has_final_result = False
