@@ -16,7 +16,9 @@ from skydriver_common.model.events import (
 )
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import ResultRef, Scan
+from skydriver_common.model.scan_tokens import is_last_word
 from skydriver_common.model.wire import same_json
+from skydriver_scanner.wire import FAILURE, PROGRESS, RESULT
 
 LATE_S = 120.0
 """While a process of the scanner was heard so lately, reports of those before it count as late and are passed over."""
@@ -52,17 +54,20 @@ def unknown(scan_id: str) -> Rejection:
     return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
 
 
-def decide_report(scan: Scan, report: Report, now: float, *, is_back: bool = False) -> list[Event] | Rejection:
-    """What a message on the bus changes, whatever kind it is. now: Unix seconds. is_back: from the dead letters."""
+def decide_report(scan: Scan, report: Report, now: float, *, failed_at: float | None = None) -> list[Event] | Rejection:
+    """What a message on the bus changes, whatever kind it is. now: Unix seconds.
+
+    failed_at: of what is sent back from the dead letters, when it failed first, in Unix seconds (0.0: unknown); None: not sent back.
+    """
     if isinstance(report, PatchManifest):
-        return decide_patch(scan, report, now, is_back=is_back)
+        return decide_patch(scan, report, now, failed_at=failed_at)
     if isinstance(report, PutResult):
-        return decide_result(scan, report)
-    return decide_failure(scan, report)
+        return decide_result(scan, report, failed_at=failed_at)
+    return decide_failure(scan, report, failed_at=failed_at)
 
 
-def decide_patch(scan: Scan, command: PatchManifest, now: float, *, is_back: bool = False) -> list[Event] | Rejection:
-    """What a report changes. now: Unix seconds. is_back: from the dead letters. Source: REST contract 4.10.
+def decide_patch(scan: Scan, command: PatchManifest, now: float, *, failed_at: float | None = None) -> list[Event] | Rejection:
+    """What a report changes. now: Unix seconds. failed_at: see ``decide_report``. Source: REST contract 4.10.
 
     Metadata is put once: an equal one is accepted silently, another one refuses the whole command, the progress included.
     """
@@ -77,7 +82,7 @@ def decide_patch(scan: Scan, command: PatchManifest, now: float, *, is_back: boo
             events.append(ScanMetadataSet(scan_metadata=command.scan_metadata))
         elif not same_json(scan.scan_metadata, command.scan_metadata):
             return _is_set("scan_metadata")
-    if command.progress and not _is_late(scan, command, now, is_back=is_back):
+    if command.progress and not _is_late(scan, command, now, failed_at):
         if command.producer and command.producer != scan.scanner.producer:
             events.append(ScannerTookOver(producer=command.producer))
         if _is_news(scan, command):
@@ -87,15 +92,22 @@ def decide_patch(scan: Scan, command: PatchManifest, now: float, *, is_back: boo
     return events
 
 
-def decide_result(scan: Scan, command: PutResult) -> list[Event]:
-    """What a skymap changes: a final one is never replaced by a partial one. Source: REST contract 4.12."""
+def decide_result(scan: Scan, command: PutResult, *, failed_at: float | None = None) -> list[Event]:
+    """What a skymap changes: a final one is never replaced by a partial one, nor passed over because of a partial one's number.
+
+    failed_at: see ``decide_report``. Source: REST contract 4.12.
+    """
     stored = scan.result
     offered = ResultRef(digest=command.digest, size_bytes=command.size_bytes, is_final=command.is_final)
     if scan.has_final_result and not command.is_final:
         return []
+    ends_the_scan = command.is_final and not scan.has_final_result
     same_sender = stored is not None and bool(command.producer) and command.producer == stored.producer
-    if same_sender and stored is not None and command.sequence <= stored.sequence:
-        return []
+    if not ends_the_scan:
+        if same_sender and stored is not None and command.sequence <= stored.sequence:
+            return []
+        if _is_superseded(scan, command.producer, failed_at):
+            return []
     if offered.is_same_as(stored) and not (same_sender and not command.is_final):
         return []
     return [
@@ -106,16 +118,41 @@ def decide_result(scan: Scan, command: PutResult) -> list[Event]:
     ]  # fmt: skip
 
 
-def decide_failure(scan: Scan, report: ReportFailure) -> list[Event]:
-    """What a scanner's own word of its failure changes; the same word again: nothing."""
+def decide_failure(scan: Scan, report: ReportFailure, *, failed_at: float | None = None) -> list[Event]:
+    """What a scanner's own word of its failure changes; the same word again: nothing. failed_at: see ``decide_report``."""
     known = scan.scanner
     if report.producer == known.failure_producer and report.sequence <= known.failure_sequence:
+        return []
+    if _is_superseded(scan, report.producer, failed_at):
         return []
     return [
         FailureReported(
             reason=report.reason, log_tail=report.log_tail[-MAX_LOG_TAIL:], producer=report.producer, sequence=report.sequence
         )
     ]
+
+
+def was_sent_in_time(scan: Scan, kind: str, producer: str, sequence: int, *, is_final: bool = False) -> bool:
+    """Whether a report that is handled after the end of the scan's token was sent before it.
+
+    That is told by its place, not by when we got round to it: it is the next one of the process that was heard, which a replay can't
+    be. Where nobody was heard, all reports have waited for us. is_final: of a result, which no number of a partial one precedes.
+    """
+    if scan.is_deleted:
+        return False
+    if scan.has_final_result:
+        return kind == PROGRESS and is_last_word(scan, producer, sequence)
+    result, scanner = scan.result, scan.scanner
+    last = {
+        PROGRESS: (scan.producer, scan.sequence),
+        RESULT: (result.producer, result.sequence) if result is not None else ("", 0),
+        FAILURE: (scanner.failure_producer, scanner.failure_sequence),
+    }
+    known = {scanner.producer, *(who for who, _ in last.values())} - {""}
+    if not known:
+        return scan.progress is None and result is None
+    who, number = last.get(kind, ("", 0))
+    return producer in known and (is_final or who != producer or sequence > number)
 
 
 def decide_refused(scan: Scan, kind: str, refusal: Refusal, now: float) -> list[Event]:
@@ -152,20 +189,40 @@ def decide_silence(scan: Scan, now: float, limit_s: float, *, since: float = 0.0
     return [ScannerSilent(since=scanner.heard_at)]
 
 
-def _is_late(scan: Scan, command: PatchManifest, now: float, *, is_back: bool) -> bool:
+def _is_late(scan: Scan, command: PatchManifest, now: float, failed_at: float | None) -> bool:
     """Whether a newer report is known: of the same process by its number, of a process after it while that one is heard.
 
-    Not for ever, because the order of the two may have been taken the wrong way round. But what was dug out of the dead letters
+    Not for ever, because the order of the two may have been taken the wrong way round. But what comes back from the dead letters
     is old.
     """
     if command.producer and command.producer == scan.producer and command.sequence <= scan.sequence:
         return True
+    if _is_superseded(scan, command.producer, failed_at):
+        return True
     if command.producer not in scan.scanner.past_producers:
         return False
-    if is_back or now - scan.scanner.took_over_at < LATE_S:
+    if failed_at is not None or now - scan.scanner.took_over_at < LATE_S:
         return True
     speaks = scan.result is not None and scan.result.producer == command.producer  # what was heard lately was this one itself
     return now - scan.scanner.heard_at < LATE_S and not speaks
+
+
+def _is_superseded(scan: Scan, producer: str, failed_at: float | None) -> bool:
+    """Whether a report from the dead letters first failed before another process of the scanner said its last word."""
+    return failed_at is not None and failed_at < _another_heard_at(scan, producer)
+
+
+def _another_heard_at(scan: Scan, producer: str) -> float:
+    """When another process than this one was heard last, as far as it is known; 0.0: never. Unix seconds."""
+    scanner, result = scan.scanner, scan.result
+    others_result = result is not None and result.producer != producer
+    # what no other can have said since then, if the last word was this one's
+    others_end = scanner.ended_at if others_result and scan.has_final_result and scanner.ended_at is not None else 0.0
+    speaks = scanner.producer or (result.producer if result is not None else scanner.failure_producer)
+    if speaks == producer or not scanner.heard_at or (not speaks and not others_result):
+        return others_end
+    own_words = {scanner.failure_producer, result.producer if result is not None else ""}
+    return max(others_end, scanner.took_over_at if producer in own_words else scanner.heard_at)
 
 
 def _is_news(scan: Scan, command: PatchManifest) -> bool:

@@ -5,6 +5,7 @@ refused says why and lies in nobody's way; one that breaks the transaction is fo
 """
 
 import asyncio
+import re
 import time
 import traceback
 import uuid
@@ -14,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from skydriver_common.bus import letters
 from skydriver_common.db.bell import Bell
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.translate import fault_of
@@ -23,9 +25,10 @@ from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context, PatchManifest, PutResult
 from skydriver_common.model.events import StrangeReportRefused
 from skydriver_common.model.rejections import Rejection
-from skydriver_common.model.scan_tokens import is_last_word, token_has_ended
+from skydriver_common.model.scan import Scan
+from skydriver_common.model.scan_tokens import token_has_ended
 from skydriver_progress import messages
-from skydriver_progress.decide import TOLD_AGAIN_S, Refusal, Report, decide_refused, decide_report
+from skydriver_progress.decide import TOLD_AGAIN_S, Refusal, Report, decide_refused, decide_report, was_sent_in_time
 from skydriver_progress.messages import Envelope, Skymap, parse
 from skydriver_progress.retention import Retention
 from skydriver_progress.tokens import ENDED, ScanTokens
@@ -35,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 UNKNOWN, FAILED = "scan-unknown", "failed"
 _BREATH = 64
+_FINISHED = re.compile(rb'"finished"\s*:\s*true|\\u00')
+"""In the bytes of a report that says finished; or the word is written in another way."""
 _OFF_THE_LOOP_BYTES = 256 * 1024
 _MOST_CONTENT_BYTES = 8 * 1024 * 1024
 """Unpacked in one batch, one message beyond it at most: 1 kB can hold 1 MB. A thousand usual reports have half of it."""
@@ -54,6 +59,11 @@ class Message:
     tag: int
     is_back: bool = False
     """From the dead letters."""
+
+    @property
+    def failed_at(self) -> float | None:
+        """When a message from the dead letters failed first, in Unix seconds, 0.0: unknown; None: it is not from there."""
+        return letters.first_failed_at(self.headers) if self.is_back else None
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +89,13 @@ class Item:
             elif not isinstance(parsed, Skymap):
                 self.report = parsed
         return None if self.refusal is not None else self.report
+
+    def says_finished(self) -> bool:
+        """Whether it is a progress report that says finished: parsed only if its bytes may say so."""
+        if self.kind != PROGRESS or self.envelope is None or _FINISHED.search(self.envelope.plain) is None:
+            return False
+        report = self.read()
+        return isinstance(report, PatchManifest) and bool(report.progress and report.progress["processing_stats"]["finished"])
 
     def fails(self, error: Exception) -> None:
         """Handling it meets a bug: it is refused, with the traceback. Called where the error was caught."""
@@ -224,9 +241,8 @@ class Ingest:
             self._retention.begins(tx, scan_id)
         if token_has_ended(scan, now, self._token_grace_s):
             for item in group:
-                place = item.envelope
-                if place is None or item.kind != PROGRESS or not is_last_word(scan, place.producer, place.sequence):
-                    item.refusal = item.refusal or Refusal(ENDED, "the scan has ended, and its token with it")
+                if item.refusal is None and not self._came_in_time(scan, item):
+                    item.refusal = Refusal(ENDED, "the scan has ended, and its token with it")
         fit = [item for item in group if item.refusal is None]
         newest = self._take_newest(tx, fit, now) if self._coalesces else None
         is_complete = scan.event_metadata is not None and scan.scan_metadata is not None
@@ -241,9 +257,22 @@ class Ingest:
             if item.refusal is not None:
                 self._tell(tx, item, scan_id, now)
 
+    def _came_in_time(self, scan: Scan, item: Item) -> bool:
+        """Whether a message that is handled after the end of its scan's token was sent before, or has been with us since then."""
+        failed_at = item.message.failed_at
+        if failed_at and not token_has_ended(scan, failed_at, self._token_grace_s):
+            return True
+        place, report = item.envelope, item.report
+        is_final = isinstance(report, PutResult) and report.is_final
+        return place is not None and was_sent_in_time(scan, item.kind, place.producer, place.sequence, is_final=is_final)
+
     def _take_newest(self, tx: Transaction, group: Sequence[Item], now: float) -> Item | None:
-        """Decide on the newest progress report that is as it must be; None when there is none."""
-        for item in reversed(group):
+        """Decide on the newest progress report that is as it must be; None when there is none.
+
+        One that says finished stands, whatever comes after it: so the newest of those is taken, if there is one.
+        """
+        finished = [item for item in group if item.says_finished()]
+        for item in (*reversed(finished), *reversed(group)):
             report = item.read() if item.kind == PROGRESS else None
             if isinstance(report, PatchManifest) and report.progress and self._take(tx, item, report, now):
                 return item
@@ -253,7 +282,7 @@ class Ingest:
         """Decide on one report; False when it is refused."""
         scan = tx.scan(report.scan_id)
         assert scan is not None
-        match decide_report(scan, report, now, is_back=item.message.is_back):
+        match decide_report(scan, report, now, failed_at=item.message.failed_at):
             case Rejection() as no:
                 item.refusal = Refusal(str(no.code), no.reason)
                 return False

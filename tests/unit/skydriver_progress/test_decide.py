@@ -21,6 +21,7 @@ from skydriver_progress.decide import (
     decide_refused,
     decide_report,
     decide_silence,
+    was_sent_in_time,
 )
 from tests.support.histories import a_request
 
@@ -119,7 +120,7 @@ def _events_at(scan: Scan, report: Report, now: float) -> list[ev.Event]:
 def test_what_was_dug_out_of_the_dead_letters_and_what_comes_late_does_not_take_over_again() -> None:
     scan = _take(_take(_scan(), _progress(7, producer="a")), _progress(1, producer="b"))
     scan = _take(scan, ReportFailure(scan_id=SCAN_ID, reason="no GCD", producer="b", sequence=2))
-    late = decide_report(scan, _progress(9, producer="a"), NOW + 1e6, is_back=True)
+    late = decide_report(scan, _progress(9, producer="a"), NOW + 1e6, failed_at=NOW)
     assert late == []
     scan = _take(scan, _progress(3, producer="b"), NOW + 10 * LATE_S)  # it is alive
     assert decide_report(scan, _progress(9, producer="a"), NOW + 10 * LATE_S + 1) == []
@@ -190,3 +191,69 @@ def test_a_scanner_server_without_a_node_is_not_called_silent_and_its_time_begin
     scan = _fold(scan, [ev.ScannerStageChanged(stage="scheduled")])
     assert decide_silence(scan, NOW + 1005, 10.0, since=NOW + 999) == []
     assert [event.type for event in decide_silence(scan, NOW + 1010, 10.0, since=NOW + 999)] == ["scan.scanner-silent"]
+
+
+@given(st.permutations(range(8)), st.sets(st.integers(0, 7)))
+def test_in_any_order_the_last_final_result_stands_whatever_the_numbers_of_partial_ones(
+    order: list[int], finals: set[int]
+) -> None:
+    scan = _scan()
+    for n in (*order, *order):
+        scan = _take(scan, _result(n, is_final=n in finals))
+    assert scan.result is not None
+    assert (scan.result.sequence, scan.result.is_final) == (max(finals or order), bool(finals))
+    assert [event for n in order for event in _events(scan, _result(n, is_final=n in finals))] == []
+
+
+def _back(scan: Scan, report: Report, failed_at: float, now: float = NOW + 1e6) -> list[ev.Event]:
+    events = decide_report(scan, report, now, failed_at=failed_at)
+    assert not isinstance(events, Rejection)
+    return events
+
+
+def test_what_comes_back_from_the_dead_letters_does_not_replace_what_a_later_process_said() -> None:
+    scan = _take(_take(_scan(), _progress(7, producer="a"), NOW), _progress(1, producer="b"), NOW + 10)
+    scan = _take(scan, _result(2, producer="b"), NOW + 11)
+    assert _back(scan, _result(9, producer="a"), NOW + 5) == []
+    final = _result(10, is_final=True, producer="a")
+    assert len(_back(scan, final, NOW + 5)) == 1  # the scan has no final result yet
+    ended = _take(scan, _result(3, is_final=True, producer="b"), NOW + 12)
+    assert _back(ended, final, NOW + 5) == []
+    failure = ReportFailure(scan_id=SCAN_ID, reason="of a", producer="a", sequence=11)
+    assert _back(scan, failure, NOW + 5) == []
+    assert len(_back(scan, failure, 0.0)) == 0  # nobody knows when it failed
+
+
+def test_a_process_all_of_whose_reports_died_takes_nobody_s_place_when_they_come_back() -> None:
+    heard = _take(_scan(), _progress(1, producer="b"), NOW + 10)
+    assert _back(heard, _progress(5, producer="a"), NOW + 5) == []
+    assert len(_back(_scan(), _progress(5, producer="a"), NOW + 5)) == 2  # nobody else has spoken
+    # the one whose reports died was the newer one, and is heard again
+    events = _back(heard, _progress(5, producer="a"), NOW + 20)
+    assert events[0] == ev.ScannerTookOver(producer="a")
+
+
+def test_the_reports_of_the_process_that_speaks_come_back_in_the_order_of_their_numbers() -> None:
+    scan = _take(_take(_scan(), _progress(1, producer="b"), NOW), _progress(7, producer="a"), NOW + 10)
+    assert _back(scan, _progress(6, producer="a"), NOW + 5) == []
+    assert len(_back(scan, _progress(8, producer="a"), NOW + 5)) == 1
+    assert len(_back(_take(scan, _result(3, producer="b"), NOW), _result(9, producer="a"), NOW + 5)) == 1
+
+
+def test_what_was_sent_before_the_end_counts_by_its_place() -> None:
+    heard = _take(_take(_scan(), _progress(5)), _result(6))
+    failed = _fold(heard, [ev.ScannerFailed(reason="r")])
+    for kind, producer, sequence, is_final, is_in_time in (
+        ("result", "p", 7, True, True), ("result", "p", 7, False, True), ("result", "p", 6, False, False),
+        ("result", "p", 5, True, True), ("progress", "p", 6, False, True), ("progress", "p", 5, False, False),
+        ("failure", "p", 1, False, True), ("result", "q", 9, True, False), ("failure", "", 9, False, False),
+    ):  # fmt: skip
+        assert was_sent_in_time(failed, kind, producer, sequence, is_final=is_final) is is_in_time, (kind, producer, sequence)
+    unheard = _fold(_scan(), [ev.ScannerFailed(reason="r")])
+    assert was_sent_in_time(unheard, "result", "p", 0, is_final=True)  # all that it said has waited for us
+    over_rest = _fold(_take(_scan(), _progress(0, producer="")), [ev.ScannerFailed(reason="r")])
+    assert not was_sent_in_time(over_rest, "result", "p", 0)
+    assert not was_sent_in_time(_fold(failed, [ev.ScanDeleted()]), "result", "p", 7, is_final=True)
+    done = _take(heard, _result(8, is_final=True))
+    assert was_sent_in_time(done, "progress", "p", 9)
+    assert not was_sent_in_time(done, "result", "p", 9, is_final=True)

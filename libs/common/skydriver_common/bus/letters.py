@@ -59,6 +59,11 @@ def headers_of_burial(
     }  # fmt: skip
 
 
+def first_failed_at(headers: Mapping[str, Any]) -> float:
+    """When a message that was sent back from the dead letters failed first, in Unix seconds; 0.0: unknown."""
+    return _seconds(headers.get(FIRST_FAILED_AT))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
     """A dead letter. queue: of the consumer that could not do with it. Times are Unix seconds, 0.0: unknown.
