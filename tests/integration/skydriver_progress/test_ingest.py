@@ -211,6 +211,47 @@ async def test_the_last_report_that_waited_for_us_longer_than_its_token_lived_is
         await rig.bus.until(scan_id, lambda scan: scan.sequence == 3)
 
 
+async def test_what_a_scan_that_failed_had_sent_in_time_is_taken_however_late(rig: Rig) -> None:
+    heard, unheard, replayed = [await rig.store.a_scan() for _ in range(3)]
+    final = {"skyscan_result": {"nside-8": {"data": [1]}}, "is_final": True}
+    async with lanes(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
+        for scan_id in (heard, replayed):
+            await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
+            await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
+        for scan_id in (heard, unheard, replayed):
+            await rig.store.append("dispatcher", scan_id, ev.ScannerFailed(reason="it ended without a final result"))
+        await rig.bus.send("progress", replayed, a_progress(1), sequence=1)
+        await rig.bus.send("result", replayed, final, sequence=9, producer="another")
+        assert {reason.partition(":")[0] for reason in await rig.dead.reasons(2)} == {"token-ended"}
+        await rig.bus.send("result", heard, final, sequence=2)
+        await rig.bus.send("result", unheard, final, sequence=0)
+        for scan_id in (heard, unheard):
+            await rig.bus.until(scan_id, lambda scan: scan.has_final_result)
+        assert await rig.dead.read(0) == []
+    await _is_sound(rig)
+
+
+async def test_a_final_result_with_a_lower_number_than_a_partial_one_ends_the_scan(rig: Rig) -> None:
+    scan_id = await rig.store.a_scan()
+    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+        await rig.bus.send("result", scan_id, {"skyscan_result": {"a": {"data": [2]}}, "is_final": False}, sequence=11)
+        await rig.bus.until(scan_id, lambda scan: scan.result is not None)
+        await rig.bus.send("result", scan_id, {"skyscan_result": {"a": {"data": [1]}}, "is_final": True}, sequence=10)
+        await rig.bus.until(scan_id, lambda scan: scan.has_final_result)
+
+
+@pytest.mark.parametrize("coalesces", [True, False])
+async def test_the_report_that_says_finished_stands_whatever_waits_behind_it(rig: Rig, coalesces: bool) -> None:
+    scan_id = await rig.store.a_scan()
+    for n, finished in ((1, False), (2, True), (3, False), (4, True), (5, False)):
+        await rig.bus.send("progress", scan_id, a_progress(n, finished=finished), sequence=n)
+    async with lanes(rig.amqp_url, rig.store, rig.jwks, coalesces=coalesces):
+        scan = await rig.bus.until(scan_id, lambda scan: scan.sequence >= 4)
+    assert scan.sequence == 4
+    assert scan.progress is not None
+    assert scan.progress["processing_stats"]["finished"] is True
+
+
 async def test_a_reported_failure_shows_in_the_status_until_another_process_reports(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
     async with lanes(rig.amqp_url, rig.store, rig.jwks):

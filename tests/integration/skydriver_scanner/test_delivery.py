@@ -304,6 +304,54 @@ async def _has(things: list[Any]) -> bool:
     return bool(things)
 
 
+_INTERRUPTED = """
+import os, signal
+from skydriver_scanner import ScannerProblem, ScannerSession, spool
+session = ScannerSession.from_env()
+write = spool.Spool._write
+def interrupted(self, entry, plain):
+    spool.Spool._write = write
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return write(self, entry, plain)
+def handle(*_):
+    session.report_failure("stopped")
+    for wait in (session.close, lambda: session.flush(60)):
+        try:
+            wait()
+        except ScannerProblem:
+            print("refused", flush=True)
+signal.signal(signal.SIGUSR1, handle)
+spool.Spool._write = interrupted
+session.put_result({"number": 1}, is_final=True)
+session.close()
+print("closed", flush=True)
+"""
+
+
+async def test_a_signal_handler_that_struck_in_the_midst_of_a_result_may_not_wait_for_it(
+    settings: SessionSettings, reader: Reader
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _INTERRUPTED, stdout=asyncio.subprocess.PIPE, env={**os.environ, **_environment(settings)}
+    )
+    async with asyncio.timeout(60):
+        said, _ = await process.communicate()
+    assert said == b"refused\nrefused\nclosed\n"
+    await reader.until(lambda received: {one.kind for one in received} == {"result", "failure"})
+
+
+async def test_a_result_that_is_gone_from_the_spool_is_named(settings: SessionSettings, proxy: Proxy, reader: Reader) -> None:
+    proxy.refuse = True
+    session = AsyncScannerSession(settings)
+    await session.put_result(numbered(1), is_final=True)
+    [path] = settings.folder.glob("*.message")
+    path.unlink()
+    proxy.refuse = False
+    assert not await session.flush(20)
+    with pytest.raises(NotDelivered, match=r"final result \(gone from disk\)"):
+        await session.close()
+
+
 _FORKED = """
 import os, sys
 from skydriver_scanner import ScannerProblem, ScannerSession
@@ -431,21 +479,22 @@ async def test_what_is_left_can_be_delivered_from_the_command_line(
     assert "SKYSCAN_SKYDRIVER_AUTH is needed" in text
 
 
-async def test_a_full_spool_takes_final_results_and_failures_only(
+async def test_a_full_spool_takes_final_results_and_failures_and_a_partial_one_in_place_of_an_older_one(
     settings: SessionSettings, reader: Reader, proxy: Proxy
 ) -> None:
     proxy.refuse = True
     async with AsyncScannerSession(dataclasses.replace(settings, spool_max_bytes=10_000)) as session:
         await session.put_result(numbered(0, 8000), is_final=False)
+        await session.put_result(numbered(1, 8000), is_final=False)
         with pytest.raises(SpoolFull, match="was not taken"):
-            await session.put_result(numbered(1, 8000), is_final=False)
+            await session.put_result(numbered(9, 12_000), is_final=False)
         await session.put_result(numbered(2, 8000), is_final=True)
         await session.report_failure("…")
         await session.report_progress({"number": 3})
         proxy.refuse = False
     await reader.until(lambda received: len(received) == 4)
     assert [one.kind for one in reader.received()] == ["result", "result", "failure", "progress"]
-    assert [one.content["skyscan_result"]["number"] for one in reader.received()[:2]] == [0, 2]
+    assert [one.content["skyscan_result"]["number"] for one in reader.received()[:2]] == [1, 2]
 
 
 async def test_what_skydriver_refuses_for_good_is_set_aside_and_named(
@@ -457,6 +506,7 @@ async def test_what_skydriver_refuses_for_good_is_set_aside_and_named(
     assert await session.flush(20)
     await session.put_result({"bad": 1}, is_final=False)
     await session.put_result({"good": 1}, is_final=True)
+    assert not await session.flush(20)  # what was refused is not delivered
     with pytest.raises(NotDelivered, match=r"result \(PUT result: HTTP 400\)") as caught:
         await session.close()
     assert [one.is_final for one in caught.value.left] == [False]

@@ -58,7 +58,8 @@ DECLARE
 BEGIN
     FOR own IN
         SELECT c.relname AS table, r.role FROM pg_class c
-          JOIN (VALUES ('ewms\_%', 'skydriver_ewms_bridge'), ('launch\_%', 'skydriver_dispatcher')) AS r (pattern, role) ON c.relname LIKE r.pattern
+          JOIN (VALUES ('ewms\_%', 'skydriver_ewms_bridge'), ('launch\_%', 'skydriver_dispatcher'),
+                       ('progress\_%', 'skydriver_progress')) AS r (pattern, role) ON c.relname LIKE r.pattern
          WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
     LOOP
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO %I', own.table, own.role);
@@ -66,6 +67,8 @@ BEGIN
     END LOOP;
 END
 $$;
+
+GRANT SELECT ON progress_heard TO skydriver_dispatcher;  -- which judges an end by what is missing
 
 GRANT EXECUTE ON FUNCTION let_go_of_progress(text, integer, integer), forget_replies(timestamptz, integer),
     drop_orphan_blobs(timestamptz, text, integer) TO skydriver_progress;
