@@ -388,6 +388,38 @@ async def test_a_forked_child_neither_hangs_nor_keeps_the_folder(settings: Sessi
     await reader.until(lambda received: len(received) == 1)
 
 
+_FORKED_AND_LEFT = """
+import gc, os, sys
+from skydriver_scanner import ScannerSession
+session = ScannerSession.from_env()
+session.put_result({"number": 1}, is_final=False)
+assert session.flush(60)
+session.event()  # a second connection, which is kept
+child = os.fork()
+if child == 0:
+    del session
+    gc.collect()
+    sys.exit(0)  # with all that an orderly end finalises
+assert os.waitpid(child, 0)[1] == 0
+session.put_result({"number": 2}, is_final=True)
+assert session.flush(60)
+session.event()
+session.close()
+"""
+
+
+async def test_a_child_that_ends_in_order_leaves_the_parent_its_connections(
+    settings: SessionSettings, reader: Reader, proxy: Proxy
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "ignore", "-c", _FORKED_AND_LEFT, env={**os.environ, **_environment(settings)}
+    )
+    async with asyncio.timeout(90):
+        assert await process.wait() == 0
+    await reader.until(lambda received: len(received) == 2)
+    assert proxy.connections == 1
+
+
 async def test_a_session_without_a_bus_uses_rest(rest_settings: SessionSettings, skydriver: FakeSkyDriver) -> None:
     async with AsyncScannerSession(rest_settings) as session:
         await session.report_progress(**BODY)

@@ -1,27 +1,38 @@
-"""The client library and the progress service together, over a broker that is killed: what was confirmed is in the log, once."""
+"""The client library and the progress service together, over a broker that is killed: what was confirmed is in the log, once.
+
+Three things may become of a report: it is in the log; it was merged by the library, as a newer one was handed over before it was sent;
+or it is lost. The numbers tell them apart: each report has its own, and the library's bus says which ones were confirmed.
+"""
 
 import asyncio
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from skydriver_cli.embedded import rabbitmq
 from skydriver_cli.embedded.ports import choose
 from skydriver_common.bus import topology
 from skydriver_common.log import rebuild
 from skydriver_common.log.verify import verify
-from skydriver_scanner import AsyncScannerSession, SessionSettings
+from skydriver_scanner import AsyncScannerSession, SessionSettings, wire
+from skydriver_scanner.bus import Bus
 from tests.support.histories import a_store
 from tests.support.sandbox_parts import until
 from tests.support.scanner_bus import a_progress, lanes, scanner_bus
 
 SCANS, REPORTS = 6, 12
 
+Place = tuple[str, str, int]
+"""Scan, kind and number of a report."""
+
 
 class _Scanner:
-    """Reports, and waits each time until it is confirmed."""
+    """Reports, and waits each time until it is confirmed; or does not wait, so that reports of progress may be merged."""
 
-    def __init__(self, settings: SessionSettings) -> None:
+    def __init__(self, settings: SessionSettings, *, waits: bool) -> None:
         self.settings = settings
+        self.waits = waits
         self.confirmed = 0
 
     async def run(self) -> None:
@@ -29,7 +40,10 @@ class _Scanner:
             for n in range(1, REPORTS + 1):
                 await session.report_progress(**a_progress(n))
                 await session.put_result({"nside-8": {"data": [[n, 1.5]]}}, is_final=False)
-                assert await session.flush(60)
+                if self.waits:
+                    assert await session.flush(60)
+                elif n == 1:
+                    await until(lambda: _is_down(session))  # from here on all wait for the broker
                 self.confirmed = n
             await session.put_result({"nside-8": {"data": [[0, 1.5]]}}, is_final=True)
             await session.report_progress(**a_progress(REPORTS + 1, finished=True))
@@ -42,7 +56,36 @@ async def _is_registered(node: Path) -> bool:
     return any(all(queue in table for queue in queues) for table in tables)
 
 
-async def test_a_killed_broker_costs_no_confirmed_report_and_no_final_result(database: str, tmp_path: Path) -> None:
+async def _is_down(session: AsyncScannerSession) -> bool:
+    bus = session._engine._courier._bus
+    return bus is not None and not bus.is_up
+
+
+@pytest.fixture
+def confirmed(monkeypatch: pytest.MonkeyPatch) -> set[Place]:
+    """What brokers have confirmed to scanners of this process."""
+    places: set[Place] = set()
+    publish = Bus.publish
+
+    async def published(self: Bus, packed: wire.Packed) -> None:
+        await publish(self, packed)
+        kind, _, scan_id = packed.routing_key.partition(".")
+        places.add((scan_id, kind, packed.headers["sequence"]))
+
+    monkeypatch.setattr(Bus, "publish", published)
+    return places
+
+
+def _handed_over(scan_id: str) -> set[Place]:
+    """By one scanner: progress and results in turn, the final one and then the last report of progress."""
+    kinds = ["progress", "result"] * REPORTS + ["result", "progress"]
+    return {(scan_id, kind, number) for number, kind in enumerate(kinds)}
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_killed_broker_costs_no_confirmed_report_and_no_final_result(
+    database: str, tmp_path: Path, confirmed: set[Place], waits: bool
+) -> None:
     where: dict[str, Any] = {"ports": choose(list(rabbitmq.PORTS), {}), "run_dir": tmp_path / "run", "logs": tmp_path / "logs"}
     node = await rabbitmq.start(tmp_path / "node", **where)
     try:
@@ -59,14 +102,16 @@ async def test_a_killed_broker_costs_no_confirmed_report_and_no_final_result(dat
                 settings = SessionSettings(
                     scan_id, nowhere, bus.token(scan_id), node.url, spool_dir=tmp_path / "spool", bus_patience_s=600
                 )
-                scanners.append(_Scanner(settings))
+                scanners.append(_Scanner(settings, waits=waits))
             work = asyncio.gather(*(scanner.run() for scanner in scanners))
 
             async def all_are_at_it() -> bool:
-                return work.done() or all(scanner.confirmed > 0 for scanner in scanners)
+                return work.done() or all(
+                    any(scan_id == scanner.settings.scan_id for scan_id, _, _ in confirmed) for scanner in scanners
+                )
 
             await until(all_are_at_it)
-            assert not all(scanner.confirmed == REPORTS for scanner in scanners)
+            assert not work.done()
             node.child.process.kill()
             await node.stop()
             node = await rabbitmq.start(tmp_path / "node", **where)
@@ -77,11 +122,20 @@ async def test_a_killed_broker_costs_no_confirmed_report_and_no_final_result(dat
                     lambda scan: scan.has_final_result and scan.progress is not None and scan.progress["end"] is not None,
                 )
             rows = await store.pool.fetch(
-                "SELECT scan_id, type, count(*) AS logged, count(DISTINCT command_id) AS different FROM event_log"
-                " WHERE type IN ('scan.progress-reported', 'scan.result-received') GROUP BY scan_id, type"
+                "SELECT scan_id, type, command_id FROM event_log"
+                " WHERE type IN ('scan.progress-reported', 'scan.result-received')"
             )
-            assert len(rows) == 2 * SCANS
-            assert {(row["logged"], row["different"]) for row in rows} == {(REPORTS + 1, REPORTS + 1)}
+            kinds = {"scan.progress-reported": "progress", "scan.result-received": "result"}
+            logged = [(row["scan_id"], kinds[row["type"]], int(row["command_id"].partition(":")[2])) for row in rows]
+            assert len(logged) == len(set(logged))
+            handed_over = set().union(*(_handed_over(scanner.settings.scan_id) for scanner in scanners))
+            assert confirmed - set(logged) == set()  # lost
+            assert set(logged) <= handed_over
+            merged = handed_over - confirmed
+            # the library merges progress only, never the last report, and nothing that it was waited for
+            assert {(kind, number == 2 * REPORTS + 1) for _, kind, number in merged} <= {("progress", False)}
+            assert not (waits and merged)
+            assert waits or merged
             assert await dead.read(0) == []
             async with store.pool.acquire() as connection:
                 assert (await verify(connection)).breaks == []
