@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from skydriver_scanner import wire
 from skydriver_scanner.bus import Bus
 from skydriver_scanner.courier import Courier
-from skydriver_scanner.errors import CallFailed, NotDelivered, ScannerProblem, ScanStopped
+from skydriver_scanner.errors import CallFailed, LeftMessage, NotDelivered, ScannerProblem, ScanStopped
 from skydriver_scanner.rest import Rest
 from skydriver_scanner.settings import SessionSettings, default_spool_dir
 from skydriver_scanner.spool import Spool, make_private
@@ -180,8 +180,13 @@ class Engine:
                 raise ScanStopped(f"the scan must stop: {self._stops.stop.reason}")
 
     async def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was taken is delivered; False after timeout_s, or when something never will be (``left`` names it)."""
-        return await self._courier.until_empty(timeout_s) and not self._spool.left()
+        """Wait until nothing waits. False after timeout_s, and when what decides over the scan never will arrive."""
+        is_empty = await self._courier.until_empty(timeout_s)
+        return is_empty and not any(one.is_final or one.kind == wire.FAILURE for one in self.left())
+
+    def left(self) -> tuple[LeftMessage, ...]:
+        """See ``Spool.left``."""
+        return self._spool.left()
 
     def begin_close(self, timeout_s: float | None) -> Future[None] | None:
         """Deliver what waits, then take nothing more; ``end`` must follow. None: it is closed already.

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Optional
 
 from skydriver_scanner.engine import Engine
+from skydriver_scanner.errors import LeftMessage
 from skydriver_scanner.settings import SessionSettings
 from skydriver_scanner.stops import Stop
 
@@ -97,13 +98,17 @@ class ScannerSession:
         return self._engine.stop
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was handed over is delivered.
+        """Wait until nothing waits any more, nor is being written.
 
-        False after timeout_s, and when something never will be, as SkyDriver refused it or its file is damaged or gone: ``close``
-        names it.
+        False after timeout_s, and when a final result or a failure never will arrive, since SkyDriver refused it or its file is
+        damaged or gone. ``left`` names those, and partial results that were refused.
         """
         self._engine.check_may_wait()
         return self._engine.submit(self._engine.flush(timeout_s)).result()
+
+    def left(self) -> tuple[LeftMessage, ...]:
+        """All that was handed over and has not arrived: what waits, and what never will arrive, with the reason."""
+        return self._engine.left()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver what waits, then end the session.
@@ -188,6 +193,10 @@ class AsyncScannerSession:
     async def flush(self, timeout_s: float) -> bool:
         """See ScannerSession."""
         return await asyncio.wrap_future(self._engine.submit(self._engine.flush(timeout_s)))
+
+    def left(self) -> tuple[LeftMessage, ...]:
+        """See ScannerSession."""
+        return self._engine.left()
 
     async def close(self, timeout_s: float | None = None) -> None:
         """See ScannerSession."""

@@ -538,11 +538,23 @@ async def test_what_skydriver_refuses_for_good_is_set_aside_and_named(
     assert await session.flush(20)
     await session.put_result({"bad": 1}, is_final=False)
     await session.put_result({"good": 1}, is_final=True)
-    assert not await session.flush(20)  # what was refused is not delivered
+    assert await session.flush(20)  # a partial result that was refused decides nothing
+    assert [(one.is_final, one.why) for one in session.left()] == [(False, "PUT result: HTTP 400")]
     with pytest.raises(NotDelivered, match=r"result \(PUT result: HTTP 400\)") as caught:
         await session.close()
     assert [one.is_final for one in caught.value.left] == [False]
     assert [one["skyscan_result"] for one in skydriver.results] == [{"good": 1}]
+
+
+async def test_a_final_result_that_was_refused_is_not_taken_for_delivered(
+    rest_settings: SessionSettings, skydriver: FakeSkyDriver
+) -> None:
+    skydriver.refuse = {"PUT result": [400]}
+    session = AsyncScannerSession(rest_settings)
+    await session.put_result({"bad": 1}, is_final=True)
+    assert not await session.flush(20)
+    with pytest.raises(NotDelivered, match=r"final result \(PUT result: HTTP 400\)"):
+        await session.close()
 
 
 async def test_what_is_no_json_is_refused_at_once(rest_settings: SessionSettings) -> None:
