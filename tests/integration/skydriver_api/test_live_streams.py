@@ -1,6 +1,7 @@
 """Streams of events through the loss of the broker, and to readers that take their time: every version once, in order."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,8 +14,9 @@ import pytest
 from aio_pika.abc import AbstractRobustChannel, AbstractRobustQueue
 from aio_pika.exceptions import AMQPError
 
-from skydriver_api.live import LiveEvents
+from skydriver_api.live import MAX_WAITING_BYTES, LiveEvents
 from skydriver_api.routes import history
+from skydriver_api.routes.streaming import Stream
 from skydriver_common.auth import Principal, Role
 from skydriver_common.bus import topology
 from skydriver_common.bus.event_messages import event_message
@@ -258,3 +260,44 @@ async def test_thousands_of_streams_that_come_back_at_once_share_their_look_ups(
 
         assert await asyncio.gather(*(come_back(number) for number in range(300))) == [1] * 300
         assert len(asked) < 150
+
+
+async def test_readers_that_read_nothing_cost_little_each_whatever_the_size_of_events(
+    database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams: list[Stream] = []
+    bound = Stream.bound_buffer
+
+    def noted(self: Stream) -> None:
+        bound(self)
+        streams.append(self)
+
+    monkeypatch.setattr(Stream, "bound_buffer", noted)
+    async with a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(120):
+        scan = await store.a_scan()
+        request = (
+            f"GET /scan/{scan}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nAccept: text/event-stream\r\n\r\n"
+        ).encode()
+        silent = [await _unread(gateway, request) for _ in range(20)]
+        async with _streaming(gateway, scan) as content:
+            assert await _next_version(content) == 1
+            for number in range(20):  # 8 MB: more than the kernel's buffers hold
+                await store.append("progress", scan, a_report(number, text="x" * 400_000))
+                await _publish(clean_bus, store, scan, after=number + 1)
+                assert await _next_version(content) == number + 2
+        buffered = [transport.get_write_buffer_size() for stream in streams if (transport := stream._request.transport)]
+        assert len(buffered) >= 20
+        assert max(buffered) > 0  # they do hold something up
+        assert max(buffered) <= 64 * 1024
+        assert gateway.deps.live._room.n_bytes <= MAX_WAITING_BYTES
+        for client in silent:
+            client.close()
+
+
+async def _unread(gateway: LocalGateway, request: bytes) -> socket.socket:
+    """A client that asks, and reads nothing of the answer."""
+    client = socket.create_connection((gateway.host, gateway.port))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_sendall(client, request)
+    return client
