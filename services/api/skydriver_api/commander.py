@@ -138,7 +138,9 @@ class Commander:
         while True:
             channel = await self._ready_channel(gives_up_at)
             try:
-                return await send(channel, message, exchange=topology.COMMANDS.name, routing_key=key, mandatory=True)
+                return await send(
+                    channel, message, exchange=topology.COMMANDS.name, routing_key=key, mandatory=True, wait_for_room=False
+                )
             except ChannelLost:
                 await asyncio.sleep(_BLIP_S / 50)  # until the channel has noticed it as well
             except DeliveryError as error:

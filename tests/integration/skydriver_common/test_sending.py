@@ -26,13 +26,13 @@ async def test_a_broker_that_reads_nothing_gets_no_more_than_the_bound(clean_bus
             await asyncio.sleep(0)
         assert len(sending._UNCONFIRMED[(await channel.get_underlay_channel()).connection].publications) == most
         with pytest.raises(NotSent):
-            await send(channel, LARGE, exchange="", routing_key="nowhere")
+            await send(channel, LARGE, exchange="", routing_key="nowhere", wait_for_room=False)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         with pytest.raises(NotSent):  # what was written is on its way, whoever waits for it
-            await send(channel, LARGE, exchange="", routing_key="nowhere")
-        patient = asyncio.create_task(send(channel, LARGE, exchange="", routing_key="nowhere", wait_for_room=True))
+            await send(channel, LARGE, exchange="", routing_key="nowhere", wait_for_room=False)
+        patient = asyncio.create_task(send(channel, LARGE, exchange="", routing_key="nowhere"))
         await asyncio.sleep(0)
         assert not patient.done()
         proxy.flow()

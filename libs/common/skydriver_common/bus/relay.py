@@ -107,14 +107,8 @@ class Relay:
                         self._channel = await self._bus.channel(publisher_confirms=True)
                         await topology.declare(self._channel)
                     await asyncio.gather(
-                        *(
-                            send(self._channel, signal, exchange=stop, routing_key=event.scan_id, wait_for_room=True)
-                            for signal, event in signals
-                        ),
-                        *(
-                            send(self._channel, event_message(e), exchange=topic, routing_key=e.type, wait_for_room=True)
-                            for e in events
-                        ),
+                        *(send(self._channel, signal, exchange=stop, routing_key=event.scan_id) for signal, event in signals),
+                        *(send(self._channel, event_message(e), exchange=topic, routing_key=e.type) for e in events),
                     )
         except TryLater:
             self._channel = None

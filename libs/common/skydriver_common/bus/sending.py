@@ -62,11 +62,11 @@ _UNCONFIRMED: "WeakKeyDictionary[AbstractConnection, _Unconfirmed]" = WeakKeyDic
 
 async def send(
     channel: AbstractChannel, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False,
-    wait_for_room: bool = False,
+    wait_for_room: bool = True,
 ) -> None:  # fmt: skip
     """Publish; return when the broker has confirmed, or at once on a channel without confirmations.
 
-    wait_for_room: wait while too much is unconfirmed, instead of being refused. Raises NotSent, and what the client library
+    wait_for_room: whether to wait while too much is unconfirmed, or to be refused then. Raises NotSent, and what the client library
     raises: DeliveryError for a message that a queue refused or, with ``mandatory``, that found none, AMQPError and others when
     the broker is lost meanwhile; then the message may have arrived.
     """
