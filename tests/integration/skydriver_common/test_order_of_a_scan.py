@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from skydriver_common.db.pool import Connection
-from skydriver_common.log import archive, exporting, selection, system_log
+from skydriver_common.log import archive, exporting, read, selection, system_log
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.log.verify import verify
 from skydriver_common.model.events import SYSTEM, ThrottleChanged
@@ -121,3 +121,13 @@ async def test_a_past_that_an_earlier_build_wrote_out_of_order_is_a_whole_one(st
     assert (tidy.breaks, mixed.breaks) == ([], [])
     holed.finish()
     assert [(found.scan_id, found.version) for found in holed.breaks] == [(links[5].event.scan_id, links[5].event.version)]
+
+
+async def test_a_batch_of_the_relay_ends_by_bytes(store: Store) -> None:
+    scan_id = await store.a_scan()
+    await store.append("progress", scan_id, *(a_report(number, text="x" * 100_000) for number in range(5)))
+    first = await read.past_cursor(store.pool, "0", 0, most=500, most_bytes=250_000)
+    assert [event.version for _, event in first] == [1, 2, 3, 4]
+    xid, last = first[-1]
+    rest = await read.past_cursor(store.pool, xid, last.position, most=500, most_bytes=250_000)
+    assert [event.version for _, event in rest] == [5, 6]

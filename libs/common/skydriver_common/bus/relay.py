@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 _LOCK_KEY = 7_311_002
 _BATCH = 500
+_BATCH_BYTES = 16 * 1024 * 1024
+"""A batch is in memory as rows and as messages until the broker has confirmed all of it."""
 _STANDBY_S = 2.0
 _CONFIRM_S = 30.0
 FROZEN_S = 45.0
@@ -78,7 +80,7 @@ class Relay:
         with database_faults():
             row = await sql.relay_cursor(connection, relay=self._name)
         xid, position = (row["xid"], row["position"]) if row else ("0", 0)
-        batch = await read.past_cursor(connection, xid, position, most=_BATCH)
+        batch = await read.past_cursor(connection, xid, position, most=_BATCH, most_bytes=_BATCH_BYTES)
         # events that an open transaction holds back are no batch, but they do wait
         oldest = batch[0][1].recorded_at if batch else await self._oldest_held_back(connection, xid, position)
         self._on_lag(0.0 if oldest is None else max(0.0, time.time() - oldest.timestamp()))
@@ -88,7 +90,7 @@ class Relay:
         last_xid, last = batch[-1]
         with database_faults():
             await sql.move_relay_cursor(connection, relay=self._name, xid=last_xid, position=last.position)
-        return len(batch) == _BATCH
+        return len(batch) == _BATCH or sum(len(event.data) for _, event in batch) >= _BATCH_BYTES
 
     async def _oldest_held_back(
         self, connection: "asyncpg.Connection[asyncpg.Record]", xid: str, position: int

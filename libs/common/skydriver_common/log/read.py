@@ -63,10 +63,17 @@ def logged_event(row: Any) -> LoggedEvent:
     return LoggedEvent._make(_columns(row))
 
 
-async def past_cursor(connection: Pool | Connection, xid: str, position: int, *, most: int) -> list[tuple[str, LoggedEvent]]:
-    """At most ``most`` committed events after the cursor with their xids, in (xid, position) order. Raises TryLater."""
+async def past_cursor(
+    connection: Pool | Connection, xid: str, position: int, *, most: int, most_bytes: int
+) -> list[tuple[str, LoggedEvent]]:
+    """Committed events after the cursor with their xids, in (xid, position) order. Raises TryLater.
+
+    At most ``most``; they end with the one whose data reaches ``most_bytes``.
+    """
     with database_faults():
-        rows = [row async for row in sql.past_cursor(connection, xid=int(xid), position=position, most=most)]
+        rows = [
+            row async for row in sql.past_cursor(connection, xid=int(xid), position=position, most=most, most_bytes=most_bytes)
+        ]
     return [(row["xid"], logged_event(row)) for row in rows]
 
 

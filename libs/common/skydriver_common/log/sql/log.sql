@@ -109,12 +109,15 @@ ON CONFLICT ON CONSTRAINT workforces_pkey DO UPDATE SET body = excluded.body;
 -- name: leave_workforce(scan_id)!
 DELETE FROM workforces WHERE scan_id = ANY(:scan_id::text[]);
 
--- name: past_cursor(xid, position, most)
--- Committed events after a cursor, in commit-safe order: never past a transaction that is still open. Index: event_log_relay_order.
+-- name: past_cursor(xid, position, most, most_bytes)
+-- Committed events after a cursor, in commit-safe order: never past a transaction that is still open; up to the one that reaches
+-- so many bytes. Index: event_log_relay_order.
 SELECT xid::text, position, event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id, data
-  FROM event_log
- WHERE (xid, position) > (:xid::xid8, :position) AND xid < pg_snapshot_xmin(pg_current_snapshot())
- ORDER BY event_log.xid, position LIMIT :most;
+  FROM (SELECT *, sum(octet_length(data)) OVER (ORDER BY xid, position) - octet_length(data) AS before
+          FROM (SELECT * FROM event_log
+                 WHERE (xid, position) > (:xid::xid8, :position) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+                 ORDER BY event_log.xid, position LIMIT :most) AS next) AS batch
+ WHERE before < :most_bytes ORDER BY batch.xid, position;
 
 -- name: oldest_past_cursor(xid, position)$
 -- When the first event after a cursor was recorded, also one that an open transaction holds back; null for none. Index:
