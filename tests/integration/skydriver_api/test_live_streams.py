@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import aio_pika
@@ -29,9 +29,9 @@ from tests.support.proxy import Proxy
 
 
 @asynccontextmanager
-async def _streaming(gateway: LocalGateway, scan: str) -> AsyncIterator[aiohttp.StreamReader]:
+async def _streaming(gateway: LocalGateway, scan: str, *, read_bufsize: int = 2**16) -> AsyncIterator[aiohttp.StreamReader]:
     async with gateway.session.get(
-        f"{gateway.url}/scan/{scan}/events", headers={"Accept": "text/event-stream"}, read_bufsize=2**16
+        f"{gateway.url}/scan/{scan}/events", headers={"Accept": "text/event-stream"}, read_bufsize=read_bufsize
     ) as answer:
         assert answer.status == 200
         yield answer.content
@@ -273,13 +273,16 @@ async def test_readers_that_read_nothing_cost_little_each_whatever_the_size_of_e
         streams.append(self)
 
     monkeypatch.setattr(Stream, "bound_buffer", noted)
-    async with a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(120):
+    async with (
+        a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(120), AsyncExitStack() as clients,
+    ):  # fmt: skip
         scan = await store.a_scan()
         request = (
             f"GET /scan/{scan}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nAccept: text/event-stream\r\n\r\n"
         ).encode()
-        silent = [await _unread(gateway, request) for _ in range(20)]
-        async with _streaming(gateway, scan) as content:
+        silent = [clients.enter_context(await _unread(gateway, request)) for _ in range(20)]
+        assert len(silent) == 20
+        async with _streaming(gateway, scan, read_bufsize=2**20) as content:
             assert await _next_version(content) == 1
             for number in range(20):  # 8 MB: more than the kernel's buffers hold
                 await store.append("progress", scan, a_report(number, text="x" * 400_000))
@@ -288,10 +291,8 @@ async def test_readers_that_read_nothing_cost_little_each_whatever_the_size_of_e
         buffered = [transport.get_write_buffer_size() for stream in streams if (transport := stream._request.transport)]
         assert len(buffered) >= 20
         assert max(buffered) > 0  # they do hold something up
-        assert max(buffered) <= 64 * 1024
+        assert max(buffered) <= 96 * 1024  # the HTTP library looks at the buffer after each 64 KiB
         assert gateway.deps.live._room.n_bytes <= MAX_WAITING_BYTES
-        for client in silent:
-            client.close()
 
 
 async def _unread(gateway: LocalGateway, request: bytes) -> socket.socket:
