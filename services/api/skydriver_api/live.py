@@ -132,7 +132,7 @@ class LiveEvents:
     n_streams: how many watchers there are. is_listening: whether events come at present.
     """
 
-    def __init__(self, versions: Versions, *, most: int = 5_000, most_per_token: int = 2_000) -> None:
+    def __init__(self, versions: Versions, *, most: int = 8_000, most_per_token: int = 4_000) -> None:
         self._versions = versions
         self._most = most
         self._most_per_token = most_per_token

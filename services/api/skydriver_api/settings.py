@@ -46,9 +46,9 @@ class ApiSettings(ServiceSettings):
     """Of one client address. A proxy in front of the gateway is one address."""
     http_idle_timeout_s: float = Field(default=75.0, gt=0, le=3600, allow_inf_nan=False)
     """A connection without a request for so long is closed; longer than a proxy in front keeps its own."""
-    max_streams: int = Field(default=5_000, ge=1)
+    max_streams: int = Field(default=8_000, ge=1)
     """Live streams of events at once; further ones get 503."""
-    max_streams_per_token: int = Field(default=2_000, ge=1)
+    max_streams_per_token: int = Field(default=4_000, ge=1)
     """Of one token."""
     command_deadline_s: float = Field(default=10.0, gt=0)
     """How long a command may wait before it must not take effect any more."""
