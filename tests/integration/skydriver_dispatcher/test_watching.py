@@ -11,7 +11,8 @@ import pytest
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
-from skydriver_dispatcher.ports import ScannerStage
+from skydriver_dispatcher import store as statements
+from skydriver_dispatcher.ports import ScannerExit, ScannerStage
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context
@@ -623,3 +624,23 @@ async def has_failed(dispatcher: Dispatcher, scan_id: str) -> bool:
 
 async def count_is(store: Store, kind: str, number: int) -> bool:
     return bool(await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", kind) == number)
+
+
+async def test_a_scanner_that_prints_what_jsonb_does_not_take_is_judged_all_the_same(dispatcher: Dispatcher) -> None:
+    scan_id = await dispatcher.launched()
+    dispatcher.board.put(ScannerExit(scan_id=scan_id, exit_code=0, log_tail="half a word: \0 \ud800"))
+    assert await dispatcher.watchdog.follow() is True
+    await dispatcher.hasten()
+    scan = await dispatcher.scan(scan_id)
+    assert (scan.launch.state, scan.launch.log_tail) == ("failed", "half a word: \ufffd \ufffd")
+
+
+async def test_a_text_that_jsonb_does_not_take_hides_no_scan_that_should_run(dispatcher: Dispatcher) -> None:
+    waits, runs = await dispatcher.launched(), await dispatcher.launched()
+    await dispatcher.store.append("dispatcher", waits, ev.ScannerStageChanged(stage="scheduled", code="", text=""))
+    await dispatcher.store.append("dispatcher", runs, ev.ScannerStageChanged(stage="running", code="", text=""))
+    for scan_id in (waits, runs):
+        errors = {'a \0 and "stage":"scheduled"': 3}
+        await dispatcher.store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={}, n_running=0, top_errors=errors))
+    running = await statements.should_run(dispatcher.store.pool)
+    assert {scan_id: one.stage for scan_id, one in running.items()} == {waits: "scheduled", runs: "running"}

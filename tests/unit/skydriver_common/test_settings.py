@@ -3,6 +3,7 @@
 import importlib
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import Field, SecretStr, ValidationError
@@ -159,3 +160,23 @@ def test_the_table_of_known_names_lists_every_field_of_every_service(module: str
     ]
     assert any(found is not ServiceSettings for found in classes)
     assert {name for found in classes for name in found.names()} <= KNOWN_NAMES
+
+
+@pytest.mark.parametrize("module", [".".join(path.parts[-2:])[:-3] for path in sorted(SERVICES.glob("*/*/settings.py"))])
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e300"])
+def test_no_number_may_be_infinite_or_absurdly_large(environment: pytest.MonkeyPatch, module: str, value: str) -> None:
+    [settings] = [
+        found
+        for found in vars(importlib.import_module(module)).values()
+        if isinstance(found, type) and issubclass(found, ServiceSettings) and found is not ServiceSettings
+    ]
+    numbers = {
+        name for name, field in settings.model_fields.items() if {int, float} & {field.annotation, *get_args(field.annotation)}
+    }
+    assert numbers
+    for name in numbers:
+        environment.setenv(f"SKYDRIVER_{name.upper()}", value)
+    with pytest.raises(BadSettings) as caught:
+        settings.read()
+    refused = {problem.partition(":")[0].removeprefix("SKYDRIVER_").lower() for problem in caught.value.problems}
+    assert numbers <= refused

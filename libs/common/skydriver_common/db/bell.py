@@ -11,7 +11,7 @@ from collections.abc import Callable
 import asyncpg
 import structlog
 
-from skydriver_common.db.pool import Pool, first
+from skydriver_common.db.pool import Connection, Pool, first
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ class Bell:
         self._wake = asyncio.Event()
         self._local: dict[str, list[Callable[[str], None]]] = {}
         self.processes: set[int] = set()
-        """Server processes through which this bell has rung: our own listener need not hear them."""
+        """Server processes of open connections through which this bell has rung: our own listener need not hear them."""
 
     def on_ring(self, channel: str, callback: Callable[[str], None]) -> None:
         """Call back in this process without the way through Postgres."""
@@ -60,7 +60,7 @@ class Bell:
         try:
             # nothing of value is written: no need to wait for the disk
             async with self._pool.acquire() as connection:
-                self.processes.add(connection.get_server_pid())
+                self._know(connection)
                 await connection.execute(
                     "WITH fast AS (SELECT set_config('synchronous_commit', 'off', true))"
                     " SELECT pg_notify(c, p) FROM fast, unnest($1::text[], $2::text[]) AS rung (c, p)",
@@ -69,3 +69,10 @@ class Bell:
                 )
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             log.warning("bell.not_rung", error=type(error).__name__)
+
+    def _know(self, connection: Connection) -> None:
+        """Remember whose notifications are our own, as long as the connection is open: the number may be another's after that."""
+        process = connection.get_server_pid()
+        if process not in self.processes:
+            self.processes.add(process)
+            connection.add_termination_listener(lambda _: self.processes.discard(process))

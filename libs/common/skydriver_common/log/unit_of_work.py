@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.bell import LOG_CHANNEL, Bell
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.schedule import DueChanges
@@ -124,7 +125,7 @@ class UnitOfWork:
             context=context,
             writer=self._writer,
             recorded_reply=turn.recorded_reply(context),
-            now=datetime.now(UTC),
+            now=datetime.fromtimestamp(CLOCK.time_s(), UTC),
             _turn=turn,
         )
         with database_faults():

@@ -16,6 +16,7 @@ from skydriver_common.bus.relay import Relay
 from skydriver_common.bus.translate import broker_faults
 from skydriver_common.db import migrate
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL, Bell
+from skydriver_common.db.clock import ClockComparison
 from skydriver_common.db.pool import Listener, Pool, open_pool
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.db.translate import database_faults
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 _RELAY_IDLE_S = 5.0
 _LONGEST_PAUSE_S = 2.0
+_COMPARES_CLOCKS_S = 30.0
 
 T = TypeVar("T")
 
@@ -156,6 +158,9 @@ async def open_service_pool(service: Service, database_url: str, *, size: int = 
             return bool(await pool.fetchval("SELECT true", timeout=1.5))
 
     service.ready_check("database", answers)
+    comparison = ClockComparison(pool, on_compared=service.metrics.clock_compared)
+    await patiently(comparison.step)
+    service.loop("clock", comparison.step, idle_s=_COMPARES_CLOCKS_S)
     return pool
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -20,6 +20,10 @@ __all__ = ["KNOWN_NAMES", "PREFIX", "AmqpUrl", "BadSettings", "PostgresUrl", "Se
 
 PREFIX = "SKYDRIVER_"
 EXIT_BAD_SETTINGS = 2
+LONGEST_S = 10 * 365 * 86_400.0
+"""Ten years: no setting is a longer time."""
+LARGEST = 2**31 - 1
+"""Of all other numbers."""
 
 _COMMON = "DATABASE_URL AMQP_URL REPLICA HEALTH_HOST HEALTH_PORT LOG_FORMAT LOG_LEVEL STOP_GRACE_S"
 _API = """HTTP_HOST HTTP_PORT AUTH_ISSUER AUTH_AUDIENCE AUTH_JWKS_FILE AUTH_USER_CLAIM AUTH_SYSTEM_CLAIM SCAN_TOKEN_ISSUER
@@ -119,6 +123,18 @@ class ServiceSettings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     stop_grace_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 6.0
     """Seconds for work in hand after the signal to stop; must be less than what the supervisor grants before it kills."""
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_in_bounds(cls, value: Any, info: ValidationInfo) -> Any:
+        """No number may be infinite or NaN, no length of time beyond what a database or a timer can hold."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        unit = (info.field_name or "").rpartition("_")[2]
+        most = {"s": LONGEST_S, "days": LONGEST_S / 86_400}.get(unit, LARGEST)
+        if not abs(value) <= most:  # in this form: NaN is in no order
+            raise ValueError(f"must be a finite number of at most {most:,.0f}")
+        return value
 
     @classmethod
     def settings_customise_sources(

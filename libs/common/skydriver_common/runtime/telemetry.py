@@ -119,11 +119,20 @@ class Metrics:
         )
         self._events = Counter("skydriver_events_appended", "Events appended to the log.", ["type"], registry=self.registry)
         self._loop_failures = Counter("skydriver_loop_failures", "Failed steps of loops.", ["loop"], registry=self.registry)
+        self._clock = Gauge(
+            "skydriver_clock_difference_seconds",
+            "How far the database's clock is ahead of this machine's.",
+            registry=self.registry,
+        )
         self._relay_lag = Gauge(
             "skydriver_relay_lag_seconds",
             "Age of the oldest committed event that is not yet published.",
             registry=self.registry,
         )
+
+    def clock_compared(self, ahead_s: float) -> None:
+        """The database's clock is so many seconds ahead of this machine's."""
+        self._clock.set(ahead_s)
 
     def command_handled(self, command: str, outcome: str, seconds: float) -> None:
         """Count a command and its duration. outcome: done, refused, try-later, bad-message or failed."""
