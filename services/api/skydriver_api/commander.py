@@ -7,7 +7,6 @@ FastStream's own ``request`` serialises calls (measured in the design: 440/s aga
 """
 
 import asyncio
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 
@@ -21,6 +20,7 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import headers_of, reply_of
 from skydriver_common.bus.sending import ChannelLost, send
 from skydriver_common.bus.translate import broker_faults
+from skydriver_common.clock import CLOCK
 from skydriver_common.faults import TryLater
 from skydriver_common.model import wire
 from skydriver_common.model.commands import REPLY_GRACE_S, Command, Context
@@ -95,7 +95,7 @@ class Commander:
             return await self._ask(command.key, content, actor, command_id, fingerprint)
 
     async def _ask(self, key: str, content: bytes, actor: str, command_id: str | None, fingerprint: str) -> Reply:
-        deadline = time.time() + self._deadline_s
+        deadline = CLOCK.time_s() + self._deadline_s
         correlation_id = uuid.uuid4().hex
         context = Context(
             command_id=command_id or str(uuid.uuid4()), correlation_id=correlation_id, actor=actor, deadline=deadline,
@@ -165,7 +165,7 @@ class Commander:
     async def _look_until(self, moment: float, context: Context) -> Reply | None:
         """The recorded reply, as soon as there is one; None when there is none at that moment (Unix seconds)."""
         while True:
-            is_last = time.time() > moment
+            is_last = CLOCK.time_s() > moment
             found = await self._look(context)
             if found is not None or is_last:
                 return found

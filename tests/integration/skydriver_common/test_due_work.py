@@ -1,11 +1,14 @@
 """Due work: nothing that was put is lost, and nothing is done by two at once within a lease, whatever the holders do."""
 
 import asyncio
+import importlib
 import itertools
+import re
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
 
@@ -412,3 +415,82 @@ def test_nothing_is_lost_and_nothing_is_done_by_two_at_once(database: str) -> No
             phases=[Phase.explicit, Phase.generate, Phase.shrink],
         ),
     )
+
+
+DOC = (Path(__file__).parents[3] / "docs" / "due-work.md").read_text()
+STATES = ("no row", "free", "claimed", "expired")
+
+
+def cells() -> dict[tuple[str, str], str]:
+    """The page's table of verbs: (verb, state) to what happens."""
+    found: dict[tuple[str, str], str] = {}
+    for line in DOC.splitlines():
+        first, *rest = [cell.strip() for cell in line.strip("|").split("|")]
+        verb = re.match(r"`(put|claim|finish|postpone|drop|release_all)`", first)
+        if verb and len(rest) == len(STATES):
+            found |= {(first.replace("`", ""), state): cell for state, cell in zip(STATES, rest, strict=True)}
+    return found
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    "verb",
+    ["put", "claim", "finish, own token", "finish, old token", "postpone, own token", "postpone, old token", "drop", "release_all, own"],
+)  # fmt: skip
+async def test_the_page_says_what_each_verb_does_to_a_row(
+    store: Store, schedules: tuple[Schedule, Schedule], verb: str, state: str
+) -> None:
+    one, two = schedules
+    await one.put(KIND, "s")
+    old = await claimed(one)
+    await expire(store)
+    own = await claimed(one)
+    match state:
+        case "no row":
+            await one.drop(KIND, "s")
+        case "free":
+            await one.postpone(own, -HOUR)
+        case "expired":
+            await expire(store)
+    before = await store.pool.fetchrow("SELECT * FROM due_work")
+    work = old if "old" in verb else own
+    match verb.partition(",")[0]:
+        case "put":
+            await two.put(KIND, "s", after=-2 * HOUR)
+        case "claim":
+            await two.claim(KIND)
+        case "finish":
+            await two.finish(work)
+        case "postpone":
+            await two.postpone(work, HOUR)
+        case "drop":
+            await two.drop(KIND, "s")
+        case "release_all":
+            await one.release_all()
+    after = await store.pool.fetchrow("SELECT * FROM due_work")
+    said = cells()[verb, state]
+    if after == before:
+        assert said == "nothing"
+    elif before is None:
+        assert said == "a row, free"
+    elif after is None:
+        assert said.startswith("gone")
+    elif after["leased_by"] is None:
+        assert said.startswith("due at the earlier time" if state == "free" else "free")
+    else:
+        assert after["leased_until"] > before["due_at"]
+        assert said.startswith("stays claimed" if after["leased_by"] == own.claim else "claimed")
+
+
+def test_the_page_names_every_kind_of_due_work() -> None:
+    modules = [importlib.import_module(name) for name in (
+        "skydriver_dispatcher.usecases", "skydriver_ewms.due", "skydriver_progress.retention", "skydriver_progress.silence",
+        "skydriver_progress.housekeeping",
+    )]  # fmt: skip
+    no_kinds = {"ewms-workforce", "ewms-probe", "ewms-eyes"}
+    kinds = {
+        value for module in modules for name, value in vars(module).items()
+        if name.isupper() and not name.startswith("_") and isinstance(value, str) and re.fullmatch(r"[a-z]+([-.][a-z-]+)?", value)
+    } - no_kinds  # fmt: skip
+    assert {"launch", "stop", "ewms-assign", "progress.compact"} <= kinds
+    assert {kind for kind in kinds if f"| `{kind}` |" not in DOC} <= {"system"}

@@ -1,12 +1,12 @@
 """What travels beside a message's body: ids, actor, deadline. Both directions."""
 
-import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from faststream.rabbit.message import RabbitMessage
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.faults import BadMessage
 from skydriver_common.model.commands import Context
 from skydriver_common.model.rejections import Code, Reply
@@ -53,7 +53,7 @@ def deadline_of(headers: Mapping[str, Any]) -> float | None:
 
 def seconds_left(deadline: float | None) -> float:
     """Seconds until the deadline; infinite without one."""
-    return float("inf") if deadline is None else deadline - time.time()
+    return float("inf") if deadline is None else deadline - CLOCK.time_s()
 
 
 def reply_headers(reply: Reply) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL, Bell
 from skydriver_common.db.drain import Drain
 from skydriver_common.db.pool import Connection, Pool
@@ -228,12 +229,12 @@ async def _within_the_limit(turn: Turn) -> None:
 
 def _is_short_of_time(member: Member) -> bool:
     """Whether a decision that is begun now would hardly be written in time."""
-    return member.context.deadline is not None and time.time() > member.context.deadline - _LEAST_LEFT_S
+    return member.context.deadline is not None and CLOCK.time_s() > member.context.deadline - _LEAST_LEFT_S
 
 
 def _is_late(member: Member) -> bool:
     """Whether a decision must not be committed any more: whoever asked will not see it."""
-    return member.context.deadline is not None and time.time() > member.context.deadline + _COMMITTED_WITHIN_S
+    return member.context.deadline is not None and CLOCK.time_s() > member.context.deadline + _COMMITTED_WITHIN_S
 
 
 def _settle(member: Member, error: Exception | None) -> None:
