@@ -27,6 +27,7 @@ from skydriver_ewms.additions import Additions
 from skydriver_ewms.breaker import Breaker
 from skydriver_ewms.checks import Checks
 from skydriver_ewms.due import DueStep
+from skydriver_ewms.reconciliation import Reconciliation
 from skydriver_ewms.settings import BridgeSettings
 from skydriver_ewms.taskforces import Taskforces
 from skydriver_ewms.teardown import Teardown
@@ -71,7 +72,9 @@ class Bridge:
     taskforces: Taskforces
     objects: FakeObjects
     steps: dict[str, DueStep]
+    reconciliation: Reconciliation
     uows: dict[str, UnitOfWork] = field(default_factory=dict)
+    faults: list[Exception] = field(default_factory=list)
 
     async def launched_scan(self, *, priority: int = 0, **request: Any) -> str:
         """A new scan whose scanner server runs; the bridge has been told."""
@@ -127,12 +130,20 @@ class Bridge:
         """Do all work of this kind that is due within `until_s`; returns the faults that were met."""
         faults: list[str] = []
         await self.pass_time(kind, until_s)
+        self.faults.clear()
         for _ in range(100):
             try:
-                if await self.steps[kind]() is not True:
-                    return faults
+                is_more = await self.steps[kind]()
             except TryLater as fault:
                 faults.append(fault.what)
+                continue
+            for met in self.faults:
+                if not isinstance(met, TryLater):
+                    raise met
+                faults.append(met.what)
+            self.faults.clear()
+            if is_more is not True:
+                return faults
         raise AssertionError(f"{kind} does not come to rest")
 
     async def pass_time(self, kind: str, seconds: float) -> None:
@@ -208,6 +219,7 @@ async def a_bridge(
             due.STOP: teardown.stop, due.AFTERMATH: teardown.aftermath, due.ADDITIONS: additions.resolve,
             due.STARTUP: checks.startup, due.TOKENS: checks.tokens, due.TOP_UP: top_ups.top_up,
         }  # fmt: skip
+        faults: list[Exception] = []
         yield Bridge(
             pool=pool, ewms=ewms, work_dir=work_dir, settings=configured, usecases=usecases, additions=additions,
             taskforces=Taskforces(pool, usecases, ewms), objects=objects,
@@ -215,7 +227,11 @@ async def a_bridge(
                 pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, closed=breaker.closed_for,
                 top_ups=top_ups,
             ),
-            steps={kind: DueStep(schedule, kind, handle, closed=breaker.closed_for) for kind, handle in handlers.items()}, uows=uows,
+            steps={
+                kind: DueStep(schedule, kind, handle, closed=breaker.closed_for, on_fault=faults.append)
+                for kind, handle in handlers.items()
+            },
+            reconciliation=Reconciliation(pool, usecases, schedule, unclear_wait=configured.unclear_wait), uows=uows, faults=faults,
         )  # fmt: skip
     finally:
         async with asyncio.timeout(10):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from skydriver_common.faults import TryLater
-from skydriver_ewms.ports import NotFound, Refused, UnclearOutcome, WorkflowEnded
+from skydriver_ewms.ports import NotFound, OnUnreadable, Refused, UnclearOutcome, WorkflowEnded
 from skydriver_ewms.values import Json, QueueProfile, TaskDirective, Taskforce, Workflow, WorkflowSpec
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class FakeEwms:
     """The port `Ewms`.
 
     Put words of the above into `faults` to strike the next calls (None: no fault), or into `struck` to strike the next call of
-    one kind.
+    one kind. unreadable: uuids of taskforces that are not what the contract promises.
     """
 
     instance: str = "test"
@@ -52,6 +52,7 @@ class FakeEwms:
     directives: dict[str, list[TaskDirective]] = field(default_factory=dict)
     taskforces: dict[str, list[Taskforce]] = field(default_factory=dict)
     activated: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
     refuses: str = ""
     pending: list[Callable[[], object]] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -84,7 +85,9 @@ class FakeEwms:
         self._strike("get")
         return self._known(workflow_id)
 
-    async def get_workflows(self, workflow_ids: Collection[str]) -> tuple[Workflow, ...]:
+    async def get_workflows(
+        self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
+    ) -> tuple[Workflow, ...]:
         self._strike("get-many")
         return tuple(self.workflows[w] for w in workflow_ids if w in self.workflows)
 
@@ -107,10 +110,17 @@ class FakeEwms:
     async def finish(self, workflow_id: str) -> None:
         self._stop("finish", workflow_id, "FINISHED")
 
-    async def find_taskforces(self, workflow_ids: Collection[str]) -> AsyncIterator[Sequence[Taskforce]]:
+    async def find_taskforces(
+        self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
+    ) -> AsyncIterator[Sequence[Taskforce]]:
         self._strike("taskforces")
         for workflow_id in workflow_ids:
-            yield list(self.taskforces.get(workflow_id, []))
+            readable = [t for t in self.taskforces.get(workflow_id, []) if t.taskforce_uuid not in self.unreadable]
+            for _ in range(len(self.taskforces.get(workflow_id, [])) - len(readable)):
+                if on_unreadable is None:
+                    raise TryLater("EWMS answers what nobody can read")
+                on_unreadable(workflow_id)
+            yield readable
 
     async def raw_taskforces(self, workflow_id: str) -> AsyncIterator[Sequence[dict[str, Json]]]:
         self._strike("raw")

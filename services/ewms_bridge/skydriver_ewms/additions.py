@@ -84,7 +84,11 @@ class Additions:
             )
             tx.due.put(ADDITIONS, scan_id, after=HOLD + LOOK_AGAIN)
         try:
-            outcome = await self._ask(addition)
+            async with asyncio.timeout(LONGEST_ASK_S):  # shorter than the request is held
+                outcome = await self._ask(addition)
+        except TimeoutError as fault:
+            await self._put_down(addition)
+            raise TryLater("EWMS takes too long to add workers") from fault
         except (TryLater, NotFound, UnclearOutcome):
             await self._put_down(addition)
             raise
@@ -99,7 +103,7 @@ class Additions:
         async with self._uow.on_scans(context_of(ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
             addition = await store.unclear_addition(tx.connection, work.scan_id, now=tx.now)
             if addition is not None:
-                await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
+                addition = await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
             held_s = None if addition is not None else await store.seconds_held(tx.connection, work.scan_id)
         if addition is None:
             # somebody has the last one in hand: whoever it is may die with it
@@ -113,7 +117,7 @@ class Additions:
         elif datetime.now(UTC) - addition.attempted_at > self._unclear_wait:
             await store.drop_addition(self._pool, addition)
         else:
-            await store.hold_addition(self._pool, addition, until=datetime.now(UTC))
+            await store.release_addition(self._pool, addition, now=datetime.now(UTC))
             return LOOK_AGAIN
         return timedelta(0)
 
@@ -148,8 +152,7 @@ class Additions:
                 )  # fmt: skip
             if addition.held_until > tx.now:
                 raise TryLater("the same workers are being asked for just now", 0.5)
-            await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
-            return addition
+            return await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
 
     async def _ask(self, addition: Addition) -> Taskforce | Rejection:
         """Look for the workers of an earlier try, else ask EWMS. Raises TryLater, NotFound, UnclearOutcome."""
@@ -164,7 +167,8 @@ class Additions:
         if task is None:
             raise NotFound
         before = [t.taskforce_uuid for t in there]
-        await store.attempt_addition(self._pool, addition, task.task_id, before, now=datetime.now(UTC))
+        if not await store.attempt_addition(self._pool, addition, task.task_id, before, now=datetime.now(UTC)):
+            raise TryLater("the request for workers has been taken up by somebody else", 0.5)
         try:
             return await self._ewms.add_workers(task.task_id, addition.cluster_location, addition.n_workers)
         except Refused as refused:
@@ -193,7 +197,7 @@ class Additions:
 
     async def _put_down(self, addition: Addition) -> None:
         now = datetime.now(UTC)
-        await store.hold_addition(self._pool, addition, until=now)
+        await store.release_addition(self._pool, addition, now=now)
         await self._schedule.put(ADDITIONS, addition.scan_id, after=LOOK_AGAIN)
 
     async def _refuse(self, addition: Addition, no: Rejection, context: Context) -> Reply:

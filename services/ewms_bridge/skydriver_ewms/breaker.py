@@ -80,10 +80,10 @@ class Breaker:
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
         """Around one call to EWMS. Raises TryLater without it while EWMS is away."""
-        outage = await self._ask_leave()
+        await self._ask_leave()
         async with self._turnstile.passing() as has_waited:
             if has_waited:
-                outage = await self._ask_leave()  # much may have happened meanwhile
+                await self._ask_leave()  # much may have happened meanwhile
             try:
                 yield
             except (TryLater, UnclearOutcome) as fault:
@@ -92,10 +92,10 @@ class Breaker:
                 raise
             except Fault:
                 with _how_the_call_ended_comes_first():
-                    await self._answered(outage)  # EWMS says no: it is there
+                    await self._answered()  # EWMS says no: it is there
                 raise
             with _how_the_call_ended_comes_first():
-                await self._answered(outage)
+                await self._answered()
 
     async def probe(self, ping: Callable[[], Awaitable[None]]) -> bool | float:
         """Loop step: when the pause is over, ask whether EWMS is back. ping: one call past this breaker."""
@@ -108,7 +108,7 @@ class Breaker:
         with database_faults():
             is_mine = await _sql.claim_probe(self._pool, now=now, held_until=now + _PROBE_HOLD)
         if not is_mine:
-            return True
+            return _SHORTEST_WAIT_S  # another replica's turn, or not quite time yet
         try:
             await ping()
         except TryLater as fault:
@@ -122,16 +122,15 @@ class Breaker:
         self._bell.ring(DUE_CHANNEL, "")  # all kinds of work, all replicas
         return False
 
-    async def _ask_leave(self) -> Outage | None:
+    async def _ask_leave(self) -> None:
         outage = await self.outage()
         if outage is None:
-            return None
+            return
         now = datetime.now(UTC)
         if outage.open_until is not None:
             raise TryLater("EWMS is away", max(_SHORTEST_WAIT_S, (outage.open_until - now).total_seconds()))
         ago = None if outage.recovered_at is None else now - outage.recovered_at
         self._turnstile.narrow(None if ago is None or ago > RECOVERING else ago.total_seconds())
-        return outage
 
     async def _failed(self, fault: TryLater | UnclearOutcome) -> None:
         with database_faults():
@@ -140,10 +139,10 @@ class Breaker:
             log.warning("ewms.away", what=str(fault), asked_again_at=until.isoformat())
             self._bell.ring(DUE_CHANNEL, PROBE)
 
-    async def _answered(self, outage: Outage | None) -> None:
-        if outage is not None and outage.failures:
-            with database_faults():
-                await _sql.answered(self._pool)
+    async def _answered(self) -> None:
+        # always: what was known before the call does not tell whether calls beside it have failed meanwhile
+        with database_faults():
+            await _sql.answered(self._pool)
 
     def _pause(self, fault: Fault) -> dict[str, object]:
         return {

@@ -14,6 +14,7 @@ from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import Context
 from skydriver_ewms.decide import backoff_s, urgency_of
+from skydriver_ewms.ports import ScanNotReady
 from skydriver_ewms.turnstile import Urgency, urgent
 
 log = structlog.get_logger(__name__)
@@ -42,11 +43,15 @@ WORKFORCE = "ewms-workforce"
 NEEDS_NO_EWMS = frozenset({STARTUP, TOKENS})
 
 LONGEST_PAUSE_S = 30.0
+MAX_FAILING_SCANS = 3
+"""When the work of so many different scans fails without a success in between, something is away for all of them."""
 _SHORTEST_IDLE_S = 0.2
 
 Handler = Callable[[Work], Awaitable[timedelta | None]]
 """Does one piece of work. None: it is done. A time: it is due again after it. May raise TryLater."""
 
+
+OnFault = Callable[[Exception], None]
 
 Closed = Callable[[], Awaitable[float]]
 """Seconds for which EWMS is not to be asked, 0.0 while it is."""
@@ -56,17 +61,31 @@ async def _never() -> float:
     return 0.0
 
 
-class DueStep:
-    """The loop step for one kind of due work. closed: work that needs EWMS is left where it is while EWMS is away."""
+def _ignore(_: Exception) -> None:
+    pass
 
-    def __init__(self, schedule: Schedule, kind: str, handle: Handler, *, closed: Closed = _never) -> None:
+
+class DueStep:
+    """The loop step for one kind of due work.
+
+    A piece that fails is postponed by itself, and the next one follows at once: one scan never slows the others. When several scans in
+    a row fail, the cause is not theirs, and the loop waits too.
+
+    closed: work that needs EWMS is left where it is while EWMS is away. on_fault: told of each failure after which the loop goes on.
+    """
+
+    def __init__(
+        self, schedule: Schedule, kind: str, handle: Handler, *, closed: Closed = _never, on_fault: OnFault = _ignore
+    ) -> None:
         self._schedule = schedule
         self._kind = kind
         self._handle = handle
         self._closed = _never if kind in NEEDS_NO_EWMS else closed
+        self._on_fault = on_fault
+        self._failed_in_a_row: set[str] = set()
 
     async def __call__(self) -> bool | float:
-        """Do the most urgent piece. Raises TryLater, after which the loop waits too: EWMS or the database is away for all."""
+        """Do the most urgent piece. Raises what the last of several scans in a row failed by, and TryLater (the database)."""
         if (closed_s := await self._closed()) > 0:
             return closed_s
         work = await self._schedule.claim(self._kind)
@@ -77,16 +96,28 @@ class DueStep:
             try:
                 again_after = await self._handle(work)
             except Exception as fault:
-                pause_s = backoff_s(work.tries, cap_s=LONGEST_PAUSE_S, jitter=random.random())  # noqa: S311  (no secret)
-                if isinstance(fault, TryLater):
-                    pause_s = max(pause_s, fault.after_s)
-                await self._schedule.postpone(work, timedelta(seconds=pause_s))
-                raise
+                await self._postpone_failed(work, fault)
+                if len(self._failed_in_a_row) >= MAX_FAILING_SCANS:
+                    raise
+                self._on_fault(fault)
+                return True
+            self._failed_in_a_row.clear()
             if again_after is None:
                 await self._schedule.finish(work)
             else:
                 await self._schedule.postpone(work, again_after)
         return True
+
+    async def _postpone_failed(self, work: Work, fault: Exception) -> None:
+        pause_s = backoff_s(work.tries, cap_s=LONGEST_PAUSE_S, jitter=random.random())  # noqa: S311  (no secret)
+        if isinstance(fault, TryLater):
+            pause_s = max(pause_s, fault.after_s)
+            log.warning("work.waiting", kind=work.kind, tries=work.tries, what=fault.what, retry_in_s=round(pause_s, 1))
+        else:
+            log.exception("work.failed", kind=work.kind, tries=work.tries, retry_in_s=round(pause_s, 1))
+        if not isinstance(fault, ScanNotReady):
+            self._failed_in_a_row.add(work.scan_id)
+        await self._schedule.postpone(work, timedelta(seconds=pause_s))
 
 
 def _urgency_of(work: Work) -> Urgency:

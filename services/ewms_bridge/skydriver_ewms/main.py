@@ -19,6 +19,7 @@ from skydriver_ewms.checks import Checks
 from skydriver_ewms.due import DueStep, Handler
 from skydriver_ewms.eyes import EYES, Eyes
 from skydriver_ewms.ports import QueueProfileSink
+from skydriver_ewms.reconciliation import INTERVAL_S, RECONCILE, Reconciliation
 from skydriver_ewms.settings import BridgeSettings
 from skydriver_ewms.taskforces import Taskforces
 from skydriver_ewms.teardown import Teardown
@@ -91,6 +92,8 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     _loop(foundation, breaker, due.TOKENS, checks.tokens)
     _loop(foundation, breaker, due.ADDITIONS, additions.resolve)
     _loop(foundation, breaker, due.TOP_UP, top_ups.top_up)
+    reconciliation = Reconciliation(pool, usecases, schedule, unclear_wait=settings.unclear_wait)
+    service.loop(RECONCILE, reconciliation.step, idle_s=INTERVAL_S)
     probing = service.loop(PROBE, lambda: breaker.probe(ewms.ping), idle_s=IDLE_S)
     foundation.wake_when_due([PROBE], probing)
     pulse = service.loop(due.WORKFORCE, workforces.refresh, idle_s=IDLE_S)
@@ -120,8 +123,12 @@ def _loop(foundation: Foundation, breaker: Breaker, kind: str, handle: Handler) 
     for number in range(HANDS[kind]):
         pulse = Pulse()
         foundation.wake_when_due([kind], pulse)
-        step = DueStep(foundation.schedule, kind, handle, closed=breaker.closed_for)
-        foundation.service.loop(f"{kind}-{number}", step, idle_s=IDLE_S, pulse=pulse)
+        name = f"{kind}-{number}"
+        step = DueStep(
+            foundation.schedule, kind, handle, closed=breaker.closed_for,
+            on_fault=lambda _, name=name: foundation.service.metrics.loop_failed(name),  # type: ignore[misc]
+        )  # fmt: skip
+        foundation.service.loop(name, step, idle_s=IDLE_S, pulse=pulse)
 
 
 def main() -> None:

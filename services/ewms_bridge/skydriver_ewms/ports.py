@@ -4,12 +4,15 @@ Besides the exceptions below every method may raise `skydriver_common.faults.Try
 nothing was changed.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from skydriver_common.faults import Fault
+from skydriver_common.faults import Fault, TryLater
 from skydriver_ewms.values import Json, QueueProfile, StartupUpload, TaskDirective, Taskforce, Workflow, WorkflowSpec
+
+OnUnreadable = Callable[[str], None]
+"""Told the workflow id ("" if that is unreadable, too) of a document in an answer that is not what the contract promises."""
 
 __all__ = [
     "Ewms",
@@ -17,8 +20,10 @@ __all__ = [
     "Guard",
     "NotFound",
     "ObjectStore",
+    "OnUnreadable",
     "QueueProfileSink",
     "Refused",
+    "ScanNotReady",
     "UnclearOutcome",
     "WorkflowEnded",
 ]
@@ -66,6 +71,10 @@ class NotFound(EwmsFault):
         super().__init__("EWMS does not know this id")
 
 
+class ScanNotReady(TryLater):
+    """This scan has to wait, while nothing is away for the others: its folder or Secret is not there, say."""
+
+
 class Guard(Protocol):
     """What every call to EWMS passes through."""
 
@@ -91,14 +100,19 @@ class Ewms(Protocol):
     async def get_workflow(self, workflow_id: str) -> Workflow:
         """Raises NotFound."""
 
-    async def get_workflows(self, workflow_ids: Collection[str]) -> tuple[Workflow, ...]:
-        """Those of them that EWMS knows, in no particular order."""
+    async def get_workflows(
+        self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
+    ) -> tuple[Workflow, ...]:
+        """Those of them that EWMS knows, in no particular order. on_unreadable: see `find_taskforces`."""
 
     async def queue_profiles(self, workflow_id: str) -> tuple[QueueProfile, ...]:
         """The public queues of a workflow; empty for an unknown one. Source: EWMS contract 8."""
 
     async def waiting_for_queues(self) -> tuple[Taskforce, ...]:
-        """The taskforces of all tenants that wait for their queues to be activated (for the place in the line)."""
+        """The taskforces of all tenants that wait for their queues to be activated (for the place in the line).
+
+        Those that can't be read are left out.
+        """
 
     async def abort(self, workflow_id: str) -> None:
         """Stop it with the label ABORTED. Raises NotFound, also when it is stopped already."""
@@ -106,8 +120,13 @@ class Ewms(Protocol):
     async def finish(self, workflow_id: str) -> None:
         """Stop it with the label FINISHED. Raises NotFound, also when it is stopped already."""
 
-    def find_taskforces(self, workflow_ids: Collection[str]) -> AsyncIterator[Sequence[Taskforce]]:
-        """The taskforces of many workflows at once, page by page, in order of creation."""
+    def find_taskforces(
+        self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
+    ) -> AsyncIterator[Sequence[Taskforce]]:
+        """The taskforces of many workflows at once, page by page, in order of creation.
+
+        on_unreadable: who asks for many scans passes one over that can't be read; without it TryLater is raised for all of them.
+        """
 
     def raw_taskforces(self, workflow_id: str) -> AsyncIterator[Sequence[dict[str, Json]]]:
         """All taskforces of one workflow with all their fields, untouched, page by page."""

@@ -1,7 +1,7 @@
 """The bridge's memory of what it has asked EWMS, on disk before it is asked. Every method may raise TryLater."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -77,9 +77,15 @@ async def watch(connection: Connection, scan_id: str, workflow_id: str, *, now: 
     await _sql.watch(connection, scan_id=scan_id, workflow_id=workflow_id, now=now)
 
 
-async def unwatch(connection: Connection, scan_id: str) -> None:
+async def watch_again(pool: Pool, scan_id: str, workflow_id: str, *, now: datetime) -> None:
+    """The same for a live workflow that nobody watches."""
+    with database_faults():
+        await _sql.watch(pool, scan_id=scan_id, workflow_id=workflow_id, now=now)
+
+
+async def unwatch(connection: Connection, scan_id: str, workflow_id: str, *, now: datetime) -> None:
     """Ask no more; part of the caller's transaction."""
-    await _sql.unwatch(connection, scan_id=scan_id)
+    await _sql.unwatch(connection, scan_id=scan_id, workflow_id=workflow_id, now=now)
 
 
 async def claim_watched(pool: Pool, *, now: datetime, ahead: timedelta, hold: timedelta, most: int) -> list[Watched]:
@@ -168,24 +174,31 @@ async def has_open_top_up(connection: Connection, scan_id: str) -> bool:
     return bool(await _sql.has_open_top_up(connection, scan_id=scan_id))
 
 
-async def hold_addition(pool: Pool | Connection, addition: Addition, *, until: datetime) -> None:
-    """Take a request in hand, or put it down (`until` is past)."""
-    with database_faults():
-        await _sql.hold_addition(pool, addition_id=addition.addition_id, held_until=until)
+async def hold_addition(connection: Connection, addition: Addition, *, until: datetime) -> Addition:
+    """Take a request in hand; part of the caller's transaction."""
+    await _sql.hold_addition(connection, addition_id=addition.addition_id, held_until=until)
+    return replace(addition, held_until=until)
 
 
-async def attempt_addition(pool: Pool, addition: Addition, task_id: str, before: Sequence[str], *, now: datetime) -> None:
-    """Note that EWMS is asked now, and which taskforces were there before."""
+async def release_addition(pool: Pool, addition: Addition, *, now: datetime) -> None:
+    """Put a request down, unless somebody else has taken it in hand meanwhile."""
     with database_faults():
-        await _sql.attempt_addition(
-            pool, addition_id=addition.addition_id, task_id=task_id, before=list(before), now=now
+        await _sql.release_addition(pool, addition_id=addition.addition_id, held_until=addition.held_until, now=now)
+
+
+async def attempt_addition(pool: Pool, addition: Addition, task_id: str, before: Sequence[str], *, now: datetime) -> bool:
+    """Note that EWMS is asked now, and which taskforces were there before. False: the caller does not hold the request any more."""
+    with database_faults():
+        is_held = await _sql.attempt_addition(
+            pool, addition_id=addition.addition_id, held_until=addition.held_until, task_id=task_id, before=list(before), now=now
         )  # fmt: skip
+    return bool(is_held)
 
 
 async def unattempt_addition(pool: Pool, addition: Addition) -> None:
     """EWMS has surely done nothing; it can be asked again."""
     with database_faults():
-        await _sql.unattempt_addition(pool, addition_id=addition.addition_id)
+        await _sql.unattempt_addition(pool, addition_id=addition.addition_id, held_until=addition.held_until)
 
 
 async def resolve_addition(

@@ -33,10 +33,10 @@ class Teardown:
     async def stop(self, work: Work) -> timedelta | None:
         """Stop the workflow and look, until EWMS shows it stopped."""
         scan = await self._usecases.scan(work.scan_id)
-        if scan is None or not scan.has_workflow or scan.ewms.deactivated:
+        if scan is None or (label := stop_label(scan)) is None:
             return None
-        label = stop_label(scan)
-        if label is None:
+        if not scan.has_workflow or scan.ewms.deactivated:
+            await self._sink.remove(scan.scan_id)
             return None
         assert scan.ewms_workflow_id is not None
         workflow = await self._look(scan.ewms_workflow_id)
@@ -49,13 +49,15 @@ class Teardown:
             workflow = await self._look(scan.ewms_workflow_id)
         if workflow is None:
             log.warning("workflow.unknown", workflow_id=scan.ewms_workflow_id, label=label)
+            await self._sink.remove(scan.scan_id)
             await self._usecases.workflow_gone(scan.scan_id)
         elif workflow.deactivated is None:
             return CONFIRM_AFTER * min(work.tries, LONGEST_PAUSE_S / CONFIRM_AFTER.total_seconds())
         else:
+            # before the end is recorded: as long as it is not, somebody comes back to do the rest
+            await self._sink.remove(scan.scan_id)
             await self._usecases.workflow_deactivated(scan.scan_id, workflow.workflow_id, workflow.deactivated)
             log.info("workflow.stopped", workflow_id=workflow.workflow_id, label=workflow.deactivated)
-        await self._sink.remove(scan.scan_id)
         return None
 
     async def aftermath(self, work: Work) -> timedelta | None:
@@ -63,6 +65,7 @@ class Teardown:
         scan = await self._usecases.scan(work.scan_id)
         if scan is None or scan.ewms_workflow_id is None:
             return None
+        await self._sink.remove(scan.scan_id)  # whoever stopped the workflow: its queues are gone
         n_workers = 0
         async for page in self._ewms.find_taskforces([scan.ewms_workflow_id]):
             for taskforce in page:

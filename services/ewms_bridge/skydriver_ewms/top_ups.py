@@ -61,7 +61,8 @@ class TopUps:
 
     async def _count(self, workflow_id: str) -> Workforce:
         fold = WorkforceFold()
-        async for page in self._ewms.find_taskforces([workflow_id]):
+        pages = self._ewms.find_taskforces([workflow_id], on_unreadable=lambda _: fold.add_unreadable())
+        async for page in pages:
             for taskforce in page:
                 fold.add(taskforce)
         return fold.result()

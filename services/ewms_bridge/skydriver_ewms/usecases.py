@@ -19,7 +19,7 @@ from skydriver_common.model.events import (
 )
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_common.model.scan import Scan
-from skydriver_ewms import store
+from skydriver_ewms import due, store
 from skydriver_ewms.decide import (
     decide_assign,
     decide_deactivated,
@@ -142,7 +142,9 @@ class UseCases:
     async def workflow_gone(self, scan_id: str) -> None:
         """The workflow is over with all its workers, or EWMS does not know it: there is nothing to watch any more."""
         async with self._uow.on_scans(context_of(STOP, scan_id, "gone"), [scan_id]) as tx:
-            await store.unwatch(tx.connection, scan_id)
+            scan = tx.scan(scan_id)
+            if scan is not None and scan.ewms_workflow_id is not None:
+                await store.unwatch(tx.connection, scan_id, scan.ewms_workflow_id, now=tx.now)
 
     async def scan_launched(self, scan_id: str) -> None:
         """A scanner server was launched or came further: as soon as it has a node, it needs a workflow."""
@@ -163,6 +165,25 @@ class UseCases:
             await self._schedule.put(STOP, scan_id, after=delay, priority=scan.priority)
         else:
             await self._schedule.put(STOP, scan_id, priority=scan.priority)
+
+    async def note_again(self, scan: Scan, kind: str) -> None:
+        """Note due work that the scan's state calls for and that has got lost. kind: any but `AFTERMATH` and those of requests."""
+        now = datetime.now(UTC)
+        match kind:
+            case due.ASSIGN:
+                await self.scan_launched(scan.scan_id)
+            case due.STOP:
+                ended_at = scan.scanner.ended_at
+                await self.scan_ends(scan.scan_id, since=now if ended_at is None else datetime.fromtimestamp(ended_at, UTC))
+            case due.QUEUES:
+                await self._schedule.put(kind, scan.scan_id, priority=scan.priority)
+            case due.STARTUP:
+                await self._schedule.put(kind, scan.scan_id, after=self._startup_limit)
+            case due.TOKENS if scan.ewms.tokens_end_at is not None:
+                ends_at = datetime.fromtimestamp(scan.ewms.tokens_end_at, UTC)
+                await self._schedule.put(kind, scan.scan_id, after=ends_at - TOKEN_WARNING - now)
+            case _:
+                raise ValueError(f"no rule notes {kind} again")
 
     async def _assigned(self, tx: Transaction, scan_id: str, events: list[Event]) -> Scan:
         scan = tx.append(scan_id, events)

@@ -20,6 +20,7 @@ from skydriver_ewms.decide import (
     place_in_line,
     queue_profile,
     startup_object_key,
+    stop_label,
     tokens_end_at,
     wants_queues,
     wants_workflow,
@@ -81,8 +82,8 @@ class Workflows:
                 return None if (await self._usecases.scan(scan.scan_id) or scan).ewms.refused else timedelta(seconds=1)
             choice = await self._look(scan, created)
         assert choice.keep is not None
+        await self._abort(choice.abort)  # before the request is forgotten by which they would be found again
         await self._assign(scan, choice.keep, attempt)
-        await self._abort(choice.abort)
         return None
 
     async def duplicates(self, work: Work) -> timedelta | None:
@@ -183,6 +184,7 @@ class Workflows:
         if not assigned:
             # deleted, or given another workflow, while we were at it
             await self._abort((keep,))
+            await self._remove_credentials(scan.scan_id)
         if earlier is None:
             await store.forget_attempt(self._pool, scan.scan_id)
         else:
@@ -192,6 +194,7 @@ class Workflows:
 
     async def _clean_up(self, scan: Scan, attempt: store.Attempt | None) -> timedelta | None:
         """The scan wants no workflow (any more): what a request of ours has made besides the assigned one is aborted."""
+        await self._remove_credentials(scan.scan_id)
         if attempt is None:
             return None
         await self._abort(await self._superfluous(scan))
@@ -199,6 +202,12 @@ class Workflows:
             return LOOK_AGAIN
         await store.forget_attempt(self._pool, scan.scan_id)
         return None
+
+    async def _remove_credentials(self, scan_id: str) -> None:
+        """A scan that is over without a workflow needs no credentials; the stop of a workflow removes them otherwise."""
+        scan = await self._usecases.scan(scan_id)
+        if scan is not None and stop_label(scan) is not None and not scan.has_workflow:
+            await self._sink.remove(scan_id)
 
     async def _abort(self, workflows: tuple[Workflow, ...]) -> None:
         for workflow in workflows:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 
 import structlog
@@ -69,39 +70,72 @@ class Workforces:
             return False if next_at is None else max(0.1, (next_at - now).total_seconds())
         try:
             with urgent(urgency_of(starts_a_scan=False, stops_workers=False, counts_workers=True, priority=0)):
-                workforces = await self._ask(watched)
-                stopped = await self._stopped(watched)
-            await self._note(watched, workforces, stopped, now)
+                folds = await self._ask(watched)
+                stopped = await self._stopped(folds)
         except TryLater as fault:
-            again = max(RETRY_AFTER, timedelta(seconds=fault.after_s))
-            await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=datetime.now(UTC) + again)
+            await self._ask_again(watched, fault)
             raise
+        await self._note(watched, folds, stopped, now)
         return True
 
     async def _note(
         self, watched: Sequence[Watched], folds: Mapping[str, WorkforceFold], stopped: Mapping[str, str], now: datetime
     ) -> None:
-        """Make events of what has changed, and note when to ask again."""
-        news: list[tuple[str, Workforce]] = []
-        told, over = [], []
-        for one in watched:
-            workforce = folds[one.workflow_id].result()
-            if (label := stopped.get(one.workflow_id)) is not None:
-                await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
-            seen = _digest(workforce)
-            if seen != one.seen:
-                news.append((one.scan_id, workforce))
-            if label is None:
-                await self._top_ups.seen(one.scan_id, workforce)
-            if label is not None and (workforce.has_ended or not workforce.n_alive):
-                over.append(one.scan_id)
-            told.append((one.scan_id, seen, datetime.now(UTC) + self._pace(one, now)))
-        for start in range(0, len(news), AT_ONCE):
+        """Make events of what has changed, and note when to ask again.
+
+        A scan for which that fails is asked for again soon, and the others go on. Raises TryLater when it fails for all of them.
+        """
+        noted: list[tuple[str, str, datetime]] = []
+        failed: list[Watched] = []
+        over: list[str] = []
+        faults: list[Exception] = []
+        for start in range(0, len(watched), AT_ONCE):
+            batch = watched[start : start + AT_ONCE]
+            workforces = [folds[one.workflow_id].result() for one in batch]
             # decisions that come together share a transaction
-            await asyncio.gather(*(self._tell(*one) for one in news[start : start + AT_ONCE]))
-        await store.refreshed(self._pool, told, now=datetime.now(UTC))
+            ends = await asyncio.gather(
+                *(
+                    self._note_one(one, workforce, stopped.get(one.workflow_id))
+                    for one, workforce in zip(batch, workforces, strict=True)
+                ),
+                return_exceptions=True,
+            )
+            for one, workforce, end in zip(batch, workforces, ends, strict=True):
+                if isinstance(end, str):
+                    noted.append((one.scan_id, end, datetime.now(UTC) + self._pace(one, now)))
+                    if one.workflow_id in stopped and (
+                        workforce.has_ended or (workforce.is_complete and not workforce.n_alive)
+                    ):
+                        over.append(one.scan_id)
+                elif isinstance(end, Exception):
+                    log.error("workforce.not-noted", scan_id=one.scan_id, exc_info=end)
+                    failed.append(one)
+                    faults.append(end)
+                else:
+                    raise end
+        await store.refreshed(self._pool, noted, now=datetime.now(UTC))
         for scan_id in over:
             await self._usecases.workflow_gone(scan_id)
+        if failed:
+            waits = next((fault for fault in faults if isinstance(fault, TryLater)), None)
+            await self._ask_again(failed, waits)
+            if waits is not None and not noted:
+                raise waits
+
+    async def _note_one(self, one: Watched, workforce: Workforce, label: str | None) -> str:
+        """What there is to note of one workflow; the digest of its workers. label: with which it was stopped."""
+        if label is not None:
+            await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
+        seen = _digest(workforce)
+        if seen != one.seen:
+            await self._tell(one.scan_id, workforce)
+        if label is None:
+            await self._top_ups.seen(one.scan_id, workforce)
+        return seen
+
+    async def _ask_again(self, watched: Sequence[Watched], fault: TryLater | None) -> None:
+        after = max(RETRY_AFTER, timedelta(seconds=0.0 if fault is None else fault.after_s))
+        await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=datetime.now(UTC) + after)
 
     async def eyes_on(self, scan_ids: Collection[str]) -> bool:
         """Somebody looks at these scans: for a while their workers are asked for as often as just after their launch.
@@ -117,15 +151,15 @@ class Workforces:
 
     async def _ask(self, watched: Sequence[Watched]) -> Mapping[str, WorkforceFold]:
         folds = {one.workflow_id: WorkforceFold() for one in watched}
-        async for page in self._ewms.find_taskforces(list(folds)):
+        async for page in self._ewms.find_taskforces(list(folds), on_unreadable=partial(_count_unreadable, folds)):
             for taskforce in page:
                 if (fold := folds.get(taskforce.workflow_id)) is not None:
                     fold.add(taskforce)
         return folds
 
-    async def _stopped(self, watched: Sequence[Watched]) -> dict[str, str]:
+    async def _stopped(self, folds: Mapping[str, WorkforceFold]) -> dict[str, str]:
         """Workflow id to label, of those that somebody has stopped."""
-        workflows = await self._ewms.get_workflows({one.workflow_id for one in watched})
+        workflows = await self._ewms.get_workflows(set(folds), on_unreadable=partial(_count_unreadable, folds))
         return {w.workflow_id: w.deactivated for w in workflows if w.deactivated is not None}
 
     async def _tell(self, scan_id: str, workforce: Workforce) -> None:
@@ -148,6 +182,12 @@ class Workforces:
                 tx.append(scan_id, [event])
         if problems:
             log.warning("workforce.trouble", scan_id=scan_id, problems=[p["code"] for p in problems])
+
+
+def _count_unreadable(folds: Mapping[str, WorkforceFold], workflow_id: str) -> None:
+    """Something of this workflow could not be read."""
+    if (fold := folds.get(workflow_id)) is not None:
+        fold.add_unreadable()
 
 
 def _digest(workforce: Workforce) -> str:

@@ -23,6 +23,7 @@ from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.settings import ProgressSettings
 from skydriver_progress.silence import SILENCE, SilenceWatch
 from skydriver_progress.tokens import ScanTokens
+from skydriver_progress.unwatched import INTERVAL_S, RECONCILE, Unwatched
 
 _IDLE_S = 60.0
 _POOL = 6
@@ -49,6 +50,7 @@ def main() -> None:
         )
         for kind, name, step in steps:
             foundation.wake_when_due([kind], service.loop(name, step, idle_s=_IDLE_S))
+        service.loop(RECONCILE, Unwatched(foundation.pool, silence).step, idle_s=INTERVAL_S)
         consumers.register(foundation.broker, foundation.uow, retention, silence)
         await foundation.start_consuming()
         lanes += await _ingest(service, foundation, settings, retention)

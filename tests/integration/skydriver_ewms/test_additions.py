@@ -10,6 +10,7 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AddWorkers, Context
 from skydriver_common.model.rejections import Code, Reply
 from skydriver_ewms.due import ADDITIONS
+from skydriver_ewms.values import TaskDirective
 from tests.support.bridge import Bridge, a_context
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
@@ -96,6 +97,24 @@ async def test_ewms_away_is_no_fault_of_the_users_and_may_be_repeated(bridge: Br
         assert (reply.code, "admins" in reply.reason, "EWMS" in reply.reason) == (Code.EWMS_FAILED, True, True)
 
     assert (await ask(bridge, scan_id, context)).is_done
+    assert batches(ewms) == 1
+
+
+async def test_a_request_that_was_dropped_while_ewms_took_its_time_is_not_sent(
+    bridge: Bridge, ewms: FakeEwms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan_id = await bridge.running()
+    directives = ewms.task_directives
+
+    async def slow_directives(workflow_id: str) -> tuple[TaskDirective, ...]:
+        await bridge.work(ADDITIONS, until_s=100)  # another replica finds that nobody holds it and nothing was asked
+        return await directives(workflow_id)
+
+    monkeypatch.setattr(ewms, "task_directives", slow_directives)
+    assert (await ask(bridge, scan_id)).code == Code.EWMS_FAILED
+    assert batches(ewms) == 0, "nobody would look for its workers"
+    monkeypatch.undo()
+    assert (await ask(bridge, scan_id)).is_done
     assert batches(ewms) == 1
 
 

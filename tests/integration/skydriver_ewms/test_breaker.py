@@ -92,6 +92,42 @@ async def test_failures_of_several_replicas_count_together_and_an_answer_ends_th
     assert await breaker.closed_for() > 0
 
 
+async def test_calls_side_by_side_of_which_some_are_answered_do_not_close_the_way(server: Unruly, replicas: Any) -> None:
+    (_, breaker, _), _ = replicas
+    both_are_under_way, failed = asyncio.Barrier(2), asyncio.Event()
+
+    async def fails(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(TryLater):
+                async with breaker.call():
+                    raise TryLater("EWMS does not answer")
+
+    async def is_answered() -> None:
+        async with breaker.call():
+            await both_are_under_way.wait()
+            await failed.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(is_answered())
+        await both_are_under_way.wait()
+        await fails(THRESHOLD - 1)
+        failed.set()
+    await fails(THRESHOLD - 1)
+    assert await breaker.closed_for() == 0
+
+
+async def test_who_waits_for_the_time_of_the_question_does_not_ask_the_database_without_a_pause(
+    server: Unruly, replicas: Any, bridge: Bridge
+) -> None:
+    (first, breaker, _), _ = replicas
+    server.say(*[BROKEN] * THRESHOLD)
+    await _fail(first)
+    await bridge.pool.execute("UPDATE ewms_outages SET open_until = clock_timestamp() + '0.15 s'::interval")
+    wait_s = await breaker.probe(first.ping)
+    assert not isinstance(wait_s, bool)
+    assert wait_s > 0.1
+
+
 async def test_a_lost_answer_to_a_request_counts_and_stays_unclear(server: Unruly, replicas: Any) -> None:
     (first, breaker, _), _ = replicas
     server.say(*[BROKEN] * THRESHOLD)

@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import ClientSession, TCPConnector
 from pydantic import SecretStr
@@ -267,6 +268,56 @@ async def test_a_taskforce_of_another_shape_is_not_guessed_at(server: Unruly, ew
 
     with pytest.raises(TryLater, match="nobody can read"):
         _ = [page async for page in ewms.find_taskforces(["WF-1"])]
+
+
+async def test_who_asks_for_many_scans_passes_over_what_cannot_be_read(server: Unruly, ewms: EwmsRest) -> None:
+    bad = [
+        {**TASKFORCE, "workflow_id": "WF-2", "compound_statuses": {"RUNNING": {"Tasking": None}}},
+        {"workflow_id": 7},
+        "no object",
+    ]
+    server.say((200, {"taskforces": [*bad, TASKFORCE], "next_after": None}))
+    unreadable: list[str] = []
+
+    pages = [page async for page in ewms.find_taskforces(["WF-1", "WF-2"], on_unreadable=unreadable.append)]
+
+    assert [taskforce.taskforce_uuid for page in pages for taskforce in page] == ["TF-1"]
+    assert unreadable == ["WF-2", "", ""]
+    server.say((200, {"workflows": [{**WORKFLOW, "workflow_id": "WF-2", "deactivated": 1}, WORKFLOW], "next_after": None}))
+    found = await ewms.get_workflows(["WF-1", "WF-2"], on_unreadable=unreadable.append)
+    assert ([workflow.workflow_id for workflow in found], unreadable[3:]) == (["WF-1"], ["WF-2"])
+
+
+async def test_an_unreadable_taskforce_of_somebody_else_does_not_hide_the_line(server: Unruly, ewms: EwmsRest) -> None:
+    theirs = {**TASKFORCE, "taskforce_uuid": None}
+    server.say((200, {"taskforces": [theirs, {**TASKFORCE, "phase": "pre-mq-activation"}], "next_after": None}))
+
+    assert [taskforce.taskforce_uuid for taskforce in await ewms.waiting_for_queues()] == ["TF-1"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+async def test_a_number_that_json_does_not_have_spoils_its_taskforce_and_not_the_page(
+    server: Unruly, ewms: EwmsRest, number: str
+) -> None:
+    page = orjson.dumps(
+        {"taskforces": [TASKFORCE, {**TASKFORCE, "workflow_id": "WF-2", "timestamp": 77.25}], "next_after": None}
+    )
+    server.say((200, page.replace(b"77.25", number.encode())))
+    unreadable: list[str] = []
+
+    pages = [page async for page in ewms.find_taskforces(["WF-1", "WF-2"], on_unreadable=unreadable.append)]
+
+    assert [taskforce.workflow_id for page in pages for taskforce in page] == ["WF-1"]
+    assert unreadable == ["WF-2"]
+
+
+async def test_texts_of_workers_come_without_nul_which_the_database_does_not_take(server: Unruly, ewms: EwmsRest) -> None:
+    errors = {"core\0dumped": 2, "core\ufffddumped": 3}
+    server.say((200, {"taskforces": [{**TASKFORCE, "top_task_errors": errors}], "next_after": None}))
+
+    [[taskforce]] = [page async for page in ewms.find_taskforces(["WF-1"])]
+
+    assert taskforce.top_errors == {"core\ufffddumped": 5}
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 import pytest
 import structlog
 
+from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.problems import problems_of
-from skydriver_ewms.due import AFTERMATH, STOP
+from skydriver_ewms.adapters.profile_files import ProfileFiles
+from skydriver_ewms.due import AFTERMATH, ASSIGN, STOP
 from tests.support.bridge import Bridge
 from tests.support.fake_ewms import AWAY, LOST, NOTHING, FakeEwms
 
@@ -94,6 +96,48 @@ async def test_a_workflow_that_ewms_does_not_know_needs_no_stop(bridge: Bridge, 
 
     assert await bridge.due(STOP) == []
     assert await bridge.pool.fetchval("SELECT count(*) FROM ewms_watch WHERE refresh_at IS NOT NULL") == 0
+
+
+async def test_credentials_that_could_not_be_removed_are_removed_at_the_next_try(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan_id = await bridge.running()
+    await bridge.deleted(scan_id)
+    remove, failures = ProfileFiles.remove, [OSError("the disk is away"), TryLater("the API server is away")]
+
+    async def remove_later(sink: ProfileFiles, scan_id: str) -> None:
+        if failures:
+            raise failures.pop()
+        await remove(sink, scan_id)
+
+    monkeypatch.setattr(ProfileFiles, "remove", remove_later)
+    await bridge.work(STOP)
+    with pytest.raises(OSError, match="the disk is away"):
+        await bridge.work(STOP, until_s=60)
+    assert set(bridge.handed_over(scan_id)) == {"ewms.json", "startup-upload.json"}
+    await bridge.work(STOP, until_s=60)
+    assert bridge.handed_over(scan_id) == {}
+    assert (await bridge.scan(scan_id)).ewms.deactivated == "ABORTED"
+
+
+async def test_credentials_are_removed_whoever_stopped_the_workflow(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await ewms.abort(ewms.live()[0])
+    await bridge.workforces.refresh()
+    assert (await bridge.scan(scan_id)).ewms.deactivated == "ABORTED"
+    await bridge.work(AFTERMATH, until_s=301)
+    assert bridge.handed_over(scan_id) == {}
+
+
+async def test_a_scan_that_ends_without_a_workflow_leaves_no_upload_address(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.launched_scan()
+    ewms.faults.extend([None, AWAY])
+    await bridge.work(ASSIGN)
+    assert set(bridge.handed_over(scan_id)) == {"startup-upload.json"}
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+    await bridge.work(ASSIGN, until_s=60)
+    assert bridge.handed_over(scan_id) == {}
 
 
 async def test_workers_that_come_back_after_a_stop_are_told_to_operators(bridge: Bridge, ewms: FakeEwms) -> None:

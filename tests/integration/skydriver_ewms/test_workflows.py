@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AssignWorkflow
 from skydriver_common.model.rejections import Code
+from skydriver_ewms.adapters.profile_files import ProfileFiles
 from skydriver_ewms.due import ASSIGN, DUPLICATES, QUEUES, STOP
-from skydriver_ewms.values import Workflow, WorkflowSpec
+from skydriver_ewms.ports import ScanNotReady
+from skydriver_ewms.values import StartupUpload, Workflow, WorkflowSpec
 from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
@@ -189,6 +192,70 @@ async def test_what_was_ordered_while_the_pod_had_a_node_is_adopted_though_it_lo
     await bridge.work(ASSIGN, until_s=60)
 
     assert [(await bridge.scan(scan_id)).ewms_workflow_id] == ewms.live()
+
+
+async def test_a_superfluous_workflow_that_could_not_be_aborted_is_found_again(
+    bridge: Bridge, ewms: FakeEwms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan_id = await bridge.launched_scan()
+    create = ewms.create_workflow
+
+    async def create_two(spec: WorkflowSpec) -> Workflow:
+        await create(spec)  # a second creator, or EWMS's own repetition
+        return await create(spec)
+
+    monkeypatch.setattr(ewms, "create_workflow", create_two)
+    ewms.struck["abort"] = AWAY
+    await bridge.work(ASSIGN)
+    assert len(ewms.live()) == 2
+    await bridge.work(ASSIGN, until_s=60)
+
+    assert ewms.live() == [(await bridge.scan(scan_id)).ewms_workflow_id]
+
+
+@pytest.mark.parametrize("fault", [ScanNotReady("the scan has no Secret", 5.0), OSError("no such folder")], ids=str)
+async def test_a_scan_that_cannot_go_on_does_not_slow_the_others(
+    bridge: Bridge, ewms: FakeEwms, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    waiting = await bridge.launched_scan(priority=100)
+    others = [await bridge.launched_scan() for _ in range(3)]
+    put_upload = ProfileFiles.put_upload
+
+    async def put_others(sink: ProfileFiles, scan_id: str, upload: StartupUpload) -> None:
+        if scan_id == waiting:
+            raise fault
+        await put_upload(sink, scan_id, upload)
+
+    monkeypatch.setattr(ProfileFiles, "put_upload", put_others)
+    steps = [await bridge.steps[ASSIGN]() for _ in range(4)]
+
+    assert steps == [True] * 4, "the loop makes no pause"
+    assert [(await bridge.scan(scan_id)).has_workflow for scan_id in others] == [True] * 3
+    monkeypatch.undo()
+    await bridge.pass_time(ASSIGN, 31)
+    await bridge.steps[ASSIGN]()
+    assert (await bridge.scan(waiting)).has_workflow
+
+
+async def test_the_loop_makes_a_pause_when_several_scans_in_a_row_fail(
+    bridge: Bridge, ewms: FakeEwms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        await bridge.launched_scan()
+
+    async def put_nothing(sink: ProfileFiles, scan_id: str, upload: StartupUpload) -> None:
+        raise TryLater("the API server is away")
+
+    monkeypatch.setattr(ProfileFiles, "put_upload", put_nothing)
+    assert [await bridge.steps[ASSIGN]() for _ in range(2)] == [True, True]
+    for _ in range(3):
+        with pytest.raises(TryLater):
+            await bridge.steps[ASSIGN]()
+    monkeypatch.undo()
+    await bridge.pass_time(ASSIGN, 31)
+    for _ in range(5):
+        assert await bridge.steps[ASSIGN]() is True
+    assert len(ewms.live()) == 5
 
 
 async def test_a_refusal_is_final_and_visible(bridge: Bridge, ewms: FakeEwms) -> None:

@@ -9,6 +9,7 @@ from skydriver_api.reads import Reads, StatusView
 from skydriver_common.db.bell import EYES_CHANNEL, Bell
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.loops import Pulse
+from skydriver_ewms.decide import Workforce
 from skydriver_ewms.due import ASSIGN, STOP, WORKFORCE
 from skydriver_ewms.eyes import Eyes
 from tests.support.bridge import Bridge
@@ -101,6 +102,47 @@ async def test_a_stopped_workflow_is_watched_until_its_workers_are_gone(bridge: 
     assert (await bridge.scan(scan_id)).ewms.n_running == 0
     assert (await bridge.scan(scan_id)).ewms.problems == []
     assert await bridge.workforces.refresh() is False
+
+
+async def test_a_taskforce_that_cannot_be_read_marks_its_own_workflow_and_the_others_are_counted(
+    bridge: Bridge, ewms: FakeEwms
+) -> None:
+    scans = [await bridge.running() for _ in range(3)]
+    workflows = [(await bridge.scan(scan_id)).ewms_workflow_id or "" for scan_id in scans]
+    for workflow_id in workflows:
+        ewms.report(workflow_id, statuses={"RUNNING": {"Tasking": 3}}, phase="condor-submit")
+    ewms.unreadable.add(ewms.taskforces[workflows[1]][1].taskforce_uuid)
+    await bridge.workforces.refresh()
+
+    states = [(await bridge.scan(scan_id)).ewms for scan_id in scans]
+    assert [state.n_running for state in states] == [3, 3, 3], "what can be read is counted"
+    assert [[problem["code"] for problem in state.problems] for state in states] == [[], ["workforce-unreadable"], []]
+    ewms.unreadable.clear()
+    await bridge.pass_time(WORKFORCE, 61)
+    await bridge.workforces.refresh()
+    assert (await bridge.scan(scans[1])).ewms.problems == []
+
+
+async def test_a_scan_whose_counts_cannot_be_noted_does_not_keep_the_others_from_it(
+    bridge: Bridge, ewms: FakeEwms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = [await bridge.running() for _ in range(60)]
+    for workflow_id in ewms.live():
+        ewms.report(workflow_id, statuses={"RUNNING": {"Tasking": 3}})
+    tell = bridge.workforces._tell
+
+    async def tell_others(scan_id: str, workforce: Workforce) -> None:
+        if scan_id == scans[0]:
+            raise KeyError("a bug that one scan brings out")
+        await tell(scan_id, workforce)
+
+    monkeypatch.setattr(bridge.workforces, "_tell", tell_others)
+    assert await bridge.workforces.refresh() is True
+    assert [(await bridge.scan(scan_id)).ewms.n_running for scan_id in scans] == [0, *[3] * 59]
+    monkeypatch.undo()
+    await bridge.pass_time(WORKFORCE, 6)
+    await bridge.workforces.refresh()
+    assert (await bridge.scan(scans[0])).ewms.n_running == 3
 
 
 async def test_the_loop_is_told_when_the_next_look_is_due(bridge: Bridge) -> None:

@@ -15,6 +15,7 @@ from skydriver_progress import usecases
 from skydriver_progress.hearing import Hearing
 from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.silence import SILENCE, SilenceWatch
+from skydriver_progress.unwatched import Unwatched
 from tests.support.histories import Store, a_context, a_report
 from tests.support.scanner_bus import a_progress
 
@@ -55,6 +56,19 @@ async def _problems(store: Store, scan_id: str) -> set[str]:
 
 async def _silences(store: Store) -> int:
     return int(await store.pool.fetchval("SELECT count(*) FROM event_log WHERE type = 'scan.scanner-silent'"))
+
+
+async def test_a_scan_whose_launch_was_not_delivered_is_watched_nevertheless(store: Store) -> None:
+    watched, unwatched, ended = await _launched(store), await _launched(store), await _launched(store)
+    await store.append("dispatcher", ended, ev.ScanDeleted())
+    watch = SilenceWatch(store.uows["progress"], _schedule(store), _hears(), limit=timedelta(hours=1))
+    await watch.begins(watched)
+    before = await store.pool.fetch("SELECT due_at FROM due_work WHERE scan_id = $1", watched)
+
+    assert await Unwatched(store.pool, watch).step() is False
+    due = {row["scan_id"] for row in await store.pool.fetch("SELECT scan_id FROM due_work WHERE kind = $1", SILENCE)}
+    assert due == {watched, unwatched}
+    assert await store.pool.fetch("SELECT due_at FROM due_work WHERE scan_id = $1", watched) == before
 
 
 async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Store) -> None:

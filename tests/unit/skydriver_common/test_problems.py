@@ -106,6 +106,56 @@ def test_waiting_workers_are_told_from_workers_nobody_has_heard_of() -> None:
     assert "90 of them wait" in problem["text"]
 
 
+def some_pixels(done: Any, *, rate: dict[str, Any]) -> ev.ProgressReported:
+    tallies = {"overall": {"pixels": {"done": done}}}
+    return ev.ProgressReported(progress={"tallies": tallies, "processing_stats": {"rate": rate}})
+
+
+NONE_RUNS = ev.WorkforceChanged(statuses={"IDLE": {"null": 4}}, n_running=0)
+
+
+@pytest.mark.parametrize(
+    ("events", "text"),
+    [
+        pytest.param((), "No worker runs yet: EWMS has not reported any from its pools", id="none yet"),
+        pytest.param(
+            (some_pixels(0, rate={}),), "No worker runs yet: EWMS has not reported any from its pools", id="no pixel yet"
+        ),
+        pytest.param(
+            (AT_WORK, some_pixels(30, rate={"all": 1}), NONE_RUNS),
+            "No worker runs now (since 2023-11-14 22:13 UTC; 30 pixels are done): 4 of them wait for a free place in their pool",
+            id="they ran",
+        ),
+        pytest.param(
+            (some_pixels(1, rate={"all": 1}),),
+            "No worker runs now (1 pixel is done): EWMS has not reported any from its pools",
+            id="they ran between two counts",
+        ),
+        pytest.param(
+            (some_pixels("30 %", rate={"all": 1}), NONE_RUNS),
+            "No worker runs now: 4 of them wait for a free place in their pool",
+            id="tallies of another form",
+        ),
+    ],
+)
+def test_with_pixels_done_it_is_not_said_that_no_worker_runs_yet(events: tuple[ev.Event, ...], text: str) -> None:
+    scan = fold([(event, 1_700_000_000.0) for event in (REQUESTED, LAUNCHED, ASSIGNED, QUEUES, *events)], ID)
+    assert scan is not None
+    assert [problem["text"] for problem in problems_of(scan)] == [text]
+
+
+def test_when_the_last_worker_stopped_is_told_until_one_runs_again() -> None:
+    def idle_since(*events: ev.Event) -> float | None:
+        scan = fold([(event, float(n)) for n, event in enumerate((REQUESTED, LAUNCHED, ASSIGNED, QUEUES, *events))], ID)
+        assert scan is not None
+        return scan.ewms.idle_since
+
+    held = ev.WorkforceChanged(statuses={"HELD": {"null": 4}}, n_running=0)
+    assert idle_since(NONE_RUNS, held) is None
+    assert idle_since(AT_WORK, NONE_RUNS, held) == 5.0
+    assert idle_since(AT_WORK, NONE_RUNS, AT_WORK) is None
+
+
 def test_an_end_time_of_tokens_is_told_in_utc() -> None:
     (problem,) = problems_of(a_scan(*RUNNING, ev.QueueTokensEnding(ends_at=1_700_000_000.0)))
     assert "2023-11-14 22:13 UTC" in problem["text"]

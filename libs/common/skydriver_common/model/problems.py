@@ -6,6 +6,7 @@ becomes known by a new event is a new line here. The codes are for programs and 
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from skydriver_common.model.scan import Ewms, Scan
 
@@ -136,7 +137,7 @@ def _workers(scan: Scan) -> Iterator[tuple[str, str]]:
     for problem in ewms.problems:
         yield problem["code"], f"{_sentence(problem['text'])}{common}"
     if ewms.queues and not ewms.problems and not ewms.n_running:
-        yield "waiting-for-workers", _waiting_for_workers(ewms)
+        yield "waiting-for-workers", _waiting_for_workers(scan)
 
 
 def _waiting_for_queues(ewms: Ewms) -> str:
@@ -153,11 +154,27 @@ def _waiting_for_queues(ewms: Ewms) -> str:
             )
 
 
-def _waiting_for_workers(ewms: Ewms) -> str:
+def _waiting_for_workers(scan: Scan) -> str:
+    ewms, n_done = scan.ewms, _pixels_done(scan)
+    has_begun = scan.progress is not None and bool(scan.progress["processing_stats"]["rate"])
     idle = sum(ewms.statuses.get("IDLE", {}).values())
+    if not (n_done or has_begun or ewms.idle_since is not None):
+        begun = "No worker runs yet"
+    else:
+        since = [] if ewms.idle_since is None else [f"since {_moment(ewms.idle_since)}"]
+        done = [] if n_done is None else [f"{_count(n_done, 'pixel')} {'is' if n_done == 1 else 'are'} done"]
+        begun = "No worker runs now" + (f" ({'; '.join(since + done)})" if since or done else "")
     if idle:
-        return f"No worker runs yet: {idle} of them wait for a free place in their pool"
-    return "No worker runs yet: EWMS has not reported any from its pools"
+        return f"{begun}: {idle} of them wait for a free place in their pool"
+    return f"{begun}: EWMS has not reported any from its pools"
+
+
+def _pixels_done(scan: Scan) -> int | None:
+    """As the scanner tells it in its tallies, which are free-form; None when it does not."""
+    found: Any = scan.progress
+    for key in ("tallies", "overall", "pixels", "done"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return int(found) if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < 2**53 else None
 
 
 def _most_common_error(ewms: Ewms) -> str:

@@ -89,7 +89,7 @@ class Ewms:
 
     place_in_line: while queues are awaited. n_top_ups, topped_up_at: additions without a user's request, and the last one's time.
     n_came_back: workers of the stopped workflow that run nevertheless. tokens_end_at: Unix seconds. problems: of the workers,
-    ``{"code", "text"}`` each.
+    ``{"code", "text"}`` each. idle_since: when workers had run and none did any more, Unix seconds; None while one runs, or before.
     """
 
     deactivated: str | None = None
@@ -107,6 +107,7 @@ class Ewms:
     are_tokens_ending: bool = False
     is_startup_file_missing: bool = False
     problems: list[dict[str, str]] = field(default_factory=list)
+    idle_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,9 +381,11 @@ def _evolve_ewms(ewms: Ewms, event: ev.Event, recorded_at: float) -> Ewms:
         case ev.StartupFileFound():
             return replace(ewms, is_startup_file_missing=False)
         case ev.WorkforceChanged():
+            idle_since = None if event.n_running else recorded_at if ewms.n_running else ewms.idle_since
             return replace(
-                ewms, statuses=event.statuses, n_running=event.n_running, top_errors=event.top_errors, problems=event.problems
-            )
+                ewms, statuses=event.statuses, n_running=event.n_running, top_errors=event.top_errors, problems=event.problems,
+                idle_since=idle_since,
+            )  # fmt: skip
         case ev.WorkersAdded(is_automatic=True):
             return replace(ewms, n_top_ups=ewms.n_top_ups + 1, topped_up_at=recorded_at)
         case ev.WorkersCameBack():

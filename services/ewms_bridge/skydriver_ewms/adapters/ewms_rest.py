@@ -4,6 +4,8 @@ Nothing is repeated here but a call that EWMS refused for a stale token, which i
 is the loops' part; repeating what makes something is nobody's. Source: EWMS contract 2 to 8.
 """
 
+import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -18,7 +20,7 @@ from pydantic import SecretStr
 from skydriver_common.faults import TryLater
 from skydriver_ewms.adapters import ewms_wire as wire
 from skydriver_ewms.adapters.oauth2 import ClientCredentials
-from skydriver_ewms.ports import Guard, NotFound, Refused, UnclearOutcome, WorkflowEnded
+from skydriver_ewms.ports import Guard, NotFound, OnUnreadable, Refused, UnclearOutcome, WorkflowEnded
 from skydriver_ewms.values import (
     INSTANCE_MARK,
     SCAN_MARK,
@@ -134,14 +136,16 @@ class EwmsRest:
         """See `ports.Ewms`."""
         return _readable(wire.workflow, await self._read("GET", f"/workflows/{_safe(workflow_id)}"))
 
-    async def get_workflows(self, workflow_ids: Collection[str]) -> tuple[Workflow, ...]:
+    async def get_workflows(
+        self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
+    ) -> tuple[Workflow, ...]:
         """See `ports.Ewms`."""
         if not workflow_ids:
             return ()
         query: dict[str, Json] = {"workflow_id": {"$in": list(workflow_ids)}}
         found: dict[str, Workflow] = {}
         async for page in self._pages("workflows", "workflows", query, WORKFLOW_FIELDS):
-            found.update((w.workflow_id, w) for w in _parsed(page, wire.workflow))
+            found.update((w.workflow_id, w) for w in _parsed(page, wire.workflow, on_unreadable))
         return tuple(found.values())
 
     async def queue_profiles(self, workflow_id: str) -> tuple[QueueProfile, ...]:
@@ -153,7 +157,7 @@ class EwmsRest:
         """See `ports.Ewms`."""
         query: dict[str, Json] = {"phase": "pre-mq-activation"}
         pages = self._pages("taskforces", "taskforces", query, WAITING_FIELDS)
-        return tuple([t async for page in pages for t in _parsed(page, wire.taskforce)])
+        return tuple([t async for page in pages for t in _parsed(page, wire.taskforce, _skip)])
 
     async def abort(self, workflow_id: str) -> None:
         """See `ports.Ewms`."""
@@ -163,18 +167,20 @@ class EwmsRest:
         """See `ports.Ewms`."""
         await self._read("POST", f"/workflows/{_safe(workflow_id)}/actions/finished", {})
 
-    async def find_taskforces(self, workflow_ids: Collection[str]) -> AsyncIterator[Sequence[Taskforce]]:
+    async def find_taskforces(
+        self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
+    ) -> AsyncIterator[Sequence[Taskforce]]:
         """See `ports.Ewms`."""
         if not workflow_ids:
             return
         query: dict[str, Json] = {"workflow_id": {"$in": list(workflow_ids)}}
         async for page in self._pages("taskforces", "taskforces", query, TASKFORCE_FIELDS):
-            yield _parsed(page, wire.taskforce)
+            yield _parsed(page, wire.taskforce, on_unreadable)
 
     async def raw_taskforces(self, workflow_id: str) -> AsyncIterator[Sequence[dict[str, Json]]]:
         """See `ports.Ewms`."""
         async for page in self._pages("taskforces", "taskforces", {"workflow_id": workflow_id}, None):
-            yield page
+            yield _parsed(page, lambda item: item)
 
     async def task_directives(self, workflow_id: str) -> tuple[TaskDirective, ...]:
         """See `ports.Ewms`."""
@@ -193,13 +199,13 @@ class EwmsRest:
 
     async def _pages(
         self, path: str, key: str, query: dict[str, Json], projection: list[str] | None
-    ) -> AsyncIterator[list[dict[str, Json]]]:
+    ) -> AsyncIterator[list[Json]]:
         body: dict[str, Json] = {"query": query}
         if projection is not None:
             body["projection"] = list(projection)
         while True:
             document = await self._read("POST", f"/query/{path}", body)
-            yield _readable(lambda d: wire.objects(d, key), document)
+            yield _readable(lambda d: wire.items(d, key), document)
             after = document.get("next_after")
             if after is None:
                 return
@@ -282,7 +288,7 @@ class EwmsRest:
                 method, self._base + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 raw = await _limited(response)
-                return _Answer(response.status, _retry_after(response), _object_or_none(raw))
+                return _Answer(response.status, _retry_after(response), await _object_or_none(raw))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as fault:
             raise _NotSent from fault
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
@@ -326,12 +332,22 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
     return bytes(raw)
 
 
-def _object_or_none(raw: bytes) -> dict[str, Json] | None:
+async def _object_or_none(raw: bytes) -> dict[str, Json] | None:
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return None
+        if not raw.lstrip().startswith(b"{"):
+            return None
+        document = await asyncio.to_thread(_without_nan, raw)
     return cast(dict[str, Json], document) if isinstance(document, dict) else None
+
+
+def _without_nan(raw: bytes) -> object:
+    """Numbers that EWMS, which writes JSON as Python does, has beyond the standard become null; None: more than that is wrong."""
+    try:
+        return orjson.loads(orjson.dumps(json.loads(raw)))
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
@@ -366,11 +382,23 @@ def _readable(parse: Callable[[dict[str, Json]], T], document: dict[str, Json]) 
         raise _unreadable(str(fault)) from fault
 
 
-def _parsed(page: list[dict[str, Json]], parse: Callable[[dict[str, Json]], T]) -> list[T]:
-    try:
-        return [parse(item) for item in page]
-    except wire.Unreadable as fault:
-        raise _unreadable(str(fault)) from fault
+def _parsed(page: list[Json], parse: Callable[[dict[str, Json]], T], on_unreadable: OnUnreadable | None = None) -> list[T]:
+    """The documents of a page. With `on_unreadable` one that can't be read is passed over, else the whole page is unreadable."""
+    parsed = []
+    for item in page:
+        try:
+            parsed.append(parse(wire.as_object(item, "an item of the page")))
+        except wire.Unreadable as fault:
+            if on_unreadable is None:
+                raise _unreadable(str(fault)) from fault
+            workflow_id = wire.workflow_id_of(item)
+            log.warning("ewms.unreadable-document", workflow_id=workflow_id, why=str(fault))
+            on_unreadable(workflow_id)
+    return parsed
+
+
+def _skip(_: str) -> None:
+    """Somebody else's document, mostly."""
 
 
 def _unreadable(why: str) -> TryLater:

@@ -1,5 +1,6 @@
 """EWMS's JSON to values, strictly: what does not fit the contract is named and refused. Source: EWMS contract 4, 8, 9."""
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,12 +20,23 @@ def as_object(value: Json, what: str) -> dict[str, Json]:
     return value
 
 
+def items(document: dict[str, Json], key: str) -> list[Json]:
+    """The list under `key`, whatever is in it."""
+    found = document.get(key)
+    if not isinstance(found, list):
+        raise Unreadable(f"{key} is no list")
+    return found
+
+
 def objects(document: dict[str, Json], key: str) -> list[dict[str, Json]]:
     """The list of objects under `key`."""
-    items = document.get(key)
-    if not isinstance(items, list):
-        raise Unreadable(f"{key} is no list")
-    return [as_object(item, f"{key}[]") for item in items]
+    return [as_object(item, f"{key}[]") for item in items(document, key)]
+
+
+def workflow_id_of(item: Json) -> str:
+    """Whose document this is, however unreadable the rest is; "" when that can't be told either."""
+    workflow_id = item.get("workflow_id") if isinstance(item, dict) else None
+    return workflow_id if isinstance(workflow_id, str) else ""
 
 
 def parse_all(document: dict[str, Json], key: str, parse: Callable[[dict[str, Json]], T]) -> tuple[T, ...]:
@@ -81,7 +93,8 @@ def taskforce(item: dict[str, Json]) -> Taskforce:
         priority=_integer(item.get("priority", 100), "priority"),
         cluster_id=None if cluster_id is None else _integer(cluster_id, "cluster_id"),
         statuses={
-            status: _counts(counts, "compound_statuses{}") for status, counts in _maybe(item, "compound_statuses").items()
+            storable(status): _counts(counts, "compound_statuses{}")
+            for status, counts in _maybe(item, "compound_statuses").items()
         },
         top_errors=_counts(item.get("top_task_errors"), "top_task_errors"),
         phase_changes=_phase_changes(item.get("phase_change_log")),
@@ -100,6 +113,11 @@ def _phase_changes(value: Json) -> tuple[PhaseChange, ...]:
     )
 
 
+def storable(text: str) -> str:
+    """A text of EWMS, or of a worker's error, as Postgres takes it: without NUL."""
+    return text.replace("\0", "\ufffd")
+
+
 def _maybe(item: dict[str, Json], key: str) -> dict[str, Json]:
     value = item.get(key)
     return {} if value is None else as_object(value, key)
@@ -108,14 +126,18 @@ def _maybe(item: dict[str, Json], key: str) -> dict[str, Json]:
 def _counts(value: Json, what: str) -> dict[str, int]:
     if value is None:
         return {}
-    return {key: _integer(count, f"{what}{{}}") for key, count in as_object(value, what).items()}
+    counts: dict[str, int] = {}
+    for key, count in as_object(value, what).items():
+        text = storable(key)
+        counts[text] = counts.get(text, 0) + _integer(count, f"{what}{{}}")
+    return counts
 
 
 def _text(item: dict[str, Json], key: str) -> str:
     value = item.get(key)
     if not isinstance(value, str):
         raise Unreadable(f"{key} is no text")
-    return value
+    return storable(value)
 
 
 def _text_or_none(item: dict[str, Json], key: str) -> str | None:
@@ -124,13 +146,13 @@ def _text_or_none(item: dict[str, Json], key: str) -> str | None:
 
 def _number(item: dict[str, Json], key: str) -> float:
     value = item.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise Unreadable(f"{key} is no number")
     return float(value)
 
 
 def _integer(value: Json, what: str) -> int:
     # 3.0 is an integer to EWMS's schema too
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
         raise Unreadable(f"{what} is no integer")
     return int(value)

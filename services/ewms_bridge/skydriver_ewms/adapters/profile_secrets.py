@@ -9,9 +9,9 @@ import base64
 import orjson
 from kubernetes_asyncio.client import ApiClient, CoreV1Api
 
-from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes import names
 from skydriver_common.kubernetes.client import NotFound, Refused, kubernetes_faults
+from skydriver_ewms.ports import ScanNotReady
 from skydriver_ewms.values import Json, StartupUpload
 
 
@@ -24,11 +24,11 @@ class ProfileSecrets:
         self._timeout_s = timeout_s
 
     async def put_upload(self, scan_id: str, upload: StartupUpload) -> None:
-        """See `ports.QueueProfileSink`. Raises TryLater, also while there is no Secret."""
+        """See `ports.QueueProfileSink`. Raises TryLater; ScanNotReady while there is no Secret."""
         await self._put(scan_id, names.UPLOAD_KEY, {"method": upload.method, "url": upload.url})
 
     async def put_profile(self, scan_id: str, profile: dict[str, Json]) -> None:
-        """See `ports.QueueProfileSink`. Raises TryLater, also while there is no Secret."""
+        """See `ports.QueueProfileSink`. Raises TryLater; ScanNotReady while there is no Secret."""
         await self._put(scan_id, names.PROFILE_KEY, profile)
 
     async def remove(self, scan_id: str) -> None:
@@ -42,7 +42,7 @@ class ProfileSecrets:
         try:
             await self._patch(scan_id, {key: base64.b64encode(orjson.dumps(content)).decode()})
         except NotFound as error:
-            raise TryLater("the scan has no Secret to put its queues into", 5.0) from error
+            raise ScanNotReady("the scan has no Secret to put its queues into", 5.0) from error
 
     async def _patch(self, scan_id: str, data: dict[str, str | None]) -> None:
         try:
@@ -51,4 +51,4 @@ class ProfileSecrets:
                     names.secret_name(scan_id), self._namespace, {"data": data}, _request_timeout=self._timeout_s
                 )
         except Refused as refusal:
-            raise TryLater(f"the scan's Secret can't be written: {refusal.reason}", 30.0) from refusal
+            raise ScanNotReady(f"the scan's Secret cannot be written: {refusal.reason}", 30.0) from refusal

@@ -26,6 +26,7 @@ class ProblemCode(StrEnum):
     ALL_HELD = "all-workers-held"
     ALL_ENDED = "all-workers-ended"
     SAME_ERROR = "same-error-everywhere"
+    UNREADABLE = "workforce-unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,19 @@ def is_submission_given_up(taskforce: Taskforce) -> bool:
 
 
 def problems_of(
-    statuses: Statuses, top_errors: Mapping[str, int], *, n_given_up: int, has_ended: bool, n_unsubmitted: int
+    statuses: Statuses,
+    top_errors: Mapping[str, int],
+    *,
+    n_given_up: int,
+    has_ended: bool,
+    n_unsubmitted: int,
+    n_unreadable: int = 0,
 ) -> tuple[Problem, ...]:
     """What is wrong with one scan's workers, in the order of `ProblemCode`; empty while all is well.
 
     statuses, top_errors: summed over its taskforces. n_given_up: workers whose submission EWMS gave up. has_ended: every
-    taskforce is over. n_unsubmitted: workers still on their way to a pool, which may yet do the work.
+    taskforce is over. n_unsubmitted: workers still on their way to a pool, which may yet do the work. n_unreadable: documents about
+    its workers that could not be read; nothing is said of all workers then.
     Whether pixels remain is not known here: for a scan with its final result "all ended" is no problem.
     """
     found = []
@@ -70,6 +78,9 @@ def problems_of(
     if n_given_up:
         text = f"EWMS has failed {SUBMISSION_TRIES} times to submit {n_given_up} workers and does not try again"
         found.append(Problem(ProblemCode.SUBMISSION_FAILED, text))
+    if n_unreadable:
+        text = "what EWMS reports of some workers cannot be read; they are missing from the counts"
+        return (*found, Problem(ProblemCode.UNREADABLE, text))
     if n_held and not n_alive and not n_coming:
         found.append(Problem(ProblemCode.ALL_HELD, f"all {n_held} workers are held by their pool"))
     if has_ended or (total and n_over == total and not n_coming):

@@ -23,6 +23,7 @@ def may_top_up(scan: Scan, workforce: Workforce, *, most_times: int, pause_s: fl
     return (
         is_working(scan)
         and bool(workforce.statuses)
+        and workforce.is_complete
         and not any(problem.code in _HOPELESS for problem in workforce.problems)
         and not (ewms.tokens_end_at is not None and ewms.tokens_end_at <= now)  # they could not connect
         and ewms.n_top_ups < most_times

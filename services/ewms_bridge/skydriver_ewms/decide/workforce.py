@@ -23,7 +23,7 @@ class Workforce:
     statuses, n_running, top_errors: exactly as REST contract 8.6 defines them. The others are for the scan's status:
     n_requested: workers asked for. n_unsubmitted: those of them no pool has taken yet. n_idle: waiting in a pool. n_alive: jobs
     that have not ended, running, waiting or held. n_over: jobs that have.
-    has_ended: every taskforce is over, so none of them will ever run again.
+    has_ended: every taskforce is over, so none of them will ever run again. is_complete: all that EWMS reported could be read.
     at_hand: task id to its workers that run, wait, are held or are on their way to a pool.
     """
 
@@ -37,6 +37,7 @@ class Workforce:
     n_over: int = 0
     n_taskforces: int = 0
     has_ended: bool = False
+    is_complete: bool = True
     at_hand: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
@@ -53,6 +54,11 @@ class WorkforceFold:
         self._top_errors: dict[str, int] = {}
         self._at_hand: dict[str, int] = {}
         self._n_requested = self._n_unsubmitted = self._n_given_up = self._n_taskforces = self._n_ended = 0
+        self._n_unreadable = 0
+
+    def add_unreadable(self) -> None:
+        """Something about this workflow's workers could not be read, so they are not all counted."""
+        self._n_unreadable += 1
 
     def add(self, taskforce: Taskforce) -> None:
         """Count one taskforce in."""
@@ -83,7 +89,7 @@ class WorkforceFold:
         """The sum so far."""
         running = self._statuses.get(RUNNING, {})
         n_running = sum(n for pilot_status, n in running.items() if pilot_status not in NOT_RUNNING)
-        has_ended = self._n_taskforces > 0 and self._n_ended == self._n_taskforces
+        has_ended = self._n_taskforces > 0 and self._n_ended == self._n_taskforces and not self._n_unreadable
         return Workforce(
             statuses={status: dict(counts) for status, counts in self._statuses.items()},
             n_running=n_running,
@@ -94,6 +100,7 @@ class WorkforceFold:
             n_alive=sum(sum(counts.values()) for status, counts in self._statuses.items() if status not in OVER),
             n_over=sum(sum(counts.values()) for status, counts in self._statuses.items() if status in OVER),
             n_taskforces=self._n_taskforces,
+            is_complete=not self._n_unreadable,
             has_ended=has_ended,
             at_hand=dict(self._at_hand),
             problems=problems_of(
@@ -102,6 +109,7 @@ class WorkforceFold:
                 n_given_up=self._n_given_up,
                 has_ended=has_ended,
                 n_unsubmitted=self._n_unsubmitted,
+                n_unreadable=self._n_unreadable,
             ),
         )
 

@@ -18,9 +18,10 @@ DELETE FROM ewms_attempts WHERE scan_id = :scan_id;
 INSERT INTO ewms_watch (scan_id, workflow_id, since, refresh_at) VALUES (:scan_id, :workflow_id, :now, :now)
 ON CONFLICT ON CONSTRAINT ewms_watch_pkey DO NOTHING;
 
--- name: unwatch(scan_id)!
+-- name: unwatch(scan_id, workflow_id, now)!
 -- Do not ask any more; when it was asked last is kept. Index: ewms_watch_pkey.
-UPDATE ewms_watch SET refresh_at = NULL WHERE scan_id = :scan_id;
+INSERT INTO ewms_watch (scan_id, workflow_id, since, refresh_at) VALUES (:scan_id, :workflow_id, :now, NULL)
+ON CONFLICT ON CONSTRAINT ewms_watch_pkey DO UPDATE SET refresh_at = NULL;
 
 -- name: claim_watched(now, horizon, held_until, most)
 -- Take all workflows that are due soon; another replica skips them until held_until. Index: ewms_watch_order.
@@ -85,16 +86,23 @@ INSERT INTO ewms_additions (scan_id, workflow_id, cluster_location, n_workers, a
 VALUES (:scan_id, :workflow_id, :cluster_location, :n_workers, :now, :held_until, :is_automatic) RETURNING addition_id;
 
 -- name: hold_addition(addition_id, held_until)!
--- Take a request in hand, or (held_until in the past) put it down. Index: ewms_additions_pkey.
+-- Take a request in hand. Index: ewms_additions_pkey.
 UPDATE ewms_additions SET held_until = :held_until WHERE addition_id = :addition_id;
 
--- name: attempt_addition(addition_id, task_id, before, now)!
--- Note that EWMS is asked now, and what was there before. Index: ewms_additions_pkey.
-UPDATE ewms_additions SET task_id = :task_id, before = :before, attempted_at = :now WHERE addition_id = :addition_id;
+-- name: release_addition(addition_id, held_until, now)!
+-- Put a request down, if whoever took it still holds it. Index: ewms_additions_pkey.
+UPDATE ewms_additions SET held_until = :now WHERE addition_id = :addition_id AND held_until = :held_until;
 
--- name: unattempt_addition(addition_id)!
+-- name: attempt_addition(addition_id, held_until, task_id, before, now)$
+-- Note that EWMS is asked now, and what was there before: true, or null when the request was dropped or somebody else holds it. Index:
+-- ewms_additions_pkey.
+UPDATE ewms_additions SET task_id = :task_id, before = :before, attempted_at = :now
+ WHERE addition_id = :addition_id AND held_until = :held_until
+RETURNING true;
+
+-- name: unattempt_addition(addition_id, held_until)!
 -- EWMS has surely done nothing. Index: ewms_additions_pkey.
-UPDATE ewms_additions SET attempted_at = NULL WHERE addition_id = :addition_id;
+UPDATE ewms_additions SET attempted_at = NULL WHERE addition_id = :addition_id AND held_until = :held_until;
 
 -- name: resolve_addition(addition_id, taskforce_uuid, got_n_workers, is_told)!
 -- The workers are there. Index: ewms_additions_pkey.
