@@ -25,7 +25,7 @@ def register(broker: RabbitBroker, uow: UnitOfWork, retention: Retention, silenc
     @broker.subscriber(topology.command_queue(PutResult.key), topology.COMMANDS, no_reply=True)
     async def put_result(command: PutResult) -> Reply:
         """Take a skymap, partial or final; a final one is never replaced by a partial one."""
-        return await usecases.put_result(command, current_context(), uow)
+        return await usecases.put_result(command, current_context(), uow, retention)
 
     @broker.subscriber(topology.event_queue(topology.PROGRESS, ScanLaunched.type), topology.EVENTS, no_reply=True)
     async def scan_launched(message: RabbitMessage) -> None:

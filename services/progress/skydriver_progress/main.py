@@ -17,7 +17,7 @@ from skydriver_common.runtime.service import Service, run
 from skydriver_progress import consumers
 from skydriver_progress.adapters.lane import Lane
 from skydriver_progress.hearing import SETTLES_S, HeardNote, Hearing
-from skydriver_progress.housekeeping import HOUSEKEEPING, Housekeeping
+from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.settings import ProgressSettings
@@ -43,10 +43,12 @@ def main() -> None:
         hearing = Hearing(partial(_all_are_clear, lanes), settles_s=min(SETTLES_S, settings.silence_limit_s))
         silence = SilenceWatch(foundation.uow, foundation.schedule, hearing, limit=timedelta(seconds=settings.silence_limit_s))
         housekeeping = Housekeeping(foundation.pool, foundation.schedule, keep=settings.keep_replies)
+        short_replies = ShortReplies(foundation.pool, foundation.schedule)
         steps = (
             (COMPACT, "retention", retention.step),
             (SILENCE, "silence", silence.step),
             (HOUSEKEEPING, "housekeeping", housekeeping.step),
+            (SHORT_REPLIES, "short-replies", short_replies.step),
         )
         for kind, name, step in steps:
             foundation.wake_when_due([kind], service.loop(name, step, idle_s=_IDLE_S))

@@ -1,4 +1,4 @@
-"""Loop step: let go of what old progress reports say, all but the newest of a scan. Due rows in Postgres, one scan at a time."""
+"""Loop step: remove what superseded old reports and partial skymaps say. Due rows in Postgres, one scan at a time."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log.compaction import AT_ONCE, compact_progress
+from skydriver_common.log.compaction import AT_ONCE, RESULTS_AT_ONCE, compact_progress, compact_results
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context
 
@@ -25,7 +25,7 @@ class Retention:
         self._keep = keep
 
     def begins(self, tx: Transaction, scan_id: str) -> None:
-        """The scan's first report is about to be stored: note down, in its transaction, when to look at it."""
+        """The scan's first report or result is about to be stored: note down, in its transaction, when to look at it."""
         if self._keep is not None:
             tx.due.put(COMPACT, scan_id, after=self._keep)
 
@@ -43,9 +43,10 @@ class Retention:
         async with self._uow.on_scans(context, [work.scan_id]) as tx:
             scan = tx.scan(work.scan_id)
             done = 0 if scan is None else await compact_progress(tx, work.scan_id, before=before)
-        if done:
-            log.info("progress.compacted", scan_id=work.scan_id, payloads=done)
-        if done == AT_ONCE:
+            results = 0 if scan is None else await compact_results(tx, work.scan_id, before=before)
+        if done or results:
+            log.info("progress.compacted", scan_id=work.scan_id, payloads=done, results=results)
+        if done == AT_ONCE or results == RESULTS_AT_ONCE:
             await self._schedule.postpone(work, timedelta(0))
         elif scan is None or (scan.scanner.ended_at is not None and scan.scanner.heard_at < before.timestamp()):
             await self._schedule.finish(work)

@@ -29,7 +29,7 @@ async def patch_manifest(command: PatchManifest, context: Context, uow: UnitOfWo
     return reply
 
 
-async def put_result(command: PutResult, context: Context, uow: UnitOfWork) -> Reply:
+async def put_result(command: PutResult, context: Context, uow: UnitOfWork, retention: Retention) -> Reply:
     """Store a skymap; replies with which one stands now: ``{"digest", "is_final"}``."""
     async with uow.on_scans(context, [command.scan_id]) as tx:
         if tx.recorded_reply is not None:
@@ -39,6 +39,8 @@ async def put_result(command: PutResult, context: Context, uow: UnitOfWork) -> R
             reply = Reply.refused(unknown(command.scan_id))
         else:
             tx.needs_blob(command.digest)
+            if scan.result is None:
+                retention.begins(tx, command.scan_id)
             after = tx.append(command.scan_id, decide_result(scan, command))
             assert after is not None
             assert after.result is not None

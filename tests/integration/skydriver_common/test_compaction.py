@@ -7,8 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from skydriver_common.log import rebuild
-from skydriver_common.log.compaction import compact_progress
+from skydriver_common.log import blobs, rebuild
+from skydriver_common.log.blob_proof import verify_blobs
+from skydriver_common.log.compaction import compact_progress, compact_results
 from skydriver_common.log.past import state_at
 from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
@@ -143,3 +144,66 @@ async def test_metadata_and_results_are_never_let_go(store: Store) -> None:
     await _compact(store, scan_id)
     types = await store.pool.fetch("SELECT DISTINCT type FROM event_log WHERE get_byte(data, 0) = 0")
     assert [row["type"] for row in types] == ["scan.progress-reported"]
+
+
+async def _a_scan_with_results(store: Store, *skymaps: bytes) -> str:
+    """A scan whose last skymap is the final one; all of them are old."""
+    scan_id = await store.a_scan()
+    for skymap in skymaps:
+        digest = await blobs.put(store.pool, skymap)
+        result = ev.ResultReceived(digest=digest, size_bytes=len(skymap), is_final=skymap == skymaps[-1], producer="a\x00b")
+        await store.append("progress", scan_id, result)
+    await store.pool.execute("UPDATE blobs SET stored_at = stored_at - interval '2 days'")
+    return scan_id
+
+
+async def _skymaps(store: Store) -> set[bytes]:
+    return {bytes(row["body"]) for row in await store.pool.fetch("SELECT body FROM blobs WHERE encoding = 'identity'")}
+
+
+async def _compact_results(store: Store, scan_id: str, *, most: int = 20) -> int:
+    async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
+        return await compact_results(tx, scan_id, before=datetime.now(UTC) + SOON, most=most)
+
+
+async def _missing(store: Store) -> list[str]:
+    """Scans whose blobs are missing; the events of i3 that the histories name are not stored at all."""
+    async with store.pool.acquire() as connection:
+        return [flaw.scan_id for flaw in (await verify_blobs(connection)).flaws if flaw.digest != "sha256:0"]
+
+
+async def test_superseded_skymaps_go_but_the_first_and_the_final_one(store: Store) -> None:
+    scan_id = await _a_scan_with_results(store, b"first", b"second", b"third", b"final")
+    other = await _a_scan_with_results(store, b"third", b"other final")
+    assert await _compact_results(store, scan_id, most=1) == 1
+    assert await _compact_results(store, scan_id) == 0, "another scan's only partial result has the same content"
+    assert await _skymaps(store) == {b"first", b"third", b"final", b"other final"}
+    assert await _compact_results(store, other) == 0
+    assert await _missing(store) == []
+    await _is_sound(store)
+    history = (await skydriver("log", "history", scan_id, "--database-url", store.url)).out
+    assert "the skymaps of 1 superseded partial results before version 5 were removed" in history
+
+
+async def test_a_skymap_that_is_gone_without_a_word_is_missing(store: Store) -> None:
+    scan_id = await _a_scan_with_results(store, b"first", b"second", b"third", b"final")
+    await _compact_results(store, scan_id)
+    assert await _missing(store) == []
+    await store.pool.execute("DELETE FROM blobs WHERE body = 'first'")
+    assert await _missing(store) == [scan_id]
+    await store.pool.execute("DELETE FROM blobs WHERE body = 'final'")
+    assert await _missing(store) == [scan_id, scan_id]
+
+
+async def test_a_skymap_that_was_put_again_lately_stays(store: Store) -> None:
+    """A decision that is about to refer to it has looked whether it is there."""
+    scan_id = await _a_scan_with_results(store, b"first", b"second", b"final")
+    await blobs.put(store.pool, b"second")
+    assert await _compact_results(store, scan_id) == 0
+    assert await _skymaps(store) == {b"first", b"second", b"final"}
+
+
+async def test_no_result_is_dropped_unless_a_later_one_is_kept(store: Store) -> None:
+    scan_id = await _a_scan_with_results(store, b"first", b"second", b"final")
+    with pytest.raises(asyncpg.PostgresError, match="no later result"):
+        await store.pool.execute("SELECT drop_superseded_results($1, 9, 20)", scan_id)

@@ -61,7 +61,7 @@ class _Machine(RuleBasedStateMachine):
             RequestScan: dispatcher.request_scan, RescanScan: dispatcher.rescan_scan, DeleteScan: dispatcher.delete_scan,
             AssignWorkflow: bridge.assign_workflow,
             PatchManifest: lambda command, context: progress.patch_manifest(command, context, store.uows["progress"], retention),
-            PutResult: lambda command, context: progress.put_result(command, context, store.uows["progress"]),
+            PutResult: lambda command, context: progress.put_result(command, context, store.uows["progress"], retention),
         }  # fmt: skip
         self.told: list[tuple[Command, Context, Reply]] = []
 

@@ -1,5 +1,6 @@
 """What is old and of no use goes; what any event refers to stays, and so does what a decision is about to refer to."""
 
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -8,9 +9,9 @@ from skydriver_common.db.roles import apply_roles
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log import blobs, housekeeping
 from skydriver_common.model import events as ev
-from skydriver_common.model.ids import digest_of
+from skydriver_common.model.ids import command_id_for_key, digest_of
 from skydriver_common.model.rejections import Reply
-from skydriver_progress.housekeeping import HOUSEKEEPING, Housekeeping
+from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
 from tests.support.histories import Store, a_context, a_request
 
 _BEFORE = timedelta(days=30)
@@ -91,3 +92,24 @@ async def test_the_service_does_so_once_a_day_with_the_rights_of_its_role(store:
         assert await step() is not True
     assert await _digests(store) == set()
     assert await store.pool.fetchval("SELECT due_at > now() + interval '23 hours' FROM due_work WHERE kind = $1", HOUSEKEEPING)
+
+
+async def test_replies_without_a_key_are_forgotten_after_minutes(store: Store) -> None:
+    """Each report over REST leaves one as large as the manifest; nobody can ask for it once its request has ended."""
+    scan_id = await store.a_scan()
+    keyed, old, young = command_id_for_key("user", "POST /scan", "key"), str(uuid.uuid4()), str(uuid.uuid4())
+    for command in (keyed, old, young):
+        async with store.uows["progress"].on_scans(a_context(command), [scan_id]) as tx:
+            tx.record(Reply(body=b"{}"))
+    await store.pool.execute(
+        "UPDATE command_replies SET recorded_at = recorded_at - interval '16 minutes' WHERE command_id <> $1", young
+    )
+    schedule = Schedule(store.pool, store.bell, holder="test")
+    step = ShortReplies(store.pool, schedule).step
+    assert await step() is True
+    assert await step() is not True
+    kept = {row["command_id"] for row in await store.pool.fetch("SELECT command_id FROM command_replies WHERE body = '{}'")}
+    assert kept == {keyed, young}
+    assert await store.pool.fetchval(
+        "SELECT due_at > now() + interval '2 minutes' FROM due_work WHERE kind = $1", SHORT_REPLIES
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
 
 from skydriver_common.log import blobs, rebuild, schemas
@@ -309,3 +310,29 @@ async def test_what_a_killed_rebuild_has_left_is_dropped_by_the_next(store: Stor
         await rebuild.into(reading, writing, "rebuild_89ab")
         left = await reading.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^(rebuild|mine)' ORDER BY 1")
         assert [row["nspname"] for row in left] == ["mine", "rebuild_4567", "rebuild_89ab"]
+
+
+@pytest.mark.parametrize("walk", [verify, rebuild.check])
+async def test_a_walk_through_the_log_holds_no_snapshot(store: Store, walk: Any) -> None:
+    """An old snapshot keeps the whole server from cleaning up; and what is written meanwhile is no difference."""
+    scans = [await store.a_finished_scan() for _ in range(3)]
+    held: list[Any] = []
+
+    async def report(scan_id: str) -> None:
+        for sequence in range(10, 40):
+            await store.append("progress", scan_id, a_report(sequence))
+
+    async with store.pool.acquire() as connection:
+        pid = connection.get_server_pid()
+        with psycopg.connect(store.url, autocommit=True) as looking:
+
+            def look(_: int) -> None:
+                asked = "SELECT coalesce(backend_xmin::text, xact_start::text) FROM pg_stat_activity WHERE pid = %s"
+                held.append(looking.execute(asked, (pid,)).fetchone())
+
+            writing = asyncio.gather(*(report(scan_id) for scan_id in scans))
+            while not writing.done():
+                found = await walk(connection, told=look)
+                assert (found.breaks if walk is verify else found.differences) == []
+            await writing
+    assert set(held) == {(None,)}

@@ -38,7 +38,8 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, skydriver_writer, skydriv
     skydriver_progress, skydriver_operator, skydriver_break_glass;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION break_glass(text), let_go_of_progress(text, integer, integer), forget_replies(timestamptz, integer),
-    drop_orphan_blobs(timestamptz, text, integer) FROM PUBLIC;
+    drop_orphan_blobs(timestamptz, text, integer), drop_superseded_results(text, integer, integer),
+    forget_replies_without_key(integer) FROM PUBLIC;
 
 -- What every deciding service does: append, fold into views, answer, remember, keep time, relay.
 GRANT SELECT, INSERT ON event_log, command_replies, blobs TO skydriver_writer;
@@ -71,7 +72,8 @@ $$;
 GRANT SELECT ON progress_heard TO skydriver_dispatcher;  -- which judges an end by what is missing
 
 GRANT EXECUTE ON FUNCTION let_go_of_progress(text, integer, integer), forget_replies(timestamptz, integer),
-    drop_orphan_blobs(timestamptz, text, integer) TO skydriver_progress;
+    drop_orphan_blobs(timestamptz, text, integer), drop_superseded_results(text, integer, integer),
+    forget_replies_without_key(integer) TO skydriver_progress;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO skydriver_operator;
 GRANT INSERT ON event_log, command_replies TO skydriver_operator;

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import zstandard
 
@@ -10,9 +11,15 @@ from skydriver_common.db.pool import Connection, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
 from skydriver_common.log.chains import PAGE
+from skydriver_common.log.writing import sql as log_sql
+from skydriver_common.model import wire
+from skydriver_common.model.events import ResultReceived
 from skydriver_common.model.ids import digest_of
 
 sql = load_statements("skydriver_common.log", "blob_proof.sql")
+
+
+_POSITIONS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,49 @@ async def verify_blobs(connection: Connection, *, told: Callable[[int], None] = 
         if len(digests) < PAGE:
             break
         after = digests[-1]
-    with database_faults():
-        report.flaws += [
-            Flaw(row["digest"], "it is missing", row["scan_id"]) async for row in sql.missing(connection)
-        ]  # fmt: skip
+    report.flaws += [Flaw(digest, "it is missing", scan_id) for digest, scan_id in sorted((await _missing(connection)).items())]
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """An event that needs a blob. is_partial: it is a partial result, whose skymap may be removed once a later one is there."""
+
+    scan_id: str
+    version: int
+    is_partial: bool
+
+
+async def _missing(connection: Connection) -> dict[str, str]:
+    """Digest of each blob that is missing to a scan that needs it. Part of the log after part: no statement takes long."""
+    found = dict[str, str]()
+    with database_faults():
+        last: int = await sql.last_position(connection)
+        for after in range(0, last, _POSITIONS_AT_ONCE):
+            needed = dict[str, list[_Reference]]()
+            async for row in sql.referring(connection, after=after, up_to=after + _POSITIONS_AT_ONCE):
+                digest, reference = _reference(row)
+                if digest:
+                    needed.setdefault(digest, []).append(reference)
+            gone = [row["digest"] async for row in log_sql.missing_blobs(connection, digests=list(needed))]
+            scan_ids = sorted({each.scan_id for digest in gone for each in needed[digest] if each.is_partial})
+            removed = {
+                row["scan_id"]: (row["first"], row["before"] or 0)
+                async for row in sql.removed_before(connection, scan_ids=scan_ids)
+            }
+            for digest in gone:
+                for each in needed[digest]:
+                    first, before = removed.get(each.scan_id, (0, 0))
+                    if not (each.is_partial and first < each.version < before):
+                        found.setdefault(digest, each.scan_id)
+    return found
+
+
+def _reference(row: Any) -> tuple[str, _Reference]:
+    try:
+        data: dict[str, Any] = wire.decode(row["data"])
+    except ValueError:  # somebody altered it: `verify` names it
+        data = {}
+    is_partial = row["type"] == ResultReceived.type and data.get("is_final") is False
+    digest = data.get("digest" if row["type"] == ResultReceived.type else "event_digest")
+    return digest if isinstance(digest, str) else "", _Reference(row["scan_id"], row["version"], is_partial)

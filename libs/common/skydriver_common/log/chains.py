@@ -13,6 +13,7 @@ from skydriver_common.model.events import MAY_BE_LET_GO
 sql = load_statements("skydriver_common.log", "chains.sql")
 
 PAGE = 2000
+_SCANS_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,19 +26,40 @@ class Break:
     what: str
 
 
-async def chains(connection: Pool | Connection, *, since: int = 0, page: int = PAGE) -> AsyncIterator[list[Link]]:
-    """Every link from a position on, ordered by scan and version; a scan may go on in the next page. Raises TryLater."""
+async def chains(connection: Pool | Connection, *, page: int = PAGE) -> AsyncIterator[list[Link]]:
+    """Every link, ordered by scan and version; a scan may go on in the next page. Raises TryLater.
+
+    Each page is a statement of its own. The log only grows, so pages need no common snapshot: of what is written meanwhile some is
+    seen and some is not, but each scan's links come without a gap.
+    """
     scan_id, version = "", 0
     while True:
         with database_faults():
-            rows = [
-                row async for row in sql.chains(connection, scan_id=scan_id, version=version, since=since, most=page)
-            ]  # fmt: skip
+            rows = [row async for row in sql.chains(connection, scan_id=scan_id, version=version, most=page)]
         if rows:
             yield [link(row) for row in rows]
             scan_id, version = rows[-1]["scan_id"], rows[-1]["version"]
         if len(rows) < page:
             return
+
+
+async def chains_since(connection: Pool | Connection, position: int, *, page: int = PAGE) -> AsyncIterator[list[Link]]:
+    """As ``chains``, but of each scan only what follows its first link from a position on. Raises TryLater.
+
+    Holds the ids of the scans that were written to since, some hundred bytes each.
+    """
+    before = dict[str, int]()
+    while True:
+        with database_faults():
+            rows = [row async for row in sql.written_since(connection, position=position, most=page)]
+        for row in rows:
+            before[row["scan_id"]] = min(row["version"] - 1, before.get(row["scan_id"], row["version"]))
+        if len(rows) < page:
+            break
+        position = rows[-1]["position"] + 1
+    scan_ids = sorted(before)
+    for start in range(0, len(scan_ids), _SCANS_AT_ONCE):
+        yield await chains_after(connection, {scan_id: before[scan_id] for scan_id in scan_ids[start : start + _SCANS_AT_ONCE]})
 
 
 async def chains_after(connection: Pool | Connection, versions: Mapping[str, int]) -> list[Link]:

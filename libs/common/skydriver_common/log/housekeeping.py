@@ -36,3 +36,13 @@ async def tidy(connection: Pool | Connection, *, before: datetime, after: str = 
         replies: int = await sql.forget_replies(connection, before=before, most=REPLIES_AT_ONCE)
         blobs = await sql.drop_orphan_blobs(connection, before=before, after=after, most=BLOBS_AT_ONCE)
     return Tidied(replies, blobs["gone"], blobs["bytes"], blobs["next_digest"] or "")
+
+
+async def forget_replies_without_key(connection: Pool | Connection) -> bool:
+    """Forget replies that nobody can ask for again: to commands without an Idempotency-Key, some minutes old.
+
+    A bounded piece; True: there may be more. Raises TryLater.
+    """
+    with database_faults():
+        gone: int = await sql.forget_replies_without_key(connection, most=REPLIES_AT_ONCE)
+    return gone == REPLIES_AT_ONCE

@@ -98,6 +98,10 @@ def _of_the_scanner(event: ev.Event) -> str:
             return "progress: a report whose content was let go"
         case ev.ProgressCompacted():
             return f"the content of {event.payloads} progress reports before version {event.before_version} was let go"
+        case ev.ResultsCompacted():
+            return (
+                f"the skymaps of {event.results} superseded partial results before version {event.before_version} were removed"
+            )
         case ev.EventMetadataSet():
             return f"event metadata: run {event.event_metadata.get('run_id')}, event {event.event_metadata.get('event_id')}"
         case ev.ScanMetadataSet():

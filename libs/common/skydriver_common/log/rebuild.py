@@ -25,6 +25,7 @@ _TRIES_FOR_THE_LOCK = 20
 _PAUSE_S = 0.5
 _SCANS_AT_ONCE = 200
 _EVENTS_AT_ONCE = 5000
+_DOUBTFUL_AT_ONCE = 50
 _OF_THE_RELEASE = frozenset(("body", "rest", "problems"))
 """Columns of manifests in which two releases may differ: one knows more fields, or says it in other words."""
 
@@ -66,42 +67,61 @@ def _quiet(_: int) -> None:
 
 
 async def check(connection: Connection, *, told: Told = _quiet) -> Comparison:
-    """Fold the log and compare with the live views, in one snapshot that holds nobody up. Raises TryLater, HistoryBroken."""
+    """Fold the log and compare with the live views. Raises TryLater, HistoryBroken.
+
+    Scans are read page by page without a snapshot that would hold up clean-up and relay. What differs may have been written to
+    meanwhile, so it is folded and compared again within one short snapshot, and only what differs there counts.
+    """
     found = Comparison()
     with database_faults():
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            after = ""
-            async for rows in folded(connection):
-                up_to = rows.scan_ids[-1] if rows.scan_ids else after
-                await _compare(connection, rows, after, up_to, found)
-                after = up_to
-                found.events += rows.events
-                found.scans += len(rows.scan_ids)
-                told(found.events)
-            await _compare(connection, Rows(), after, None, found)
-            surplus = [
-                Difference("i3_events", row["i3_event_id"], "surplus") async for row in sql.i3_events_of_no_scan(connection)
-            ]
-    found.differences += surplus
+        after = ""
+        async for rows in folded(connection):
+            up_to = rows.scan_ids[-1] if rows.scan_ids else after
+            await _compare_settled(connection, rows, after, up_to, found)
+            after = up_to
+            found.events += rows.events
+            found.scans += len(rows.scan_ids)
+            told(found.events)
+        await _compare_settled(connection, Rows(), after, None, found)
+        found.differences += [
+            Difference("i3_events", row["i3_event_id"], "surplus") async for row in sql.i3_events_of_no_scan(connection)
+        ]
     return found
 
 
-async def into(reading: Connection, writing_to: Connection, schema: str, *, told: Told = _quiet) -> tuple[Rebuilt, str]:
-    """Fold the log into fresh tables in a new schema; returns the xmin of what was read, for catching up.
+async def _compare_settled(connection: Connection, rows: Rows, after: str, up_to: str | None, found: Comparison) -> None:
+    """Compare the scans of a range, those that differ a second time in a snapshot with their own links; add to ``found``."""
+    first = await _compare(connection, rows, after, up_to)
+    others = first.others
+    # events of i3 are put once, with the scan's first event, and never change
+    found.differences += [each for each in first.differences if each.view == "i3_events"]
+    doubtful = sorted({each.key for each in first.differences if each.view != "i3_events"})
+    for start in range(0, len(doubtful), _DOUBTFUL_AT_ONCE):
+        part = doubtful[start : start + _DOUBTFUL_AT_ONCE]
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            again = await fold_links(connection, await chains_after(connection, dict.fromkeys(part, 0)), {})
+            second = await _compare(connection, again, "", None, part)
+        found.differences += [each for each in second.differences if each.view != "i3_events"]
+        others |= second.others
+    found.of_other_releases += len(others)
 
-    Two connections: the one that reads keeps one snapshot, the one that writes commits batch by batch, so that the relay is
-    not held up. Raises TryLater, HistoryBroken, SchemaIsThere.
+
+async def into(reading: Connection, writing_to: Connection, schema: str, *, told: Told = _quiet) -> tuple[Rebuilt, str]:
+    """Fold the log into fresh tables in a new schema; returns the xmin from before it was read, for catching up.
+
+    Two connections: one reads page by page, without a snapshot that would hold up clean-up and relay; the other commits batch by
+    batch. What is written meanwhile is in the tables or not: catching up folds whatever is missing there. Raises TryLater,
+    HistoryBroken, SchemaIsThere.
     """
     with database_faults():
         await schemas.hold(writing_to, schema)
         await schemas.create(writing_to, schema)
         events = scans = 0
-        async with reading.transaction(isolation="repeatable_read", readonly=True):
-            xmin: str = await sql.snapshot_xmin(reading)
-            async for rows in folded(reading):
-                await _write(writing_to, schema, rows)
-                events, scans = events + rows.events, scans + len(rows.scan_ids)
-                told(events)
+        xmin: str = await sql.snapshot_xmin(reading)
+        async for rows in folded(reading):
+            await _write(writing_to, schema, rows)
+            events, scans = events + rows.events, scans + len(rows.scan_ids)
+            told(events)
         await schemas.add_indexes(writing_to, schema)
     return Rebuilt(events=events, scans=scans), xmin
 
@@ -202,19 +222,34 @@ async def _inside(connection: Connection, schema: str) -> AsyncIterator[None]:
         await connection.execute("SELECT set_config('search_path', $1, true)", before)
 
 
-async def _compare(connection: Connection, rows: Rows, after: str, up_to: str | None, found: Comparison) -> None:
+@dataclass(slots=True)
+class _Compared:
+    """others: scans whose manifest another release wrote last, and that says the same of what both know."""
+
+    differences: list[Difference] = field(default_factory=list)
+    others: set[str] = field(default_factory=set)
+
+
+async def _compare(
+    connection: Connection, rows: Rows, after: str, up_to: str | None, scan_ids: list[str] | None = None
+) -> _Compared:
+    """Compare rows with the live ones of a range of scans; scan_ids: of these alone."""
+    found = _Compared()
     for name, columns in VIEWS.items():
         if name == "i3_events":
             ids = [row[0] for row in rows.rows[name]]
             live = {row["i3_event_id"]: tuple(row) async for row in sql.live_i3_events(connection, ids=ids)}
         else:
             statement = getattr(sql, f"live_{name}")
-            live = {row["scan_id"]: tuple(row) async for row in statement(connection, after=after, up_to=up_to)}
+            live = {
+                row["scan_id"]: tuple(row) async for row in statement(connection, after=after, up_to=up_to, scan_ids=scan_ids)
+            }
         _differences(name, columns, {row[0]: row for row in rows.rows[name]}, live, found)
+    return found
 
 
 def _differences(
-    name: str, columns: tuple[str, ...], said: dict[str, tuple[Any, ...]], live: dict[str, tuple[Any, ...]], found: Comparison
+    name: str, columns: tuple[str, ...], said: dict[str, tuple[Any, ...]], live: dict[str, tuple[Any, ...]], found: _Compared
 ) -> None:
     for key in sorted(said.keys() | live.keys()):
         if key not in live:
@@ -224,7 +259,7 @@ def _differences(
         elif said[key] != live[key]:
             which = [column for column, a, b in zip(columns, said[key], live[key], strict=True) if a != b]
             if name == "manifests" and _other_release_differs(columns, said[key], live[key], which):
-                found.of_other_releases += 1
+                found.others.add(key)
             else:
                 found.differences.append(Difference(name, key, f"differs in {', '.join(which)}"))
 

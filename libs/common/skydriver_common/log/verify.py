@@ -4,12 +4,12 @@ Beyond the hashes, which cover neither a place in the log nor, of what was let g
 readers see them, and contents are gone only as far as the scan's history says that they were let go.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.db.translate import database_faults
-from skydriver_common.log.chains import Break, break_at, broken, chains, sql
+from skydriver_common.log.chains import PAGE, Break, break_at, broken, chains, chains_since, sql
 from skydriver_common.log.selection import Link
 from skydriver_common.model import wire
 from skydriver_common.model.events import SYSTEM, ProgressCompacted
@@ -86,29 +86,38 @@ class Walk:
 
 
 async def verify(connection: Connection, *, since: int = 0, told: Callable[[int], None] = lambda _: None) -> Report:
-    """Walk all chains, or their links from a position on, in one snapshot. told: called with the number of events so far.
+    """Walk all chains, or their links from a position on. told: called with the number of events so far.
 
-    Raises TryLater.
+    No statement and no snapshot lasts longer than a page, so that the walk holds up neither clean-up nor the relay. Raises TryLater.
     """
     walk = Walk()
     with database_faults():
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            async for page in chains(connection, since=since):
-                for one in page:
-                    if walk.begins(one):
-                        walk.enter(one, await _hash_before(connection, one), expected=one.event.version - 1 if since else 1)
-                    walk.step(one)
-                told(walk.report.events)
-            walk.leave()
-            known = {found.scan_id for found in walk.report.breaks}
-            differing = [row async for row in sql.heads_that_differ(connection)]
-    walk.report.breaks += [
-        Break(scan_id=row["scan_id"], version=(row["logged"] or 0) + 1, position=None,
-              what=f"its manifest was folded from {row['folded'] or 0} events, the log holds {row['logged'] or 0}")
-        for row in differing if row["scan_id"] not in known
-    ]  # fmt: skip
+        async for page in chains_since(connection, since) if since else chains(connection):
+            for one in page:
+                if walk.begins(one):
+                    walk.enter(one, await _hash_before(connection, one), expected=one.event.version - 1 if since else 1)
+                walk.step(one)
+            told(walk.report.events)
+        walk.leave()
+    known = {found.scan_id for found in walk.report.breaks}
+    walk.report.breaks += [found async for found in _heads_that_differ(connection) if found.scan_id not in known]
     walk.report.breaks.sort(key=lambda found: found.scan_id)
     return walk.report
+
+
+async def _heads_that_differ(connection: Connection) -> AsyncIterator[Break]:
+    """Scans whose manifest was not folded from their newest link; both are compared in one statement. Raises TryLater."""
+    scan_id = ""
+    while True:
+        with database_faults():
+            rows = [row async for row in sql.heads_beside_manifests(connection, scan_id=scan_id, most=PAGE)]
+        for row in rows:
+            if not row["is_same"]:
+                what = f"its manifest was folded from {row['folded'] or 0} events, the log holds {row['logged'] or 0}"
+                yield Break(scan_id=row["scan_id"], version=(row["logged"] or 0) + 1, position=None, what=what)
+        if len(rows) < PAGE:
+            return
+        scan_id = rows[-1]["scan_id"]
 
 
 async def _hash_before(connection: Connection, one: Link) -> bytes | None:

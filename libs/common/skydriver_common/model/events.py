@@ -166,6 +166,19 @@ class ProgressCompacted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResultsCompacted(Event):
+    """Skymaps of superseded partial results were dropped, their digests kept: of ``results`` results before a version.
+
+    The scan's first result, final ones, and the newest are never among them.
+    """
+
+    type: ClassVar[str] = "scan.results-compacted"
+    before_version: int
+    results: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadLetGo(Event):
     """Stands for a logged event whose payload was let go; never stored itself. of: its type."""
 
@@ -415,7 +428,8 @@ _LIFECYCLE = (
     LaunchDeferred, LaunchAbandoned, ScannerStageChanged, ScannerLost, ScannerRestarted, ScannerFailed,
 )  # fmt: skip
 _PROGRESS = (
-    ProgressReported, ProgressCompacted, EventMetadataSet, ScanMetadataSet, ResultReceived, FailureReported, ScannerTookOver,
+    ProgressReported, ProgressCompacted, ResultsCompacted, EventMetadataSet, ScanMetadataSet, ResultReceived, FailureReported,
+    ScannerTookOver,
     ScannerSilent, ReportRefused, StrangeReportRefused,
 )  # fmt: skip
 _EWMS = (

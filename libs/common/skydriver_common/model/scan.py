@@ -244,7 +244,14 @@ def _other_changes(scan: Scan, event: ev.Event, recorded_at: float) -> dict[str,
     match event:
         case ev.RescanRecorded():
             return {"rescan_ids": (*scan.rescan_ids, event.rescan_id)}
-        case ev.ProgressCompacted() | ev.FailureReported() | ev.ScannerTookOver() | ev.ScannerSilent() | ev.ReportRefused():
+        case (
+            ev.ProgressCompacted()
+            | ev.ResultsCompacted()
+            | ev.FailureReported()
+            | ev.ScannerTookOver()
+            | ev.ScannerSilent()
+            | ev.ReportRefused()
+        ):
             return {}
         case ev.ResultReceived():
             stored = ResultRef(

@@ -48,10 +48,14 @@ SELECT xid::text, position, event_id, scan_id, version, type, schema_version, re
        data, prev_hash, hash
   FROM event_log WHERE position = :position;
 
--- name: counts_by_type_and_day()
--- How many events there are of each type on each day (UTC), and their size. Reads the whole log.
+-- name: last_position()$
+-- Index: event_log_pkey, read backwards.
+SELECT coalesce(max(position), 0) FROM event_log;
+
+-- name: counts_by_type_and_day(after, up_to)
+-- How many events there are of each type on each day (UTC) in a part of the log, and their size. Index: event_log_pkey.
 SELECT (recorded_at AT TIME ZONE 'UTC')::date::text AS day, type, count(*) AS events, sum(octet_length(data)) AS bytes
-  FROM event_log GROUP BY 1, 2 ORDER BY 1, 2;
+  FROM event_log WHERE position > :after AND position <= :up_to GROUP BY 1, 2;
 
 -- name: sizes()
 -- Bytes on disk, indexes included, of the log and what belongs to it.
