@@ -30,7 +30,8 @@ class ProgressSettings(ServiceSettings):
     silence_limit_s: float = Field(default=1800.0, gt=0)
     """A scanner that says nothing for so long while its job lives is told of in the scan's status."""
     progress_retention_days: float = Field(default=90.0, ge=0)
-    """After so many days progress reports lose their content, all but the newest of each scan; 0: never."""
+    """After so many days progress reports lose their content, all but the newest of each scan, and superseded partial skymaps are
+    removed, all but the first of each scan; 0: never."""
     housekeeping_days: float = Field(default=30.0, ge=0)
     """After so many days recorded replies (what a repeated Idempotency-Key gets) and blobs that no event refers to are let go; 0: never."""
 
