@@ -1,7 +1,6 @@
 """Decisions that share a transaction: one fails, the others stand; the transaction fails, none stands."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import pytest
@@ -205,20 +204,19 @@ async def test_a_decision_waits_for_a_blob_that_a_crash_has_lost_and_holds_up_no
 
 
 class _Clock:
-    """Stands in for ``time`` in the shared transaction. now: Unix seconds."""
+    """Stands in for the shared clock. now: Unix seconds."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
-        self.monotonic = time.monotonic
 
-    def time(self) -> float:
+    def time_s(self) -> float:
         return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     made = _Clock()
-    monkeypatch.setattr(together, "time", made)
+    monkeypatch.setattr(together, "CLOCK", made)
     return made
 
 
