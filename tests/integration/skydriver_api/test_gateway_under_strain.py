@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import aiohttp
+import orjson
 import pytest
 
 from skydriver_api import middleware
 from skydriver_api.limits import Budget
-from skydriver_api.routes import history, streaming
+from skydriver_api.routes import find, history, streaming
 from skydriver_common.log import blobs
 from skydriver_common.model.events import ResultReceived
 from tests.support.find_manifests import a_manifest, scan_id, store
@@ -81,6 +82,35 @@ async def test_searches_whose_readers_stall_leave_connections_for_others_and_are
         for reader, first in zip(stalled, firsts, strict=True):
             assert b"200" not in first or not (await reader.rest()).endswith(b"0\r\n\r\n")
             reader.writer.close()
+
+
+async def test_the_largest_filter_does_not_hold_up_the_loop(gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, at_begin, at_end = 0, 0, 0
+    search = find._search
+
+    def observed(raw: bytes) -> object:
+        nonlocal at_begin, at_end
+        at_begin = steps
+        try:
+            return search(raw)
+        finally:
+            at_end = steps
+
+    async def count() -> None:
+        nonlocal steps
+        while True:
+            await asyncio.sleep(0.001)
+            steps += 1
+
+    monkeypatch.setattr(find, "_search", observed)
+    counting = asyncio.create_task(count())
+    hostile = orjson.dumps({"filter": {"a": {"k" * 500_000: [[1] * 10_000] * 25}}})
+    allowed = orjson.dumps({"filter": {"a": {"k" * 1000: [[1] * 10_000] * 25}}})
+    for body, expected in ((hostile, 400), (allowed, 200)):
+        async with gateway.session.post(f"{gateway.url}/scans/find", data=body) as answer:
+            assert answer.status == expected, await answer.text()
+    counting.cancel()
+    assert at_end - at_begin > 5, "the loop went on while the filter was read"
 
 
 async def test_a_search_that_fails_in_the_middle_is_broken_off_and_says_nothing_more(gateway: LocalGateway) -> None:

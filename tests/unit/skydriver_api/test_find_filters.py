@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skydriver_api.find.compile import compile_filter
-from skydriver_api.find.errors import BadFilter
+from skydriver_api.find.errors import BadFilter, Place
 from skydriver_api.find.filters import parse_filter
 from skydriver_api.find.nodes import ALL, Equals, Field, IsIn
 from skydriver_api.find.nodes import Any as AnyOf
@@ -126,6 +126,38 @@ def test_statements_stay_small_under_the_deepest_nesting() -> None:
     for _ in range(20):
         query = {"a.b.c.d": {"$elemMatch": query}}
     assert len(compile_filter(parse_filter(query)).sql) < 100_000
+
+
+def test_places_are_written_out_only_when_something_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of filter has a quarter of a million places, each below a name that may be long."""
+    written = 0
+    text_of = Place.__str__
+
+    def counting(place: Place) -> str:
+        nonlocal written
+        written += 1
+        return text_of(place)
+
+    monkeypatch.setattr(Place, "__str__", counting)
+    raw: dict[str, Any] = {"a": {"k" * 1000: [[1] * 10_000] * 25}}
+    statement_for(find_query(raw))
+    statement_for(find_query({"$or": [{f"{'p' * 990}.{n}": {"$regex": f"x{n}"}} for n in range(500)]}))
+    assert written == 0
+    with pytest.raises(BadFilter) as refused:
+        parse_filter(raw | {"b": {"c": [{"$d": 1}]}})
+    assert (written, refused.value.path) == (1, "filter.b.c[0].$d")
+
+
+def test_a_key_inside_a_value_is_as_long_as_a_path_may_be() -> None:
+    parse_filter({"a": {"k" * 1000: 1}})
+    with pytest.raises(BadFilter, match="a key of 1001 characters") as refused:
+        parse_filter({"a": {"b": {"k" * 1001: 1}}})
+    assert refused.value.path == "filter.a.b"
+
+
+def test_a_regular_expression_is_checked_once_however_often_it_is_asked_for() -> None:
+    statement = statement_for(find_query({"$and": [{f"a{n}": {"$regex": "x|y"}} for n in range(1000)]}))
+    assert [(expression, str(place)) for expression, place in statement.expressions] == [("***:(?:x|y)", "filter.$and[0].a0.$regex")]
 
 
 def test_ten_thousand_elements_are_allowed() -> None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from skydriver_api.find.errors import BadFilter
+from skydriver_api.find.errors import BadFilter, Place
 from skydriver_api.find.lookups import lookup_condition
 from skydriver_api.find.nodes import (
     All,
@@ -52,11 +52,11 @@ _KINDS = {  # of numbers, by the way they are written: MongoDB's clients store t
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """sql: for a WHERE clause over `manifests m`. args: in the order of its placeholders. expressions: (regex, place) used."""
+    """sql: for a WHERE clause over `manifests m`. args: in the order of its placeholders. expressions: (regex, first place) used."""
 
     sql: str
     args: tuple[object, ...]
-    expressions: tuple[tuple[str, str], ...]
+    expressions: tuple[tuple[str, Place | str], ...]
 
 
 def compile_filter(node: Node) -> Condition:
@@ -65,13 +65,13 @@ def compile_filter(node: Node) -> Condition:
     lookup = lookup_condition(node, compiler.bind)
     exact = compiler.node(node, "m.doc", is_object=True)
     sql = f"{lookup} AND {exact}" if lookup else exact
-    return Condition(sql, tuple(compiler.args), tuple(compiler.expressions))
+    return Condition(sql, tuple(compiler.args), tuple(compiler.expressions.items()))
 
 
 class _Compiler:
     def __init__(self) -> None:
         self.args: list[object] = []
-        self.expressions: list[tuple[str, str]] = []
+        self.expressions: dict[str, Place | str] = {}
         self._placeholders: dict[tuple[str, str], str] = {}
         self._aliases = 0
         self._size = 0
@@ -198,8 +198,7 @@ class _Compiler:
                 numbers = f" OR (jsonb_typeof({y}) = 'number' AND ({kinds}))" if kinds else ""
                 return f"(jsonb_typeof({y}) = ANY({self.bind(plain, 'text[]')}){numbers})"
             case Matches(pattern, path):
-                if (pattern, path) not in self.expressions:
-                    self.expressions.append((pattern, path))
+                self.expressions.setdefault(pattern, path)
                 return (
                     f"(jsonb_typeof({y}) = 'string' AND ({y} #>> '{{}}') COLLATE \"pg_c_utf8\" ~ {self.bind(pattern, 'text')})"
                 )

@@ -1,10 +1,34 @@
 """What is wrong with a filter, and where."""
 
+from typing import NamedTuple
+
 from skydriver_common.faults import BadMessage
 
-__all__ = ["BadFilter", "TooSlow"]
+__all__ = ["FILTER", "BadFilter", "Place", "TooSlow"]
 
 _LONGEST = 600
+
+
+class Place(NamedTuple):
+    """A place in the body: the one around it, and the last step to it.
+
+    It is written out only when something is refused: a filter may have a million places, each below a name of any length.
+    """
+
+    around: "Place | str"
+    step: str | int
+
+    def __str__(self) -> str:
+        steps: list[str] = []
+        place: Place | str = self
+        while isinstance(place, Place):
+            steps.append(f"[{place.step}]" if isinstance(place.step, int) else f".{place.step}")
+            place = place.around
+        return place + "".join(reversed(steps))
+
+
+FILTER = "filter"
+"""How the body calls the outermost place."""
 
 
 class BadFilter(BadMessage):
@@ -13,10 +37,10 @@ class BadFilter(BadMessage):
     message: what is wrong, naming the operator. path: where in the body, as in `filter.$or[1].timestamp.$gte`.
     """
 
-    def __init__(self, message: str, path: str = "filter") -> None:
-        super().__init__(f"{_brief(path)}: {_brief(message)}")
+    def __init__(self, message: str, path: Place | str = FILTER) -> None:
         self.message = message
-        self.path = path
+        self.path = str(path)
+        super().__init__(f"{_brief(self.path)}: {_brief(message)}")
 
 
 def _brief(text: str) -> str:

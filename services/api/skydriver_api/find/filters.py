@@ -5,7 +5,7 @@ Source: REST contract 10. Where the contract is silent, MongoDB's behaviour deci
 
 from collections.abc import Callable, Mapping
 
-from skydriver_api.find.errors import BadFilter
+from skydriver_api.find.errors import FILTER, BadFilter, Place
 from skydriver_api.find.literals import MAX_DEPTH, checked_array, checked_integer, checked_literal, checked_text
 from skydriver_api.find.nodes import (
     ALL,
@@ -43,7 +43,7 @@ _ORDERS: Mapping[str, Order] = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<
 _TYPES = ("double", "string", "object", "array", "bool", "null", "int", "long", "number")
 
 
-def parse_filter(raw: object, path: str = "filter") -> Node:
+def parse_filter(raw: object, path: Place | str = FILTER) -> Node:
     """The filter of a request body as a checked tree.
 
     raw: parsed JSON. path: how the body calls it, for messages. Raises BadFilter. Source: REST contract 10.
@@ -51,21 +51,21 @@ def parse_filter(raw: object, path: str = "filter") -> Node:
     return _filter(raw, path, 0)
 
 
-def _filter(raw: object, path: str, depth: int) -> Node:
+def _filter(raw: object, path: Place | str, depth: int) -> Node:
     if not isinstance(raw, dict):
         raise BadFilter("a filter must be an object", path)
     _check_depth(depth, path)
     checked_array(list(raw), "a filter", path)
     nodes: list[Node] = []
     for key, value in raw.items():
-        where = f"{path}.{key}"
+        where = Place(path, key)
         if key == "$comment":
             continue
         if key in LOGICAL:
             parts = checked_array(value, key, where)
             if not parts:
                 raise BadFilter(f"{key} takes a non-empty array", where)
-            nodes.append(_logical(key, tuple(_filter(part, f"{where}[{i}]", depth + 1) for i, part in enumerate(parts))))
+            nodes.append(_logical(key, tuple(_filter(part, Place(where, i), depth + 1) for i, part in enumerate(parts))))
         elif key.startswith("$"):
             raise BadFilter(_why_not_here(key), where)
         else:
@@ -94,16 +94,16 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     return (*asked, *others)
 
 
-def _check_depth(depth: int, path: str) -> None:
+def _check_depth(depth: int, path: Place | str) -> None:
     if depth > MAX_DEPTH:
         raise BadFilter(f"operators nested more than {MAX_DEPTH} deep", path)
 
 
-def _path_parts(key: str, where: str) -> tuple[str, ...]:
+def _path_parts(key: str, where: Place) -> tuple[str, ...]:
     parts = tuple(checked_text(key, "filter").split("."))
     if len(parts) > MAX_PATH_PARTS or len(key) > MAX_PATH_LENGTH:
         raise BadFilter(
-            f"a path may have {MAX_PATH_PARTS} parts and {MAX_PATH_LENGTH} characters", where[: MAX_PATH_LENGTH + 7]
+            f"a path may have {MAX_PATH_PARTS} parts and {MAX_PATH_LENGTH} characters", str(where)[: MAX_PATH_LENGTH + 7]
         )
     return parts
 
@@ -116,7 +116,7 @@ def _why_not_here(key: str) -> str:
     return f"unknown or refused operator {key}"
 
 
-def _is_operators(value: object, path: str) -> bool:
+def _is_operators(value: object, path: Place) -> bool:
     """Whether a field's value holds operators, or is a value to compare with. Raises BadFilter for a mixture."""
     if not isinstance(value, dict) or not value:
         return False
@@ -127,17 +127,17 @@ def _is_operators(value: object, path: str) -> bool:
     return bool(dollar)
 
 
-def _field(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _field(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     if _is_operators(value, path):
         assert isinstance(value, dict)
         return _operators(parts, value, path, depth)
     return Field(parts, Equals(checked_literal(value, path)))
 
 
-def _operators(parts: tuple[str, ...], operators: Mapping[str, object], path: str, depth: int) -> Node:
+def _operators(parts: tuple[str, ...], operators: Mapping[str, object], path: Place, depth: int) -> Node:
     nodes: list[Node] = []
     for key, value in operators.items():
-        where = f"{path}.{key}"
+        where = Place(path, key)
         if key == "$comment":
             continue
         if key == "$options":
@@ -157,27 +157,27 @@ def _operators(parts: tuple[str, ...], operators: Mapping[str, object], path: st
     return All(tuple(nodes)) if nodes else ALL
 
 
-def _eq(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _eq(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     return Field(parts, Equals(checked_literal(value, path)))
 
 
-def _ne(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _ne(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     return Not(_eq(parts, value, path, depth))
 
 
-def _in(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
-    name = path.rpartition(".")[2]
+def _in(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
+    name = str(path.step)
     values = checked_array(value, name, path)
-    return Field(parts, IsIn(tuple(checked_literal(item, f"{path}[{i}]") for i, item in enumerate(values))))
+    return Field(parts, IsIn(tuple(checked_literal(item, Place(path, i)) for i, item in enumerate(values))))
 
 
-def _nin(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _nin(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     return Not(_in(parts, value, path, depth))
 
 
-def _compare(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _compare(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     """Numbers, strings and booleans have an order. Null only equals itself (as in MongoDB): `$gte` and `$lte` match it."""
-    name = path.rpartition(".")[2]
+    name = str(path.step)
     literal = checked_literal(value, path)
     if literal is None:
         return Field(parts, Equals(None)) if name in ("$gte", "$lte") else Any(())
@@ -186,21 +186,21 @@ def _compare(parts: tuple[str, ...], value: object, path: str, depth: int) -> No
     raise BadFilter(f"{name} compares numbers, strings or booleans, not arrays or objects", path)
 
 
-def _not(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _not(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     _check_depth(depth + 1, path)
     if not isinstance(value, dict) or not value or not _is_operators(value, path):
         raise BadFilter("$not takes an object with operators, as in {'$not': {'$gt': 5}}", path)
     return Not(_operators(parts, value, path, depth + 1))
 
 
-def _exists(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _exists(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     if not isinstance(value, bool):
         raise BadFilter("$exists takes true or false", path)
     node = Field(parts, Exists())
     return node if value else Not(node)
 
 
-def _type(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _type(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     names = checked_array(value, "$type", path) if isinstance(value, list) else [value]
     if not names:
         raise BadFilter("$type takes a type name or a non-empty array of them", path)
@@ -210,16 +210,16 @@ def _type(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
     return Field(parts, TypeIs(frozenset(str(name) for name in names)))
 
 
-def _regex(pattern: object, options: object, path: str) -> Matches:
+def _regex(pattern: object, options: object, path: Place) -> Matches:
     if not isinstance(pattern, str):
-        raise BadFilter("$regex takes a string", f"{path}.$regex")
+        raise BadFilter("$regex takes a string", Place(path, "$regex"))
     if not isinstance(options, str) or not set(options) <= set("imsx"):
-        raise BadFilter("$options takes a string of the letters i, m, s, x", f"{path}.$options")
-    checked_text(pattern, f"{path}.$regex")
-    return Matches(to_postgres(pattern, frozenset(options), f"{path}.$regex"), f"{path}.$regex")
+        raise BadFilter("$options takes a string of the letters i, m, s, x", Place(path, "$options"))
+    checked_text(pattern, Place(path, "$regex"))
+    return Matches(to_postgres(pattern, frozenset(options), Place(path, "$regex")), Place(path, "$regex"))
 
 
-def _mod(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _mod(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     if not isinstance(value, list) or len(value) != 2:
         raise BadFilter("$mod takes [divisor, remainder]", path)
     divisor = checked_integer(value[0], "the divisor of $mod", path)
@@ -228,14 +228,14 @@ def _mod(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
     return Field(parts, Remainder(divisor, checked_integer(value[1], "the remainder of $mod", path)))
 
 
-def _size(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _size(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     length = checked_integer(value, "$size", path)
     if length < 0:
         raise BadFilter("$size can't be negative", path)
     return Field(parts, Size(length))
 
 
-def _all(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _all(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     """Every element must be there, so it is a conjunction; of nothing, it matches nothing (as in MongoDB)."""
     values = checked_array(value, "$all", path)
     if not values:
@@ -246,13 +246,13 @@ def _all(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
             raise BadFilter("$all takes either values or $elemMatch objects, not both", path)
         return All(
             tuple(
-                _operators(parts, dict(item), f"{path}[{i}]", depth) for i, item in enumerate(values) if isinstance(item, dict)
+                _operators(parts, dict(item), Place(path, i), depth) for i, item in enumerate(values) if isinstance(item, dict)
             )
         )
-    return All(tuple(Field(parts, Equals(checked_literal(item, f"{path}[{i}]"))) for i, item in enumerate(values)))
+    return All(tuple(Field(parts, Equals(checked_literal(item, Place(path, i)))) for i, item in enumerate(values)))
 
 
-def _elem_match(parts: tuple[str, ...], value: object, path: str, depth: int) -> Node:
+def _elem_match(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     """`{"$gt": 1}` looks at each element itself, `{"x": 1}` and `{"$or": […]}` into each element that is an object."""
     if not isinstance(value, dict):
         raise BadFilter("$elemMatch takes an object", path)
@@ -263,7 +263,7 @@ def _elem_match(parts: tuple[str, ...], value: object, path: str, depth: int) ->
     return Field(parts, ElementMatches(_filter(value, path, depth + 1)))
 
 
-_PARSERS: Mapping[str, Callable[[tuple[str, ...], object, str, int], Node]] = {
+_PARSERS: Mapping[str, Callable[[tuple[str, ...], object, Place, int], Node]] = {
     "$eq": _eq,
     "$ne": _ne,
     "$gt": _compare,

@@ -2,17 +2,18 @@
 
 import math
 
-from skydriver_api.find.errors import BadFilter
+from skydriver_api.find.errors import BadFilter, Place
 from skydriver_api.find.nodes import Json
 
-__all__ = ["MAX_DEPTH", "MAX_ELEMENTS", "checked_array", "checked_integer", "checked_literal", "checked_text"]
+__all__ = ["MAX_DEPTH", "MAX_ELEMENTS", "MAX_KEY", "checked_array", "checked_integer", "checked_literal", "checked_text"]
 
 MAX_DEPTH = 20
 MAX_ELEMENTS = 10_000
+MAX_KEY = 1_000
 _MAX_BITS = 4096  # an integer of 1,233 digits; Python refuses to print those above 4,300
 
 
-def checked_text(text: str, path: str) -> str:
+def checked_text(text: str, path: Place | str) -> str:
     """The text itself. Raises BadFilter for what no stored text can hold: NUL, and half of a surrogate pair."""
     if "\0" in text:
         raise BadFilter("text with the character U+0000 can't be searched for", path)
@@ -23,7 +24,7 @@ def checked_text(text: str, path: str) -> str:
     return text
 
 
-def checked_array(value: object, operator: str, path: str) -> list[object]:
+def checked_array(value: object, operator: str, path: Place | str) -> list[object]:
     """The array an operator takes. Raises BadFilter for anything else, and above 10,000 elements."""
     if not isinstance(value, list):
         raise BadFilter(f"{operator} takes an array", path)
@@ -32,7 +33,7 @@ def checked_array(value: object, operator: str, path: str) -> list[object]:
     return value
 
 
-def checked_integer(value: object, what: str, path: str) -> int:
+def checked_integer(value: object, what: str, path: Place | str) -> int:
     """A JSON number without fractional part (`3` and `3.0` both count), as int. Raises BadFilter for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -43,7 +44,7 @@ def checked_integer(value: object, what: str, path: str) -> int:
     return value
 
 
-def checked_literal(value: object, path: str, depth: int = 0) -> Json:
+def checked_literal(value: object, path: Place | str, depth: int = 0) -> Json:
     """A value to compare with: scalar, null, array or object. Raises BadFilter, also for `$` keys inside an object."""
     match value:
         case None | bool():
@@ -60,14 +61,16 @@ def checked_literal(value: object, path: str, depth: int = 0) -> Json:
         raise BadFilter(f"a value nested more than {MAX_DEPTH} deep", path)
     if isinstance(value, list):
         elements = checked_array(value, "a value", path)
-        return [checked_literal(element, f"{path}[{i}]", depth + 1) for i, element in enumerate(elements)]
+        return [checked_literal(element, Place(path, i), depth + 1) for i, element in enumerate(elements)]
     if isinstance(value, dict):
         if len(value) > MAX_ELEMENTS:
             raise BadFilter(f"an object of {len(value)} keys; at most {MAX_ELEMENTS} are allowed", path)
         for key in value:
             if key.startswith("$"):
                 raise BadFilter(
-                    f"{key} inside a value to compare with; to look into an object, write a dotted path", f"{path}.{key}"
+                    f"{key} inside a value to compare with; to look into an object, write a dotted path", Place(path, key)
                 )
-        return {checked_text(key, path): checked_literal(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+            if len(key) > MAX_KEY:
+                raise BadFilter(f"a key of {len(key)} characters; at most {MAX_KEY} are allowed", path)
+        return {checked_text(key, path): checked_literal(item, Place(path, key), depth + 1) for key, item in value.items()}
     raise BadFilter(f"not a JSON value: {type(value).__name__}", path)

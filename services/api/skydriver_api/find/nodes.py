@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from skydriver_api.find.errors import Place
+
 __all__ = [
     "ALL",
     "All",
@@ -67,7 +69,7 @@ class Matches:
     """A string in which the expression is found. pattern: as Postgres reads it, see `regex`; path: for error messages."""
 
     pattern: str
-    path: str
+    path: Place | str
 
 
 @dataclass(frozen=True, slots=True)

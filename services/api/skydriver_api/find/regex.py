@@ -15,7 +15,7 @@ Source: REST contract 10 (`$regex` with `i m s x`; at most 1,000 characters; a b
 from dataclasses import dataclass
 from string import ascii_letters, digits
 
-from skydriver_api.find.errors import BadFilter
+from skydriver_api.find.errors import BadFilter, Place
 
 __all__ = ["MAX_REGEX", "to_postgres"]
 
@@ -34,7 +34,7 @@ _ASSERTIONS = {"b": _BOUNDARY, "B": _NO_BOUNDARY, "A": r"\A", "Z": _END, "z": r"
 _LOOKS = ("(?=", "(?!", "(?<=", "(?<!")
 
 
-def to_postgres(pattern: str, options: frozenset[str], path: str) -> str:
+def to_postgres(pattern: str, options: frozenset[str], path: Place | str) -> str:
     """The expression for Postgres' `~` that is found in the same texts.
 
     options: of `i m s x`. path: the place in the filter, for messages. Raises BadFilter for a bad expression, one too long, and
@@ -72,7 +72,7 @@ class _Item:
 class _Reader:
     """A recursive descent over the pattern; each method returns what it read, rewritten."""
 
-    def __init__(self, pattern: str, start: int, flags: frozenset[str], path: str) -> None:
+    def __init__(self, pattern: str, start: int, flags: frozenset[str], path: Place | str) -> None:
         self.pattern, self.at, self.flags, self.path = pattern, start, flags, path
 
     def bad(self, why: str) -> BadFilter:

@@ -3,15 +3,17 @@
 Source: REST contract 1.6, 4.3, 10.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 import orjson
 
 from skydriver_api.find.compile import compile_filter
-from skydriver_api.find.errors import BadFilter, TooSlow
+from skydriver_api.find.errors import BadFilter, Place, TooSlow
 from skydriver_api.find.filters import parse_filter
 from skydriver_api.find.literals import checked_text
 from skydriver_api.find.nodes import Node
@@ -25,6 +27,7 @@ EXCLUDED = frozenset({"ewms_task", "event_i3live_json_dict", "event_i3live_json_
 _FETCH_ROWS = 500
 _FETCH_BYTES = 1_000_000
 _FIRST_FETCH = 50
+_OFF_THE_LOOP_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Statement:
 
     sql: str
     args: tuple[object, ...]
-    expressions: tuple[tuple[str, str], ...]
+    expressions: tuple[tuple[str, Place | str], ...]
 
 
 def projected_fields(projection: str | Sequence[str] | None) -> frozenset[str] | None:
@@ -122,14 +125,17 @@ async def stream(
     pool: "asyncpg.Pool[asyncpg.Record]",
     query: FindQuery,
     limits: Limits = Limits(),
+    *,
+    statement: Statement | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Each match as the JSON bytes of its Manifest, projected; ascending by scan id. Close it (`aclosing`) if left early.
 
+    statement: of this query, when it is there already: a large one is better made off the loop.
     Holds one connection and one read-only snapshot; memory holds about 1 MB of rows at a time. Numbers come as they are stored.
     Raises BadFilter (also TooSlow) before the first row for whatever the filter is to blame for, as far as that shows by then;
     TooSlow can also come later, so a response that has begun must then be broken off, not ended. Driver errors pass through.
     """
-    statement = statement_for(query)
+    statement = statement or statement_for(query)
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         try:
             await connection.execute(
@@ -146,8 +152,9 @@ async def stream(
             cursor = await prepared.cursor(*statement.args, timeout=patience_s)
             portion = _FIRST_FETCH
             while rows := await cursor.fetch(portion, timeout=patience_s):
-                answers = [_projected(row["scan_id"], row["body"], query.fields) for row in rows]
                 size = sum(len(row["body"] or b"") for row in rows)
+                projected = partial(_all_projected, rows, query.fields)
+                answers = await asyncio.to_thread(projected) if size > _OFF_THE_LOOP_BYTES else projected()
                 portion = max(1, min(_FETCH_ROWS, portion * 4, len(rows) * _FETCH_BYTES // (size + 1)))
                 for answer in answers:
                     yield answer
@@ -158,7 +165,7 @@ async def stream(
 
 
 async def _check_expression(
-    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", expression: str, path: str, limits: Limits
+    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", expression: str, path: Place | str, limits: Limits
 ) -> None:
     """Ask the engine about a regular expression by itself: a bad one is refused even if no row would ever meet it."""
     try:
@@ -171,6 +178,10 @@ async def _check_expression(
 
 def _needs_body(fields: frozenset[str] | None) -> bool:
     return fields is None or bool(fields - {"scan_id"})
+
+
+def _all_projected(rows: Sequence[asyncpg.Record], fields: frozenset[str] | None) -> list[bytes]:
+    return [_projected(row["scan_id"], row["body"], fields) for row in rows]
 
 
 def _projected(scan_id: str, body: bytes | None, fields: frozenset[str] | None) -> bytes:

@@ -16,9 +16,9 @@ T = TypeVar("T")
 LARGE_BYTES = 8 * 1024 * 1024
 
 
-async def parsed_body(raw: bytes, parse: Callable[[bytes], T]) -> T:
+async def parsed_body(raw: bytes, parse: Callable[[bytes], T], *, off_the_loop_bytes: int = OFF_THE_LOOP_BYTES) -> T:
     """What the parser makes of the body; a large one does not hold up others meanwhile. Raises what the parser raises."""
-    return await asyncio.to_thread(parse, raw) if len(raw) > OFF_THE_LOOP_BYTES else parse(raw)
+    return await asyncio.to_thread(parse, raw) if len(raw) > off_the_loop_bytes else parse(raw)
 
 
 def json_response(body: bytes) -> web.Response:
