@@ -71,7 +71,8 @@ async def local_gateway(
             "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "eyes": Eyes(Bell(pool), reads),
             "clusters": {"osg": 100}, "searches": Budget(8, what="searches"),
             "body_bytes": Budget(2**30, what="large bodies"),
-            "result_bytes": Budget(2**30, what="large results"), "page_bytes": Budget(2**26, what="pages of events"),
+            "result_bytes": Budget(2**30, what="large answers"), "answer_bytes": Budget(2**30, what="answers"),
+            "page_bytes": Budget(2**26, what="pages of events"),
             "scan_token_grace_s": 600.0, **changes,
         }
     )  # fmt: skip

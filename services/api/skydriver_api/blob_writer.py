@@ -20,11 +20,15 @@ class BlobWriter:
     async def put(self, content: bytes) -> Digest:
         """Store bytes, return their digest. Raises TryLater."""
         packed = await blobs.pack(content)
+        await self.store(packed)
+        return packed.digest
+
+    async def store(self, packed: blobs.Packed) -> None:
+        """Store what is packed already. Raises TryLater."""
         if len(packed.body) <= _SMALL_BYTES:
             await self._small(packed)
         else:
             await blobs.put_packed(self._pool, [packed])
-        return packed.digest
 
     async def _put(self, small: list[blobs.Packed]) -> Mapping[blobs.Packed, bool]:
         await blobs.put_packed(self._pool, small)

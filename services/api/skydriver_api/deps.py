@@ -19,7 +19,8 @@ class Deps:
     """clusters: name to its most workers with client logs, None: no cap.
 
     searches: how many at once, each holds a connection to the database. body_bytes: of large bodies in memory at once,
-    result_bytes: of large results, page_bytes: of pages of events on their way into live streams.
+    result_bytes: of answers above 1 MiB, answer_bytes: of those below, page_bytes: of pages of events on their way into live
+    streams.
     scan_token_grace_s: how long after a scan's end its token is still good.
     """
 
@@ -35,6 +36,7 @@ class Deps:
     body_bytes: Budget
     result_bytes: Budget
     page_bytes: Budget
+    answer_bytes: Budget
     scan_token_grace_s: float
 
 

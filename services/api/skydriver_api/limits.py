@@ -8,6 +8,24 @@ from contextlib import asynccontextmanager, contextmanager
 from skydriver_common.faults import TryLater
 
 
+class Share:
+    """What one has of a budget. It is given back once, whole or in parts. taken: how much it was at first."""
+
+    def __init__(self, budget: "Budget", amount: int) -> None:
+        self._budget = budget
+        self.taken = self.amount = amount
+
+    def shrink_to(self, amount: int) -> None:
+        """Give back what is more than this."""
+        given = max(0, self.amount - amount)
+        self.amount -= given
+        self._budget._give_back(given)
+
+    def give_back(self) -> None:
+        """Give back all that is left."""
+        self.shrink_to(0)
+
+
 class Budget:
     """An amount that is lent out, first come, first served; who would have to wait too long is told to come again.
 
@@ -15,30 +33,44 @@ class Budget:
     """
 
     def __init__(self, total: int, *, what: str, patience_s: float = 5.0) -> None:
-        self._total = total
+        self.total = total
         self.free = total
         self._what = what
         self._patience_s = patience_s
         self._turn = asyncio.Lock()
         self._returned = asyncio.Event()
 
-    @asynccontextmanager
-    async def taking(self, amount: int = 1) -> AsyncIterator[None]:
-        """Have this much of it (at most: all) for the time of the block. Raises TryLater."""
-        amount = min(amount, self._total)
+    async def take(self, amount: int = 1) -> Share:
+        """Have this much of it (at most: all), until it is given back. Raises TryLater."""
+        amount = min(amount, self.total)
+        if self.free >= amount and not self._turn.locked():
+            return self.take_at_once(amount)
         try:
             async with asyncio.timeout(self._patience_s), self._turn:
                 while self.free < amount:
                     self._returned.clear()
                     await self._returned.wait()
-                self.free -= amount
+                return self.take_at_once(amount)
         except TimeoutError as error:
             raise TryLater(f"too many {self._what} at once", self._patience_s) from error
+
+    def take_at_once(self, amount: int) -> Share:
+        """Have this much without waiting, also when less is free: for what can't be refused any more. Others wait for it."""
+        self.free -= amount
+        return Share(self, amount)
+
+    @asynccontextmanager
+    async def taking(self, amount: int = 1) -> AsyncIterator[Share]:
+        """Have this much of it for the time of the block. Raises TryLater."""
+        share = await self.take(amount)
         try:
-            yield
+            yield share
         finally:
-            self.free += amount
-            self._returned.set()
+            share.give_back()
+
+    def _give_back(self, amount: int) -> None:
+        self.free += amount
+        self._returned.set()
 
 
 class AdmissionLimit:

@@ -40,9 +40,11 @@ _CONNECTIONS = 20
 _SEARCHES = 8
 """Of the connections, what searches may hold while their readers take their time; the rest answers everybody else."""
 _BODY_BYTES = 202 * MIB
-"""Of large bodies in hand at once: two of the largest. A body exists up to four times while it is read, packed and answered."""
+"""Of large bodies in hand at once: two of the largest. A body exists up to twice: as it came and packed, or packed and on its way."""
 _RESULT_BYTES = 128 * MIB
-"""Of large results on their way to readers: one of the largest, or many smaller ones. A result exists twice at first."""
+"""Of answers above 1 MiB on their way to readers: one of the largest, or many smaller ones."""
+_ANSWER_BYTES = 64 * MIB
+"""Of smaller answers on their way: a thousand of 64 KiB."""
 
 _NEW_KEY_S = 120.0
 """How long a token under a new key of the dispatcher may reach a gateway before the key does: a ConfigMap takes a minute or so."""
@@ -95,7 +97,8 @@ def main() -> None:
             clusters=settings.clusters,
             searches=Budget(_SEARCHES, what="searches"),
             body_bytes=Budget(_BODY_BYTES, what="large bodies"),
-            result_bytes=Budget(_RESULT_BYTES, what="large results"),
+            result_bytes=Budget(_RESULT_BYTES, what="large answers"),
+            answer_bytes=Budget(_ANSWER_BYTES, what="answers to slow clients"),
             page_bytes=Budget(_PAGE_BYTES, what="pages of events", patience_s=HEARTBEAT_S),
             scan_token_grace_s=settings.scan_token_grace_s,
         )

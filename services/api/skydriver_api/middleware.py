@@ -3,19 +3,24 @@
 import asyncio
 import time
 import uuid
+from io import BytesIO
 
 import structlog
 from aiohttp import web
 
 from skydriver_api.commander import CommandTooLarge
+from skydriver_api.delivery import deliver, returning_shares
 from skydriver_api.deps import DEPS
 from skydriver_api.failures import HttpProblem, response_of
+from skydriver_api.limits import Share
 from skydriver_api.route import MIB, Handler
+from skydriver_api.routes.streaming import READ_LIMIT, ClientStalled
 from skydriver_common.auth import InvalidToken, Principal, Role, TokenVerifier, bearer_token
 from skydriver_common.faults import BadMessage, TryLater
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan_tokens import is_long_ago
 from skydriver_common.runtime.connections import note_request
+from skydriver_common.runtime.memory import free_memory_soon
 
 log = structlog.get_logger(__name__)
 
@@ -26,17 +31,23 @@ PRINCIPAL = web.RequestKey("principal", Principal)
 ROLES = web.RequestKey("roles", frozenset[Role])
 """Effective roles: those of the token that the route allows (REST contract 1.2)."""
 
-READ_LIMIT = web.RequestKey("read_limit", asyncio.Timeout)
+BODY_SHARE = web.RequestKey("body_share", Share)
+"""What a large body holds of the memory for bodies."""
 
 
 @web.middleware
 async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what handlers raise into the error responses of the contract, and log each request once."""
     note_request(request)
+    async with returning_shares(request):
+        return await _answered(request, handler)
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     started = time.monotonic()
     status = 500
     try:
-        response = await _limited(handler, request)
+        response = await deliver(request, await _limited(handler, request))
         status = response.status
         return response
     except HttpProblem as problem:
@@ -65,7 +76,10 @@ async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.RequestPayloadError:
         status = 400
         return response_of(HttpProblem(400, "body: is cut off, or not encoded as Content-Encoding says"))
-    except ConnectionResetError:
+    except ConnectionResetError as error:
+        status = 499
+        if isinstance(error, ClientStalled):
+            log.warning("response.stalled", path=request.path)
         raise
     except Exception:
         error_id = uuid.uuid4().hex
@@ -93,6 +107,8 @@ async def _limited(handler: Handler, request: web.Request) -> web.StreamResponse
         if not limit.expired():
             raise
         raise TryLater("what this is answered from does not answer in time", 5.0) from error
+    finally:
+        del request[READ_LIMIT]
 
 
 def accepting(most_bytes: int, handler: Handler) -> Handler:
@@ -106,10 +122,14 @@ def accepting(most_bytes: int, handler: Handler) -> Handler:
         expected = min(request.content_length or 0, most_bytes) if is_told else most_bytes
         if expected <= MIB:
             return await handler(request)
-        async with request.app[DEPS].body_bytes.taking(expected):
+        async with request.app[DEPS].body_bytes.taking(expected) as share:
             check_client(request)
-            await _read(request)
-            return await handler(request)
+            await _read(request, most_bytes)
+            request[BODY_SHARE] = share
+            try:
+                return await handler(request)
+            finally:
+                free_memory_soon()
 
     return accepted
 
@@ -124,13 +144,28 @@ def admitting(command_key: str, handler: Handler) -> Handler:
     return admitted
 
 
-async def _read(request: web.Request) -> None:
-    """Have the whole body, in a time that a slow line needs: it takes memory from others. Raises TryLater."""
+async def _read(request: web.Request, most_bytes: int) -> None:
+    """Have the whole body, in a time that a slow line needs: it takes memory from others. Raises TryLater.
+
+    It is collected in one buffer, whose bytes then are the body: ``request.read`` would hold it twice.
+    """
+    buffer = BytesIO()
     try:
         async with asyncio.timeout(_BODY_LIMIT_S):
-            await request.read()
+            while chunk := await request.content.readany():
+                buffer.write(chunk)
+                if buffer.tell() > most_bytes:
+                    raise web.HTTPRequestEntityTooLarge(most_bytes, buffer.tell())
     except TimeoutError as error:
         raise TryLater("the body did not come in time") from error
+    request._read_bytes = buffer.getvalue()
+
+
+def forget_body(request: web.Request, *, keeping: int) -> None:
+    """Let others have the memory of the body: whoever calls this has taken out of it what it needs, so many bytes."""
+    request._read_bytes = b""
+    if BODY_SHARE in request:
+        request[BODY_SHARE].shrink_to(keeping)
 
 
 def allowing(roles: frozenset[Role], verifier: TokenVerifier, handler: Handler, *, scan_tokens: bool = True) -> Handler:

@@ -32,6 +32,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": DEFAULT_EVENTS},
         "The most events of the answer.",
     ),
+    "after_scan": _query("after", {"type": "string"}, "Only scans that stand after this one in the list: the last of a page."),
+    "scans_limit": _query("limit", {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}, "The most scans of the answer."),
 }
 _KEY = {
     "name": "Idempotency-Key",
@@ -56,6 +58,13 @@ _SENDER = [
         "description": "Grows with every message of a producer, on the bus and here.",
     },
 ]
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "`return=minimal`: the answer is `{}` and not the whole result (RFC 7240).",
+}
 _REPORTS = ("patch_manifest", "put_result")
 _ERRORS = {
     400: "The request is wrong: every problem is named, with the path of its field",
@@ -117,6 +126,7 @@ def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
             *(PARAMETERS[name] for name in names),
             *([_KEY] if route.method == "POST" and route.asks is not None else []),
             *(_SENDER if route.handler.__name__ in _REPORTS else []),
+            *([_PREFER] if route.handler.__name__ == "put_result" else []),
         ],
         "responses": _responses(route, has_scan),
         "security": [{"bearer": []}] if route.roles else [],

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,16 +14,21 @@ from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
 from skydriver_common.log import read as log
-from skydriver_common.log.read import LoggedEvent
+from skydriver_common.log.read import LoggedEvent, Page
 from skydriver_common.log.together import recorded_reply
 from skydriver_common.model import wire
+from skydriver_common.model.ids import ScanId, created_at
 from skydriver_common.model.rejections import Reply
 
 _sql = load_statements("skydriver_api", "api.sql")
 _LOOKUP_LIMIT_S = 5.0
+_LONGEST_ANSWER_S = 900
+_ROWS_AT_ONCE = 500
 EVENTS_AT_ONCE = 100
 EVENT_PAGE_BYTES = 256 * 1024
 """After so much of events a page ends, with the event that has reached it."""
+EVENT_BYTES_AT_ONCE = 4 * 1024 * 1024
+"""The same for a page that is asked for as one."""
 _KEPT_RESULTS_BYTES = 64 * 1024 * 1024
 _NO_WORKFORCE = b'{"statuses":{},"n_running":0,"top_errors":{}}'
 
@@ -88,6 +93,12 @@ class BacklogRow:
     attempts: int
 
 
+def envelope_of_result(view: ResultView) -> tuple[bytes, bytes]:
+    """What stands before and after a skymap in a Result (REST contract 5.2)."""
+    is_final = b"true" if view.is_final else b"false"
+    return b'{"scan_id":"%b","skyscan_result":' % view.scan_id.encode(), b',"is_final":%b}' % is_final
+
+
 @asynccontextmanager
 async def _promptly() -> AsyncIterator[None]:
     """Around a shared query. Raises TryLater when the database is away or silent."""
@@ -130,6 +141,12 @@ class Reads:
         assert body is not None, "a result refers to a blob that is not there"
         return body
 
+    async def packed_result(self, view: ResultView) -> blobs.Packed:
+        """The skymap as it is stored. view: of a scan that has one."""
+        assert view.digest is not None
+        async with _promptly():
+            return await blobs.get_packed(self.pool, view.digest)
+
     async def chain(self, scan_id: str) -> list[str]:
         """The scan, and those that replaced it, one after the other; a cycle ends where it would begin again."""
         with database_faults():
@@ -161,11 +178,18 @@ class Reads:
         with database_faults():
             return bool(await _sql.i3_event_exists(self.pool, i3_event_id=i3_event_id))
 
-    async def backlog(self) -> AsyncIterator[BacklogRow]:
-        """Every waiting scan, oldest first."""
+    async def backlog(self, *, after: str | None = None, most: int | None = None) -> AsyncGenerator[list[BacklogRow], None]:
+        """Waiting scans, oldest first, in portions. Holds a connection: close it (``aclosing``) if left early.
+
+        after: only those that stand after this scan. most: so many at most, None: all.
+        """
+        place = {"after": after, "after_at": None if after is None else created_at(ScanId(after))}
         with database_faults():
-            async for row in _sql.backlog(self.pool):
-                yield BacklogRow(**dict(row))
+            async with self.pool.acquire() as connection, _sql.backlog_cursor(connection, **place, most=most) as query:
+                await _sql.limit_transaction(connection, seconds=_LONGEST_ANSWER_S)
+                cursor = await query
+                while rows := await cursor.fetch(_ROWS_AT_ONCE):
+                    yield [BacklogRow(**dict(row)) for row in rows]
 
     async def taskforces(self, scan_id: str) -> bytes | None:
         """``{"taskforces": [...]}`` as EWMS gave them last, or None."""
@@ -195,6 +219,11 @@ class Reads:
         """The versions of these scans' newest events; unknown scans are left out."""
         async with _promptly():
             return {row["scan_id"]: row["version"] async for row in _sql.versions(self.pool, scan_ids=list(scan_ids))}
+
+    async def events_page(self, scan_id: str, version: int, most: int) -> Page:
+        """The scan's next events after a version, at most so many."""
+        async with _promptly():
+            return await log.page(self.pool, scan_id, after=version, most=most, most_bytes=EVENT_BYTES_AT_ONCE)
 
     async def _find_manifests(self, scan_ids: list[str]) -> dict[str, ManifestView]:
         async with _promptly():
@@ -235,9 +264,8 @@ class Reads:
         if body is None:
             assert view.digest is not None
             skymap = await blobs.get(self.pool, view.digest)
-            body = b'{"scan_id":"%b","skyscan_result":%b,"is_final":%b}' % (
-                view.scan_id.encode(), skymap, b"true" if view.is_final else b"false",
-            )  # fmt: skip
+            before, after = envelope_of_result(view)
+            body = b"".join((before, skymap, after))
             self._kept.put(view, body)
         return {view: body}
 

@@ -157,7 +157,9 @@ def test_a_key_inside_a_value_is_as_long_as_a_path_may_be() -> None:
 
 def test_a_regular_expression_is_checked_once_however_often_it_is_asked_for() -> None:
     statement = statement_for(find_query({"$and": [{f"a{n}": {"$regex": "x|y"}} for n in range(1000)]}))
-    assert [(expression, str(place)) for expression, place in statement.expressions] == [("***:(?:x|y)", "filter.$and[0].a0.$regex")]
+    assert [(expression, str(place)) for expression, place in statement.expressions] == [
+        ("***:(?:x|y)", "filter.$and[0].a0.$regex")
+    ]
 
 
 def test_ten_thousand_elements_are_allowed() -> None:

@@ -123,3 +123,25 @@ def test_under_sustained_overload_nearly_all_of_the_service_s_work_is_in_time(fa
             in_time += clock.now - began < 10
     assert in_time >= 0.98 * 30_000
     assert in_time == served
+
+
+async def test_a_share_is_given_back_in_parts_and_no_part_twice() -> None:
+    budget = Budget(10, what="things", patience_s=0.05)
+    share = await budget.take(8)
+    share.shrink_to(3)
+    share.shrink_to(5)
+    assert (share.taken, share.amount, budget.free) == (8, 3, 7)
+    await _held(budget, 7)
+    share.give_back()
+    share.give_back()
+    assert budget.free == 10
+
+
+async def test_what_can_t_be_refused_is_taken_at_once_and_others_wait_for_it() -> None:
+    budget = Budget(10, what="things", patience_s=0.05)
+    first, second = budget.take_at_once(8), budget.take_at_once(8)
+    first.give_back()
+    with pytest.raises(TryLater):
+        await budget.take(3)
+    second.give_back()
+    assert budget.free == 10

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 import asyncpg
@@ -50,6 +50,10 @@ async def put_packed(pool: Pool, blobs: Sequence[Packed]) -> None:
     the blob; so the decision says that it needs it (``Transaction.needs_blob``), and whoever asked puts it again. That is why this
     takes a pool and no connection: within a transaction of somebody's, that one would not wait for the disk either.
     """
+    if len(blobs) == 1:
+        with database_faults():
+            await sql.put_blob(pool, **blobs[0]._asdict())
+        return
     digests, encodings, sizes, bodies = zip(*sorted(blobs), strict=True)
     with database_faults():
         await sql.put_blobs(pool, digests=list(digests), encodings=list(encodings), sizes=list(sizes), bodies=list(bodies))
@@ -81,13 +85,38 @@ async def can_be_written(pool: Pool) -> bool:
 
 async def get(pool: Pool | Connection, digest: str) -> bytes:
     """The bytes as they were put. Raises BlobMissing, TryLater."""
+    packed = await get_packed(pool, digest)
+    return packed.body if packed.encoding == "identity" else await unpack(packed.body, packed.size)
+
+
+async def get_packed(pool: Pool | Connection, digest: str) -> Packed:
+    """The blob as it is stored. Raises BlobMissing, TryLater."""
     with database_faults():
         row = await sql.get_blob(pool, digest=digest)
     if row is None:
         raise BlobMissing(digest)
-    if row["encoding"] == "identity":
-        return bytes(row["body"])
-    return await unpack(row["body"], row["size"])
+    return Packed(Digest(digest), row["encoding"], row["size"], row["body"])
+
+
+async def size_of(pool: Pool | Connection, digest: str) -> int:
+    """Of the content, in bytes. Raises BlobMissing, TryLater."""
+    with database_faults():
+        size: int | None = await sql.blob_size(pool, digest=digest)
+    if size is None:
+        raise BlobMissing(digest)
+    return size
+
+
+async def portions(packed: Packed, portion_bytes: int) -> AsyncIterator[bytes | memoryview]:
+    """The content of a blob, in portions of so many bytes at most, unpacked one by one off the loop."""
+    if packed.encoding == "identity":
+        view = memoryview(packed.body)
+        for begin in range(0, len(view), portion_bytes):
+            yield view[begin : begin + portion_bytes]
+        return
+    with zstandard.ZstdDecompressor().stream_reader(packed.body) as reader:
+        while portion := await asyncio.to_thread(reader.read, portion_bytes):
+            yield portion
 
 
 async def unpack(body: bytes, size: int) -> bytes:

@@ -77,6 +77,22 @@ async def past_cursor(
     return [(row["xid"], logged_event(row)) for row in rows]
 
 
+class Page(NamedTuple):
+    """Some events of a scan in order. more: whether there are others after them."""
+
+    events: list[LoggedEvent]
+    more: bool
+
+
+async def page(connection: Pool | Connection, scan_id: str, *, after: int, most: int, most_bytes: int) -> Page:
+    """One scan's events after a version, at most ``most``, and no further one once there are ``most_bytes``. Raises TryLater."""
+    with database_faults():
+        rows = [
+            row async for row in sql.history_page(connection, scan_id=scan_id, after=after, most=most, most_bytes=most_bytes)
+        ]
+    return Page([logged_event(row) for row in rows], bool(rows) and rows[-1]["more"])
+
+
 async def history(
     connection: Pool | Connection, scan_id: str, *, after: int = 0, most: int = 1000
 ) -> AsyncIterator[LoggedEvent]:

@@ -28,6 +28,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.runtime.connections import raise_descriptor_limit
 from skydriver_common.runtime.health import Check, Health, HealthServer
 from skydriver_common.runtime.loops import Pulse, Step, forever
+from skydriver_common.runtime.memory import keep_little_memory
 from skydriver_common.runtime.redaction import redact_text
 from skydriver_common.runtime.settings import PREFIX, ServiceSettings
 from skydriver_common.runtime.telemetry import Metrics, configure_logging
@@ -267,6 +268,7 @@ def run(name: str, settings: ServiceSettings, build: Build) -> NoReturn:
     configure_logging(
         service=name, replica=settings.replica or _replica(), log_format=settings.log_format, log_level=settings.log_level
     )
+    keep_little_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(_log_unhandled)
         code = runner.run(serve(name, settings, build, on_created=partial(_attach, settings.stop_grace_s)))

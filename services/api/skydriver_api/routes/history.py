@@ -6,16 +6,16 @@ import time
 import orjson
 from aiohttp import web
 
+from skydriver_api.delivery import hold_memory
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.live import Watcher
-from skydriver_api.middleware import PRINCIPAL, READ_LIMIT
+from skydriver_api.middleware import PRINCIPAL
 from skydriver_api.queries import whole_number
-from skydriver_api.reads import EVENT_PAGE_BYTES
+from skydriver_api.reads import EVENT_BYTES_AT_ONCE, EVENT_PAGE_BYTES
 from skydriver_api.routes.answers import json_response
 from skydriver_api.routes.lookup import not_found, scan_id_of
-from skydriver_api.routes.streaming import Stream, streaming
+from skydriver_api.routes.streaming import READ_LIMIT, Stream, streaming
 from skydriver_common.faults import TryLater
-from skydriver_common.log import read
 from skydriver_common.model.events import ScanDeleted
 
 MOST_EVENTS = 1000
@@ -48,7 +48,7 @@ async def get_events(request: web.Request) -> web.StreamResponse:
         after = whole_number(request.headers["Last-Event-ID"], "Last-Event-ID", default=0)
     if not wants_stream:
         await _check(deps, scan_id)
-        return await _page(deps, scan_id, after, limit)
+        return await _page(request, deps, scan_id, after, limit)
     with deps.live.admitting(request.headers.get("Authorization", "")):
         if (read_limit := request.get(READ_LIMIT)) is not None:
             read_limit.reschedule(asyncio.get_running_loop().time() + _BEGIN_LIMIT_S)
@@ -61,10 +61,13 @@ async def _check(deps: Deps, scan_id: str) -> None:
         raise not_found(scan_id)
 
 
-async def _page(deps: Deps, scan_id: str, after: int, limit: int) -> web.Response:
-    events = [event async for event in read.history(deps.reads.pool, scan_id, after=after, most=limit)]
-    following = orjson.dumps(events[-1].version if len(events) == limit else None)
-    return json_response(b'{"events":[%b],"next":%b}' % (b",".join(event.as_json() for event in events), following))
+async def _page(request: web.Request, deps: Deps, scan_id: str, after: int, limit: int) -> web.Response:
+    share = await hold_memory(request, 2 * EVENT_BYTES_AT_ONCE)
+    page = await deps.reads.events_page(scan_id, after, limit)
+    following = orjson.dumps(page.events[-1].version if page.more else None)
+    body = b'{"events":[%b],"next":%b}' % (b",".join(event.as_json() for event in page.events), following)
+    share.shrink_to(len(body))
+    return json_response(body)
 
 
 async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) -> web.StreamResponse:

@@ -1,11 +1,20 @@
 """The front door's own routes: liveness, its description, backlog."""
 
+import re
+from contextlib import aclosing
+
 import orjson
 from aiohttp import web
 
 from skydriver_api.deps import DEPS
+from skydriver_api.failures import HttpProblem
+from skydriver_api.queries import whole_number
+from skydriver_api.reads import BacklogRow
 from skydriver_api.routes.answers import json_response
+from skydriver_api.routes.streaming import streaming
 
+_JSON = {"Content-Type": "application/json; charset=utf-8"}
+_ID = re.compile(r"[A-Za-z0-9_]{1,64}")
 OPENAPI = web.AppKey("openapi", bytes)
 
 
@@ -20,16 +29,31 @@ async def get_openapi(request: web.Request) -> web.StreamResponse:
 
 
 async def get_backlog(request: web.Request) -> web.StreamResponse:
-    """``GET /scans/backlog``: REST contract 4.4, oldest first."""
-    entries = [
-        {
-            "scan_id": row.scan_id,
-            "timestamp": row.queued_at,
-            "pickled_k8s_job": None,
-            "priority": row.priority,
-            "pending_timestamp": row.taken_at,
-            "next_attempt": row.attempts,
-        }
-        async for row in request.app[DEPS].reads.backlog()
-    ]
-    return json_response(orjson.dumps({"entries": entries}))
+    """``GET /scans/backlog``: REST contract 4.4, oldest first; the whole list, or ``limit`` entries after the scan ``after``."""
+    deps = request.app[DEPS]
+    after = request.query.get("after", "").strip() or None
+    limit = whole_number(request.query.get("limit", ""), "limit", default=0, least=1)
+    if after is not None and _ID.fullmatch(after) is None:
+        raise HttpProblem(400, "after: must be the id of a scan")
+    async with streaming(request, _JSON) as answer, deps.searches.taking():
+        async with aclosing(deps.reads.backlog(after=after, most=limit or None)) as portions:
+            async for rows in portions:
+                entries = b",".join(orjson.dumps(_entry(row)) for row in rows)
+                await answer.write((b"," if answer.has_begun else b'{"entries":[') + entries)
+        if not answer.has_begun:
+            return json_response(b'{"entries":[]}')
+        await answer.write(b"]}")
+        await answer.end()
+    return answer.response
+
+
+def _entry(row: BacklogRow) -> dict[str, object]:
+    """A BacklogEntry (REST contract 5.3)."""
+    return {
+        "scan_id": row.scan_id,
+        "timestamp": row.queued_at,
+        "pickled_k8s_job": None,
+        "priority": row.priority,
+        "pending_timestamp": row.taken_at,
+        "next_attempt": row.attempts,
+    }

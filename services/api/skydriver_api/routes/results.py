@@ -5,9 +5,13 @@ from aiohttp import web
 from skydriver_api.deps import DEPS
 from skydriver_api.failures import body_of
 from skydriver_api.idempotency import ask
-from skydriver_api.routes.answers import json_response, parsed_body, with_result
+from skydriver_api.middleware import forget_body
+from skydriver_api.reads import ResultView, envelope_of_result
+from skydriver_api.route import MIB
+from skydriver_api.routes.answers import ResultInHand, json_response, parsed_body, with_result
 from skydriver_api.routes.lookup import not_found, scan_id_of, visible
 from skydriver_api.routes.sender import sender_of
+from skydriver_common.log import blobs
 from skydriver_common.model import wire
 from skydriver_common.model.commands import PutResult
 from skydriver_common.payloads.reports import is_empty_object, split_result
@@ -25,16 +29,35 @@ async def put_result(request: web.Request) -> web.StreamResponse:
     reads = request.app[DEPS].reads
     scan_id = scan_id_of(request)
     sender = sender_of(request)
-    raw = await request.read()
-    skymap, is_final = await parsed_body(raw, split_result)
+    skymap, is_final = await parsed_body(await request.read(), split_result)
     if await reads.manifest(scan_id) is None:
         raise not_found(scan_id)
     if is_empty_object(skymap):
         return json_response(b"{}")
-    digest = await request.app[DEPS].blobs.put(skymap)
-    command = PutResult(scan_id=scan_id, digest=digest, size_bytes=len(skymap), is_final=is_final, **sender)
+    request._read_bytes = b""  # the skymap is a copy
+    packed = await blobs.pack(skymap)
+    small = skymap if len(skymap) <= MIB else None
+    del skymap
+    forget_body(request, keeping=len(packed.body))
+    await request.app[DEPS].blobs.store(packed)
+    command = PutResult(scan_id=scan_id, digest=packed.digest, size_bytes=packed.size, is_final=is_final, **sender)
     stands = wire.decode(body_of(await ask(request, command, b"")))
-    if stands["digest"] == digest:
-        final = b"true" if stands["is_final"] else b"false"
-        return json_response(b'{"scan_id":"%b","skyscan_result":%b,"is_final":%b}' % (scan_id.encode(), skymap, final))
-    return await with_result(request, await reads.result(scan_id))
+    if _wants_little(request):
+        return web.Response(body=b"{}", content_type="application/json", headers={"Preference-Applied": "return=minimal"})
+    if stands["digest"] != packed.digest:
+        forget_body(request, keeping=0)
+        del packed
+        return await with_result(request, await reads.result(scan_id))
+    view = ResultView(
+        scan_id=scan_id, is_deleted=False, replaced_by=None, digest=packed.digest, is_final=stands["is_final"], size=packed.size
+    )
+    if small is None:
+        return await ResultInHand(b"", view, packed).answer(request)
+    before, after = envelope_of_result(view)
+    return json_response(b"".join((before, small, after)))
+
+
+def _wants_little(request: web.Request) -> bool:
+    """Whether the client has asked not to get back what it has sent (RFC 7240, section 4.2)."""
+    preferences = ",".join(request.headers.getall("Prefer", ()))
+    return any(one.replace(" ", "").lower() == "return=minimal" for one in preferences.replace(";", ",").split(","))

@@ -4,11 +4,12 @@ from functools import partial
 
 from aiohttp import web
 
+from skydriver_api.delivery import hold_memory
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.failures import HttpProblem, body_of
 from skydriver_api.idempotency import ask, reply_before
 from skydriver_api.images import CatalogAway, ImageNotFound, ImageTooOld
-from skydriver_api.middleware import ROLES
+from skydriver_api.middleware import ROLES, check_client
 from skydriver_api.payloads.projections import Projection, project, projection_of_query
 from skydriver_api.payloads.requests import (
     parse_delete,
@@ -17,7 +18,7 @@ from skydriver_api.payloads.requests import (
     parse_scan_request,
 )
 from skydriver_api.reads import ManifestView
-from skydriver_api.routes.answers import json_response, parsed_body, with_result
+from skydriver_api.routes.answers import ResultInHand, json_response, parsed_body, result_in_hand
 from skydriver_api.routes.lookup import ask_about, not_found, scan_id_of, visible
 from skydriver_api.routes.sender import sender_of
 from skydriver_common.auth import Role
@@ -69,7 +70,8 @@ async def get_scan(request: web.Request) -> web.StreamResponse:
     deps = request.app[DEPS]
     view = await deps.reads.manifest(scan_id_of(request))
     view = await visible(request, deps.reads, view, hides_deleted=True)
-    return await _with_result(request, view.body, view.scan_id)
+    result = await result_in_hand(request, await deps.reads.result(view.scan_id))
+    return await _with_manifest(request, view.body, result)
 
 
 async def delete_scan(request: web.Request) -> web.StreamResponse:
@@ -80,9 +82,10 @@ async def delete_scan(request: web.Request) -> web.StreamResponse:
     scan_id = scan_id_of(request)
     command = DeleteScan(scan_id=scan_id, delete_completed_scan=parsed.delete_completed_scan)
     found = await deps.reads.manifest(scan_id)
+    # before the command: what has taken effect must not be answered 503
+    result = await result_in_hand(request, await deps.reads.result(scan_id))
     reply = await ask_about(request, command, raw, found, no_redirect=parsed.no_redirect)
-    manifest = project(body_of(reply), parsed.manifest_projection)
-    return await _with_result(request, manifest, scan_id)
+    return await _with_manifest(request, project(body_of(reply), parsed.manifest_projection), result)
 
 
 async def get_manifest(request: web.Request) -> web.StreamResponse:
@@ -92,7 +95,7 @@ async def get_manifest(request: web.Request) -> web.StreamResponse:
     view = await deps.reads.manifest(scan_id_of(request))
     view = await visible(request, deps.reads, view, hides_deleted=True)
     if Role.SYSTEM in request[ROLES] and (projection is None or "event_i3live_json_dict" in projection):
-        return json_response(await _with_event(deps, view, projection))
+        return json_response(await _with_event(request, view, projection))
     return json_response(project(view.body, projection))
 
 
@@ -114,7 +117,7 @@ async def get_i3_event(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/i3-event``: REST contract 4.11."""
     deps = request.app[DEPS]
     view = await visible(request, deps.reads, await deps.reads.manifest(scan_id_of(request)))
-    return json_response(b'{"i3_event":%b}' % await _event(deps, view))
+    return json_response(b'{"i3_event":%b}' % await _event(request, view))
 
 
 async def get_scan_request(request: web.Request) -> web.StreamResponse:
@@ -126,22 +129,25 @@ async def get_scan_request(request: web.Request) -> web.StreamResponse:
     return json_response(body)
 
 
-async def _with_result(request: web.Request, manifest: bytes, scan_id: str) -> web.StreamResponse:
-    view = await request.app[DEPS].reads.result(scan_id)
-    return await with_result(request, view, before=b'{"manifest":%b,"result":' % manifest, after=b"}")
+async def _with_manifest(request: web.Request, manifest: bytes, result: ResultInHand) -> web.StreamResponse:
+    return await result.answer(request, before=b'{"manifest":%b,"result":' % manifest, after=b"}")
 
 
-async def _event(deps: Deps, view: ManifestView) -> bytes:
-    """The i3 event as it was posted. Raises HttpProblem 404 when it is not stored."""
+async def _event(request: web.Request, view: ManifestView) -> bytes:
+    """The i3 event as it was posted, when there is memory for it. Raises HttpProblem 404 when it is not stored, TryLater."""
+    pool = request.app[DEPS].reads.pool
     try:
-        return await blobs.get(deps.reads.pool, view.event_digest)
+        # as it is stored, unpacked, and within the answer: two at a time
+        await hold_memory(request, 2 * await blobs.size_of(pool, view.event_digest))
+        check_client(request)
+        return await blobs.get(pool, view.event_digest)
     except blobs.BlobMissing as error:
         raise HttpProblem(404, "The scan's i3 event is not stored; another projection still works") from error
 
 
-async def _with_event(deps: Deps, view: ManifestView, projection: Projection) -> bytes:
+async def _with_event(request: web.Request, view: ManifestView, projection: Projection) -> bytes:
     """The manifest with the event spliced in as it was posted."""
-    event = await _event(deps, view)
+    event = await _event(request, view)
     if projection is None:
         return view.body.replace(_CONSTANT, b'"event_i3live_json_dict":%b,"event_i3live_json_dict__hash":null' % event, 1)
     rest = project(view.body, projection - {"event_i3live_json_dict"})

@@ -7,14 +7,20 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
-from skydriver_api.middleware import READ_LIMIT
-
 log = structlog.get_logger(__name__)
 
+READ_LIMIT = web.RequestKey("read_limit", asyncio.Timeout)
+"""The time that a reader has until its answer begins."""
 WRITE_LIMIT_S = 60.0
 """A client that takes nothing for so long has stopped reading."""
-_PORTION_BYTES = 1024 * 1024
 _BUFFER_BYTES = 16 * 1024
+PORTION_BYTES = 256 * 1024
+"""Of a large answer at once: a client that reads a few kilobytes a second takes one in time."""
+
+
+def write_limit() -> float:
+    """For one portion, seconds."""
+    return WRITE_LIMIT_S
 
 
 class ClientStalled(ConnectionResetError):
@@ -24,8 +30,10 @@ class ClientStalled(ConnectionResetError):
 class Stream:
     """A response in the making. It begins with the first piece: until then an error can still be answered."""
 
-    def __init__(self, request: web.Request, headers: Mapping[str, str]) -> None:
-        self.response = web.StreamResponse(headers=headers)
+    def __init__(
+        self, request: web.Request, headers: Mapping[str, str], *, status: int = 200, reason: str | None = None
+    ) -> None:
+        self.response = web.StreamResponse(status=status, reason=reason, headers=headers)
         self._request = request
 
     @property
@@ -55,7 +63,7 @@ class Stream:
         except TimeoutError as error:
             raise ClientStalled("the client does not read") from error
 
-    async def write_all(self, body: bytes, *, portion: int = _PORTION_BYTES) -> None:
+    async def write_all(self, body: bytes, *, portion: int = PORTION_BYTES) -> None:
         """Send a large piece in portions of so many bytes. Raises as ``write`` does."""
         view = memoryview(body)
         for begin in range(0, len(view), portion):

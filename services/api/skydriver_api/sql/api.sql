@@ -44,9 +44,16 @@ SELECT m.scan_id, m.is_deleted, m.replaced_by, m.state, m.deactivated, m.ewms_wo
 -- The request a scan was made from. Indexes: manifests_pkey, scan_requests_pkey.
 SELECT r.body FROM manifests m JOIN scan_requests r ON r.scan_id = m.request_scan_id WHERE m.scan_id = :scan_id;
 
--- name: backlog()
--- Every waiting scan, oldest first.
-SELECT scan_id, queued_at, priority, taken_at, attempts FROM backlog ORDER BY queued_at, scan_id;
+-- name: backlog(after, after_at, most)
+-- Waiting scans, oldest first, after one of them, which may have left the list meanwhile: then its own age tells where it stood.
+SELECT scan_id, queued_at, priority, taken_at, attempts FROM backlog
+ WHERE :after::text IS NULL
+    OR (queued_at, scan_id) > (coalesce((SELECT queued_at FROM backlog WHERE scan_id = :after), :after_at::float8), :after)
+ ORDER BY queued_at, scan_id LIMIT :most::bigint;
+
+-- name: limit_transaction(seconds)$
+-- Of a transaction that is read as fast as a client takes it.
+SELECT set_config('transaction_timeout', :seconds::int::text || 's', true);
 
 -- name: i3_event_exists(i3_event_id)$
 -- Whether an event is stored. Index: i3_events_pkey.

@@ -152,6 +152,13 @@ SELECT given.* FROM fast, unnest(:digests::text[], :encodings::text[], :sizes::b
 -- an old one becomes young again, so that housekeeping leaves it to the decision that will refer to it
 ON CONFLICT ON CONSTRAINT blobs_pkey DO UPDATE SET stored_at = now() WHERE blobs.stored_at < now() - interval '1 hour';
 
+-- name: put_blob(digest, encoding, size, body)!
+-- The same for one alone: without the copies that an array of large bodies costs.
+WITH fast AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+INSERT INTO blobs (digest, encoding, size, body)
+SELECT :digest::text, :encoding::text, :size::bigint, :body::bytea FROM fast
+ON CONFLICT ON CONSTRAINT blobs_pkey DO UPDATE SET stored_at = now() WHERE blobs.stored_at < now() - interval '1 hour';
+
 -- name: wait_shortly_for_locks()$
 -- Until the transaction ends.
 SELECT set_config('lock_timeout', '1s', true);
@@ -167,6 +174,23 @@ SELECT digest FROM unnest(:digests::text[]) AS wanted (digest)
 
 -- name: get_blob(digest)^
 SELECT encoding, size, body FROM blobs WHERE digest = :digest;
+
+-- name: blob_size(digest)$
+-- Of its content, in bytes; null when there is none. Index: blobs_pkey.
+SELECT size FROM blobs WHERE digest = :digest;
+
+-- name: history_page(scan_id, after, most, most_bytes)
+-- A scan's events after a version, in order: so many at most, and no further one once there are so many bytes. `more`: whether
+-- there are others. Index: event_log_scan_version_key.
+SELECT position, event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id, data,
+       n < total AS more
+  FROM (SELECT e.*, row_number() OVER w AS n, count(*) OVER () AS total,
+               sum(octet_length(data)) OVER w - octet_length(data) AS before
+          FROM (SELECT position, event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id,
+                       data
+                  FROM event_log WHERE scan_id = :scan_id AND version > :after ORDER BY version LIMIT :most::bigint + 1) e
+        WINDOW w AS (ORDER BY version ROWS UNBOUNDED PRECEDING)) page
+ WHERE n <= :most AND before < :most_bytes ORDER BY version;
 
 -- name: is_progress_let_go(scan_id, version)$
 -- Whether the newest progress report up to a version has lost its content. Index: event_log_scan_version_key.
