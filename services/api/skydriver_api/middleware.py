@@ -40,7 +40,8 @@ async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what handlers raise into the error responses of the contract, and log each request once."""
     note_request(request)
     async with returning_shares(request):
-        return await _answered(request, handler)
+        # what is refused leaves the same way; for what was delivered already this does nothing
+        return await deliver(request, await _answered(request, handler))
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
