@@ -50,6 +50,7 @@ bench: setup-dev  ## measure the loop; prints figures
 
 docs: setup-dev  ## write the pages that are made from the code
 	.venv/bin/skydriver settings --markdown > docs/settings.md
+	$(PYTHON) -m tests.support.schema_page > docs/schema.sql.new && mv docs/schema.sql.new docs/schema.sql
 
 setup:
 	@scripts/setup run

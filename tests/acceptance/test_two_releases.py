@@ -25,7 +25,7 @@ from tests.support import previous_release
 
 _BESIDE = {"api": "skydriver_api", "progress": "skydriver_progress", "ewms_bridge": "skydriver_ewms"}
 """Services of which a second replica works beside the system's own."""
-_SCANS = 6
+_SCANS = 3
 
 
 @contextmanager
@@ -180,7 +180,7 @@ def _judge(connection: dict[str, str], scans: list[str]) -> None:
     assert _command("log", "verify", *servers).returncode == 0
     dead = _command("dead", "list", "--json", "--amqp-url", connection["amqp_url"])
     assert dead.returncode == 0, dead.stderr
-    assert json.loads(dead.stdout or "[]") in ([], {"letters": []}), dead.stdout
+    assert dead.stdout.strip() in ("", "[]")
     for scan_id in scans:
         history = _command("log", "history", scan_id, "--json", *servers)
         types = Counter(json.loads(line)["type"] for line in history.stdout.splitlines())

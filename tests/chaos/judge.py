@@ -15,13 +15,19 @@ from skydriver_common.bus.letters import letter_of
 from skydriver_common.db.pool import Connection
 from skydriver_common.log import blobs, rebuild
 from skydriver_common.log.verify import verify
-from skydriver_common.model.commands import COMMANDS
+from skydriver_common.model.commands import COMMANDS, DeleteScan, PatchManifest, PutResult, RequestScan, RescanScan
 from skydriver_common.model.ids import digest_of
 from tests.chaos.battlefield import Battlefield
 from tests.chaos.driver import skymap
 from tests.chaos.ledger import Ledger, ScanRecord
 
 _QUIET_LIMIT_S = 120.0
+_EXPLAINED = (
+    "the deadline had passed before the work began",
+    "the deadline passed while the work was in hand; nothing was changed",
+    "it waited in its queue for too long",
+)
+"""Commands whose gateway has answered 503: they must not take effect any more, and are kept as dead letters."""
 
 
 @dataclass(slots=True)
@@ -52,7 +58,7 @@ async def judge(battle: Battlefield, ledger: Ledger, *, quiet_within_s: float = 
             _launches(battle, log),
             await _chains(connection),
             await _views(connection),
-            await _dead_letters(battle.amqp_url),
+            await _dead_letters(battle.amqp_url, ledger),
         ]
     finally:
         await connection.close()
@@ -269,10 +275,21 @@ async def _views(connection: Connection) -> Verdict:
     )
 
 
-async def _dead_letters(amqp_url: str) -> Verdict:
-    """Looked at, and left where they are. Nothing that chaos does is a message's own fault, and late commands make none."""
-    verdict = Verdict("there are no dead letters")
+_KINDS = {
+    RequestScan.key: ("request", "repeat", "reused key", "bad request"),
+    RescanScan.key: ("rescan",),
+    DeleteScan.key: ("delete",),
+    PatchManifest.key: ("report", "contradiction", "probe"),
+    PutResult.key: ("result",),
+}
+"""Command to the kinds of requests that send it."""
+
+
+async def _dead_letters(amqp_url: str, ledger: Ledger) -> Verdict:
+    """Looked at, and left where they are. Explained is one whose request was answered 503 or not at all, and no other."""
+    verdict = Verdict("dead letters are explained")
     reasons: Counter[str] = Counter()
+    commands: Counter[str] = Counter()
     bus = await aio_pika.connect(amqp_url)
     async with bus:
         channel = await bus.channel()
@@ -281,6 +298,12 @@ async def _dead_letters(amqp_url: str) -> Verdict:
             letter = letter_of(message)
             verdict.looked_at += 1
             reasons[letter.reason] += 1
-            verdict.wrong.append(f"{letter.key} {letter.message_id}: {letter.reason}: {letter.traceback}")
+            commands[letter.key] += 1
+            if letter.reason not in _EXPLAINED:
+                verdict.wrong.append(f"{letter.key} {letter.message_id}: {letter.reason}: {letter.traceback}")
+    for command, count in commands.items():
+        unanswered = sum(ledger.unanswered(kind) for kind in _KINDS.get(command, ()))
+        if count > unanswered:
+            verdict.wrong.append(f"{count} dead letters '{command}', and only {unanswered} requests that were not answered")
     verdict.note = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
     return verdict

@@ -188,7 +188,10 @@ class Commander:
     async def _on_reply(self, message: AbstractIncomingMessage) -> None:
         answer = self._waiting.get(message.correlation_id or "")
         if answer is not None and not answer.done():
-            answer.set_result(reply_of(message.headers, message.body))
+            try:
+                answer.set_result(reply_of(message.headers, message.body))
+            except TryLater as fault:
+                answer.set_exception(fault)
 
 
 def _fields(command: Command) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import pytest
 from skydriver_common.db import migrate as migrations
 from skydriver_common.db import roles
 from skydriver_common.db.migrate import Busy, HalfDone, Migration, Refused, SchemaTooNew, check, known, look, migrate
-from tests.support import previous_release
+from tests.support import previous_release, schema_page
 from tests.support.histories import skydriver, until
 
 
@@ -244,3 +244,7 @@ async def test_the_command_line_says_which_side_is_old(database: str) -> None:
 async def test_the_command_line_asks_to_migrate_an_empty_database(empty: str) -> None:
     ran = await skydriver("log", "stats", "--database-url", empty)
     assert "Run `skydriver migrate` first" in ran.err
+
+
+def test_the_page_of_the_schema_is_what_the_migrations_come_to(database: str) -> None:
+    assert schema_page.PAGE.read_text() == schema_page.schema_of(database), "make docs"

@@ -5,6 +5,7 @@ import asyncio
 import orjson
 import pytest
 
+from skydriver_common.bus.envelope import reply_of
 from skydriver_common.faults import TryLater
 from skydriver_common.log import rebuild
 from skydriver_common.log.rebuild import Comparison
@@ -74,3 +75,20 @@ async def test_a_row_that_only_a_newer_release_reads_holds_up_no_other_scan(stor
         assert [isinstance(each, TryLater) for each in results] == [True, False, True, False]
         with pytest.raises(TryLater, match="newer release"):
             await report(newer)
+
+
+async def test_a_reply_with_a_code_of_a_newer_release_waits_and_holds_up_no_other(store: Store) -> None:
+    scan_id = await store.a_scan()
+    await store.pool.execute(
+        "INSERT INTO command_replies (command_id, fingerprint, code, reason, body) VALUES ('k', '', 'of-a-newer-release', '', '')"
+    )
+
+    async def report(command_id: str) -> None:
+        async with store.uows["progress"].on_scans(a_context(command_id), [scan_id]) as tx:
+            assert tx.recorded_reply is None
+            tx.append(scan_id, [a_report(1)])
+
+    results = await asyncio.gather(*(report(command_id) for command_id in ("k", "other")), return_exceptions=True)
+    assert [isinstance(each, TryLater) for each in results] == [True, False]
+    with pytest.raises(TryLater, match="newer release"):
+        reply_of({"code": "of-a-newer-release"}, b"")

@@ -15,7 +15,6 @@ from skydriver_common.bus import foreign_bytes
 from skydriver_common.bus.outcomes import Handled, Settle
 from skydriver_common.bus.replies import Replies
 from skydriver_common.bus.translate import broker_faults
-from skydriver_common.faults import BadMessage
 from skydriver_common.model import wire
 
 PREFETCH = 32
@@ -49,12 +48,9 @@ def make_broker(
 
 
 async def _decoded(message: StreamMessage[Any], original: Callable[[StreamMessage[Any]], Awaitable[Any]]) -> Any:
-    """The content of a message; one of ours with integers beyond 64 bits keeps them (see ``wire.encode``). Raises BadMessage."""
+    """The content of a message; one of ours with integers beyond 64 bits keeps them (see ``wire.encode``)."""
     body = message.body
-    try:
-        return wire.decode(body) if isinstance(body, bytes) and body[:1] == b" " else await original(message)
-    except (ValueError, RecursionError) as error:
-        raise BadMessage(f"the body can't be read: {type(error).__name__}") from error
+    return wire.decode(body) if isinstance(body, bytes) and body[:1] == b" " else await original(message)
 
 
 async def connect(amqp_url: str, *, name: str) -> AbstractRobustConnection:

@@ -1,6 +1,5 @@
 """What travels beside a message's body: ids, actor, deadline. Both directions."""
 
-import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -10,7 +9,7 @@ from faststream.rabbit.message import RabbitMessage
 from skydriver_common.clock import CLOCK
 from skydriver_common.faults import BadMessage
 from skydriver_common.model.commands import Context
-from skydriver_common.model.rejections import Code, Reply
+from skydriver_common.model.rejections import Reply, code_of
 
 MESSAGE: ContextVar[RabbitMessage] = ContextVar("message")
 """The message being handled. Consumers take it from here and not as a parameter: FastStream would hand each one through a thread."""
@@ -47,12 +46,9 @@ def deadline_of(headers: Mapping[str, Any]) -> float | None:
     if "deadline" not in headers:
         return None
     try:
-        deadline = float(str(headers["deadline"]))
+        return float(str(headers["deadline"]))
     except ValueError as error:
         raise BadMessage("the deadline is no number") from error
-    if math.isnan(deadline):
-        raise BadMessage("the deadline is no number")
-    return deadline
 
 
 def seconds_left(deadline: float | None) -> float:
@@ -66,6 +62,5 @@ def reply_headers(reply: Reply) -> dict[str, str]:
 
 
 def reply_of(headers: Mapping[str, Any], body: bytes) -> Reply:
-    """The reply that a message carries."""
-    code = headers.get("code")
-    return Reply(body=body, code=Code(str(code)) if code else None, reason=str(headers.get("reason", "")))
+    """The reply that a message carries. Raises TryLater when its code is a newer release's."""
+    return Reply(body=body, code=code_of(headers.get("code")), reason=str(headers.get("reason", "")))

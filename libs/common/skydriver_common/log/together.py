@@ -26,7 +26,7 @@ from skydriver_common.log.states import PROCESS_STATES, States, size_in_memory
 from skydriver_common.log.stored_state import WrittenByNewer, is_older
 from skydriver_common.log.writing import BlobLost, Gathered, RecordedReply, sql
 from skydriver_common.model.commands import REPLY_GRACE_S, Context
-from skydriver_common.model.rejections import Code, Rejection, Reply
+from skydriver_common.model.rejections import Code, Rejection, Reply, code_of
 from skydriver_common.model.scan import HistoryBroken, Scan
 from skydriver_common.model.wire import UnknownEvent
 
@@ -161,7 +161,7 @@ class Together:
                 _settle(member, DeadlinePassed())
             if member.turn.done():
                 continue
-            if faults := [unreadable[scan_id] for scan_id in member.scan_ids if scan_id in unreadable]:
+            if faults := [unreadable[key] for key in (member.context.command_id, *member.scan_ids) if key in unreadable]:
                 _settle(member, faults[0])
                 continue
             turn = Turn(connection, so_far, recorded)
@@ -201,7 +201,7 @@ async def recorded_reply(pool: Pool | Connection, command_id: str, fingerprint: 
         row = await sql.recorded_reply(pool, command_id=command_id)
     if row is None:
         return None
-    reply = Reply(body=row["body"], code=row["code"] and Code(row["code"]), reason=row["reason"])
+    reply = Reply(body=row["body"], code=code_of(row["code"]), reason=row["reason"])
     return _reply_to(fingerprint, RecordedReply(command_id, row["fingerprint"], reply))
 
 
@@ -270,7 +270,7 @@ def _meaning(error: BaseException, member: Member, *, is_alone: bool) -> Excepti
 async def _load(
     connection: Connection, members: Sequence[Member], states: States
 ) -> tuple[Gathered, dict[str, RecordedReply], dict[str, Exception]]:
-    """Lock and load what the members ask for: scans, recorded replies by command, and why a scan can't be read."""
+    """Lock and load what the members ask for: scans, recorded replies by command, and why a scan or a reply can't be read."""
     loaded, recorded, unreadable = Gathered(), dict[str, RecordedReply](), dict[str, Exception]()
     rows = sql.load(
         connection,
@@ -284,7 +284,11 @@ async def _load(
             except (WrittenByNewer, HistoryBroken) as error:
                 unreadable[row["scan_id"]] = error
         else:
-            reply = Reply(body=row["body"], code=row["code"] and Code(row["code"]), reason=row["reason"])
+            try:
+                reply = Reply(body=row["body"], code=code_of(row["code"]), reason=row["reason"])
+            except TryLater as fault:
+                unreadable[row["scan_id"]] = fault
+                continue
             recorded[row["scan_id"]] = RecordedReply(row["scan_id"], row["fingerprint"], reply)
     return loaded, recorded, unreadable
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from skydriver_common.faults import TryLater
+
 
 class Code(StrEnum):
     """Why a command was refused: says what is so, not what failed. Stored and sent; never renamed."""
@@ -22,6 +24,16 @@ class Code(StrEnum):
     CLUSTER_REFUSED = "cluster-refused"
     EWMS_FAILED = "ewms-failed"
     KEY_WAS_USED = "idempotency-key-was-used"
+
+
+def code_of(text: object) -> Code | None:
+    """The code that was stored or sent, None for none. Raises TryLater for one of a newer release: a replica of that can tell it."""
+    if not text:
+        return None
+    try:
+        return Code(str(text))
+    except ValueError as error:
+        raise TryLater("a newer release refused this for a reason that this one does not know", 5.0) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class ServiceSettings(BaseSettings):
     )
 
     database_url: PostgresUrl
-    """Postgres, with user and password."""
+    """Postgres, with user and password. Of several hosts (``one:5432,two:5432``) the one that takes writes is used."""
     amqp_url: AmqpUrl
     """RabbitMQ, with user, password and vhost."""
     replica: str = ""

@@ -135,7 +135,7 @@ class Metrics:
         self._clock.set(ahead_s)
 
     def command_handled(self, command: str, outcome: str, seconds: float) -> None:
-        """Count a command and its duration. outcome: done, refused, late, lost, given-back or buried."""
+        """Count a command and its duration. outcome: done, refused, try-later, bad-message or failed."""
         self._commands.labels(command, outcome).inc()
         self._command_seconds.labels(command).observe(seconds)
 
@@ -148,7 +148,7 @@ class Metrics:
         self._loop_failures.labels(loop).inc()
 
     def relay_lag(self, seconds: float) -> None:
-        """Set the age of the oldest unpublished event; 0 when all are published, NaN while the relay of another replica is active."""
+        """Set the age of the oldest unpublished event; 0 when all are published."""
         self._relay_lag.set(seconds)
 
     def render(self) -> bytes:
