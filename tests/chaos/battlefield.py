@@ -1,6 +1,7 @@
 """The whole system on servers of the test's own, each behind a proxy of the test's own."""
 
 import asyncio
+import glob
 import json
 import os
 import signal
@@ -12,16 +13,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+import asyncpg
 
 from skydriver_cli.embedded import postgres, processes, rabbitmq
 from skydriver_cli.embedded.ports import LOOPBACK, choose
 from skydriver_cli.embedded.processes import Identity
 from skydriver_cli.problems import Problem
-from skydriver_cli.system import AUDIENCE, ISSUER
+from skydriver_cli.system import AUDIENCE, ISSUER, SERVICES
 from skydriver_common.auth import TokenSigner
 from tests.support.proxy import Proxy
 
 UP_LIMIT_S = 120.0
+_REPLICATION = {"wal_level": "replica", "max_wal_senders": "5", "wal_keep_size": "256MB", "hot_standby": "on"}
+_FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 _SCANNER = Path(__file__).with_name("scanner.py")
 REPLICAS = {"api": 2, "progress": 2, "ewms_bridge": 2}
 DATABASE, BROKER = "postgres", "rabbitmq"
@@ -30,8 +34,12 @@ DATABASE, BROKER = "postgres", "rabbitmq"
 class Battlefield:
     """Servers, proxies, the system's processes; what starts, hurts and finds them. Made by ``battlefield``."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, has_standby: bool) -> None:
         self.data_dir = data_dir
+        self.has_standby = has_standby
+        self._database_home = data_dir / "postgres"
+        self._standby: tuple[Path, postgres.Postgres] | None = None
+        self._guests = 0
         self.connection: dict[str, str] = {}
         self.urls: list[str] = []
         self.services: list[str] = []
@@ -71,16 +79,123 @@ class Battlefield:
         """Start Postgres, again if it went; patient while processes of a killed one still end."""
         for patience in range(20, -1, -1):
             try:
-                self._database = await postgres.start(
-                    self.data_dir / "postgres", port=self._ports["postgres"], run_dir=self.data_dir / "run",
-                    log=self.data_dir / "logs" / "postgres.log",
-                )  # fmt: skip
+                self._database = await self._start_postgres(self._database_home, self._database_port)
             except Problem:
                 if not patience:
                     raise
                 await asyncio.sleep(0.2)
             else:
                 return
+
+    @property
+    def _database_port(self) -> int:
+        return self._ports["postgres"] if self._database is None else self._database.port
+
+    async def _start_postgres(self, home: Path, port: int) -> postgres.Postgres:
+        return await postgres.start(
+            home, port=port, run_dir=self.data_dir / "run", log=self.data_dir / "logs" / f"{home.name}.log", name=home.name,
+            settings=_REPLICATION if self.has_standby else None,
+        )  # fmt: skip
+
+    async def start_standby(self) -> None:
+        """A copy that follows the database; from then on a commit is in both."""
+        assert self._database is not None
+        home = self.data_dir / f"postgres-{time.monotonic_ns()}"
+        home.mkdir()
+        password = self._database_home / "password"
+        (home / "password").write_bytes(password.read_bytes())
+        (home / "password").chmod(0o600)
+        # as the server's own user, who owns the copy
+        owner = (self._database_home / "data").stat()
+        os.chown(home, owner.st_uid, owner.st_gid)
+        copying = await asyncio.create_subprocess_exec(
+            str(postgres.binaries() / "pg_basebackup"), "--dbname", self._database.url, "--pgdata", str(home / "data"),
+            "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast",
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, problem = await copying.communicate()
+        assert copying.returncode == 0, problem.decode(errors="replace")
+        for path in (home / "data", *(home / "data").rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        port = choose(["standby"], {})["standby"]
+        self._standby = (home, await self._start_postgres(home, port))
+        connection = await asyncpg.connect(self._database.url)
+        try:
+            await _streams(connection)
+            await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            await connection.execute("SELECT pg_reload_conf()")
+        finally:
+            await connection.close()
+
+    async def promote(self) -> None:
+        """The database dies for good; its copy takes its place, and gets a copy of its own."""
+        if self._standby is None:
+            raise ProcessLookupError
+        (home, standby), self._standby = self._standby, None
+        await self.stop_database(signal.SIGKILL)
+        connection = await asyncpg.connect(standby.url)
+        try:
+            await connection.execute("SELECT pg_promote(true, 60)")
+        finally:
+            await connection.close()
+        self._database_home, self._database = home, standby
+        self.proxies[DATABASE].lead_to(standby.port)
+        self.proxies[DATABASE].cut()
+        await self.start_standby()
+
+    async def set_read_only(self, *, is_read_only: bool) -> None:
+        """As a database that has become a standby, or whose disk is full: it answers, and takes no write."""
+        connection = await asyncpg.connect(self.database_url, server_settings={"default_transaction_read_only": "off"})
+        try:
+            await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if is_read_only else 'off'}")
+            await connection.execute("SELECT pg_reload_conf()")
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def guest(self, service: str, *, python: str = sys.executable, **environment: str) -> AsyncIterator[processes.Child]:
+        """One more replica of a service for a while, with another interpreter or environment. Left alone it is ended.
+
+        Raises ProcessLookupError when the service does not run now, AssertionError when the guest does not start.
+        """
+        who = self.identity(service)
+        if who is None:
+            raise ProcessLookupError
+        try:
+            inherited = Path(f"/proc/{who.pid}/environ").read_bytes().decode().split("\0")
+        except OSError:
+            raise ProcessLookupError from None
+        self._guests += 1
+        name = f"{service}-guest-{self._guests}"
+        ports = choose(["health", "http"], {})
+        own = {
+            "SKYDRIVER_REPLICA": name,
+            "SKYDRIVER_HEALTH_PORT": str(ports["health"]),
+            "SKYDRIVER_HTTP_PORT": str(ports["http"]),
+        }
+        known = dict(entry.split("=", 1) for entry in inherited if "=" in entry)
+        if "SKYDRIVER_HTTP_PORT" not in known:
+            del own["SKYDRIVER_HTTP_PORT"]
+        child = await processes.start(
+            name, [python, "-m", SERVICES[service]], env=known | own | environment, cwd=self.data_dir,
+            log=self.data_dir / "logs" / f"{name}.log", identity_file=self.data_dir / "run" / f"{name}.pid.json",
+        )  # fmt: skip
+        url = f"http://{LOOPBACK}:{ports['http']}"
+        try:
+            async with aiohttp.ClientSession() as session:
+                deadline = time.monotonic() + UP_LIMIT_S
+                while not await self._is_ready(session, f"http://{LOOPBACK}:{ports['health']}/readyz"):
+                    assert not child.has_ended, f"{name} did not start: {child.last_lines()}"
+                    if time.monotonic() > deadline:
+                        break  # others of its kind are not ready either, now
+                    await asyncio.sleep(0.1)
+            if service == "api":
+                self.urls.append(url)
+            yield child
+        finally:
+            if url in self.urls:
+                self.urls.remove(url)
+            await child.stop(grace_s=20.0)
 
     async def start_broker(self) -> None:
         """Start RabbitMQ, again if it went."""
@@ -171,24 +286,43 @@ class Battlefield:
             await proxy.close()
         if self._broker is not None:
             await self._broker.stop()
-        if self._database is not None:
-            await self._database.stop()
+        for server in (self._database, self._standby and self._standby[1]):
+            if server is not None:
+                await server.stop()
         await processes.sweep([*(self.data_dir / "system").rglob("*.pid.json")], grace_s=2.0)
 
 
 @asynccontextmanager
-async def battlefield(data_dir: Path) -> AsyncIterator[Battlefield]:
-    """Everything started and ready; everything stopped on leaving. data_dir: empty, of this fight alone."""
+async def battlefield(data_dir: Path, *, has_standby: bool = False) -> AsyncIterator[Battlefield]:
+    """Everything started and ready; everything stopped on leaving. data_dir: empty, of this fight alone.
+
+    has_standby: the database has a copy that can take its place.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
-    field = Battlefield(data_dir)
+    field = Battlefield(data_dir, has_standby=has_standby)
     try:
         await asyncio.gather(field.start_database(), field.start_broker())
+        if has_standby:
+            await field.start_standby()
         for proxy in field.proxies.values():
             await proxy.open()
         await field.up()
         yield field
     finally:
         await field.down()
+
+
+async def _streams(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Wait until a standby follows."""
+    deadline = time.monotonic() + UP_LIMIT_S
+    while not await connection.fetchval("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"):
+        assert time.monotonic() < deadline, "the standby does not follow"
+        await asyncio.sleep(0.1)
+
+
+def faketime() -> str | None:
+    """The library that gives a process another clock (Debian: libfaketime), where it is installed."""
+    return next(iter(glob.glob(_FAKETIME)), None)
 
 
 def _parent(process: Path) -> int:

@@ -57,6 +57,14 @@ class Driver:
         answer = await self._call("probe", "PATCH", "/scan/nothing/manifest", {"progress": None}, role="system", limit_s=4)
         return answer.status == 404
 
+    async def extra_scan(self) -> str:
+        """Request a scan that no user has asked for and that no scanner reports on; its id, "" when there was no answer."""
+        key = f"{self._seed}-extra-{time.monotonic_ns()}"
+        rng = random.Random(key)
+        body = _request(ScanRecord(key, json.dumps({"chaos": key}).encode()), priority=0)
+        answer = await self._until_answered("request", rng, lambda: self._post("/scan", body, key, rng))
+        return str(json.loads(answer.body)["scan_id"]) if answer.status == 200 else ""
+
     async def _scan(self, key: str, rng: random.Random) -> None:
         record = ScanRecord(key, json.dumps({"chaos": key, "noise": rng.random()}).encode())
         self._ledger.scans.append(record)

@@ -53,10 +53,10 @@ async def fight(
     began = time.monotonic()
     ledger = Ledger()
     say(f"seed {rules.seed}: {rules.scans} scans, {rules.faults} faults in {rules.duration_s:.0f} s; files in {data_dir}")
-    async with battlefield(data_dir) as field, aiohttp.ClientSession() as session:
+    async with battlefield(data_dir, has_standby=rules.long) as field, aiohttp.ClientSession() as session:
         say(f"{time.monotonic() - began:.0f} s: the system is up")
         driver = Driver(field, ledger, session, seed=rules.seed)
-        saboteur = Saboteur(field, session, driver.probe, say)
+        saboteur = Saboteur(field, session, driver.probe, driver.extra_scan, say)
         faults = plan(rules.seed, rules.faults, rules.duration_s, long=rules.long)
         async with asyncio.TaskGroup() as group:
             group.create_task(driver.drive(rules.scans, rules.per_second))

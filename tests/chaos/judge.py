@@ -17,11 +17,20 @@ from skydriver_common.log import blobs, rebuild
 from skydriver_common.log.verify import verify
 from skydriver_common.model.commands import COMMANDS, DeleteScan, PatchManifest, PutResult, RequestScan, RescanScan
 from skydriver_common.model.ids import digest_of
+from tests.chaos import poison
 from tests.chaos.battlefield import Battlefield
 from tests.chaos.driver import skymap
 from tests.chaos.ledger import Ledger, ScanRecord
 
-_QUIET_LIMIT_S = 120.0
+_QUIET_LIMIT_S = 300.0
+"""What a lost delivery should have started is found by looking once a minute."""
+_UNSETTLED = {
+    "run without a workflow": "launch_state = 'launched' AND NOT is_deleted AND NOT has_final_result"
+    " AND ewms_workflow_id = 'not-yet-requested' AND state NOT LIKE 'STOPPED%'",
+    "are over and their workflow lives": "(is_deleted OR has_final_result OR launch_state IN ('abandoned', 'failed'))"
+    " AND deactivated IS NULL AND ewms_workflow_id <> 'not-yet-requested'",
+}
+"""What must come true in the end whatever was lost on the way, by what the manifests say."""
 _EXPLAINED = (
     "the deadline had passed before the work began",
     "the deadline passed while the work was in hand; nothing was changed",
@@ -102,6 +111,9 @@ async def _under_way(connection: Connection, amqp_url: str) -> list[str]:
         " GROUP BY kind"
     ):
         found.append(f"{row['n']} pieces of due work '{row['kind']}'")
+    for what, condition in _UNSETTLED.items():
+        if number := await connection.fetchval(f"SELECT count(*) FROM manifests WHERE {condition}"):
+            found.append(f"{number} scans {what}")
     bus = await aio_pika.connect(amqp_url)
     async with bus:
         channel = await bus.channel()
@@ -297,6 +309,9 @@ async def _dead_letters(amqp_url: str, ledger: Ledger) -> Verdict:
         while (message := await queue.get(fail=False, no_ack=False)) is not None:
             letter = letter_of(message)
             verdict.looked_at += 1
+            if poison.MARK in message.body:
+                reasons["poison"] += 1
+                continue
             reasons[letter.reason] += 1
             commands[letter.key] += 1
             if letter.reason not in _EXPLAINED:

@@ -9,13 +9,23 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import aio_pika
 import aiohttp
 import asyncpg
 
-from tests.chaos.battlefield import BROKER, DATABASE, Battlefield
+from skydriver_common.bus import topology
+from tests.chaos import poison
+from tests.chaos.battlefield import BROKER, DATABASE, Battlefield, faketime
+from tests.support import previous_release
 
 RECOVERY_LIMIT_S = 120.0
 _VICTIM_LIMIT_S = 30.0
+_GUESTS = ("api", "progress", "ewms_bridge")
+"""Services of which one more replica may come and go: not the dispatcher, whose local launcher wants the work folder to itself."""
+_CLOCKS = ("clock +120 s", "clock -120 s")
+_EVENT_QUEUES = tuple(
+    topology.event_queue(consumer, event.type).name for consumer, events in topology.EVENT_CONSUMERS.items() for event in events
+)
 _SERVICES = ("api", "api-2", "dispatcher", "progress", "progress-2", "ewms_bridge", "ewms_bridge-2", "sandbox")
 
 
@@ -62,6 +72,9 @@ def plan(seed: str, faults: int, duration_s: float, *, long: bool) -> list[Fault
         (0.7, lambda at: Fault(at_s=at, kind="restart", victim=BROKER, length_s=rng.uniform(0, 2))),
         (1, lambda at: Fault(at_s=at, kind="restart killed", victim=BROKER, length_s=rng.uniform(0, 2))),
         (1.5, lambda at: Fault(at_s=at, kind="kill a scanner", victim=f"{rng.random():.6f}")),
+        (1, lambda at: Fault(at_s=at, kind="read-only", victim=DATABASE, length_s=rng.uniform(1, 6))),
+        (2, lambda at: Fault(at_s=at, kind="drop deliveries", victim=rng.choice(_EVENT_QUEUES), length_s=rng.uniform(0.5, 3))),
+        (1, lambda at: Fault(at_s=at, kind="poison", victim="scanners' exchange")),
     ]
     if long:
         makers += [
@@ -71,6 +84,10 @@ def plan(seed: str, faults: int, duration_s: float, *, long: bool) -> list[Fault
             (0.5, lambda at: Fault(at_s=at, kind="freeze", victim=rng.choice(_SERVICES), length_s=rng.uniform(10, 40))),
             (0.4, lambda at: Fault(at_s=at, kind="forgotten transaction", victim=DATABASE)),
             (0.5, lambda at: Fault(at_s=at, kind="kill everything", victim="all services")),
+            (0.4, lambda at: Fault(at_s=at, kind="read-only", victim=DATABASE, length_s=rng.uniform(10, 30))),
+            (0.7, lambda at: Fault(at_s=at, kind="promote the standby", victim=DATABASE)),
+            (1, lambda at: Fault(at_s=at, kind="release before", victim=rng.choice(_GUESTS), length_s=rng.uniform(5, 20))),
+            (1, lambda at: Fault(at_s=at, kind=rng.choice(_CLOCKS), victim=rng.choice(_GUESTS), length_s=rng.uniform(10, 20))),
         ]
     moments = sorted(rng.uniform(0, duration_s) for _ in range(faults))
     weights = [weight for weight, _ in makers]
@@ -85,11 +102,14 @@ class Saboteur:
         field: Battlefield,
         session: aiohttp.ClientSession,
         probe: Callable[[], Awaitable[bool]],
+        extra_scan: Callable[[], Awaitable[str]],
         say: Callable[[str], None],
     ) -> None:
+        """probe: whether a write is taken now. extra_scan: requests a scan that no scanner reports on, "" when it can't be had."""
         self._field = field
         self._session = session
         self._probe = probe
+        self._extra_scan = extra_scan
         self._say = say
         self._held: dict[str, asyncio.Lock] = {}
         self.outcomes: list[Outcome] = []
@@ -111,6 +131,9 @@ class Saboteur:
                 replaced = await self._strike_once_it_is_there(fault)
             except ProcessLookupError:
                 outcome.hit = False
+                return
+            except AssertionError as error:
+                outcome.note = str(error)
                 return
             over = time.monotonic()
         while time.monotonic() - over < RECOVERY_LIMIT_S:
@@ -153,6 +176,19 @@ class Saboteur:
                 self._field.proxies[fault.victim].flow()
             case "forgotten transaction":
                 await self._forget_a_transaction()
+            case "read-only":
+                await self._turn_read_only(fault.length_s)
+            case "promote the standby":
+                await self._field.promote()
+            case "drop deliveries":
+                await self._drop_deliveries(fault)
+            case "poison":
+                await self._poison()
+            case "release before":
+                async with self._field.guest(fault.victim, python=previous_release.python()):
+                    await asyncio.sleep(fault.length_s)
+            case "clock +120 s" | "clock -120 s":
+                await self._step_a_clock(fault)
             case _:
                 await self._restart(fault)
         return lambda: True
@@ -209,6 +245,61 @@ class Saboteur:
         if who is None or not is_alive(who):
             raise ProcessLookupError
         os.kill(who.pid, signal.SIGKILL)
+
+    async def _turn_read_only(self, length_s: float) -> None:
+        try:
+            await self._field.set_read_only(is_read_only=True)
+            await asyncio.sleep(length_s)
+        finally:
+            while True:  # whatever else happens to the server meanwhile: this fault ends
+                try:
+                    await self._field.set_read_only(is_read_only=False)
+                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    await asyncio.sleep(0.2)
+                else:
+                    return
+
+    async def _drop_deliveries(self, fault: Fault) -> None:
+        """For a while no event of one kind reaches its consumer: published, confirmed, and gone."""
+        pattern = fault.victim.split(".", 3)[3]
+        while True:
+            try:
+                async with await aio_pika.connect(self._field.amqp_url, timeout=10) as connection:
+                    channel = await connection.channel()
+                    queue = await channel.get_queue(fault.victim, ensure=False)
+                    await queue.unbind(topology.EVENTS.name, pattern)
+                    await asyncio.sleep(fault.length_s)
+                    await queue.bind(topology.EVENTS.name, pattern)
+                    return
+            except (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError):
+                await asyncio.sleep(0.5)  # the broker has gone meanwhile: bind it in any case
+
+    async def _poison(self) -> None:
+        scan_id = await self._extra_scan()
+        while scan_id:
+            try:
+                await poison.publish(self._field, scan_id)
+            except (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError):
+                await asyncio.sleep(0.5)
+            else:
+                return
+
+    async def _step_a_clock(self, fault: Fault) -> None:
+        """One more replica whose clock jumps in mid-life, and back."""
+        library = faketime()
+        if library is None:
+            raise ProcessLookupError
+        step = fault.kind.removeprefix("clock ").removesuffix(" s")
+        offsets = self._field.data_dir / f"clock-{time.monotonic_ns()}"
+        offsets.write_text("+0\n")
+        environment = {
+            "LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(offsets), "FAKETIME_CACHE_DURATION": "1",
+            "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }  # fmt: skip
+        async with self._field.guest(fault.victim, **environment):
+            for offset in (step, "+0"):
+                offsets.write_text(f"{offset}\n")
+                await asyncio.sleep(fault.length_s / 2)
 
     async def _forget_a_transaction(self) -> None:
         """Somebody writes, and then thinks: the relay must stand still until the server ends the transaction."""

@@ -60,6 +60,10 @@ class Proxy:
         self._writers.clear()
         return count
 
+    def lead_to(self, target: int) -> None:
+        """Take new connections to another server; those that are there stay."""
+        self._target = target
+
     def stall(self) -> None:
         """Keep connections open and take new ones, but let nothing through."""
         self._flows.clear()

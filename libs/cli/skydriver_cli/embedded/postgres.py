@@ -14,6 +14,7 @@ import os
 import pwd
 import shutil
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,14 @@ def binaries() -> Path:
     )
 
 
-async def start(home: Path, *, port: int, run_dir: Path, log: Path, durable: bool = True) -> Postgres:
+async def start(
+    home: Path, *, port: int, run_dir: Path, log: Path, durable: bool = True, name: str = "postgres",
+    settings: Mapping[str, str] | None = None,
+) -> Postgres:  # fmt: skip
     """Start the server that lives in `home`, making its data folder the first time; returns when it answers.
 
-    durable: False gives up crash safety for speed (tests). Raises Problem when it cannot start.
+    durable: False gives up crash safety for speed (tests). name: of its identity file, where several servers share `run_dir`.
+    settings: in place of ours, or beyond them. Raises Problem when it cannot start.
     """
     programs = binaries()
     home.mkdir(parents=True, exist_ok=True)
@@ -68,11 +73,11 @@ async def start(home: Path, *, port: int, run_dir: Path, log: Path, durable: boo
     _forget_a_stranger(data / "postmaster.pid")
     child = await processes.start(
         "postgres",
-        [str(programs / "postgres"), "-D", str(data), *_settings(port, durable=durable)],
+        [str(programs / "postgres"), "-D", str(data), *_settings(port, settings or {}, durable=durable)],
         env=_environment(),
         cwd=Path("/"),
         log=log,
-        identity_file=run_dir / "postgres.pid.json",
+        identity_file=run_dir / f"{name}.pid.json",
         when_parent_dies=signal.SIGINT,
         privileges=_privileges(data, programs),
     )
@@ -85,7 +90,7 @@ async def start(home: Path, *, port: int, run_dir: Path, log: Path, durable: boo
     return server
 
 
-def _settings(port: int, *, durable: bool) -> list[str]:
+def _settings(port: int, more: Mapping[str, str], *, durable: bool) -> list[str]:
     settings = {
         "listen_addresses": LOOPBACK,
         "port": str(port),
@@ -105,6 +110,7 @@ def _settings(port: int, *, durable: bool) -> list[str]:
     }
     if not durable:
         settings |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+    settings |= more
     return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
 

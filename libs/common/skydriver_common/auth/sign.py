@@ -56,6 +56,10 @@ def ensure_key(path: Path) -> Path:
     return target
 
 
+CLOCK_SKEW_S = 300
+"""By so much a token is dated back, so that a verifier whose clock is behind takes it at once (leeway there: 60 s)."""
+
+
 class TokenSigner:
     """Issues RS256 tokens under one key. Roles are where the default rules look for them."""
 
@@ -99,7 +103,7 @@ class TokenSigner:
             "iss": self._issuer,
             "aud": self._audience,
             "sub": subject,
-            "iat": int(datetime.now(UTC).timestamp()),
+            "iat": int(datetime.now(UTC).timestamp()) - CLOCK_SKEW_S,
             "exp": int(expires.timestamp()),
             **_role_claim(role),
             **(more or {}),
