@@ -5,6 +5,7 @@ within the database (``db/schedule.py``), lengths of time by the monotonic clock
 """
 
 import time
+from datetime import UTC, datetime
 
 NEGLIGIBLE_S = 0.5
 """Clocks that differ by less are the same: a comparison is hardly more exact."""
@@ -28,6 +29,10 @@ class SharedClock:
     def time_s(self) -> float:
         """Unix seconds by the database's clock."""
         return time.time() + self._ahead_s
+
+    def now(self) -> datetime:
+        """The same as a moment, in UTC."""
+        return datetime.fromtimestamp(self.time_s(), UTC)
 
 
 CLOCK = SharedClock()

@@ -6,11 +6,12 @@ looked for first. Source: REST contract 4.7, EWMS contract 7, 12.
 """
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
 from skydriver_common.bus.envelope import seconds_left
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule, Work
@@ -101,7 +102,7 @@ class Additions:
     async def resolve(self, work: Work) -> timedelta | None:
         """Find out what became of requests without an answer; what is found is told to the next who asks for the same."""
         async with self._uow.on_scans(context_of(ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
-            addition = await store.unclear_addition(tx.connection, work.scan_id, now=tx.now)
+            addition = await store.unclear_addition(tx.connection, work.scan_id)
             if addition is not None:
                 addition = await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
             held_s = None if addition is not None else await store.seconds_held(tx.connection, work.scan_id)
@@ -114,10 +115,10 @@ class Additions:
         found = await self._find(addition, await self._taskforces(addition))
         if found is not None:
             await self._added(addition, found, None)
-        elif datetime.now(UTC) - addition.attempted_at > self._unclear_wait:
+        elif CLOCK.now() - addition.attempted_at > self._unclear_wait:
             await store.drop_addition(self._pool, addition)
         else:
-            await store.release_addition(self._pool, addition, now=datetime.now(UTC))
+            await store.release_addition(self._pool, addition, now=CLOCK.now())
             return LOOK_AGAIN
         return timedelta(0)
 
@@ -161,13 +162,13 @@ class Additions:
             found = await self._find(addition, there)
             if found is not None:
                 return found
-            if datetime.now(UTC) - addition.attempted_at < self._unclear_wait:
+            if CLOCK.now() - addition.attempted_at < self._unclear_wait:
                 raise UnclearOutcome("add workers")  # the earlier try may still come true
         task = task_for_cluster(await self._ewms.task_directives(addition.workflow_id), addition.cluster_location)
         if task is None:
             raise NotFound
         before = [t.taskforce_uuid for t in there]
-        if not await store.attempt_addition(self._pool, addition, task.task_id, before, now=datetime.now(UTC)):
+        if not await store.attempt_addition(self._pool, addition, task.task_id, before, now=CLOCK.now()):
             raise TryLater("the request for workers has been taken up by somebody else", 0.5)
         try:
             return await self._ewms.add_workers(task.task_id, addition.cluster_location, addition.n_workers)
@@ -196,7 +197,7 @@ class Additions:
         )
 
     async def _put_down(self, addition: Addition) -> None:
-        now = datetime.now(UTC)
+        now = CLOCK.now()
         await store.release_addition(self._pool, addition, now=now)
         await self._schedule.put(ADDITIONS, addition.scan_id, after=LOOK_AGAIN)
 
@@ -206,7 +207,7 @@ class Additions:
             await store.drop_addition(tx.connection, addition)
             if tx.recorded_reply is None:
                 tx.record(reply)
-        await store.hasten_watched(self._pool, addition.scan_id, now=datetime.now(UTC))
+        await store.hasten_watched(self._pool, addition.scan_id, now=CLOCK.now())
         return reply
 
     async def _added(self, addition: Addition, taskforce: Taskforce, context: Context | None) -> Reply:
@@ -229,7 +230,7 @@ class Additions:
             await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_told=is_told)
             tx.rings.append((DUE_CHANNEL, WORKFORCE))
             reply = _recorded(tx, uuid, n_workers) if context is not None else _reply(uuid, n_workers)
-        await store.hasten_watched(self._pool, addition.scan_id, now=datetime.now(UTC))
+        await store.hasten_watched(self._pool, addition.scan_id, now=CLOCK.now())
         log.info("workers.added", taskforce_uuid=uuid, n_workers=n_workers, is_told=is_told)
         return reply
 

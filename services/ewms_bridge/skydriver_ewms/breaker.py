@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -37,13 +37,17 @@ _SHORTEST_WAIT_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """How EWMS was found last. open_until: nobody asks before; None: it is asked. failures, openings: in a row."""
+    """How EWMS was found last. open_until: nobody asks before; None: it is asked. failures, openings: in a row.
+
+    closed_s: until open_until; recovered_ago_s: since EWMS was back, both by the database's clock.
+    """
 
     failures: int
     openings: int
     since: datetime
     open_until: datetime | None
-    recovered_at: datetime | None
+    closed_s: float | None
+    recovered_ago_s: float | None
 
 
 @contextmanager
@@ -73,9 +77,9 @@ class Breaker:
     async def closed_for(self) -> float:
         """Seconds for which EWMS is not to be asked, 0.0 while it is."""
         outage = await self.outage()
-        if outage is None or outage.open_until is None:
+        if outage is None or outage.closed_s is None:
             return 0.0
-        return max(_SHORTEST_WAIT_S, (outage.open_until - datetime.now(UTC)).total_seconds())
+        return max(_SHORTEST_WAIT_S, outage.closed_s)
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
@@ -104,9 +108,8 @@ class Breaker:
             return False
         if closed_s > _SHORTEST_WAIT_S:
             return closed_s
-        now = datetime.now(UTC)
         with database_faults():
-            is_mine = await _sql.claim_probe(self._pool, now=now, held_until=now + _PROBE_HOLD)
+            is_mine = await _sql.claim_probe(self._pool, hold_s=_PROBE_HOLD.total_seconds())
         if not is_mine:
             return _SHORTEST_WAIT_S  # another replica's turn, or not quite time yet
         try:
@@ -117,7 +120,7 @@ class Breaker:
             log.warning("ewms.still-away", what=fault.what, asked_again_at=until.isoformat())
             return True
         with database_faults():
-            await _sql.probe_answered(self._pool, now=datetime.now(UTC), failures=THRESHOLD - 1)
+            await _sql.probe_answered(self._pool, failures=THRESHOLD - 1)
         log.info("ewms.is-back")
         self._bell.ring(DUE_CHANNEL, "")  # all kinds of work, all replicas
         return False
@@ -126,11 +129,10 @@ class Breaker:
         outage = await self.outage()
         if outage is None:
             return
-        now = datetime.now(UTC)
-        if outage.open_until is not None:
-            raise TryLater("EWMS is away", max(_SHORTEST_WAIT_S, (outage.open_until - now).total_seconds()))
-        ago = None if outage.recovered_at is None else now - outage.recovered_at
-        self._turnstile.narrow(None if ago is None or ago > RECOVERING else ago.total_seconds())
+        if outage.closed_s is not None:
+            raise TryLater("EWMS is away", max(_SHORTEST_WAIT_S, outage.closed_s))
+        ago_s = outage.recovered_ago_s
+        self._turnstile.narrow(None if ago_s is None or ago_s > RECOVERING.total_seconds() else ago_s)
 
     async def _failed(self, fault: TryLater | UnclearOutcome) -> None:
         with database_faults():
@@ -146,7 +148,7 @@ class Breaker:
 
     def _pause(self, fault: Fault) -> dict[str, object]:
         return {
-            "now": datetime.now(UTC), "first_s": FIRST_PAUSE_S, "cap_s": self._longest_pause_s,
+            "first_s": FIRST_PAUSE_S, "cap_s": self._longest_pause_s,
             "jitter": random.uniform(0.5, 1.0),  # noqa: S311  (no secret)
             "at_least_s": fault.after_s if isinstance(fault, TryLater) else 0.0,
         }  # fmt: skip

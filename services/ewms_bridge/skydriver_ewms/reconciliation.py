@@ -7,12 +7,13 @@ Every replica takes this step for itself once a minute: it reads some rows and r
 """
 
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import structlog
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.schedule import NOW, Schedule
 from skydriver_common.db.translate import database_faults
@@ -82,7 +83,7 @@ class Reconciliation:
             if is_working(scan) and not row["is_watched"]:
                 assert scan.ewms_workflow_id is not None
                 log.info("reconciliation.watch-missing", scan_id=scan.scan_id)
-                await store.watch_again(self._pool, scan.scan_id, scan.ewms_workflow_id, now=datetime.now(UTC))
+                await store.watch_again(self._pool, scan.scan_id, scan.ewms_workflow_id, now=CLOCK.now())
         last: str | None = rows[-1]["scan_id"] if len(rows) == PAGE else None
         return last
 
@@ -98,7 +99,7 @@ class Reconciliation:
             await self._put(ADDITIONS, scan_id)
         for row in attempts:
             is_clear_at = row["attempted_at"] + self._unclear_wait
-            await self._put(DUPLICATES, row["scan_id"], after=is_clear_at - datetime.now(UTC))
+            await self._put(DUPLICATES, row["scan_id"], after=is_clear_at - CLOCK.now())
 
     async def _put(self, kind: str, scan_id: str, *, after: timedelta = NOW) -> None:
         log.info("reconciliation.work-missing", scan_id=scan_id, kind=kind)

@@ -53,10 +53,10 @@ class Addition:
     is_automatic: bool = False
 
 
-async def begin_attempt(pool: Pool, scan_id: str, *, now: datetime, unclear_wait: timedelta) -> bool:
+async def begin_attempt(pool: Pool, scan_id: str, *, unclear_wait: timedelta) -> bool:
     """Note that a workflow is asked for now. False while an earlier request, of any replica, may still come true."""
     with database_faults():
-        return bool(await _sql.begin_attempt(pool, scan_id=scan_id, now=now, stale_before=now - unclear_wait))
+        return bool(await _sql.begin_attempt(pool, scan_id=scan_id, unclear_wait_s=unclear_wait.total_seconds()))
 
 
 async def attempt(pool: Pool, scan_id: str) -> Attempt | None:
@@ -88,10 +88,10 @@ async def unwatch(connection: Connection, scan_id: str, workflow_id: str, *, now
     await _sql.unwatch(connection, scan_id=scan_id, workflow_id=workflow_id, now=now)
 
 
-async def claim_watched(pool: Pool, *, now: datetime, ahead: timedelta, hold: timedelta, most: int) -> list[Watched]:
+async def claim_watched(pool: Pool, *, ahead: timedelta, hold: timedelta, most: int) -> list[Watched]:
     """Take the workflows that are due, and with them those due within `ahead`; for `hold` no other replica takes them."""
     with database_faults():
-        rows = _sql.claim_watched(pool, now=now, horizon=now + ahead, held_until=now + hold, most=most)
+        rows = _sql.claim_watched(pool, ahead_s=ahead.total_seconds(), hold_s=hold.total_seconds(), most=most)
         return [Watched(**dict(row)) async for row in rows]
 
 
@@ -135,9 +135,9 @@ async def untold_addition(connection: Connection, scan_id: str, cluster_location
     return _addition(row)
 
 
-async def unclear_addition(connection: Connection, scan_id: str, *, now: datetime) -> Addition | None:
+async def unclear_addition(connection: Connection, scan_id: str) -> Addition | None:
     """A request of this scan that came to no end and that nobody has in hand, locked for the caller's transaction."""
-    return _addition(await _sql.unclear_addition(connection, scan_id=scan_id, now=now))
+    return _addition(await _sql.unclear_addition(connection, scan_id=scan_id))
 
 
 async def seconds_held(connection: Connection, scan_id: str) -> float | None:

@@ -1,11 +1,12 @@
 """Keeps a scan's taskforces, all fields untouched, for those who ask. Source: REST contract 4.17."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 import zstandard
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.pool import Pool
 from skydriver_common.faults import TryLater
 from skydriver_common.model import wire
@@ -37,7 +38,7 @@ class Taskforces:
         if scan is None:
             return Reply.refused(unknown(command.scan_id))
         kept = await store.kept_taskforces(self._pool, command.scan_id)
-        if not scan.has_workflow or (kept is not None and datetime.now(UTC) - kept[0] < FRESH):
+        if not scan.has_workflow or (kept is not None and CLOCK.now() - kept[0] < FRESH):
             return Reply()
         assert scan.ewms_workflow_id is not None
         try:
@@ -48,5 +49,5 @@ class Taskforces:
             return Reply()
         body = wire.encode({"taskforces": [taskforce for page in pages for taskforce in page]})
         packed = await asyncio.to_thread(zstandard.ZstdCompressor(level=3).compress, body)
-        await store.keep_taskforces(self._pool, command.scan_id, packed, now=datetime.now(UTC))
+        await store.keep_taskforces(self._pool, command.scan_id, packed, now=CLOCK.now())
         return Reply()

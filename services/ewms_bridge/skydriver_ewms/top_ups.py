@@ -1,10 +1,11 @@
 """Due work: workers that have ended are replaced, if the installation wants that. Off unless it says so."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.model.scan import Scan
 from skydriver_ewms.additions import Additions
@@ -69,7 +70,7 @@ class TopUps:
 
     def _may(self, scan: Scan, workforce: Workforce) -> bool:
         policy = self._policy
-        now = datetime.now(UTC).timestamp()
+        now = CLOCK.now().timestamp()
         return policy.is_wanted and may_top_up(
             scan, workforce, most_times=policy.most_times, pause_s=policy.pause_s, now=now
         )  # fmt: skip

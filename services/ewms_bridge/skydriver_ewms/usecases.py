@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
@@ -161,14 +162,14 @@ class UseCases:
         if scan is None or (label := stop_label(scan)) is None or scan.ewms.deactivated:
             return
         if label == "FINISHED":
-            delay = since + self._teardown_delay - datetime.now(UTC)
+            delay = since + self._teardown_delay - CLOCK.now()
             await self._schedule.put(STOP, scan_id, after=delay, priority=scan.priority)
         else:
             await self._schedule.put(STOP, scan_id, priority=scan.priority)
 
     async def note_again(self, scan: Scan, kind: str) -> None:
         """Note due work that the scan's state calls for and that has got lost. kind: any but `AFTERMATH` and those of requests."""
-        now = datetime.now(UTC)
+        now = CLOCK.now()
         match kind:
             case due.ASSIGN:
                 await self.scan_launched(scan.scan_id)

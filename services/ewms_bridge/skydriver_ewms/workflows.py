@@ -1,10 +1,11 @@
 """Due work: exactly one workflow per scan, and its queues in the scanner's hands. Source: EWMS contract 8, 12."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.faults import TryLater
@@ -75,7 +76,7 @@ class Workflows:
         await self._sink.put_upload(scan.scan_id, StartupUpload(self._objects.presigned_put(key)))
         choice = await self._look(scan)
         if choice.keep is None:
-            if attempt is not None and datetime.now(UTC) - attempt.attempted_at < self._settings.unclear_wait:
+            if attempt is not None and CLOCK.now() - attempt.attempted_at < self._settings.unclear_wait:
                 return LOOK_AGAIN
             created = await self._create(scan)
             if created is None:
@@ -153,8 +154,7 @@ class Workflows:
 
     async def _create(self, scan: Scan) -> Workflow | None:
         """Ask for a workflow, once, with the intent on disk. None: there is none, or nobody knows; look again."""
-        now = datetime.now(UTC)
-        if not await store.begin_attempt(self._pool, scan.scan_id, now=now, unclear_wait=self._settings.unclear_wait):
+        if not await store.begin_attempt(self._pool, scan.scan_id, unclear_wait=self._settings.unclear_wait):
             return None  # another replica is at it
         order = order_of(
             scan,
@@ -188,7 +188,7 @@ class Workflows:
         if earlier is None:
             await store.forget_attempt(self._pool, scan.scan_id)
         else:
-            after = earlier.attempted_at + self._settings.unclear_wait - datetime.now(UTC)
+            after = earlier.attempted_at + self._settings.unclear_wait - CLOCK.now()
             await self._schedule.put(DUPLICATES, scan.scan_id, after=after)
         log.info("workflow.assigned" if assigned else "workflow.not-wanted", workflow_id=keep.workflow_id)
 
@@ -198,7 +198,7 @@ class Workflows:
         if attempt is None:
             return None
         await self._abort(await self._superfluous(scan))
-        if datetime.now(UTC) - attempt.attempted_at < self._settings.unclear_wait:
+        if CLOCK.now() - attempt.attempted_at < self._settings.unclear_wait:
             return LOOK_AGAIN
         await store.forget_attempt(self._pool, scan.scan_id)
         return None

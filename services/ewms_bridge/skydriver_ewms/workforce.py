@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
 
 import structlog
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.pool import Pool
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
@@ -62,9 +63,9 @@ class Workforces:
         """Ask for all workflows that are due, with two queries; changes become events. Raises TryLater."""
         if (closed_s := await self._closed()) > 0:
             return closed_s
-        now = datetime.now(UTC)
+        now = CLOCK.now()
         # those due a little later come along: so workflows of the same pace end up in the same question
-        watched = await store.claim_watched(self._pool, now=now, ahead=self._fast_interval / 2, hold=HOLD, most=MOST)
+        watched = await store.claim_watched(self._pool, ahead=self._fast_interval / 2, hold=HOLD, most=MOST)
         if not watched:
             next_at = await store.next_refresh(self._pool)
             return False if next_at is None else max(0.1, (next_at - now).total_seconds())
@@ -102,7 +103,7 @@ class Workforces:
             )
             for one, workforce, end in zip(batch, workforces, ends, strict=True):
                 if isinstance(end, str):
-                    noted.append((one.scan_id, end, datetime.now(UTC) + self._pace(one, now)))
+                    noted.append((one.scan_id, end, CLOCK.now() + self._pace(one, now)))
                     if one.workflow_id in stopped and (
                         workforce.has_ended or (workforce.is_complete and not workforce.n_alive)
                     ):
@@ -113,7 +114,7 @@ class Workforces:
                     faults.append(end)
                 else:
                     raise end
-        await store.refreshed(self._pool, noted, now=datetime.now(UTC))
+        await store.refreshed(self._pool, noted, now=CLOCK.now())
         for scan_id in over:
             await self._usecases.workflow_gone(scan_id)
         if failed:
@@ -135,14 +136,14 @@ class Workforces:
 
     async def _ask_again(self, watched: Sequence[Watched], fault: TryLater | None) -> None:
         after = max(RETRY_AFTER, timedelta(seconds=0.0 if fault is None else fault.after_s))
-        await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=datetime.now(UTC) + after)
+        await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=CLOCK.now() + after)
 
     async def eyes_on(self, scan_ids: Collection[str]) -> bool:
         """Somebody looks at these scans: for a while their workers are asked for as often as just after their launch.
 
         True when that is news: then the loop must be woken.
         """
-        now = datetime.now(UTC)
+        now = CLOCK.now()
         return await store.eyes_on(self._pool, scan_ids, until=now + LOOKING, soon=now + self._fast_interval)
 
     def _pace(self, one: Watched, now: datetime) -> timedelta:

@@ -1,10 +1,11 @@
 """Loop steps, one replica at a time by due rows in Postgres: once a day, forget old replies and blobs that nobody refers to; every
 few minutes, replies that nobody can ask for."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.housekeeping import forget_replies_without_key, tidy
@@ -38,7 +39,7 @@ class Housekeeping:
         if work is None:
             next_s = await self._schedule.seconds_to_next([HOUSEKEEPING])
             return False if next_s is None else max(next_s, 0.2)
-        done = await tidy(self._pool, before=datetime.now(UTC) - self._keep, after=str(work.note.get("after", "")))
+        done = await tidy(self._pool, before=CLOCK.now() - self._keep, after=str(work.note.get("after", "")))
         if done.replies or done.blobs:
             log.info("housekeeping.done", replies=done.replies, blobs=done.blobs, bytes=done.bytes)
         pause = timedelta(0) if done.has_more else _EVERY

@@ -1,10 +1,11 @@
 """Loop step: remove what superseded old reports and partial skymaps say. Due rows in Postgres, one scan at a time."""
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.compaction import AT_ONCE, RESULTS_AT_ONCE, compact_progress, compact_results
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
@@ -39,7 +40,7 @@ class Retention:
             return False if next_s is None else max(next_s, 0.2)
         batch = uuid.uuid4().hex
         context = Context(command_id=f"compaction:{batch}", correlation_id=batch, actor="progress")
-        before = datetime.now(UTC) - self._keep
+        before = CLOCK.now() - self._keep
         async with self._uow.on_scans(context, [work.scan_id]) as tx:
             scan = tx.scan(work.scan_id)
             done = 0 if scan is None else await compact_progress(tx, work.scan_id, before=before)

@@ -10,8 +10,10 @@ from aiohttp import ClientSession, TCPConnector
 from pydantic import SecretStr
 
 from skydriver_api.reads import Reads
+from skydriver_common.clock import CLOCK
 from skydriver_common.db.bell import DUE_CHANNEL, Bell
 from skydriver_common.faults import TryLater
+from skydriver_ewms import store
 from skydriver_ewms.adapters.ewms_rest import EwmsRest
 from skydriver_ewms.adapters.oauth2 import ClientCredentials
 from skydriver_ewms.breaker import PROBE, THRESHOLD, Breaker
@@ -231,3 +233,20 @@ async def test_the_status_says_that_ewms_is_away(server: Unruly, replicas: Any, 
     view = await reads.status(scan_id)
     assert view is not None
     assert view.ewms_away_since is not None
+
+
+@pytest.mark.parametrize("ahead_s", [-600.0, 600.0])
+async def test_a_replica_whose_clock_is_wrong_keeps_to_the_pauses_and_claims_of_the_others(
+    server: Unruly, replicas: Any, bridge: Bridge, ahead_s: float
+) -> None:
+    (first, one, _), (_, other, _) = replicas
+    server.say(*[BROKEN] * THRESHOLD)
+    await _fail(first)
+    assert await store.begin_attempt(bridge.pool, "scan", unclear_wait=timedelta(seconds=500))
+    CLOCK.compared(ahead_s)
+    try:
+        assert 0 < await other.closed_for() <= 2.0
+        assert not await store.begin_attempt(bridge.pool, "scan", unclear_wait=timedelta(seconds=500))
+    finally:
+        CLOCK.compared(0.0)
+    assert 0 < await one.closed_for() <= 2.0

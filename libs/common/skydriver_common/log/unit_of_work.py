@@ -125,7 +125,7 @@ class UnitOfWork:
             context=context,
             writer=self._writer,
             recorded_reply=turn.recorded_reply(context),
-            now=datetime.fromtimestamp(CLOCK.time_s(), UTC),
+            now=CLOCK.now(),
             _turn=turn,
         )
         with database_faults():

@@ -1,11 +1,13 @@
 -- name: outage()^
 -- How EWMS was found last, by any replica; no row: it has always answered.
-SELECT failures, openings, since, open_until, recovered_at FROM ewms_outages WHERE name = 'ewms';
+SELECT failures, openings, since, open_until, extract(epoch FROM open_until - clock_timestamp())::float8 AS closed_s,
+       extract(epoch FROM clock_timestamp() - recovered_at)::float8 AS recovered_ago_s
+  FROM ewms_outages WHERE name = 'ewms';
 
--- name: failed(now, threshold, first_s, cap_s, jitter, at_least_s)$
+-- name: failed(threshold, first_s, cap_s, jitter, at_least_s)$
 -- One more call without an answer; from the threshold on nobody asks for a while. While that holds, failures of calls that were
 -- under way do not count. Answers until when, or null.
-INSERT INTO ewms_outages AS o (name, failures, openings, since) VALUES ('ewms', 1, 0, :now::timestamptz)
+INSERT INTO ewms_outages AS o (name, failures, openings, since) VALUES ('ewms', 1, 0, clock_timestamp())
 ON CONFLICT ON CONSTRAINT ewms_outages_pkey DO UPDATE SET
     failures = o.failures + 1,
     since = CASE WHEN o.failures = 0 THEN excluded.since ELSE o.since END,
@@ -19,15 +21,16 @@ RETURNING open_until;
 -- EWMS does its work: whatever failed before is over.
 UPDATE ewms_outages SET failures = 0, openings = 0 WHERE name = 'ewms' AND open_until IS NULL AND failures > 0;
 
--- name: claim_probe(now, held_until)$
+-- name: claim_probe(hold_s)$
 -- Take the one question by which it is found out whether EWMS is back: true for one replica only.
-UPDATE ewms_outages SET open_until = :held_until WHERE name = 'ewms' AND open_until <= :now RETURNING true;
+UPDATE ewms_outages SET open_until = clock_timestamp() + make_interval(secs => :hold_s)
+ WHERE name = 'ewms' AND open_until <= clock_timestamp() RETURNING true;
 
--- name: probe_failed(now, first_s, cap_s, jitter, at_least_s)$
+-- name: probe_failed(first_s, cap_s, jitter, at_least_s)$
 UPDATE ewms_outages SET openings = openings + 1,
-    open_until = :now::timestamptz + make_interval(secs => greatest(:at_least_s::float8, least(:cap_s::float8, :first_s::float8 * 2 ^ least(openings, 20)) * :jitter::float8))
+    open_until = clock_timestamp() + make_interval(secs => greatest(:at_least_s::float8, least(:cap_s::float8, :first_s::float8 * 2 ^ least(openings, 20)) * :jitter::float8))
  WHERE name = 'ewms' RETURNING open_until;
 
--- name: probe_answered(now, failures)!
+-- name: probe_answered(failures)!
 -- EWMS can be asked again. It has not proved to work yet: the next failure closes the way at once, for longer.
-UPDATE ewms_outages SET open_until = NULL, failures = :failures, recovered_at = :now WHERE name = 'ewms';
+UPDATE ewms_outages SET open_until = NULL, failures = :failures, recovered_at = clock_timestamp() WHERE name = 'ewms';

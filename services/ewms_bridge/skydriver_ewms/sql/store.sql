@@ -1,8 +1,8 @@
--- name: begin_attempt(scan_id, now, stale_before)$
+-- name: begin_attempt(scan_id, unclear_wait_s)$
 -- Note that a workflow is asked for now: true, or null while an earlier request may still come true. Index: ewms_attempts_pkey.
-INSERT INTO ewms_attempts AS a (scan_id, first_at, attempted_at) VALUES (:scan_id, :now, :now)
+INSERT INTO ewms_attempts AS a (scan_id, first_at, attempted_at) VALUES (:scan_id, clock_timestamp(), clock_timestamp())
 ON CONFLICT ON CONSTRAINT ewms_attempts_pkey DO UPDATE SET attempted_at = excluded.attempted_at
- WHERE a.attempted_at < :stale_before
+ WHERE a.attempted_at < clock_timestamp() - make_interval(secs => :unclear_wait_s)
 RETURNING true;
 
 -- name: attempt(scan_id)^
@@ -23,11 +23,12 @@ ON CONFLICT ON CONSTRAINT ewms_watch_pkey DO NOTHING;
 INSERT INTO ewms_watch (scan_id, workflow_id, since, refresh_at) VALUES (:scan_id, :workflow_id, :now, NULL)
 ON CONFLICT ON CONSTRAINT ewms_watch_pkey DO UPDATE SET refresh_at = NULL;
 
--- name: claim_watched(now, horizon, held_until, most)
--- Take all workflows that are due soon; another replica skips them until held_until. Index: ewms_watch_order.
-UPDATE ewms_watch SET refresh_at = :held_until
- WHERE EXISTS (SELECT FROM ewms_watch WHERE refresh_at <= :now)
-   AND scan_id IN (SELECT scan_id FROM ewms_watch WHERE refresh_at <= :horizon
+-- name: claim_watched(ahead_s, hold_s, most)
+-- Take all workflows that are due soon; another replica skips them for hold_s. (now(), which stands still in a statement: an index can
+-- be searched for it.) Index: ewms_watch_order.
+UPDATE ewms_watch SET refresh_at = clock_timestamp() + make_interval(secs => :hold_s)
+ WHERE EXISTS (SELECT FROM ewms_watch WHERE refresh_at <= now())
+   AND scan_id IN (SELECT scan_id FROM ewms_watch WHERE refresh_at <= now() + make_interval(secs => :ahead_s)
                     ORDER BY refresh_at LIMIT :most FOR UPDATE SKIP LOCKED)
 RETURNING scan_id, workflow_id, since, seen, eyes_until;
 
@@ -64,12 +65,12 @@ SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at,
    AND NOT is_automatic
    FOR UPDATE;
 
--- name: unclear_addition(scan_id, now)^
+-- name: unclear_addition(scan_id)^
 -- One request of this scan whose outcome is open and that nobody has in hand. Index: ewms_additions_scan.
 SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until, task_id, before, attempted_at,
        taskforce_uuid, got_n_workers, is_automatic
   FROM ewms_additions
- WHERE scan_id = :scan_id AND NOT is_told AND taskforce_uuid IS NULL AND held_until < :now
+ WHERE scan_id = :scan_id AND NOT is_told AND taskforce_uuid IS NULL AND held_until < clock_timestamp()
  ORDER BY asked_at LIMIT 1 FOR UPDATE SKIP LOCKED;
 
 -- name: seconds_held(scan_id)$
