@@ -13,7 +13,9 @@ from typing import Any
 __all__ = ["free_memory_soon", "keep_little_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_LARGE_BYTES = 256 * 1024
+_LARGE_BYTES = 512 * 1024
+_KEPT_BYTES = 8 * 1024 * 1024
+"""Free memory at the heap's end: less is not worth the calls that give it back and take it again."""
 _ARENAS = 2
 _PAUSE_S = 2.0
 
@@ -25,7 +27,7 @@ def keep_little_memory() -> None:
     library = _library()
     if library is not None:
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        library.mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         library.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
