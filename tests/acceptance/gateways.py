@@ -43,7 +43,7 @@ def another_gateway(system: Running, log: Path, **settings: str) -> Iterator[Gat
         )
     gateway = Gateway(f"http://127.0.0.1:{ports['http']}", process)
     try:
-        wait_until(lambda: process.poll() is not None or _answers(gateway), 30, "the gateway answers")
+        wait_until(lambda: process.poll() is not None or _is_ready(ports["health"]), 30, "the gateway is ready")
         assert process.poll() is None, log.read_text()
         yield gateway
     finally:
@@ -52,8 +52,9 @@ def another_gateway(system: Running, log: Path, **settings: str) -> Iterator[Gat
             process.wait(timeout=10)
 
 
-def _answers(gateway: Gateway) -> bool:
+def _is_ready(health_port: int) -> bool:
+    """It answers reads before it has reached the broker, and commands after that."""
     try:
-        return requests.get(f"{gateway.url}/openapi.json", timeout=5).status_code == 200
+        return requests.get(f"http://127.0.0.1:{health_port}/readyz", timeout=5).status_code == 200
     except requests.ConnectionError:
         return False
