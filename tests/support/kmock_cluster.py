@@ -64,6 +64,7 @@ class Cluster(kmock.RawHandler):
     asked: asyncio.Condition = attrs.field(factory=asyncio.Condition)
     watches: int = 0
     cut: asyncio.Event = attrs.field(factory=asyncio.Event)
+    gone: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     # what tests do
 
@@ -145,6 +146,11 @@ class Cluster(kmock.RawHandler):
         """Drop the connections of all watches."""
         self.cut.set()
         self.cut = asyncio.Event()
+
+    def vanish(self) -> None:
+        """As when the API server's machine dies: the watches of now stay open and never say anything any more."""
+        self.gone.set()
+        self.gone = asyncio.Event()
 
     # what the API does
 
@@ -240,12 +246,15 @@ class Cluster(kmock.RawHandler):
         raw = request._raw_request
         assert raw is not None
         await response.prepare(raw)
-        cut, position = self.cut, 0
+        cut, gone, position = self.cut, self.gone, 0
         self.watches += 1
         async with self.asked:
             self.asked.notify_all()
         try:
             while not cut.is_set():
+                if gone.is_set():
+                    await cut.wait()
+                    break
                 grew = self.grew
                 while position < len(self.journal):
                     version, change, where, item = self.journal[position]

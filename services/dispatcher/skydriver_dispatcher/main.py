@@ -33,6 +33,8 @@ from skydriver_dispatcher.watchdog import Watchdog
 _IDLE_S = 30.0
 _RECONCILE_S = 300.0
 _STOP_HANDS = 2
+_PLACE_S = 120.0
+"""So long after the last look of a leader another namespace or instance name may lead for the same database."""
 _DOUBT = timedelta(minutes=10)
 """Time enough for a rollout to stop at a replica that is not ready, and for an operator to look."""
 
@@ -115,7 +117,10 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
         client, namespace=jobs.namespace, name=f"skydriver-dispatcher-{jobs.instance}".lower().replace("_", "-"),
         holder=service.replica, lease_s=settings.kubernetes_lease_s,
         timeout_s=min(settings.kubernetes_timeout_s, settings.kubernetes_lease_s / 3),
+        installation=await store.installation_id(foundation.pool),
+        may_lead=partial(store.lead_from, foundation.pool, f"{jobs.namespace}/{jobs.instance}", for_s=_PLACE_S),
     )  # fmt: skip
+    service.ready_check("installation", lambda: not leadership.is_misplaced)
     Gauge("skydriver_watch_leads", "1 while this process watches the cluster.", registry=service.metrics.registry).set_function(
         lambda: float(leadership.leads)
     )

@@ -129,3 +129,16 @@ async def release_launches(pool: Pool) -> None:
     """There may be room again: what waits for it, and for nothing else, may start. Raises TryLater."""
     with database_faults():
         await _sql.release_launches(pool, waiting=jsonb_text(FOR_ROOM))
+
+
+async def installation_id(pool: Pool) -> str:
+    """The id of the installation that this database belongs to. Raises TryLater."""
+    with database_faults():
+        found: str = await _sql.installation_id(pool)
+    return found
+
+
+async def lead_from(pool: Pool, place: str, *, for_s: float) -> bool:
+    """Note down, for so long, where the installation's scans are watched; False: that is somewhere else just now. Raises TryLater."""
+    with database_faults():
+        return bool(await _sql.lead_from(pool, place=place, for_s=for_s))

@@ -72,7 +72,8 @@ def _of_the_launch(event: ev.Event) -> str:
         case ev.ScannerLost():
             return event.reason
         case ev.ScannerRestarted():
-            return f"scanner server started again (time {event.restarts}): {event.reason}"
+            count = f" (time {event.restarts} since its last progress)" if event.restarts else ""
+            return f"scanner server started again{count}: {event.reason}"
         case ev.ScannerFailed():
             return f"scanner server failed: {event.reason}"
         case _:

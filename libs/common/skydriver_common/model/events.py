@@ -125,7 +125,10 @@ class ScannerLost(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannerRestarted(Event):
-    """A scanner server that had gone was started again for the same scan."""
+    """A scanner server that had gone was started again for the same scan.
+
+    restarts: the how manieth time since its last progress; one that ended with the whole system is not counted.
+    """
 
     type: ClassVar[str] = "scan.scanner-restarted"
     reason: str

@@ -77,8 +77,8 @@ def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
         case "launched" if launch.restarts:
             yield (
                 "scanner-restarted",
-                f"The scanner server had to be started anew ({_count(launch.restarts, 'time')}), and each time the scan begins "
-                f"from the start: {_line(launch.reason, _MAX_REFUSAL)}",
+                f"The scanner server was started again ({_count(launch.restarts, 'time')} since its last progress): "
+                f"{_line(launch.reason, _MAX_REFUSAL)}",
             )
 
 

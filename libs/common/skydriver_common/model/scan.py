@@ -157,6 +157,8 @@ class Scan:
         """Whether the skymap that ends the scan is stored."""
         return self.result is not None and self.result.is_final
 
+    # The four properties that follow, and can_end of the dispatcher, as a truth table: docs/scan-states.md
+
     @property
     def is_waiting(self) -> bool:
         """Whether the scan stands on the backlog. One that has its final result does not, though its launch was never recorded."""

@@ -64,3 +64,12 @@ WITH released AS (
     UPDATE launch_throttle SET no_room_until = '-infinity', no_room_because = '' WHERE no_room_until > clock_timestamp())
 UPDATE due_work SET due_at = clock_timestamp()
  WHERE kind = 'launch' AND due_at > clock_timestamp() AND leased_until IS NULL AND note @> :waiting::jsonb;
+
+-- name: installation_id()$
+-- The id of the installation that this database belongs to.
+SELECT id::text FROM launch_installation;
+
+-- name: lead_from(place, for_s)$
+-- Note down where the installation's scans are watched; null: they are watched somewhere else just now.
+UPDATE launch_installation SET place = :place, place_until = clock_timestamp() + make_interval(secs => :for_s)
+ WHERE place IN ('', :place) OR place_until < clock_timestamp() RETURNING true;

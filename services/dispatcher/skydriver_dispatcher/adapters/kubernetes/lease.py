@@ -2,11 +2,14 @@
 
 The client library's leader election is not used: it has no timeouts, lets connection errors escape and never gives the lease back,
 so that every restart would leave nobody watching for a whole lease time.
+
+The Lease also says which installation it belongs to, by an id that lies in the database: another database does not take over what a
+living installation watches.
 """
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import structlog
@@ -14,8 +17,19 @@ from kubernetes_asyncio.client import ApiClient, CoordinationV1Api, V1Lease, V1L
 
 from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes.client import AlreadyExists, NotFound, Refused, kubernetes_faults
+from skydriver_dispatcher.divergence import HELP
 
 log = structlog.get_logger(__name__)
+
+INSTALLATION_ANNOTATION = "skydriver.icecube.wisc.edu/installation"
+_SURE_SHARE = 0.9
+"""Of the lease's duration: for so long after its renewal began, its holder may act."""
+_OTHER_INSTALLATION_FACTOR = 4
+"""So many times its duration must the lease of another installation be unchanged before it counts as abandoned."""
+
+
+async def _always() -> bool:
+    return True
 
 
 class Leadership:
@@ -23,6 +37,8 @@ class Leadership:
 
     Clocks of replicas are not compared: a foreign lease is free when it did not change for its whole duration as *this*
     replica's clock measures it. ``leads`` ends before the lease does, so that two never act at once.
+
+    installation: id of the database's installation. may_lead: whether this is where the installation runs its scans; raises TryLater.
     """
 
     def __init__(
@@ -34,6 +50,8 @@ class Leadership:
         holder: str,
         lease_s: float = 15.0,
         timeout_s: float = 5.0,
+        installation: str = "",
+        may_lead: Callable[[], Awaitable[bool]] = _always,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = CoordinationV1Api(client)
@@ -46,6 +64,14 @@ class Leadership:
         self._until = 0.0
         self._seen: tuple[str, str] | None = None
         self._seen_at = 0.0
+        self._installation = installation
+        self._may_lead = may_lead
+        self.term = 0
+        """Rises when the lease is taken after somebody else had it, or nobody."""
+        self.is_elsewhere = False
+        """Whether somebody else holds the lease, as far as is known."""
+        self.is_misplaced = False
+        """Whether the lease is another installation's, or this installation runs its scans somewhere else."""
 
     @property
     def leads(self) -> bool:
@@ -56,11 +82,23 @@ class Leadership:
         """Take or keep the lease if that is possible; seconds until the next call makes sense. Raises TryLater."""
         began = self._clock()
         led = self.leads
-        if await self._try():
-            self._until = began + self._lease_s * 2 / 3
+        if not await self._is_placed_right():
+            self._until, self.is_elsewhere, self.is_misplaced = 0.0, True, True
+            log.error("lease.misplaced", lease=self._name, namespace=self._namespace, help=HELP)
+        elif await self._try():
+            self._until, self.is_elsewhere, self.is_misplaced = began + self._lease_s * _SURE_SHARE, False, False
         if self.leads != led:
             log.info("lease.taken" if self.leads else "lease.lost", lease=self._name)
         return self._lease_s / 3 * random.uniform(0.8, 1.0)  # noqa: S311  (spreads replicas, no secret)
+
+    async def _is_placed_right(self) -> bool:
+        try:
+            return await self._may_lead()
+        except TryLater as fault:
+            if not self.leads:
+                raise
+            log.warning("lease.not_compared", what=fault.what)  # who leads already goes on
+            return True
 
     async def give_back(self) -> None:
         """Let another replica lead at once; failing is harmless, the lease ends by itself."""
@@ -81,12 +119,18 @@ class Leadership:
             if lease is None:
                 return await self._create()
             if not self._is_free(lease):
+                self._until, self.is_elsewhere = 0.0, True
                 return False
             spec = lease.spec
-            if spec.holder_identity != self._holder:
+            is_new = spec.holder_identity != self._holder
+            lease.metadata.annotations = {**(lease.metadata.annotations or {}), INSTALLATION_ANNOTATION: self._installation}
+            if is_new:
                 spec.acquire_time, spec.lease_transitions = _now(), (spec.lease_transitions or 0) + 1
             spec.holder_identity, spec.renew_time, spec.lease_duration_seconds = self._holder, _now(), round(self._lease_s)
-            return await self._replace(lease)
+            if not await self._replace(lease):
+                return False
+            self.term += is_new
+            return True
         except Refused as refusal:
             raise TryLater(f"the Lease {self._name} can't be used: {refusal.reason}", 10.0) from refusal
 
@@ -99,7 +143,13 @@ class Leadership:
         seen = (holder, str(lease.metadata.resource_version))
         if seen != self._seen:
             self._seen, self._seen_at = seen, self._clock()
-        return self._clock() - self._seen_at > (lease.spec.lease_duration_seconds or self._lease_s)
+        duration_s = lease.spec.lease_duration_seconds or self._lease_s
+        owner = (lease.metadata.annotations or {}).get(INSTALLATION_ANNOTATION) or self._installation
+        self.is_misplaced = owner != self._installation
+        if self.is_misplaced:
+            log.error("lease.of_another_installation", lease=self._name, namespace=self._namespace, holder=holder, help=HELP)
+            duration_s *= _OTHER_INSTALLATION_FACTOR
+        return self._clock() - self._seen_at > duration_s
 
     async def _read(self) -> V1Lease | None:
         try:
@@ -113,12 +163,16 @@ class Leadership:
             holder_identity=self._holder, acquire_time=_now(), renew_time=_now(),
             lease_duration_seconds=round(self._lease_s), lease_transitions=0,
         )  # fmt: skip
-        lease = V1Lease(metadata=V1ObjectMeta(name=self._name, namespace=self._namespace), spec=spec)
+        metadata = V1ObjectMeta(
+            name=self._name, namespace=self._namespace, annotations={INSTALLATION_ANNOTATION: self._installation}
+        )
+        lease = V1Lease(metadata=metadata, spec=spec)
         try:
             with kubernetes_faults("create the lease"):
                 await self._api.create_namespaced_lease(self._namespace, lease, _request_timeout=self._timeout_s)
         except AlreadyExists:
             return False
+        self.term += 1
         return True
 
     async def _replace(self, lease: V1Lease) -> bool:

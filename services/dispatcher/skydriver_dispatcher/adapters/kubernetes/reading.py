@@ -16,7 +16,8 @@ from skydriver_dispatcher.jobspec import JobSettings
 
 _PAGE = 500
 _WATCH_S = 300
-_SILENCE_S = 30.0
+SILENCE_S = 90.0
+"""After so long without a word a watch is taken up again: its peer may be gone without a farewell. Bookmarks come once a minute."""
 _LINE_BYTES = 4 * 2**20
 _NOT_THE_API = (ValueError, KeyError, TypeError, AttributeError)
 """What reading gives that is no JSON, or JSON of another shape."""
@@ -87,15 +88,16 @@ async def list_pages(
 
 
 async def changes(
-    call: ListCall, settings: JobSettings, version: str, *, timeout_s: float, selection: dict[str, str] | None = None
-) -> AsyncGenerator[Change, None]:
+    call: ListCall, settings: JobSettings, version: str, *, timeout_s: float, silence_s: float = SILENCE_S,
+    selection: dict[str, str] | None = None,
+) -> AsyncGenerator[Change, None]:  # fmt: skip
     """What changes after this version, until the server ends the watch. Raises TryLater, Refused, Gone.
 
-    The server ends it after some minutes. One that is silent much longer than that (no bookmark either) is given up as dead.
+    The server ends it after some minutes. So does a silence (no bookmark either): taking the watch up again costs little.
     """
     selection = selection or ours(settings)
     lasts_s = random.randint(_WATCH_S, 2 * _WATCH_S)  # noqa: S311  (spreads reconnects, no secret)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=lasts_s + _SILENCE_S)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=silence_s)
     with kubernetes_faults("watch our objects"):
         async with asyncio.timeout(timeout_s):
             response = await call(
@@ -118,9 +120,14 @@ async def changes(
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Whole lines; a half one at the end (a dropped connection) is left out. Raises Gone for one that is too long."""
+    """Whole lines, until the end or a silence; a half one at the end is left out. Raises Gone for one that is too long."""
     rest = b""
-    async for chunk in content.iter_any():
+    chunks = content.iter_any()
+    while True:
+        try:
+            chunk = await anext(chunks)
+        except (StopAsyncIteration, aiohttp.SocketTimeoutError):
+            return
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             if line.strip():

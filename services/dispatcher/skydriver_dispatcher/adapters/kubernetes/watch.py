@@ -16,7 +16,14 @@ from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes.client import Gone, NotFound, Refused
 from skydriver_common.runtime.loops import within
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.reading import REFUSED_PODS, ListCall, changes, list_pages, ours
+from skydriver_dispatcher.adapters.kubernetes.reading import (
+    REFUSED_PODS,
+    SILENCE_S,
+    ListCall,
+    changes,
+    list_pages,
+    ours,
+)
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
 from skydriver_dispatcher.jobspec import JobSettings
 from skydriver_dispatcher.news import NewsBoard
@@ -39,27 +46,33 @@ class ClusterWatch:
         *,
         on_listed: Callable[[], None],
         timeout_s: float = 15.0,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._settings = settings
         self._leadership = leadership
         self._board = board
         self._on_listed = on_listed
         self._timeout_s = timeout_s
+        self._silence_s = silence_s
         self._jobs: ListCall = BatchV1Api(client).list_namespaced_job
         self._pods: ListCall = CoreV1Api(client).list_namespaced_pod
         self._events: ListCall = CoreV1Api(client).list_namespaced_event
         self.tracker = Tracker(board.put)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Lead when possible and watch while leading, until the stop; then give the lease back."""
+        """Lead when possible and watch while leading, until the stop; then give the lease back.
+
+        A leader whose renewal is late for a while keeps its watches: nothing is missed while nobody else has led.
+        """
         watching: list[asyncio.Task[None]] = []
+        term = self._leadership.term
         try:
             while not stopping.is_set():
                 pause_s = await self._renew()
-                if self._leadership.leads and not watching:
-                    watching = self._start()
-                elif not self._leadership.leads and watching:
+                if watching and (self._leadership.is_elsewhere or self._leadership.term != term):
                     watching = await self._end(watching)
+                if self._leadership.leads and not watching:
+                    term, watching = self._leadership.term, self._start()
                 for task in watching:
                     if task.done():
                         task.result()  # a bug: it ends the service, loudly
@@ -101,7 +114,14 @@ class ClusterWatch:
                 if version is None:
                     version = await self._list(kind, call)
                 async with aclosing(
-                    changes(call, self._settings, version, timeout_s=self._timeout_s, selection=self._selection(kind))
+                    changes(
+                        call,
+                        self._settings,
+                        version,
+                        timeout_s=self._timeout_s,
+                        silence_s=self._silence_s,
+                        selection=self._selection(kind),
+                    )
                 ) as stream:
                     async for change in stream:
                         failures = 0
