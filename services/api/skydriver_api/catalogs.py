@@ -117,7 +117,8 @@ class BothCatalogs:
 class CachedCatalog:
     """Remembers a list for minutes. An older one is served at once and refreshed behind, for an hour at most.
 
-    One look at the source is under way at a time, for everybody; after one that failed there is none for ten seconds.
+    One look at the source is under way at a time, for everybody; after one that failed there is none for ten times as long as it
+    took, ten seconds at most: what hangs is left alone, what fails at once costs little.
     """
 
     def __init__(self, catalog: Source, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -125,7 +126,7 @@ class CachedCatalog:
         self._clock = clock
         self._tags: Mapping[str, float] = {}
         self._read_at = float("-inf")
-        self._failed_at = float("-inf")
+        self._failed_at = self._quiet_until = float("-inf")
         self._why = "the image catalogue can't be read"
         self._look: asyncio.Task[None] | None = None
 
@@ -146,7 +147,7 @@ class CachedCatalog:
 
     def _look_at_source(self) -> "asyncio.Task[None] | None":
         """The look that is under way, a new one, or None when the last one failed just now."""
-        if self._look is None and self._clock() - self._failed_at > _AGAIN_S:
+        if self._look is None and self._clock() > self._quiet_until:
             self._look = asyncio.create_task(self._refresh())
             self._look.add_done_callback(self._look_has_ended)
         return self._look
@@ -162,14 +163,20 @@ class CachedCatalog:
         self._look = None
 
     async def _refresh(self) -> None:
+        began = self._clock()
         try:
             self._tags = await self._catalog.pushed()
             self._read_at = self._clock()
         except CatalogAway as error:
-            self._why, self._failed_at = str(error), self._clock()
+            self._why = str(error)
+            self._note_failure(began)
         except Exception:
             log.exception("images.look-failed")
-            self._failed_at = self._clock()
+            self._note_failure(began)
+
+    def _note_failure(self, began: float) -> None:
+        self._failed_at = self._clock()
+        self._quiet_until = self._failed_at + min(_AGAIN_S, 10 * (self._failed_at - began))
 
 
 def open_images(source: str, *, minimum: str, session: aiohttp.ClientSession) -> ImageResolver:
