@@ -36,7 +36,8 @@ from skydriver_common.bus.translate import deaths_told
 from skydriver_common.db.pool import first
 from skydriver_common.faults import TryLater
 from skydriver_progress import messages
-from skydriver_progress.ingest import Ingest, Item, Message
+from skydriver_progress.ingest import FAILED, Ingest, Item, Message
+from skydriver_progress.refusals import MAX_KEPT, KeptRefusals
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ class Lane:
         self._stopping = stopping
         self._settled = settled
         self._store_takes = store_takes
+        self._refusals = KeptRefusals()
         self._pending: deque[Message] = deque()
         self._came = asyncio.Event()
         self._in_hand = 0
@@ -244,14 +246,17 @@ class Lane:
 
     async def _write(self, items: Sequence[Item], wire: WireChannel, dead: aio_pika.abc.AbstractExchange, began: float) -> None:
         refused = await self._patiently(partial(self._ingest.decide, items))
-        for start in range(0, len(refused), _DEAD_AT_ONCE):
-            await asyncio.gather(*(self._bury(item, dead) for item in refused[start : start + _DEAD_AT_ONCE]))
+        kept = [item for item in refused if self._is_kept(item)]
+        for start in range(0, len(kept), _DEAD_AT_ONCE):
+            await asyncio.gather(*(self._bury(item, dead) for item in kept[start : start + _DEAD_AT_ONCE]))
         await wire.basic_ack(items[-1].message.tag, multiple=True)
         self._in_hand -= len(items)
         self._settled_at = time.monotonic()
         seconds = time.monotonic() - began
+        dropped = {id(item) for item in refused} - {id(item) for item in kept}
         for item in items:
-            self._settled(self._queue.name, "done" if item.refusal is None else "buried", seconds)
+            outcome = "done" if item.refusal is None else "dropped" if id(item) in dropped else "buried"
+            self._settled(self._queue.name, outcome, seconds)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until it succeeds. Raises TryLater when that takes too long, or the service stops."""
@@ -266,6 +271,16 @@ class Lane:
                 pause_s = max(fault.after_s, min(_LONGEST_PAUSE_S, 0.05 * 2 ** min(failures, 8))) * random.uniform(0.5, 1)  # noqa: S311
                 log.warning("batch.waiting", queue=self._queue.name, what=fault.what, retry_in_s=round(pause_s, 3))
                 await first(self._stopping.wait(), asyncio.sleep(pause_s))
+
+    def _is_kept(self, item: Item) -> bool:
+        """Whether it goes to the dead letters: one that meets a bug, or that an operator has sent back, always does."""
+        assert item.refusal is not None
+        if item.refusal.code == FAILED or item.message.is_back:
+            return True
+        number = self._refusals.count(item.scan_id, item.refusal.code)
+        if number == MAX_KEPT + 1:
+            log.warning("reports.refused_often", kind=item.kind, scan_id=item.scan_id, code=item.refusal.code, kept=MAX_KEPT)
+        return self._refusals.keeps(number)
 
     async def _bury(self, item: Item, dead: aio_pika.abc.AbstractExchange) -> None:
         """Confirmed, with the reason. Raises what aio-pika raises: then the message stays unsettled and comes again."""
