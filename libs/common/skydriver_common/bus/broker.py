@@ -15,6 +15,7 @@ from skydriver_common.bus import foreign_bytes
 from skydriver_common.bus.outcomes import Handled, Settle
 from skydriver_common.bus.replies import Replies
 from skydriver_common.bus.translate import broker_faults
+from skydriver_common.faults import BadMessage
 from skydriver_common.model import wire
 
 PREFETCH = 32
@@ -48,9 +49,12 @@ def make_broker(
 
 
 async def _decoded(message: StreamMessage[Any], original: Callable[[StreamMessage[Any]], Awaitable[Any]]) -> Any:
-    """The content of a message; one of ours with integers beyond 64 bits keeps them (see ``wire.encode``)."""
+    """The content of a message; one of ours with integers beyond 64 bits keeps them (see ``wire.encode``). Raises BadMessage."""
     body = message.body
-    return wire.decode(body) if isinstance(body, bytes) and body[:1] == b" " else await original(message)
+    try:
+        return wire.decode(body) if isinstance(body, bytes) and body[:1] == b" " else await original(message)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"the body can't be read: {type(error).__name__}") from error
 
 
 async def connect(amqp_url: str, *, name: str) -> AbstractRobustConnection:

@@ -1,5 +1,6 @@
 """What travels beside a message's body: ids, actor, deadline. Both directions."""
 
+import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -46,9 +47,12 @@ def deadline_of(headers: Mapping[str, Any]) -> float | None:
     if "deadline" not in headers:
         return None
     try:
-        return float(str(headers["deadline"]))
+        deadline = float(str(headers["deadline"]))
     except ValueError as error:
         raise BadMessage("the deadline is no number") from error
+    if math.isnan(deadline):
+        raise BadMessage("the deadline is no number")
+    return deadline
 
 
 def seconds_left(deadline: float | None) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage, DeliveryMode
 
-from skydriver_common.bus.foreign_bytes import writable
+from skydriver_common.bus.foreign_bytes import without_unwritable, writable
 
 REASON, QUEUE, EXCHANGE, KEY = "x-reason", "x-from-queue", "x-from-exchange", "x-from-key"
 FAILED_AT, TRACEBACK = "x-failed-at", "x-traceback"
@@ -20,6 +20,8 @@ REDRIVEN = "x-redriven"
 _OF_THE_BROKER = ("x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason", "x-delivery-count")
 _OF_THE_BROKER_TOO = ("x-last-death-exchange", "x-last-death-queue", "x-last-death-reason", "x-acquired-count")
 _OF_ONE_FAILURE = (REASON, FAILED_AT, TRACEBACK)
+_OF_ROUTING = ("CC", "BCC")
+"""The broker delivers a message to these places too, with the rights of whoever publishes it: the sender's are not ours."""
 _BROKERS_WORDS = {
     "expired": "it waited in its queue for too long",
     "rejected": "its consumer rejected it",
@@ -49,7 +51,7 @@ def headers_of_burial(
     """
     failed_at = str(time.time() if now is None else now)
     is_back = REDRIVEN in headers
-    dropped = (*_OF_ONE_FAILURE, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO)
+    dropped = (*_OF_ONE_FAILURE, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ROUTING)
     kept = writable({name: value for name, value in headers.items() if name not in dropped}, most_bytes=_MOST_OF_THE_SENDER)
     if not is_back:
         kept |= {QUEUE: queue, EXCHANGE: exchange, KEY: key}
@@ -62,6 +64,19 @@ def headers_of_burial(
 def first_failed_at(headers: Mapping[str, Any]) -> float:
     """When a message that was sent back from the dead letters failed first, in Unix seconds; 0.0: unknown."""
     return _seconds(headers.get(FIRST_FAILED_AT))
+
+
+def message_of_burial(
+    body: bytes, headers: Mapping[str, Any], *, message_id: str | None, correlation_id: str | None, content_type: str | None,
+    content_encoding: str | None = None,
+) -> aio_pika.Message:  # fmt: skip
+    """The message for the dead letters, whatever its parts are. headers: of ``headers_of_burial``."""
+    message = aio_pika.Message(
+        body, headers=dict(headers), message_id=message_id, correlation_id=correlation_id, content_type=content_type,
+        content_encoding=content_encoding, delivery_mode=DeliveryMode.PERSISTENT,
+    )  # fmt: skip
+    without_unwritable(message)
+    return message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +148,7 @@ def letter_of(message: AbstractIncomingMessage) -> Letter:
 
 def message_back(letter: Letter, message: AbstractIncomingMessage) -> aio_pika.Message:
     """The message as it is sent back: without deadline and reply address, whose time is over; with its first failure."""
-    dropped = ("deadline", *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ONE_FAILURE)
+    dropped = ("deadline", *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ONE_FAILURE, *_OF_ROUTING)
     kept = writable(
         {name: value for name, value in message.headers.items() if name not in dropped}, most_bytes=_MOST_OF_THE_SENDER
     )
@@ -141,11 +156,13 @@ def message_back(letter: Letter, message: AbstractIncomingMessage) -> aio_pika.M
         QUEUE: letter.queue, EXCHANGE: letter.exchange, KEY: letter.key, FIRST_REASON: letter.first_reason,
         FIRST_FAILED_AT: str(letter.first_failed_at), FAILURES: letter.failures, REDRIVEN: _number(message.headers.get(REDRIVEN)) + 1,
     }  # fmt: skip
-    return aio_pika.Message(
+    back = aio_pika.Message(
         message.body, headers=headers, message_id=message.message_id, correlation_id=message.correlation_id, type=message.type,
         content_type=message.content_type, content_encoding=message.content_encoding, timestamp=message.timestamp,
         priority=message.priority, delivery_mode=DeliveryMode.PERSISTENT,
     )  # fmt: skip
+    without_unwritable(back)
+    return back
 
 
 def _iso(seconds: float) -> str | None:

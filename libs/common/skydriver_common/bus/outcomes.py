@@ -1,7 +1,20 @@
 """From how handling ended to what becomes of the message: the only place where messages are settled.
 
-done → reply, ack · BadMessage, deadline passed → dead letter with the reason · TryLater → wait here and try again, until the
-deadline; given back when the service stops · anything else → three tries, then dead letter with the traceback.
+==========================================  ========================================================================  ==========
+how handling ended                          what becomes of the message                                               outcome
+==========================================  ========================================================================  ==========
+a decision                                  reply, acknowledged                                                       done
+a refusal                                   reply, acknowledged                                                       refused
+the deadline passed, before or meanwhile    acknowledged: whoever asked has been told 503                             late
+`BadMessage`, not of the expected form      dead letter with the reason                                               buried
+the database refuses the message's values   a bug: three tries, then dead letter with the traceback                   buried
+any other error                             a bug: three tries, then dead letter with the traceback                   buried
+`TryLater`, any other database error        waits here and is tried again, without end; uses up no try of a bug       (none)
+the service stops meanwhile                 given back to its queue                                                   given-back
+the connection to the broker is lost        the broker delivers it again                                              lost
+==========================================  ========================================================================  ==========
+
+Which database errors are whose fault: ``db/sqlstates.py``.
 """
 
 import asyncio
@@ -11,7 +24,9 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aio_pika
 import structlog
+from aio_pika.exceptions import ChannelInvalidStateError
 from faststream import BaseMiddleware
 from faststream.rabbit import RabbitBroker
 from faststream.rabbit.message import RabbitMessage
@@ -19,8 +34,10 @@ from pydantic import ValidationError
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import MESSAGE, deadline_of, seconds_left
-from skydriver_common.bus.letters import KEY, headers_of_burial
+from skydriver_common.bus.foreign_bytes import short_text
+from skydriver_common.bus.letters import KEY, headers_of_burial, message_of_burial
 from skydriver_common.bus.replies import Replies
+from skydriver_common.bus.translate import broker_faults
 from skydriver_common.db.translate import fault_of
 from skydriver_common.faults import BadMessage, TryLater
 from skydriver_common.log.unit_of_work import DeadlinePassed
@@ -30,6 +47,9 @@ log = structlog.get_logger(__name__)
 
 _TRIES_OF_A_BUG = 3
 _LONGEST_WAIT_S = 5.0
+_CONFIRM_S = 30.0
+
+LATE, LOST, GIVEN_BACK, BURIED = "late", "lost", "given-back", "buried"
 
 Handled = Callable[[str, str, float], None]
 """Called with (routing key, outcome, seconds) for metrics."""
@@ -64,36 +84,39 @@ class _Settling(BaseMiddleware[Any, Any]):
             log.debug("message.settled", key=key, outcome=outcome, duration_s=round(seconds, 4))
 
     async def _handle(self, call_next: Callable[[Any], Awaitable[Any]], msg: RabbitMessage) -> str:
+        """The outcome. Raises nothing but cancellation: FastStream would swallow it, and nobody settle the message."""
         waits = bugs = 0
         while True:
+            deadline = None
             try:
                 deadline = deadline_of(msg.headers)
                 if seconds_left(deadline) <= 0:
-                    return await self._bury(msg, "the deadline had passed before the work began")
+                    return await self._settled(msg, LATE)
                 result = await call_next(msg)
-                if isinstance(result, Reply):
-                    await self._reply(msg, result)
-                await msg.ack()
-                return "done" if not isinstance(result, Reply) or result.is_done else "refused"
             except (BadMessage, ValidationError) as error:
                 reason = error.reason if isinstance(error, BadMessage) else _readable(error)
-                return await self._bury(msg, reason)
+                return await self._buried(msg, reason)
             except DeadlinePassed:
-                return await self._bury(msg, "the deadline passed while the work was in hand; nothing was changed")
+                return await self._settled(msg, LATE)
             except Exception as error:
                 if (fault := error if isinstance(error, TryLater) else fault_of(error)) is not None:
                     waits += 1
-                    pause_s = max(fault.after_s, min(_LONGEST_WAIT_S, 0.05 * 2 ** min(waits, 8))) * random.uniform(0.5, 1)  # noqa: S311
+                    pause_s = _pause_s(fault, waits)
                     log.warning("message.waiting", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
                 else:
                     bugs += 1
                     log.exception("message.failed", failures=bugs)
                     if bugs >= _TRIES_OF_A_BUG:
-                        return await self._bury(msg, f"{type(error).__name__}", trace=True)
+                        return await self._buried(msg, f"{type(error).__name__}", trace=traceback.format_exc(limit=-8))
                     pause_s = 0.2 * bugs
+            else:
+                if isinstance(result, Reply):
+                    await self._reply(msg, result)
+                return await self._settled(msg, "done" if not isinstance(result, Reply) or result.is_done else "refused")
             if await self._stopped_within(min(pause_s, max(0.0, seconds_left(deadline)))):
-                await msg.nack(requeue=True)
-                return "given-back"
+                return await self._given_back(msg)
+            if _is_gone(msg):
+                return LOST
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:
@@ -111,22 +134,66 @@ class _Settling(BaseMiddleware[Any, Any]):
         except TryLater as fault:
             log.warning("reply.lost", what=fault.what)
 
-    async def _bury(self, msg: RabbitMessage, reason: str, *, trace: bool = False) -> str:
+    async def _settled(self, msg: RabbitMessage, outcome: str) -> str:
+        try:
+            with broker_faults():
+                await msg.ack()
+        except TryLater:
+            return LOST
+        return outcome
+
+    async def _given_back(self, msg: RabbitMessage) -> str:
+        try:
+            with broker_faults():
+                await msg.nack(requeue=True)
+        except TryLater:
+            return LOST
+        return GIVEN_BACK
+
+    async def _buried(self, msg: RabbitMessage, reason: str, *, trace: str = "") -> str:
         """Publish to the dead letters with the reason, confirmed, then ack; until that works the message stays ours."""
-        assert self._settle.broker is not None
         handler = self.context.get_local("handler_")
         headers = headers_of_burial(
             msg.headers, reason=reason, queue=str(getattr(getattr(handler, "queue", None), "name", "")),
-            exchange=msg.raw_message.exchange or "", key=msg.raw_message.routing_key or "",
-            trace=traceback.format_exc(limit=-8) if trace else "",
+            exchange=msg.raw_message.exchange or "", key=msg.raw_message.routing_key or "", trace=trace,
         )  # fmt: skip
-        await self._settle.broker.publish(
-            msg.body, exchange=topology.DEAD, routing_key=str(headers[KEY]) or "unknown", headers=headers,
-            message_id=msg.message_id, correlation_id=msg.correlation_id, persist=True, content_type=msg.content_type,
+        letter = message_of_burial(
+            msg.body, headers, message_id=msg.message_id, correlation_id=msg.correlation_id, content_type=msg.content_type,
+            content_encoding=msg.raw_message.content_encoding,
         )  # fmt: skip
-        await msg.ack()
-        log.error("message.buried", reason=reason[:1000])
-        return "buried"
+        waits = 0
+        while not self._settle.stopping.is_set() and not _is_gone(msg):
+            try:
+                await self._publish(letter, short_text(str(headers[KEY])) or "unknown")
+            except TryLater as fault:
+                waits += 1
+                pause_s = _pause_s(fault, waits)
+                log.warning("burial.waiting", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
+                await self._stopped_within(pause_s)
+                continue
+            log.error("message.buried", reason=reason[:1000])
+            return await self._settled(msg, BURIED)
+        return await self._given_back(msg)
+
+    async def _publish(self, letter: aio_pika.Message, key: str) -> None:
+        """Raises TryLater, also when the broker does not take it or does not say so in time."""
+        assert self._settle.broker is not None
+        with broker_faults():
+            async with asyncio.timeout(_CONFIRM_S):
+                await self._settle.broker.publish(letter, exchange=topology.DEAD, routing_key=key)
+
+
+def _is_gone(msg: RabbitMessage) -> bool:
+    """Whether the channel it came on is closed: then the broker delivers it again, and it can't be settled here."""
+    try:
+        return bool(msg.raw_message.channel.is_closed)
+    except ChannelInvalidStateError:
+        return True
+
+
+def _pause_s(fault: TryLater, waits: int) -> float:
+    """Seconds until the next try: growing, spread, and not less than what the fault says."""
+    return max(fault.after_s, min(_LONGEST_WAIT_S, 0.05 * 2.0 ** min(waits, 8))) * random.uniform(0.5, 1)  # noqa: S311
 
 
 def _readable(error: ValidationError) -> str:

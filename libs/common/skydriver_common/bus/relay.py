@@ -6,6 +6,7 @@ when it wakes up its cursor can't be moved any more.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from aio_pika.abc import AbstractRobustConnection
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.event_messages import event_message
+from skydriver_common.bus.foreign_bytes import UNWRITABLE, without_unwritable
 from skydriver_common.bus.sending import send
 from skydriver_common.bus.stops import stop_message
 from skydriver_common.bus.translate import broker_faults
@@ -35,6 +37,7 @@ _BATCH_BYTES = 16 * 1024 * 1024
 """A batch is in memory as rows and as messages until the broker has confirmed all of it."""
 _STANDBY_S = 2.0
 _CONFIRM_S = 30.0
+_CLOSE_S = 5.0
 FROZEN_S = 45.0
 """Longer than an active relay is ever silent: between two looks, or while it waits for confirmations."""
 
@@ -42,7 +45,7 @@ FROZEN_S = 45.0
 class Relay:
     """Step of a background loop: publish what is past the cursor, then move it.
 
-    on_lag: called by the relay that is active, with the age in seconds of the oldest event that is not published.
+    on_lag: called with the age in seconds of the oldest event that is not published; NaN while another replica's is active.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Relay:
         try:
             connection = await self._locked_connection()
             if connection is None:
+                self._on_lag(math.nan)  # whoever is active knows it; what was last known here is no alarm any more
                 self._next_try = time.monotonic() + _STANDBY_S
                 return _STANDBY_S
             return await self._publish_batch(connection)
@@ -110,11 +114,19 @@ class Relay:
                         await topology.declare(self._channel)
                     await asyncio.gather(
                         *(send(self._channel, signal, exchange=stop, routing_key=event.scan_id) for signal, event in signals),
-                        *(send(self._channel, event_message(e), exchange=topic, routing_key=e.type) for e in events),
+                        *(_send_event(self._channel, event, exchange=topic) for event in events),
                     )
         except TryLater:
-            self._channel = None
+            await self._drop_channel()
             raise
+
+    async def _drop_channel(self) -> None:
+        """Close the channel, on which confirmations may still be due: a connection has room for some 2,000."""
+        channel, self._channel = self._channel, None
+        if channel is not None and not channel.is_closed:
+            with suppress(TryLater), broker_faults():
+                async with asyncio.timeout(_CLOSE_S):
+                    await channel.close()
 
     async def _locked_connection(self) -> "asyncpg.Connection[asyncpg.Record] | None":
         """The connection that holds the relay's lock, or None while another replica holds it."""
@@ -142,3 +154,16 @@ class Relay:
                 await self._connection.close(timeout=5)
             self._connection = None
         self._is_active = False
+
+
+async def _send_event(channel: aio_pika.abc.AbstractChannel, event: read.LoggedEvent, *, exchange: str) -> None:
+    """Publish an event, without the properties that can't be written: nothing in it may hold up the ones behind it."""
+    message = event_message(event)
+    try:
+        await send(channel, message, exchange=exchange, routing_key=event.type)
+    except UNWRITABLE:
+        taken = without_unwritable(message)
+        if not taken:
+            raise
+        log.warning("relay.properties_left_out", event_id=str(event.event_id), scan_id=event.scan_id, properties=taken)
+        await send(channel, message, exchange=exchange, routing_key=event.type)

@@ -13,6 +13,7 @@ from aio_pika.exceptions import DeliveryError
 
 from skydriver_common.bus.event_messages import REPLAYED, event_message
 from skydriver_common.bus.existing import exists
+from skydriver_common.bus.foreign_bytes import without_unwritable
 from skydriver_common.bus.sending import send
 from skydriver_common.bus.translate import broker_faults
 from skydriver_common.log.selection import Link
@@ -47,6 +48,7 @@ class Target:
 
     async def _publish(self, one: Link, replayed_at: str) -> None:
         message = event_message(one.event, **{REPLAYED: replayed_at})
+        without_unwritable(message)
         is_queue = self.queue is not None
         await send(self.channel, message, exchange=self.exchange, routing_key=self.queue or one.event.type, mandatory=is_queue)
 

@@ -6,8 +6,12 @@ All fields are JSON-native, so that a command is its own wire form. Large payloa
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from skydriver_common.model.ids import storable
+
 REPLY_GRACE_S = 2.0
 """How much longer than a command's deadline its sender waits for the reply: what was committed just in time is told."""
+MAX_CORRELATION_ID_BYTES = 255
+"""Of UTF-8: a property of a message holds no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +20,9 @@ class Context:
 
     actor: token subject or service. deadline: Unix seconds after which the command must not take effect, or None.
     fingerprint: of the request's content; the same command id with another one is refused.
+
+    The texts stand in the log, and go out with the events: so each is made such that the database takes it, and the correlation id
+    such that a message can bear it.
     """
 
     command_id: str
@@ -23,6 +30,13 @@ class Context:
     actor: str
     deadline: float | None = None
     fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        """See above."""
+        object.__setattr__(self, "command_id", storable(self.command_id))
+        object.__setattr__(self, "correlation_id", storable(self.correlation_id, most_bytes=MAX_CORRELATION_ID_BYTES))
+        object.__setattr__(self, "actor", storable(self.actor))
+        object.__setattr__(self, "fingerprint", storable(self.fingerprint))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

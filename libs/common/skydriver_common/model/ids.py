@@ -53,6 +53,14 @@ def command_id_for_key(subject: str, route: str, key: str) -> str:
     return str(uuid.uuid5(_COMMAND_NAMESPACE, f"{subject}\n{route}\n{key}"))
 
 
+def storable(text: str, *, most_bytes: int | None = None) -> str:
+    """The text as Postgres stores it: without NUL and lone surrogates, which it refuses. most_bytes: of UTF-8, the rest is cut."""
+    if text.isascii() and "\0" not in text and (most_bytes is None or len(text) <= most_bytes):
+        return text
+    encoded = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace")
+    return encoded[:most_bytes].decode(errors="ignore")
+
+
 def digest_of(content: bytes) -> Digest:
     """The content address of a blob: ``sha256:`` and 64 hex digits."""
     return Digest(f"sha256:{sha256(content).hexdigest()}")

@@ -148,7 +148,7 @@ class Metrics:
         self._loop_failures.labels(loop).inc()
 
     def relay_lag(self, seconds: float) -> None:
-        """Set the age of the oldest unpublished event; 0 when all are published."""
+        """Set the age of the oldest unpublished event; 0 when all are published, NaN while the relay of another replica is active."""
         self._relay_lag.set(seconds)
 
     def render(self) -> bytes:

@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 import aio_pika
 import structlog
-from aio_pika.abc import DeliveryMode
 from aio_pika.exceptions import AMQPError
 from aiormq.abc import AbstractChannel as WireChannel
 from aiormq.abc import DeliveredMessage
@@ -292,11 +291,11 @@ class Lane:
         )  # fmt: skip
         if message.size > len(message.body):
             headers["x-cut-from-bytes"] = message.size
-        letter = aio_pika.Message(
-            message.body, headers=headers, message_id=message.message_id, correlation_id=message.correlation_id,
-            content_encoding=message.content_encoding, content_type="application/json", delivery_mode=DeliveryMode.PERSISTENT,
+        letter = letters.message_of_burial(
+            message.body, headers, message_id=message.message_id, correlation_id=message.correlation_id,
+            content_encoding=message.content_encoding, content_type="application/json",
         )  # fmt: skip
-        await dead.publish(letter, message.key or "unknown", timeout=30)
+        await dead.publish(letter, foreign_bytes.short_text(message.key) or "unknown", timeout=30)
         log.warning("report.refused", kind=item.kind, scan_id=item.scan_id, code=refusal.code, reason=refusal.reason[:300])
 
     async def _until_the_store_takes(self) -> None:
