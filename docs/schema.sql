@@ -555,6 +555,18 @@ CREATE TABLE public.i3_events (
     digest text NOT NULL COLLATE pg_catalog."C"
 );
 
+CREATE TABLE public.launch_installation (
+    only_row boolean DEFAULT true NOT NULL,
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    place text DEFAULT ''::text NOT NULL,
+    place_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    CONSTRAINT launch_installation_only_row_check CHECK (only_row)
+);
+
+COMMENT ON COLUMN public.launch_installation.place IS 'namespace/instance of the dispatcher that leads';
+
+COMMENT ON COLUMN public.launch_installation.place_until IS 'until then no other place may lead';
+
 CREATE TABLE public.launch_throttle (
     is_the_row boolean DEFAULT true NOT NULL,
     interval_s double precision,
@@ -711,6 +723,9 @@ ALTER TABLE ONLY public.ewms_watch
 
 ALTER TABLE ONLY public.i3_events
     ADD CONSTRAINT i3_events_pkey PRIMARY KEY (i3_event_id);
+
+ALTER TABLE ONLY public.launch_installation
+    ADD CONSTRAINT launch_installation_pkey PRIMARY KEY (only_row);
 
 ALTER TABLE ONLY public.launch_throttle
     ADD CONSTRAINT launch_throttle_pkey PRIMARY KEY (is_the_row);
