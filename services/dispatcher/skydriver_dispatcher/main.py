@@ -163,6 +163,7 @@ def _start(
     foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
     foundation.wake_when_due([END], service.loop("settle", watchdog.settle, idle_s=_IDLE_S))
     foundation.wake_when_due([CHECK], service.loop("check", watchdog.check, idle_s=_IDLE_S))
+    service.loop("reconcile-queues", usecases.reconcile_queues, idle_s=_RECONCILE_S)
     service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
     launcher.news.on_news(service.loop("news", watchdog.follow, idle_s=_IDLE_S).wake)
     consumers.register(foundation.broker, usecases)

@@ -62,6 +62,18 @@ async def should_run(pool: Pool) -> dict[str, Running]:
         await asyncio.sleep(0)
 
 
+async def without_queues(pool: Pool) -> list[str]:
+    """Scans that have no end though EWMS has refused or stopped their workflow. Raises TryLater."""
+    found: list[str] = []
+    while True:
+        with database_faults():
+            after = found[-1] if found else ""
+            rows = [row["scan_id"] async for row in _sql.without_queues(pool, after=after, most=_PAGE)]
+        found += rows
+        if len(rows) < _PAGE:
+            return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restarts:
     """n_recent: within the time that was asked for. has_reported: a progress report has come since the last one."""

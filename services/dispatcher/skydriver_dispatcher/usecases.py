@@ -1,5 +1,6 @@
 """One unit of work around each decision."""
 
+import uuid
 from datetime import timedelta
 
 import structlog
@@ -133,6 +134,12 @@ class UseCases:
             tx.due.drop(LAUNCH, scan_id)
             tx.due.put(STOP, scan_id, priority=scan.priority)
         log.warning("scanner.without_queues", scan_id=scan_id, reason=events[0].reason)
+
+    async def reconcile_queues(self) -> bool:
+        """Loop step: what the delivery of an event about a workflow would have done, found from the state. Raises TryLater."""
+        for scan_id in await store.without_queues(self._pool):
+            await self.end_without_queues(scan_id, context_of_loop("watchdog", scan_id, str(uuid.uuid4())))
+        return False
 
     def _rescan(self, tx: Transaction, command: RescanScan, original: Scan, *, since: float | None = None) -> Scan:
         if command.abort_first:

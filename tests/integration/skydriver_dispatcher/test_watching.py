@@ -159,6 +159,22 @@ async def test_a_scan_that_waits_for_its_launch_and_gets_no_queues_leaves_the_ba
     assert await count_is(dispatcher.store, "launch", 0)
 
 
+async def test_a_scan_that_gets_no_queues_is_ended_though_no_event_told_of_it(dispatcher: Dispatcher) -> None:
+    refused, stopped, working = [await dispatcher.launched() for _ in range(3)]
+    assigned = ev.WorkflowAssigned(workflow_id="w", ewms_address="http://ewms")
+    deactivated = ev.WorkflowDeactivated(workflow_id="w", label="ABORTED")
+    queues = ev.QueuesActivated(queues={"to-client-queue": "q"}, tokens_end_at=None)
+    await dispatcher.store.append("ewms_bridge", refused, ev.WorkflowRefused(reason="no such cluster"))
+    await dispatcher.store.append("ewms_bridge", stopped, assigned, deactivated)
+    await dispatcher.store.append("ewms_bridge", working, assigned, queues, deactivated)
+    await dispatcher.usecases.reconcile_queues()
+    await dispatcher.settle_down()
+
+    states = [(await dispatcher.scan(scan_id)).launch.state for scan_id in (refused, stopped, working)]
+    assert states == ["failed", "failed", "launched"], "a scanner server that has its queues is told, and ends by itself"
+    assert [dispatcher.has_job(scan_id) for scan_id in (refused, stopped, working)] == [False, False, True]
+
+
 async def test_a_clean_end_waits_for_the_final_result_that_may_be_on_its_way(store: Store, dispatcher: Dispatcher) -> None:
     patient = a_dispatcher(store, dispatcher.cluster, dispatcher.client, result_grace=timedelta(hours=1))
     done, silent = await patient.launched(), await patient.launched()

@@ -14,6 +14,13 @@ SELECT m.scan_id, m.version, m.rest FROM manifests m
    AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('relaunch', 'scanner-end') AND d.scan_id = m.scan_id)
  ORDER BY m.scan_id LIMIT :most;
 
+-- name: without_queues(after, most)
+-- Scans that have no end though EWMS has refused or stopped their workflow, in pages. Index: manifests_running.
+SELECT m.scan_id FROM manifests m
+ WHERE m.launch_state IN ('queued', 'launched') AND NOT m.is_deleted AND NOT m.has_final_result AND m.scan_id > :after
+   AND (m.deactivated IS NOT NULL OR m.state LIKE 'STOPPED%')
+ ORDER BY m.scan_id LIMIT :most;
+
 -- name: restarts(scan_id, within_s)^
 -- How often a scan's scanner server was started again lately, and whether a report has come since the last time.
 -- Index: event_log_scan_version_key.
