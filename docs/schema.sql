@@ -631,12 +631,6 @@ COMMENT ON COLUMN public.manifests.find_keys IS 'what scans are looked up by, fo
 
 COMMENT ON COLUMN public.manifests.problems IS 'why the scan waits or fails: [{"code", "text"}, ...] as JSON, exactly as served';
 
-CREATE TABLE public.progress_heard (
-    replica text NOT NULL,
-    clear_since timestamp with time zone,
-    looked_at timestamp with time zone NOT NULL
-);
-
 CREATE TABLE public.relay_cursors (
     relay text NOT NULL,
     xid xid8 NOT NULL,
@@ -732,9 +726,6 @@ ALTER TABLE ONLY public.launch_throttle
 
 ALTER TABLE ONLY public.manifests
     ADD CONSTRAINT manifests_pkey PRIMARY KEY (scan_id);
-
-ALTER TABLE ONLY public.progress_heard
-    ADD CONSTRAINT progress_heard_pkey PRIMARY KEY (replica);
 
 ALTER TABLE ONLY public.relay_cursors
     ADD CONSTRAINT relay_cursors_pkey PRIMARY KEY (relay);

@@ -3,10 +3,6 @@
 import time
 from collections.abc import Awaitable, Callable
 
-from skydriver_common.db.heard import LOOKS_EVERY_S, note_heard
-from skydriver_common.db.pool import Pool
-from skydriver_common.db.translate import database_faults
-
 SETTLES_S = 120.0
 """What was kept elsewhere during an outage (scanners' spools, other replicas) has come by then."""
 _OUTAGE_S = 120.0
@@ -36,22 +32,3 @@ class Hearing:
             self._clear_since = now
         self._asked_at = now
         return is_clear and now - self._clear_since >= self._settles_s
-
-
-class HeardNote:
-    """Notes for other services whether what scanners sent has been handled (``db/heard.py``); ``step`` is a loop's."""
-
-    def __init__(self, pool: Pool, replica: str, is_clear: Callable[[], Awaitable[bool]]) -> None:
-        """is_clear: whether nothing waits for long that scanners have sent."""
-        self._pool = pool
-        self._replica = replica
-        self._is_clear = is_clear
-        self._has_begun = False
-
-    async def step(self) -> float:
-        """Look once; returns seconds until the next look. Raises TryLater."""
-        is_clear = self._has_begun and await self._is_clear()  # what a former life saw does not count
-        with database_faults():
-            await note_heard(self._pool, self._replica, is_clear=is_clear)
-        self._has_begun = True
-        return LOOKS_EVERY_S

@@ -7,7 +7,6 @@ from functools import partial
 
 from skydriver_common.auth import Issuer, JwksFile, TokenVerifier
 from skydriver_common.bus import topology
-from skydriver_common.db.heard import LOOKS_EVERY_S
 from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
@@ -16,7 +15,7 @@ from skydriver_common.runtime.foundation import Foundation, open_foundation, pat
 from skydriver_common.runtime.service import Service, run
 from skydriver_progress import consumers
 from skydriver_progress.adapters.lane import Lane
-from skydriver_progress.hearing import SETTLES_S, HeardNote, Hearing
+from skydriver_progress.hearing import SETTLES_S, Hearing
 from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import COMPACT, Retention
@@ -56,8 +55,6 @@ def main() -> None:
         consumers.register(foundation.broker, foundation.uow, retention, silence)
         await foundation.start_consuming()
         lanes += await _ingest(service, foundation, settings, retention)
-        heard = HeardNote(foundation.pool, service.replica, partial(_all_are_clear, lanes))
-        service.loop("heard", heard.step, idle_s=LOOKS_EVERY_S)
         _collect_garbage_seldom()
 
     run("progress", settings, build)

@@ -69,8 +69,6 @@ BEGIN
 END
 $$;
 
-GRANT SELECT ON progress_heard TO skydriver_dispatcher;  -- which judges an end by what is missing
-
 GRANT EXECUTE ON FUNCTION let_go_of_progress(text, integer, integer), forget_replies(timestamptz, integer),
     drop_orphan_blobs(timestamptz, text, integer), drop_superseded_results(text, integer, integer),
     forget_replies_without_key(integer) TO skydriver_progress;
