@@ -1,6 +1,6 @@
 """Growth in figures: whether a claim, a look of the relay and a decision take longer after an hour's worth of writes.
 
-    python benchmarks/growth.py [--rows 1000000] [--rate 100] [--seconds-worth 3600] [--without]
+    python benchmarks/growth.py [--rows 1000000] [--rate 100] [--seconds-worth 3600] [--without] [--snapshot]
 
 The database begins with --rows pieces of due work that wait for months, as many events, and a tenth as many manifests: written by the
 server itself, their hashes are not real. Then as many decisions as --rate makes in --seconds-worth (100/s for an hour: 360,000) are made
@@ -8,10 +8,12 @@ as fast as it goes: each a progress report through the real unit of work, with i
 piece of work is put, claimed and finished for every ten decisions, and a relay looks, reads and moves its cursor whenever something was
 written. It publishes to nobody: the broker is no part of this.
 
-Claimed: medians and 95th percentiles of the last tenth are those of the first, but for noise. An hour that takes minutes is harder than
+Claimed: medians and 95th percentiles of the last tenth are those of the first, but for noise. What else the machine does changes both;
+it does not change how many pages a claim and a look touch, which are counted before, and after. An hour that takes minutes is harder than
 an hour: autovacuum comes once a minute (--naptime), so it comes a few times instead of sixty.
 
 --without: the same again on a second database whose tables have no storage parameters (autovacuum, fillfactor), for comparison.
+--snapshot: the same again while somebody reads in one long transaction, as pg_dump does: nothing that is dead can be removed meanwhile.
 A million rows need some 4 GB and some minutes. Starts a server of its own in a temporary folder, talks to loopback only, stops by itself.
 """
 
@@ -53,6 +55,7 @@ SCANS = 400
 DECISIONS_PER_CLAIM = 10
 TENTHS = 10
 KIND, LATER = "bench", "progress.compact"
+RELAY = "bench"
 PORTION = 100_000
 WATCHED = ("due_work", "relay_cursors", "manifests", "command_replies", "event_log")
 _TEXT = "the scan goes on " * 50
@@ -69,6 +72,7 @@ def main() -> None:
     parser.add_argument("--seconds-worth", type=int, default=3600, help="seconds that these decisions would take")
     parser.add_argument("--naptime", default="1min", help="of autovacuum")
     parser.add_argument("--without", action="store_true", help="the same again without storage parameters")
+    parser.add_argument("--snapshot", action="store_true", help="the same again beside a long transaction that reads")
     given = parser.parse_args()
     uvloop.run(_measure(given))
 
@@ -80,9 +84,15 @@ async def _measure(given: argparse.Namespace) -> None:
         server = await postgres.start(home / "postgres", port=port, run_dir=home / "run", log=home / "postgres.log")
         try:
             await _execute(server.url, f"ALTER SYSTEM SET autovacuum_naptime = '{given.naptime}'", "SELECT pg_reload_conf()")
-            for title, has_parameters in (("as it is", True), ("without storage parameters", False))[: 1 + given.without]:
-                async with _database(server.url, has_parameters) as url:
-                    await _run(url, title, given)
+            async with _database(server.url) as url:
+                await _run(url, "as it is", given)
+            if given.without:
+                async with _database(server.url) as url:
+                    await _execute(url, _RESET)
+                    await _run(url, "without storage parameters", given)
+            if given.snapshot:
+                async with _database(server.url) as url:
+                    await _run(url, "beside a long transaction that reads", given, has_reader=True)
         finally:
             await server.stop()
 
@@ -97,13 +107,11 @@ async def _execute(url: str, *statements: str) -> None:
 
 
 @asynccontextmanager
-async def _database(url: str, has_parameters: bool) -> AsyncIterator[str]:
+async def _database(url: str) -> AsyncIterator[str]:
     name = f"bench_{uuid.uuid4().hex[:8]}"
     await _execute(url, f'CREATE DATABASE "{name}"')
     own = urlsplit(url)._replace(path=f"/{name}").geturl()
     await asyncio.to_thread(migrate, own)
-    if not has_parameters:
-        await _execute(own, _RESET)
     try:
         yield own
     finally:
@@ -176,14 +184,21 @@ class _Hour:
         self._uow = UnitOfWork(pool, self._bell, writer="progress")
         self._made = 0
         self._written = asyncio.Event()
+        self._ids: list[str] = []
         self.took: Took = defaultdict(lambda: [[] for _ in range(TENTHS)])
+
+    async def begin(self) -> None:
+        """What there is before the first decision."""
+        self._ids = await self._scans()
+        async with self._pool.acquire() as connection:
+            await sql.move_relay_cursor(connection, relay=RELAY, xid=await _xmin(connection), position=0)
+        await Schedule(self._pool, self._bell, holder="bench").put(KIND, "first")
 
     async def run(self) -> float:
         """Seconds that all of it took."""
-        scans = await self._scans()
         began = time.monotonic()
         beside = [asyncio.create_task(work) for work in (self._relay(), self._claims())]
-        await asyncio.gather(*(self._decide(scans, which) for which in range(IN_FLIGHT)))
+        await asyncio.gather(*(self._decide(self._ids, which) for which in range(IN_FLIGHT)))
         self._written.set()
         await asyncio.gather(*beside)
         return time.monotonic() - began
@@ -224,16 +239,15 @@ class _Hour:
     async def _relay(self) -> None:
         """As `Relay` does, without a broker."""
         async with self._pool.acquire() as connection:
-            await sql.move_relay_cursor(connection, relay="bench", xid=await _xmin(connection), position=0)
             while True:
                 await self._written.wait()
                 self._written.clear()
                 began = time.perf_counter()
-                row = await sql.relay_cursor(connection, relay="bench")
+                row = await sql.relay_cursor(connection, relay=RELAY)
                 batch = await past_cursor(connection, row["xid"], row["position"], most=500, most_bytes=16 * 1024 * 1024)
                 if batch:
                     xid, last = batch[-1]
-                    await sql.move_relay_cursor(connection, relay="bench", xid=xid, position=last.position)
+                    await sql.move_relay_cursor(connection, relay=RELAY, xid=xid, position=last.position)
                 self._note("relay's look", began)
                 if self._is_over:
                     return
@@ -262,20 +276,39 @@ def _context() -> Context:
     return Context(command_id=str(uuid.uuid4()), correlation_id="c", actor="bench")
 
 
-async def _run(url: str, title: str, given: argparse.Namespace) -> None:
+@asynccontextmanager
+async def _reader(url: str, is_wanted: bool) -> AsyncIterator[None]:
+    if not is_wanted:
+        yield
+        return
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.fetchval("SELECT count(*) FROM relay_cursors")
+            yield
+    finally:
+        await connection.close()
+
+
+async def _run(url: str, title: str, given: argparse.Namespace, *, has_reader: bool = False) -> None:
     pool = await open_pool(url, name="bench", size=8)
     try:
         await _fill(pool, given.rows)
         sizes = await _sizes(pool)
         decisions = given.rate * given.seconds_worth
         hour = _Hour(pool, decisions)
-        lasted = await hour.run()
+        await hour.begin()
+        before = await _pages(pool)
+        async with _reader(url, has_reader):
+            lasted = await hour.run()
+            after = await _pages(pool)
         load = os.getloadavg()[0]
         console = Console(width=140)
         console.print(
             f"{title}: {given.rows} rows, {decisions} decisions in {lasted:.0f} s ({decisions / lasted:.0f}/s), load average {load:.1f}"
         )
         console.print(_durations(hour.took))
+        console.print("pages touched: " + "; ".join(f"{what} {before[what]} before, {after[what]} after" for what in before))
         await asyncio.sleep(2)  # statistics are written at most once a second
         console.print(await _tables(pool, sizes))
     finally:
@@ -293,6 +326,29 @@ def _durations(took: Took) -> Table:
         ]
         table.add_row(what, str(sum(map(len, tenths))), *cells)
     return table
+
+
+_LOOKS = {
+    "claim": f"SELECT * FROM claim_due_v1('{KIND}', 'bench', 60, 0)",
+    "relay's look": f"""SELECT * FROM relay_cursors c, LATERAL (SELECT position FROM event_log e
+        WHERE (e.xid, e.position) > (c.xid, c.position) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+        ORDER BY e.xid, e.position LIMIT 500) AS next WHERE c.relay = '{RELAY}'""",
+}
+
+
+async def _pages(pool: Pool) -> dict[str, int]:
+    """Pages that a claim, and a look of a relay that has nothing to do, touch: tables and indexes, in memory or not."""
+    found = {}
+    async with pool.acquire() as connection:
+        for what, statement in _LOOKS.items():
+            for _ in range(2):  # the first time a session looks at a table, it reads about it
+                transaction = connection.transaction()
+                await transaction.start()
+                explained = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+                await transaction.rollback()
+            plan = orjson.loads(explained)[0]["Plan"]
+            found[what] = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    return found
 
 
 _SIZES = """SELECT relname, pg_table_size(relid), pg_indexes_size(relid) FROM pg_stat_user_tables WHERE relname = ANY ($1)"""
