@@ -109,7 +109,10 @@ class Workforces:
                     ):
                         over.append(one.scan_id)
                 elif isinstance(end, Exception):
-                    log.error("workforce.not-noted", scan_id=one.scan_id, exc_info=end)
+                    if isinstance(end, TryLater):
+                        log.warning("workforce.not-noted", scan_id=one.scan_id, what=end.what)
+                    else:
+                        log.error("workforce.not-noted", scan_id=one.scan_id, exc_info=end)
                     failed.append(one)
                     faults.append(end)
                 else:
