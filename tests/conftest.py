@@ -1,6 +1,7 @@
-"""Fixtures for all tests. Variables of a user's own installation must not reach them."""
+"""Fixtures for all tests. What a user's own shell and installation bring along must not reach them."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -15,3 +16,11 @@ pytest_plugins = ["tests.support.servers"]
 for _name in [name for name in os.environ if name.startswith("SKYDRIVER_") and not name.startswith("SKYDRIVER_TEST_")]:
     if _name not in ("SKYDRIVER_DATABASE_URL", "SKYDRIVER_AMQP_URL", "SKYDRIVER_RABBITMQ_SERVER"):
         del os.environ[_name]
+
+# Servers of tests are on loopback, which no proxy leads to.
+for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[_name]
+
+# A shell starts what runs in the background with SIGINT ignored, and so would every process be that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
