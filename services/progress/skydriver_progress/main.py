@@ -10,6 +10,7 @@ from skydriver_common.bus import topology
 from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
+from skydriver_common.log.another_server import refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.runtime.foundation import Foundation, open_foundation, patiently
 from skydriver_common.runtime.service import Service, run
@@ -76,7 +77,8 @@ async def _ingest(service: Service, foundation: Foundation, settings: ProgressSe
 
     async def open_it() -> Pool:
         with database_faults():
-            return await open_pool(settings.database_url.get_secret_value(), name="progress-ingest", size=_POOL)
+            url = settings.database_url.get_secret_value()
+            return await open_pool(url, name="progress-ingest", size=_POOL, check=refuse_log_of_another_server)
 
     pool = await patiently(open_it)
     service.stack.push_async_callback(pool.close)

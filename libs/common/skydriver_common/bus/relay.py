@@ -27,6 +27,7 @@ from skydriver_common.db.pool import connect
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
+from skydriver_common.log.another_server import LogOfAnotherServer, refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import sql
 
 log = structlog.get_logger(__name__)
@@ -139,10 +140,12 @@ class Relay:
         if not self._is_active:
             with database_faults():
                 self._is_active = bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY))
-                if self._is_active and await sql.is_ahead_of_the_server(self._connection):
-                    # what is written here would stand before what was published there, and never be published
-                    log.error("relay.log_of_another_server", see="docs/limits.md: the log was restored from a dump")
-                    raise TryLater("the log was written on another database server: its order can't go on here", _STANDBY_S)
+                if self._is_active:
+                    try:
+                        await refuse_log_of_another_server(self._connection)
+                    except LogOfAnotherServer:
+                        log.error("relay.log_of_another_server", see="docs/limits.md: the log was restored from a dump")
+                        raise
             if self._is_active:
                 log.info("relay.active")
         return self._connection if self._is_active else None

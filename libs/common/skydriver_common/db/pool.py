@@ -46,8 +46,20 @@ async def _leave_as_it_is(_: Connection) -> None:
     back an open one). The driver's own way asks the server once more for each statement."""
 
 
-async def open_pool(database_url: str, *, name: str, size: int = 10, command_timeout_s: float = 30.0) -> Pool:
-    """A pool of at most ``size`` connections. Raises what asyncpg raises when the server can't be reached."""
+async def open_pool(
+    database_url: str, *, name: str, size: int = 10, command_timeout_s: float = 30.0,
+    check: Callable[[Connection], Awaitable[None]] | None = None,
+) -> Pool:  # fmt: skip
+    """A pool of at most ``size`` connections. Raises what asyncpg raises when the server can't be reached.
+
+    check: called with each new connection; one that it raises for is not used, and whoever asked for it meets that error.
+    """
+
+    async def set_up(connection: Connection) -> None:
+        await _set_up(connection)
+        if check is not None:
+            await check(connection)
+
     return await _BoundedPool(
         writable(database_url),
         connection_class=_Watched,
@@ -59,7 +71,7 @@ async def open_pool(database_url: str, *, name: str, size: int = 10, command_tim
         loop=None,
         timeout=10,
         command_timeout=command_timeout_s,
-        init=_set_up,
+        init=set_up,
         reset=_leave_as_it_is,
         server_settings={"application_name": f"skydriver-{name}"},
     )

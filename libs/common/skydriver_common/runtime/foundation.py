@@ -17,10 +17,11 @@ from skydriver_common.bus.translate import broker_faults
 from skydriver_common.db import migrate
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL, Bell
 from skydriver_common.db.clock import ClockComparison
-from skydriver_common.db.pool import Listener, Pool, open_pool
+from skydriver_common.db.pool import Connection, Listener, Pool, open_pool
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
+from skydriver_common.log.another_server import refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.runtime.loops import Pulse
 from skydriver_common.runtime.service import Service, StartupProblem
@@ -104,7 +105,7 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     Raises StartupProblem when the database's schema does not fit.
     """
     database_url = settings.database_url.get_secret_value()
-    pool = await open_service_pool(service, database_url)
+    pool = await open_service_pool(service, database_url, check=refuse_log_of_another_server)
     bell = Bell(pool)
     due: dict[str, list[Callable[[], None]]] = {}
     relay_pulse = Pulse()
@@ -135,8 +136,14 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Founda
     )  # fmt: skip
 
 
-async def open_service_pool(service: Service, database_url: str, *, size: int = 10, command_timeout_s: float = 30.0) -> Pool:
-    """The service's pool, on a database whose schema fits; waits for one that is away. Raises StartupProblem."""
+async def open_service_pool(
+    service: Service, database_url: str, *, size: int = 10, command_timeout_s: float = 30.0,
+    check: Callable[[Connection], Awaitable[None]] | None = None,
+) -> Pool:  # fmt: skip
+    """The service's pool, on a database whose schema fits; waits for one that is away. Raises StartupProblem.
+
+    check: of each new connection, see ``open_pool``.
+    """
 
     async def open_it() -> Pool:
         try:
@@ -144,7 +151,9 @@ async def open_service_pool(service: Service, database_url: str, *, size: int = 
                 missing = await asyncio.to_thread(migrate.check, database_url)
                 if missing:
                     raise StartupProblem(f"the database lacks the migration {missing[0]}: run `skydriver migrate` first")
-                return await open_pool(database_url, name=service.name, size=size, command_timeout_s=command_timeout_s)
+                return await open_pool(
+                    database_url, name=service.name, size=size, command_timeout_s=command_timeout_s, check=check
+                )
         except migrate.SchemaTooNew as error:
             raise StartupProblem(f"{error}: start this service from that release") from error
         except migrate.Unreachable as error:
