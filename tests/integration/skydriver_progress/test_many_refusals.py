@@ -1,7 +1,15 @@
 """A scan that sends much that is refused does not fill the dead letters."""
 
+from urllib.parse import urlsplit
+
+import aio_pika
+import pytest
+
+from skydriver_cli.embedded.rabbitmq import MAX_DEAD_LETTERS, USER
+from skydriver_common.bus import topology
 from skydriver_progress.refusals import MAX_KEPT
 from tests.integration.skydriver_progress.conftest import Rig
+from tests.support.histories import until
 from tests.support.scanner_bus import a_progress, lanes
 
 
@@ -15,3 +23,24 @@ async def test_of_many_refusals_the_first_are_kept_whole_and_other_scans_have_th
         await rig.bus.until(first, lambda scan: scan.sequence == 1)
         letters = await rig.dead.read(MAX_KEPT + 1)
     assert sum(letter.headers["x-from-key"] == f"progress.{second}" for letter in letters) == 1
+
+
+async def test_the_dead_letters_of_an_embedded_node_are_bounded(rig: Rig) -> None:
+    """The oldest go. Another broker has the policy of deploy/rabbitmq, or its operators' own."""
+    if urlsplit(rig.amqp_url).username != USER:
+        pytest.skip("this broker is not an embedded one")
+    async with await aio_pika.connect(rig.amqp_url) as connection:
+        channel = await connection.channel(publisher_confirms=False)
+        for number in range(MAX_DEAD_LETTERS + 500):
+            await channel.default_exchange.publish(aio_pika.Message(str(number).encode()), topology.DEAD_LETTERS)
+
+        async def is_bounded() -> bool:
+            queue = await channel.get_queue(topology.DEAD_LETTERS)
+            return queue.declaration_result.message_count == MAX_DEAD_LETTERS
+
+        await until(is_bounded)
+        queue = await channel.get_queue(topology.DEAD_LETTERS)
+        oldest = await queue.get(no_ack=True)
+        assert oldest is not None
+        assert oldest.body == b"500"
+        await queue.purge()

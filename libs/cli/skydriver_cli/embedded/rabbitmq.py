@@ -37,6 +37,16 @@ _ELECT_LEADERS = (
     "(case(element(2,Member))of(follower)->catch(ra:trigger_election({element(1,Member),node()}));(_)->(ok)end)"
     "end,ets:tab2list(ra_state)))end,lists:seq(1,120))end)."
 )
+MAX_DEAD_LETTERS = 10_000
+# As in deploy/rabbitmq, for a machine of one's own. A file of definitions would keep the node from making our user, so the node
+# sets the policy itself as soon as it can. From 4.0 on the letters must not count how often they are looked at; older ones refuse
+# that part, and get the rest.
+_BOUND_DEAD_LETTERS = (
+    "-eval spawn(fun()->lists:any(fun(_)->timer:sleep(500),lists:any(fun(More)->"
+    'ok==(catch(rabbit_policy:set(<<"/">>,<<"dead-letters">>,<<"^skydriver[.]dead-letters$">>,'
+    f'[{{<<"max-length">>,{MAX_DEAD_LETTERS}}},{{<<"max-length-bytes">>,536870912}},{{<<"overflow">>,<<"drop-head">>}}|More],'
+    '10,<<"queues">>,<<"skydriver">>)))end,[[{<<"delivery-limit">>,-1}],[]])end,lists:seq(1,240))end).'
+)
 _NEEDED_PARTS = ("rabbit-*", "rabbit_common-*", "rabbitmq_prelaunch-*")
 _TOKEN_PLUGIN = "rabbitmq_auth_backend_oauth2"  # noqa: S105  (a name, no password)
 _TOKEN_PARTS = (f"{_TOKEN_PLUGIN}-*", "jose-*", "base64url-*", "cowlib-*")
@@ -149,6 +159,7 @@ def _write_configuration(home: Path, port: int, password: str, scan_tokens: Scan
         f"default_user = {USER}",  # made with the database; then there is no user `guest`
         f"default_pass = {password}",
         "vm_memory_high_watermark.absolute = 1GiB",
+        "max_message_size = 16777216",  # as in deploy/rabbitmq/rabbitmq.conf
         "raft.wal_max_size_bytes = 33554432",
         "log.console = false",
         "log.file = rabbitmq.log",
@@ -198,7 +209,7 @@ def _environment(home: Path, script: Path, ports: dict[str, int], logs: Path, *,
         "RABBITMQ_MAX_NUMBER_OF_PROCESSES": "131072",
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
             "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none "  # two schedulers that sleep instead of spinning
-            "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1} " + _ELECT_LEADERS
+            "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1} " + _ELECT_LEADERS + " " + _BOUND_DEAD_LETTERS
         ),
         "detached": "1",  # the script then becomes the node, instead of waiting for it in a shell
     }
