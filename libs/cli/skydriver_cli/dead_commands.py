@@ -269,11 +269,11 @@ async def _letters(amqp_url: str | None, data_dir: Path) -> AsyncIterator[DeadLe
     except InUse:
         raise Problem("somebody else is looking through the dead letters", "Try again when they are done") from None
     except TryLater as fault:
+        if isinstance(fault.__cause__, asyncpg.InsufficientPrivilegeError):
+            raise Problem(
+                "this database user may not write what it did into the log", "Use a user with the role skydriver_operator"
+            ) from fault
         raise Problem(fault.what, "No letter is lost. Check the URL and the server, and try again") from fault
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise Problem(
-            "this database user may not write what it did into the log", "Use a user with the role skydriver_operator"
-        ) from error
 
 
 async def _record(pool: Pool, act: str, letter: Letter, event: SystemEvent) -> None:
