@@ -88,7 +88,7 @@ async def a_consumer(url: str, handle: Callable[[dict[str, Any]], Awaitable[Repl
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Waiting messages are tried again at once, and no traceback is drawn."""
-    monkeypatch.setattr(outcomes, "_pause_s", lambda *_: 0.001)
+    monkeypatch.setattr(outcomes, "pause_after", lambda *_: 0.001)
     with capture_logs():
         yield
 
@@ -265,13 +265,14 @@ async def test_a_consumer_settles_every_message_whatever_stands_on_its_outside_a
     outsides = await asyncio.to_thread(_outsides)
     scan_id = await store.a_scan()
 
-    async def handle(body: dict[str, Any]) -> None:
+    async def handle(body: dict[str, Any]) -> Reply:
         if "bad" in body:
             raise BadMessage("it says that it is bad")
         async with store.uows["progress"].on_scans(current_context(), [scan_id]) as tx:
             if tx.recorded_reply is None:
                 tx.append(scan_id, [a_report(1)])
                 tx.record(Reply(body=b"{}"))
+        return Reply(body=b"{}")  # to wherever the message says
 
     bodies = (b"{}", b'{"bad":1}', b"\xff\0", b" {}", b"[" * 100_000, b"")
     taken = 0

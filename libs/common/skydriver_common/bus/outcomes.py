@@ -101,7 +101,7 @@ class _Settling(BaseMiddleware[Any, Any]):
             except Exception as error:
                 if (fault := error if isinstance(error, TryLater) else fault_of(error)) is not None:
                     waits += 1
-                    pause_s = _pause_s(fault, waits)
+                    pause_s = pause_after(fault, waits)
                     log.warning("message.waiting", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
                 else:
                     bugs += 1
@@ -133,6 +133,8 @@ class _Settling(BaseMiddleware[Any, Any]):
             await self._settle.replies.send(reply, to=msg.reply_to, correlation_id=msg.correlation_id or "")
         except TryLater as fault:
             log.warning("reply.lost", what=fault.what)
+        except Exception:
+            log.exception("reply.failed")  # it may be the way back that can't be written; the message is settled all the same
 
     async def _settled(self, msg: RabbitMessage, outcome: str) -> str:
         try:
@@ -167,7 +169,7 @@ class _Settling(BaseMiddleware[Any, Any]):
                 await self._publish(letter, short_text(str(headers[KEY])) or "unknown")
             except TryLater as fault:
                 waits += 1
-                pause_s = _pause_s(fault, waits)
+                pause_s = pause_after(fault, waits)
                 log.warning("burial.waiting", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
                 await self._stopped_within(pause_s)
                 continue
@@ -191,7 +193,7 @@ def _is_gone(msg: RabbitMessage) -> bool:
         return True
 
 
-def _pause_s(fault: TryLater, waits: int) -> float:
+def pause_after(fault: TryLater, waits: int) -> float:
     """Seconds until the next try: growing, spread, and not less than what the fault says."""
     return max(fault.after_s, min(_LONGEST_WAIT_S, 0.05 * 2.0 ** min(waits, 8))) * random.uniform(0.5, 1)  # noqa: S311
 

@@ -31,6 +31,7 @@ from pamqp import commands as spec
 
 from skydriver_common.bus import foreign_bytes, letters, topology
 from skydriver_common.bus.broker import watched
+from skydriver_common.bus.outcomes import pause_after
 from skydriver_common.bus.translate import deaths_told
 from skydriver_common.db.pool import first
 from skydriver_common.faults import TryLater
@@ -267,7 +268,7 @@ class Lane:
                 failures += 1
                 if time.monotonic() - began > _GIVES_BACK_AFTER_S or self._stopping.is_set():
                     raise
-                pause_s = max(fault.after_s, min(_LONGEST_PAUSE_S, 0.05 * 2 ** min(failures, 8))) * random.uniform(0.5, 1)  # noqa: S311
+                pause_s = pause_after(fault, failures)
                 log.warning("batch.waiting", queue=self._queue.name, what=fault.what, retry_in_s=round(pause_s, 3))
                 await first(self._stopping.wait(), asyncio.sleep(pause_s))
 
