@@ -19,6 +19,9 @@ PLACES: dict[str, Callable[[str], bool]] = {
     "commit": lambda query: query == "COMMIT;",
 }
 """Where in the transaction of a decision."""
+BLOB, SYSTEM = "blob", "system"
+_ALL_PLACES = PLACES | {BLOB: lambda query: query == sql.put_blob.sql, SYSTEM: lambda query: query == sql.system_head.sql}
+"""As well: where a skymap is stored before its decision, and a fact that belongs to no scan after it."""
 
 CUT = "cut"
 """In place of a SQLSTATE: the server ends the session."""
@@ -57,7 +60,7 @@ class FaultyDatabase:
 
     async def meets(self, connection: Any, query: str) -> None:
         """Called before each statement."""
-        if self.left <= 0 or not PLACES[self.place](query):
+        if self.left <= 0 or not _ALL_PLACES[self.place](query):
             return
         self.left -= 1
         self.met += 1

@@ -21,7 +21,7 @@ from skydriver_common.log import blobs
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
-from skydriver_progress.adapters.lane import Lane
+from skydriver_progress.adapters.lane import Lane, Settled
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import Retention
 from skydriver_progress.tokens import ScanTokens
@@ -152,7 +152,14 @@ class DeadLetters:
 
 @asynccontextmanager
 async def lanes(
-    amqp_url: str, store: Store, jwks: Path, *, coalesces: bool = True, token_grace_s: float = 600.0, prefetch: int = 500
+    amqp_url: str,
+    store: Store,
+    jwks: Path,
+    *,
+    coalesces: bool = True,
+    token_grace_s: float = 600.0,
+    prefetch: int = 500,
+    settled: Settled = lambda *_: None,
 ) -> AsyncIterator[asyncio.Event]:
     """The three lanes at work in this process; yields what stops them."""
     stopping = asyncio.Event()
@@ -168,7 +175,7 @@ async def lanes(
         )  # fmt: skip
         lane = Lane(
             amqp_url, topology.scanner_queue(kind), ingest, prefetch=prefetch if kind == "progress" else 4,
-            most=prefetch if kind == "progress" else 4, stopping=stopping, settled=lambda *_: None,
+            most=prefetch if kind == "progress" else 4, stopping=stopping, settled=settled,
             store_takes=partial(blobs.can_be_written, store.pool),
         )  # fmt: skip
         works.append(asyncio.create_task(lane.run()))

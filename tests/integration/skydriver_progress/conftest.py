@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from skydriver_progress.adapters import lane
 from tests.support.histories import Store, a_store
 from tests.support.scanner_bus import DeadLetters, ScannerBus, scanner_bus
 
@@ -33,3 +34,17 @@ async def rig(database: str, clean_bus: str, tmp_path: Path) -> AsyncIterator[Ri
     """Empty store, empty queues."""
     async with a_store(database) as store, scanner_bus(clean_bus, store, tmp_path) as (bus, dead, jwks):
         yield Rig(store, bus, dead, jwks, clean_bus)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sessions that lanes have begun, by queue."""
+    begun: list[str] = []
+    session = lane.Lane._session
+
+    async def counted(self: lane.Lane, *, is_careful: bool) -> None:
+        begun.append(self.name)
+        await session(self, is_careful=is_careful)
+
+    monkeypatch.setattr(lane.Lane, "_session", counted)
+    return begun

@@ -3,7 +3,6 @@
 import asyncio
 
 import aio_pika
-import pytest
 from hypothesis import HealthCheck, given, settings
 
 from skydriver_common.bus import topology
@@ -12,7 +11,6 @@ from skydriver_common.bus.dead_letters import looking_through
 from skydriver_common.bus.letters import Letter
 from skydriver_common.bus.relay import Relay
 from skydriver_common.runtime.loops import Pulse, forever
-from skydriver_progress.adapters import lane
 from skydriver_scanner import wire
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import skydriver, until
@@ -41,20 +39,6 @@ def _outsides() -> list[Outside]:
 
     collect()
     return found
-
-
-@pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The sessions that lanes have begun, by queue."""
-    begun: list[str] = []
-    session = lane.Lane._session
-
-    async def counted(self: lane.Lane, *, is_careful: bool) -> None:
-        begun.append(self.name)
-        await session(self, is_careful=is_careful)
-
-    monkeypatch.setattr(lane.Lane, "_session", counted)
-    return begun
 
 
 async def _letters(amqp_url: str) -> list[Letter]:
@@ -92,7 +76,7 @@ async def test_no_property_of_any_message_holds_up_lanes_relay_or_operators(rig:
 
             await until(all_are_settled)
             letters = await _letters(rig.amqp_url)
-            assert refused > len(outsides) / 2
+            assert refused > 50  # the broker itself does not take the others
             assert {letter.queue for letter in letters} == {topology.scanner_queue("progress").name}
 
             async def all_are_relayed() -> bool:
