@@ -281,7 +281,7 @@ async def _reader(url: str, is_wanted: bool) -> AsyncIterator[None]:
     if not is_wanted:
         yield
         return
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(url, timeout=10, server_settings={"idle_in_transaction_session_timeout": "0"})
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.fetchval("SELECT count(*) FROM relay_cursors")
