@@ -49,13 +49,13 @@ class Running:
         return response.json()
 
 
-def start(data_dir: Path, **environment: str) -> Running:
-    """Start the system in this folder and wait until it says how to reach it."""
+def start(data_dir: Path, *words: str, **environment: str) -> Running:
+    """Start the system in this folder and wait until it says how to reach it. words: further arguments of `up`."""
     (data_dir / "connection.json").unlink(missing_ok=True)
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "up.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "skydriver_cli.app", "up", "--data-dir", str(data_dir), "--workers", "2"],
+            [sys.executable, "-m", "skydriver_cli.app", "up", "--data-dir", str(data_dir), "--workers", "2", *words],
             stdout=log, stderr=log, env={**os.environ, **environment}, start_new_session=True,
         )  # fmt: skip
     running = Running(data_dir, process)

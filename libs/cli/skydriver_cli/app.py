@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from skydriver_cli import log_archive_commands, log_proof_commands, log_replay_commands
@@ -78,10 +78,12 @@ def up(
         list[str] | None, typer.Option("--replicas", help="More than one process of a service: name=count; repeatable.")
     ] = None,
     no_sandbox: Annotated[
-        bool, typer.Option("--no-sandbox", help="Without the stand-in EWMS (set SKYDRIVER_EWMS_URL).")
+        bool, typer.Option("--no-sandbox", help="Without the stand-in EWMS: use the one that SKYDRIVER_EWMS_URL names.")
     ] = False,
 ) -> None:
     """Start the whole system on this machine and stay until Ctrl-C.
+
+    Settings of the services (`skydriver settings`) are taken from the environment.
 
     Example: skydriver up --data-dir data --workers 4
     """
@@ -472,9 +474,9 @@ def _say(text: str) -> None:
 
 
 def _show_system(system: Any) -> None:
-    table = Table("part", "where", "health", title="SkyDriver is up (Ctrl-C stops it)")
+    table = Table("part", Column("where", overflow="fold"), "health", title="SkyDriver is up (Ctrl-C stops it)")
     for name, where in system.where.items():
-        table.add_row(name, where, "")
+        table.add_row(name, Text(where), "")
     for part in system.parts:
         table.add_row(part.name, part.ready_url.rpartition("/")[0], "[green]ready[/green]")
     out.print(table)

@@ -50,6 +50,11 @@ def settings() -> Iterator[Setting]:
         yield from (_setting(service, field_name, field) for field_name, field in fields.items() if field_name not in shared)
 
 
+def names_by_service() -> dict[str, frozenset[str]]:
+    """Return the variables that each service reads, those of all services included."""
+    return {service: getattr(importlib.import_module(module), name).names() for service, (module, name) in SERVICES.items()}
+
+
 def markdown() -> str:
     """The page ``docs/settings.md``."""
     lines, service = [_HEAD], ""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from skydriver_cli.embedded.ports import LOOPBACK, choose_and_remember, is_free
 from skydriver_cli.embedded.secret_files import secret, write_private
 from skydriver_cli.places import schema_problems
 from skydriver_cli.problems import Problem
+from skydriver_cli.up_settings import Given, given_settings, place
 from skydriver_common.auth import TokenSigner, ensure_key
 from skydriver_common.auth.sign import JWKS_NAME
 from skydriver_common.db import migrate, roles
@@ -39,7 +41,7 @@ READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 6.0
 _MAX_PAUSE_S = 30.0
 _HEALTHY_S = 10.0
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 _Started = TypeVar("_Started", postgres.Postgres, rabbitmq.RabbitMQ)
 Say = Callable[[str], None]
@@ -96,6 +98,7 @@ class System:
     where: dict[str, str]
     connection: dict[str, str] = field(repr=False)
     say: Say
+    stop_limit_s: float = STOP_LIMIT_S
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def supervise(self) -> None:
@@ -164,6 +167,9 @@ async def running(options: Options, say: Say) -> AsyncIterator[System]:
     Raises Problem with one readable line for whatever prevents the start.
     """
     data = options.data_dir
+    given = given_settings(os.environ, has_sandbox=options.sandbox)
+    for warning in given.warnings:
+        say(warning)
     with _owned(data):
         if options.http_port is not None and not is_free(options.http_port):
             raise Problem(f"port {options.http_port} is in use", "Choose another --http-port, or leave it out")
@@ -182,8 +188,8 @@ async def running(options: Options, say: Say) -> AsyncIterator[System]:
             ports["http"] = options.http_port
         async with contextlib.AsyncExitStack() as stack:
             signer = await asyncio.to_thread(_signer, data)
-            servers = await _servers(data, ports, stack, signer)
-            system = await asyncio.to_thread(_describe, options, ports, servers, signer, say)
+            servers = await _servers(data, ports, stack, signer, given)
+            system = await asyncio.to_thread(_describe, options, ports, servers, signer, given, say)
             stack.push_async_callback(_stop, system)
             await asyncio.gather(*(_start(data, part) for part in system.parts))
             await _all_ready(system)
@@ -214,10 +220,12 @@ def _signer(data: Path) -> TokenSigner:
     return TokenSigner.from_file(_key_file(data), issuer=ISSUER, audience=AUDIENCE)
 
 
-async def _servers(data: Path, ports: dict[str, int], stack: contextlib.AsyncExitStack, signer: TokenSigner) -> _Servers:
+async def _servers(
+    data: Path, ports: dict[str, int], stack: contextlib.AsyncExitStack, signer: TokenSigner, given: Given
+) -> _Servers:
     """Postgres and RabbitMQ, started side by side unless the environment names others; the database migrated."""
     logs, run = data / "logs", data / "run"
-    database_url, amqp_url = os.environ.get("SKYDRIVER_DATABASE_URL"), os.environ.get("SKYDRIVER_AMQP_URL")
+    database_url, amqp_url = given.get("DATABASE_URL"), given.get("AMQP_URL")
 
     ours: list[Server] = []
 
@@ -267,61 +275,27 @@ def _service_logins(owner_url: str, keys: Path) -> dict[str, str]:
     }
 
 
-def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer: TokenSigner, say: Say) -> System:
-    """The processes and their environments; tokens are made on the way."""
+def _describe(
+    options: Options, ports: dict[str, int], servers: _Servers, signer: TokenSigner, given: Given, say: Say
+) -> System:
+    """The processes and their environments; tokens are made on the way.
+
+    A service gets our defaults, then what the environment gives it, then what we must set ourselves.
+    """
     data = options.data_dir
-    key_file = _key_file(data)
-    jwks = key_file.with_name(JWKS_NAME)
-    database_url, amqp_url = servers.database_url, servers.amqp_url
     url = f"http://{LOOPBACK}:{ports['http']}"
-    common = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
-        "SKYDRIVER_DATABASE_URL": database_url,
-        "SKYDRIVER_AMQP_URL": amqp_url,
-    }
-    auth = {"SKYDRIVER_AUTH_ISSUER": ISSUER, "SKYDRIVER_AUTH_AUDIENCE": AUDIENCE}
-    work = {"SKYDRIVER_WORK_DIR": str(data / "work")}
-    ewms_url = os.environ.get("SKYDRIVER_EWMS_URL", f"http://{LOOPBACK}:{ports['ewms']}")
+    inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     client_secret, s3_secret = secret(data / "keys" / "ewms_client"), secret(data / "keys" / "object_store")
-    own: dict[str, dict[str, str]] = {
-        "api": auth
-        | {
-            "SKYDRIVER_HTTP_HOST": LOOPBACK,
-            "SKYDRIVER_HTTP_PORT": str(ports["http"]),
-            "SKYDRIVER_AUTH_JWKS_FILE": str(jwks),
-        },
-        "dispatcher": auth | work | {
-            "SKYDRIVER_PUBLIC_URL": url,
-            "SKYDRIVER_SCAN_TOKEN_KEY_FILE": str(key_file),
-            "SKYDRIVER_LOW_PRIORITY_INTERVAL_S": "0",
-            "SKYDRIVER_SCANNER_PROGRESS_INTERVAL_S": "1",
-            "SKYDRIVER_SCANNER_RESULT_INTERVAL_S": "5",
-            "SKYDRIVER_SCANNER_KILL_SWITCH_INTERVAL_S": "10",
-            **({"SKYDRIVER_SCANNER_BUS_URL": servers.scanner_bus_url} if servers.scanner_bus_url else {}),
-        },
-        "progress": auth | {"SKYDRIVER_AUTH_JWKS_FILE": str(jwks)},
-        "ewms_bridge": work | {
-            "SKYDRIVER_EWMS_URL": ewms_url,
-            "SKYDRIVER_EWMS_ISSUER": ewms_url,
-            "SKYDRIVER_EWMS_CLIENT_ID": "skydriver",
-            "SKYDRIVER_EWMS_CLIENT_SECRET": client_secret,
-            "SKYDRIVER_INSTANCE": "local",
-            "SKYDRIVER_WORKFORCE_INTERVAL_S": "5",
-            "SKYDRIVER_WORKFORCE_FAST_INTERVAL_S": "1",
-            "SKYDRIVER_ACTIVATION_POLL_S": "0.5",
-            "SKYDRIVER_UNCLEAR_WAIT_S": "20",
-            "SKYDRIVER_S3_URL": ewms_url,
-            "SKYDRIVER_S3_KEY_ID": "skydriver",
-            "SKYDRIVER_S3_SECRET": s3_secret,
-            "SKYDRIVER_S3_BUCKET": BUCKET,
-        },
-    }  # fmt: skip
-    overrides = {name: value for name, value in os.environ.items() if name in _OVERRIDABLE}
+    defaults = _defaults(options, ports, servers, given, client_secret, s3_secret)
+    ours = _ours(data, ports, url)
     scanner = {name: value for name, value in os.environ.items() if name.startswith("SANDBOX_SCAN")}
     parts = [
         Part(
             name,
             [sys.executable, "-m", SERVICES[service]],
-            common | own[service] | _own_login(servers, service) | overrides | (scanner if service == "dispatcher" else {})
+            inherited | defaults.get(service, {}) | dict(given.by_service[service]) | ours[service]
+            | {"SKYDRIVER_DATABASE_URL": servers.database_urls.get(service, servers.database_url), "SKYDRIVER_AMQP_URL": servers.amqp_url}
+            | (scanner if service == "dispatcher" else {})
             | {"SKYDRIVER_HEALTH_PORT": str(ports[f"health_{name}"]), "SKYDRIVER_REPLICA": name}
             | ({"SKYDRIVER_HTTP_PORT": str(ports[f"http_{number}"])} if service == "api" and number > 1 else {}),
             f"http://{LOOPBACK}:{ports[f'health_{name}']}/readyz",
@@ -330,21 +304,100 @@ def _describe(options: Options, ports: dict[str, int], servers: _Servers, signer
         for number, name in enumerate(_processes_of(service, options), start=1)
     ]  # fmt: skip
     if options.sandbox:
-        parts.insert(0, _sandbox(options, ports, common, amqp_url, client_secret, s3_secret))
-    where = {"REST API": url, "data folder": str(data)}
+        parts.insert(0, _sandbox(options, ports, inherited, servers.amqp_url, client_secret, s3_secret))
+    where = {"REST API": url, "data folder": str(data)} | _partners(options, servers, given, defaults["ewms_bridge"])
     connection = {
         "url": url,
         "user_token": signer.user_token(),
         "system_token": signer.system_token(),
-        "database_url": database_url,
-        "amqp_url": amqp_url,
+        "database_url": servers.database_url,
+        "amqp_url": servers.amqp_url,
     }
     if options.sandbox:
         connection["sandbox_url"] = f"http://{LOOPBACK}:{ports['ewms']}"
         connection["sandbox_token"] = secret(data / "keys" / "sandbox_admin")
     for number in range(2, options.replicas.get("api", 1) + 1):
         where[f"REST API {number}"] = connection[f"url_{number}"] = f"http://{LOOPBACK}:{ports[f'http_{number}']}"
-    return System(data, url, servers.ours, parts, where, connection, say)
+    return System(data, url, servers.ours, parts, where, connection, say, stop_limit_s=_stop_limit_s(given))
+
+
+def _defaults(
+    options: Options, ports: Mapping[str, int], servers: _Servers, given: Given, client_secret: str, s3_secret: str
+) -> dict[str, dict[str, str]]:
+    """Service to the settings that differ from its own defaults here, unless the environment gives others."""
+    ewms_url = given.get("EWMS_URL") or f"http://{LOOPBACK}:{ports['ewms']}"
+    bridge = {
+        "SKYDRIVER_EWMS_URL": ewms_url,
+        "SKYDRIVER_EWMS_ISSUER": ewms_url,
+        "SKYDRIVER_EWMS_CLIENT_ID": "skydriver",
+        "SKYDRIVER_EWMS_CLIENT_SECRET": client_secret,
+        "SKYDRIVER_S3_URL": ewms_url,
+        "SKYDRIVER_S3_KEY_ID": "skydriver",
+        "SKYDRIVER_S3_SECRET": s3_secret,
+        "SKYDRIVER_S3_BUCKET": BUCKET,
+    }
+    if options.sandbox:
+        # the stand-in is ours alone and fast; a real EWMS gets the patience and the pace of the bridge's own defaults
+        bridge |= {
+            "SKYDRIVER_INSTANCE": "local",
+            "SKYDRIVER_WORKFORCE_INTERVAL_S": "5",
+            "SKYDRIVER_WORKFORCE_FAST_INTERVAL_S": "1",
+            "SKYDRIVER_ACTIVATION_POLL_S": "0.5",
+            "SKYDRIVER_UNCLEAR_WAIT_S": "20",
+        }
+    else:
+        # it is shared, and no two installations may have the same name
+        bridge["SKYDRIVER_INSTANCE"] = f"local-{hashlib.sha256(client_secret.encode()).hexdigest()[:12]}"
+    return {
+        "dispatcher": {
+            "SKYDRIVER_LOW_PRIORITY_INTERVAL_S": "0",
+            "SKYDRIVER_SCANNER_PROGRESS_INTERVAL_S": "1",
+            "SKYDRIVER_SCANNER_RESULT_INTERVAL_S": "5",
+            "SKYDRIVER_SCANNER_KILL_SWITCH_INTERVAL_S": "10",
+            **({"SKYDRIVER_SCANNER_BUS_URL": servers.scanner_bus_url} if servers.scanner_bus_url else {}),
+        },
+        "ewms_bridge": bridge,
+    }
+
+
+def _ours(data: Path, ports: Mapping[str, int], url: str) -> dict[str, dict[str, str]]:
+    """Service to the settings that nobody else may choose: they belong to the keys, ports and folders made here."""
+    key_file = _key_file(data)
+    jwks = {"SKYDRIVER_AUTH_JWKS_FILE": str(key_file.with_name(JWKS_NAME))}
+    auth = {"SKYDRIVER_AUTH_ISSUER": ISSUER, "SKYDRIVER_AUTH_AUDIENCE": AUDIENCE}
+    work = {"SKYDRIVER_WORK_DIR": str(data / "work")}
+    return {
+        "api": auth | jwks | {"SKYDRIVER_HTTP_HOST": LOOPBACK, "SKYDRIVER_HTTP_PORT": str(ports["http"])},
+        "dispatcher": auth | work | {"SKYDRIVER_PUBLIC_URL": url, "SKYDRIVER_SCAN_TOKEN_KEY_FILE": str(key_file)},
+        "progress": auth | jwks,
+        "ewms_bridge": work,
+    }
+
+
+def _partners(options: Options, servers: _Servers, given: Given, bridge: Mapping[str, str]) -> dict[str, str]:
+    """What the system works with, and whose it is; addresses without logins."""
+
+    def whose(setting: str, embedded: str = "embedded") -> str:
+        return embedded if given.get(setting) is None else f"SKYDRIVER_{setting}"
+
+    found = {
+        "database": f"{place(servers.database_url)} ({whose('DATABASE_URL')})",
+        "broker": f"{place(servers.amqp_url)} ({whose('AMQP_URL')})",
+    }
+    if not options.sandbox and given.get("EWMS_URL") is None:
+        return found | {"EWMS": "none: SKYDRIVER_EWMS_URL is not set, and scans get no workers"}
+    return found | {
+        "EWMS": f"{place(bridge['SKYDRIVER_EWMS_URL'])} ({whose('EWMS_URL', 'stand-in')})",
+        "object store": f"{place(given.get('S3_URL') or bridge['SKYDRIVER_S3_URL'])} ({whose('S3_URL', 'stand-in')})",
+    }
+
+
+def _stop_limit_s(given: Given) -> float:
+    """How long services may take to stop: at least what they grant their work in hand."""
+    try:
+        return max(STOP_LIMIT_S, float(given.get("STOP_GRACE_S") or 0))
+    except ValueError:  # the services refuse it by name
+        return STOP_LIMIT_S
 
 
 def _processes_of(service: str, options: Options) -> list[str]:
@@ -352,29 +405,11 @@ def _processes_of(service: str, options: Options) -> list[str]:
     return [service, *(f"{service}-{number}" for number in range(2, options.replicas.get(service, 1) + 1))]
 
 
-def _own_login(servers: _Servers, service: str) -> dict[str, str]:
-    url = servers.database_urls.get(service)
-    return {} if url is None else {"SKYDRIVER_DATABASE_URL": url}
-
-
-_OVERRIDABLE = frozenset(
-    {
-        "SKYDRIVER_TEARDOWN_DELAY_S", "SKYDRIVER_LOG_LEVEL", "SKYDRIVER_LOG_FORMAT", "SKYDRIVER_LOW_PRIORITY_INTERVAL_S",
-        "SKYDRIVER_CLUSTERS", "SKYDRIVER_LOGS_DASHBOARD_URL", "SKYDRIVER_COMMAND_DEADLINE_S", "SKYDRIVER_SCANNER_COMMAND",
-        "SKYDRIVER_SCANNER_BUS_URL",
-        "SKYDRIVER_COALESCE_PROGRESS", "SKYDRIVER_SILENCE_LIMIT_S", "SKYDRIVER_SCAN_TOKEN_GRACE_S", "SKYDRIVER_PROGRESS_RETENTION_DAYS",
-    }
-)  # fmt: skip
-"""Settings of services that a user may change through the environment of ``skydriver up``."""
-
-
 def _sandbox(
-    options: Options, ports: dict[str, int], common: Mapping[str, str], amqp_url: str, client_secret: str, s3_secret: str
+    options: Options, ports: dict[str, int], inherited: Mapping[str, str], amqp_url: str, client_secret: str, s3_secret: str
 ) -> Part:
     base = f"http://{LOOPBACK}:{ports['ewms']}"
-    environment = {name: value for name, value in common.items() if not name.startswith("SKYDRIVER_")} | {
-        name: value for name, value in os.environ.items() if name.startswith("SANDBOX_")
-    }
+    environment = dict(inherited) | {name: value for name, value in os.environ.items() if name.startswith("SANDBOX_")}
     return Part(
         "sandbox",
         [
@@ -436,7 +471,7 @@ async def _ready(system: System, part: Part, session: aiohttp.ClientSession) -> 
 async def _stop(system: System) -> None:
     """Services first, then scanners and workers, all by identity; servers follow from the exit stack."""
     system.stopping.set()
-    await asyncio.gather(*(part.child.stop(grace_s=STOP_LIMIT_S) for part in system.parts if part.child is not None))
+    await asyncio.gather(*(part.child.stop(grace_s=system.stop_limit_s) for part in system.parts if part.child is not None))
     await processes.sweep([*_scanners_and_workers(system.data_dir)], grace_s=2.0)
     (system.data_dir / "connection.json").unlink(missing_ok=True)
 

@@ -16,7 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-__all__ = ["KNOWN_NAMES", "PREFIX", "AmqpUrl", "BadSettings", "PostgresUrl", "ServiceSettings"]
+__all__ = [
+    "CLIENT_NAMES", "KNOWN_NAMES", "PREFIX", "AmqpUrl", "BadSettings", "PostgresUrl", "ServiceSettings", "unknown_names",
+]  # fmt: skip
 
 PREFIX = "SKYDRIVER_"
 EXIT_BAD_SETTINGS = 2
@@ -46,6 +48,9 @@ KNOWN_NAMES: frozenset[str] = frozenset(
 )
 """Every name that some part of the system reads, with its prefix. A service's own fields are known without being listed, but
 only the table keeps the *other* services from refusing them."""
+
+CLIENT_NAMES: frozenset[str] = frozenset(PREFIX + name for name in _CLIENTS.split())
+"""Names that the command line and clients read, and no service."""
 
 TEST_PREFIX = PREFIX + "TEST_"
 """Names of the test suite; no part of the system reads them."""
@@ -161,7 +166,7 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def read(cls) -> Self:
         """The settings of this process. Raises BadSettings with every problem at once."""
-        problems = list(_unknown_names(os.environ, cls.names()))
+        problems = [f"{name}: no such setting{hint}" for name, hint in unknown_names(os.environ, cls.names())]
         try:
             settings = cls.model_validate({})
         except ValidationError as error:
@@ -189,7 +194,11 @@ def _problems(error: ValidationError) -> Iterable[str]:
         yield from (f"{PREFIX}{str(field).upper()}:{where} {text}",) if field else text.splitlines()
 
 
-def _unknown_names(environ: Mapping[str, str], own: frozenset[str]) -> Iterable[str]:
+def unknown_names(environ: Mapping[str, str], own: frozenset[str] = frozenset()) -> Iterable[tuple[str, str]]:
+    """Return the ``SKYDRIVER_*`` variables that no part of the system reads, each with the nearest known name as a hint, or ``""``.
+
+    own: names that the caller knows beside `KNOWN_NAMES`.
+    """
     known = KNOWN_NAMES | own
     links = _service_links(environ)
     for name in sorted(environ):
@@ -201,7 +210,7 @@ def _unknown_names(environ: Mapping[str, str], own: frozenset[str]) -> Iterable[
             upper.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1, cutoff=0.7
         )
         hint = f"; did you mean {PREFIX}{close[0]}?" if close else ""
-        yield f"{name}: no such setting{hint}"
+        yield name, hint
 
 
 def _service_links(environ: Mapping[str, str]) -> re.Pattern[str]:
