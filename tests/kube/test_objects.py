@@ -7,7 +7,7 @@ import pytest
 from kubernetes_asyncio.client import ApiClient
 
 from skydriver_common.model.scan import Scan
-from skydriver_dispatcher.jobspec import JobSettings, job_of, secret_of
+from skydriver_dispatcher.jobspec import WORKING_DIR, JobSettings, job_of, secret_of
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from tests.support.kube.api import Api, ApiError, Object
 from tests.support.launchers import JOBS, a_queued_scan
@@ -32,7 +32,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
 async def _make(api: Api, namespace: str, scan: Scan, settings: JobSettings) -> tuple[Object, Object]:
     """Job and Secret as they go over the wire."""
     environment = scanner_environment(
-        scan, address="https://skydriver.example.org", profile_path="/common-space/ewms.json", bus={}, forwarded={"SKYSCAN_LOG": "INFO"}
+        scan, address="https://skydriver.example.org", profile_path="/common-space/ewms.json", working_dir=WORKING_DIR, bus={},
+        forwarded={"SKYSCAN_LOG": "INFO"},
     )  # fmt: skip
     async with ApiClient() as client:
         job = client.sanitize_for_serialization(job_of(scan, settings, environment))

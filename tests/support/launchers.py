@@ -8,7 +8,7 @@ from kubernetes_asyncio.client import ApiClient
 from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.scan import Scan, evolve
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
-from skydriver_dispatcher.jobspec import JobSettings
+from skydriver_dispatcher.jobspec import WORKING_DIR, JobSettings
 from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from tests.support.histories import a_request
@@ -32,7 +32,12 @@ def kubernetes_launcher(
 ) -> KubernetesLauncher:
     """A launcher whose tokens can be read."""
     environment = partial(
-        scanner_environment, address="http://skydriver", profile_path="/common-space/ewms.json", bus={}, forwarded={}
+        scanner_environment,
+        address="http://skydriver",
+        profile_path="/common-space/ewms.json",
+        working_dir=WORKING_DIR,
+        bus={},
+        forwarded={},
     )
     return KubernetesLauncher(
         client, settings, environment=environment, token=lambda scan_id: f"token-of-{scan_id}", board=board, timeout_s=timeout_s

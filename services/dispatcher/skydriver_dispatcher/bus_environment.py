@@ -2,7 +2,7 @@
 
 from pydantic import SecretStr
 
-BUS_NAME, SPOOL_NAME = "SKYSCAN_SKYDRIVER_BUS_URL", "SKYSCAN_SKYDRIVER_SPOOL_DIR"
+from skydriver_common.model import scanner_variables
 
 
 def bus_environment(bus_url: SecretStr | None, spool_dir: str) -> dict[str, str]:
@@ -12,4 +12,7 @@ def bus_environment(bus_url: SecretStr | None, spool_dir: str) -> dict[str, str]
     A secret when it names a login, so only for processes of this machine.
     spool_dir: a folder that outlives a restart of the scanner; made when missing.
     """
-    return {BUS_NAME: bus_url.get_secret_value() if bus_url is not None else "", SPOOL_NAME: spool_dir}
+    return {
+        scanner_variables.BUS_URL: bus_url.get_secret_value() if bus_url is not None else "",
+        scanner_variables.SPOOL_DIR: spool_dir,
+    }

@@ -36,14 +36,24 @@ from kubernetes_asyncio.client import (
 
 from skydriver_common.kubernetes import names
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.scanner_variables import TOKEN
 from skydriver_dispatcher.decide import URGENT
-from skydriver_dispatcher.scanner_environment import TOKEN_NAME
 
 SHARED_DIR = "/common-space"
 STARTUP_FILE = f"{SHARED_DIR}/startup.json"
 UPLOAD_DIR = "/run/skydriver"
+WORKING_DIR = "/scan"
+"""Where the scanner starts, and where its home and temporary files are: the root of its container is read-only."""
 
-_SHARED, _SCRATCH, _PROFILE, _UPLOAD = "common-space", "scratch", "queue-profile", "startup-upload"
+_SHARED, _WORKING, _SCRATCH, _PROFILE, _UPLOAD = (
+    "common-space",
+    "working-directory",
+    "scratch",
+    "queue-profile",
+    "startup-upload",
+)
+_DISK = "8G"
+"""What the scanner asks a node for (REST contract 9.2), and what each of its volumes may hold: a pod that fills one is evicted."""
 _LABEL_LENGTH = 63
 
 
@@ -161,8 +171,10 @@ def _pod(scan: Scan, settings: JobSettings, environment: dict[str, str]) -> V1Po
         init_containers=[_upload(scan, settings)],
         containers=[_scanner(scan, settings, environment)],
         volumes=[
-            V1Volume(name=_SHARED, empty_dir=V1EmptyDirVolumeSource()),
-            V1Volume(name=_SCRATCH, empty_dir=V1EmptyDirVolumeSource()),
+            *(
+                V1Volume(name=name, empty_dir=V1EmptyDirVolumeSource(size_limit=_DISK))
+                for name in (_SHARED, _WORKING, _SCRATCH)
+            ),
             _secret_volume(scan, _PROFILE, names.PROFILE_KEY),
             _secret_volume(scan, _UPLOAD, names.UPLOAD_KEY),
         ],
@@ -191,28 +203,29 @@ def _spread(settings: JobSettings) -> list[V1TopologySpreadConstraint] | None:
 
 def _scanner(scan: Scan, settings: JobSettings, environment: dict[str, str]) -> V1Container:
     memory = str(scan.request["scanner_server_memory_bytes"])
-    variables = {"HOME": "/tmp", **environment}  # noqa: S108  (of the container: an empty volume of the pod)
     return V1Container(
         name=names.scanner_container(scan.scan_id),
         image=f"{settings.image}:{scan.request['docker_tag']}",
+        working_dir=WORKING_DIR,
         args=[_literal(word) for word in scan.scanner_server_args.split()],
-        env=[V1EnvVar(name=name, value=_literal(value)) for name, value in variables.items() if name != TOKEN_NAME]
+        env=[V1EnvVar(name=name, value=_literal(value)) for name, value in environment.items() if name != TOKEN]
         + [
             V1EnvVar(
-                name=TOKEN_NAME,
+                name=TOKEN,
                 value_from=V1EnvVarSource(
                     secret_key_ref=V1SecretKeySelector(name=names.secret_name(scan.scan_id), key=names.TOKEN_KEY)
                 ),
             )
         ],
         resources=V1ResourceRequirements(
-            requests={"cpu": "100m", "memory": memory, "ephemeral-storage": "8G"}, limits={"cpu": "1", "memory": memory}
+            requests={"cpu": "100m", "memory": memory, "ephemeral-storage": _DISK}, limits={"cpu": "1", "memory": memory}
         ),
         security_context=_locked_down(),
         termination_message_policy="FallbackToLogsOnError",  # the end of the log comes with the exit code
         volume_mounts=[
             V1VolumeMount(name=_SHARED, mount_path=SHARED_DIR),
-            V1VolumeMount(name=_SCRATCH, mount_path="/tmp"),  # noqa: S108
+            V1VolumeMount(name=_WORKING, mount_path=WORKING_DIR),
+            V1VolumeMount(name=_SCRATCH, mount_path="/tmp"),  # noqa: S108  (for what ignores TMPDIR)
             V1VolumeMount(
                 name=_PROFILE, mount_path=f"{SHARED_DIR}/{names.PROFILE_KEY}", sub_path=names.PROFILE_KEY, read_only=True
             ),

@@ -9,6 +9,7 @@ from prometheus_client import Gauge
 
 from skydriver_common.auth import TokenSigner
 from skydriver_common.kubernetes.client import NoCluster, open_client
+from skydriver_common.model import scanner_variables
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.foundation import Foundation, open_foundation
@@ -21,11 +22,11 @@ from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
 from skydriver_dispatcher.adapters.scanner_queue import ScannerQueue
 from skydriver_dispatcher.bus_environment import bus_environment
-from skydriver_dispatcher.jobspec import SHARED_DIR, JobSettings
+from skydriver_dispatcher.jobspec import SHARED_DIR, WORKING_DIR, JobSettings
 from skydriver_dispatcher.launching import Launching
 from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.ports import Launcher
-from skydriver_dispatcher.scanner_environment import TOKEN_NAME, scanner_environment
+from skydriver_dispatcher.scanner_environment import scanner_environment
 from skydriver_dispatcher.settings import TOKEN_LIFE_S, DispatcherSettings
 from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases
 from skydriver_dispatcher.watchdog import Watchdog
@@ -106,6 +107,7 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
             scanner_environment,
             address=settings.public_url,
             profile_path=f"{SHARED_DIR}/ewms.json",
+            working_dir=WORKING_DIR,
             bus=bus_environment(settings.scanner_bus_url, f"{SHARED_DIR}/spool"),
             forwarded=settings.forwarded,
         ),
@@ -192,18 +194,19 @@ def _job_settings(settings: DispatcherSettings) -> JobSettings:
 
 def _process_environment(settings: DispatcherSettings, token: _Tokens, scan: Scan, folder: Path) -> dict[str, str]:
     """Of a scanner server that is a process here: it gets its token directly, and uploads ``startup.json`` itself."""
-    inherited = ("PATH", "HOME", "LANG", "TZ", "PYTHONDONTWRITEBYTECODE")
+    inherited = ("PATH", "LANG", "TZ", "PYTHONDONTWRITEBYTECODE")
     base = {name: os.environ[name] for name in inherited if name in os.environ}
     sandbox = {name: value for name, value in os.environ.items() if name.startswith("SANDBOX_SCAN")}
     environment = scanner_environment(
         scan,
         address=settings.public_url,
         profile_path=str(folder / "ewms.json"),
+        working_dir=str(folder),
         bus=bus_environment(settings.scanner_bus_url, str(folder / "spool")),
         forwarded=settings.forwarded,
         base=base | sandbox,
     )
     return environment | {
-        "SKYSCAN_STARTUP_UPLOAD_JSON": str(folder / "startup-upload.json"),
-        TOKEN_NAME: token(scan.scan_id),
+        scanner_variables.UPLOAD: str(folder / "startup-upload.json"),
+        scanner_variables.TOKEN: token(scan.scan_id),
     }

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from skydriver_common.model import scanner_variables as variables
 from skydriver_common.runtime.settings import PREFIX, AmqpUrl, ServiceSettings
 
 TOKEN_LIFE_S = 30 * 86_400
@@ -35,6 +36,15 @@ LabelKey = Annotated[str, _form(_LABEL_KEY, "the key of a Kubernetes label")]
 HttpUrl = Annotated[str, _form(_HTTP, "a URL that begins with http:// or https://")]
 DnsLabel = Annotated[str, _form(_DNS_LABEL, "a Kubernetes name: a-z, 0-9, - inside, at most 63")]
 Image = Annotated[str, _form(_IMAGE, "the name of a container image")]
+
+
+def _level(value: str) -> str:
+    if (refusal := variables.refusal(variables.LOG, value)) is not None:
+        raise ValueError(refusal)
+    return value.upper()
+
+
+ScannerLevel = Annotated[str, AfterValidator(_level)]
 
 
 class DispatcherSettings(ServiceSettings):
@@ -64,14 +74,14 @@ class DispatcherSettings(ServiceSettings):
     scanner_bus_url: AmqpUrl | None = None
     """Where scanners reach the bus; unset: they report over REST. Without a login in it the scan's token is the login, which needs
     the broker's OAuth 2 plugin (``docs/scanner-protocol.md``); with the launcher ``kubernetes`` it has none, since Jobs can be read."""
-    scanner_progress_interval_s: float | None = Field(default=None, gt=0)
-    scanner_result_interval_s: float | None = Field(default=None, gt=0)
-    scanner_kill_switch_interval_s: float | None = Field(default=None, gt=0)
-    """Forwarded to scanner servers; unset: the scanner's own defaults (60 s, 120 s, 300 s)."""
-    scanner_mq_timeout_s: float | None = Field(default=None, gt=0)
-    """After so long without a message from its workers a scanner gives up; unset: its own default (7200 s)."""
-    scanner_log: str | None = None
-    scanner_log_third_party: str | None = None
+    scanner_progress_interval_s: int | None = Field(default=None, ge=1)
+    scanner_result_interval_s: int | None = Field(default=None, ge=1)
+    scanner_kill_switch_interval_s: int | None = Field(default=None, ge=1)
+    """Forwarded to scanner servers, which take whole seconds; unset: the scanner's own defaults (60 s, 120 s, 300 s)."""
+    scanner_mq_timeout_s: int | None = Field(default=None, ge=1)
+    """After so many seconds without a message from its workers a scanner gives up; unset: its own default (7200 s)."""
+    scanner_log: ScannerLevel | None = None
+    scanner_log_third_party: ScannerLevel | None = None
     """Log levels of scanner servers; unset: their own defaults."""
 
     instance: Label | None = None
@@ -137,13 +147,13 @@ class DispatcherSettings(ServiceSettings):
         return tuple(shlex.split(self.scanner_command))
 
     @property
-    def forwarded(self) -> dict[str, str | float | None]:
+    def forwarded(self) -> dict[str, str | int | None]:
         """What scanner servers are told: variable to value, None: the scanner's own default."""
         return {
-            "SKYSCAN_PROGRESS_INTERVAL_SEC": self.scanner_progress_interval_s,
-            "SKYSCAN_RESULT_INTERVAL_SEC": self.scanner_result_interval_s,
-            "SKYSCAN_KILL_SWITCH_CHECK_INTERVAL": self.scanner_kill_switch_interval_s,
-            "SKYSCAN_MQ_TIMEOUT_FROM_CLIENTS": self.scanner_mq_timeout_s,
-            "SKYSCAN_LOG": self.scanner_log,
-            "SKYSCAN_LOG_THIRD_PARTY": self.scanner_log_third_party,
+            variables.PROGRESS_INTERVAL: self.scanner_progress_interval_s,
+            variables.RESULT_INTERVAL: self.scanner_result_interval_s,
+            variables.KILL_SWITCH_INTERVAL: self.scanner_kill_switch_interval_s,
+            variables.MQ_TIMEOUT: self.scanner_mq_timeout_s,
+            variables.LOG: self.scanner_log,
+            variables.LOG_THIRD_PARTY: self.scanner_log_third_party,
         }

@@ -140,6 +140,9 @@ def test_classifiers_are_short_and_plain(classifiers: dict[str, Any]) -> None:  
         ("nsides", {"0": 1}), ("nsides", {"8": -1}), ("nsides", {"8": 0.5}), ("real_or_simulated_event", "REAL"),
         ("max_pixel_reco_time", 0), ("max_pixel_reco_time", True), ("max_pixel_reco_time", "5"), ("cluster", {}),
         ("cluster", {"moon": 1}), ("cluster", [["osg"]]), ("cluster", {"osg": 0}), ("predictive_scanning_threshold", 0.05),
+        ("predictive_scanning_threshold", 0.1), ("predictive_scanning_threshold", 1.01), ("reco_algo", "--help"), ("reco_algo", "-"),
+        ("scanner_server_env", {"HOME": "/root"}), ("scanner_server_env", {"EWMS_TASK_DATA_HUB_DIR": "/"}),
+        ("scanner_server_env", {"SKYSCAN_RESULT_INTERVAL_SEC": 60.5}), ("scanner_server_env", {"SKYSCAN_LOG": "LOUD"}),
         ("priority", 1.5), ("priority", None), ("debug_mode", "all"), ("scanner_server_env", {"1X": "a"}),
         ("scanner_server_env", {"SKYSCAN_SKYDRIVER_AUTH": "a"}), ("manifest_projection", "x"),
         ("manifest_projection", ["a", "a"]),
@@ -149,6 +152,22 @@ def test_a_wrong_field_is_named_and_its_value_is_not(field: str, value: Any) -> 
     assert f"{field}" in refused(a_body(**{field: value}))
     secret = "s3cr3t value"
     assert secret not in refused(a_body(unheard_of=secret, max_pixel_reco_time=secret))
+
+
+def test_the_threshold_is_greater_than_a_tenth() -> None:
+    for wrong in (0.1, 0, 1.0000001):
+        assert refused(a_body(predictive_scanning_threshold=wrong)) == (
+            "predictive_scanning_threshold: must be greater than 0.1 and at most 1.0"
+        )
+    for right in (0.10000000000000002, 0.3, 1, 1.0):
+        assert request_of(a_body(predictive_scanning_threshold=right))["predictive_scanning_threshold"] == right
+
+
+def test_variables_that_a_scanner_reads_have_its_form() -> None:
+    wanted = {"SKYSCAN_RESULT_INTERVAL_SEC": 60, "SKYSCAN_LOG": "debug", "SKYSCAN_MQ_TIMEOUT_FROM_CLIENTS": None, "MINE": 1.5}
+    assert request_of(a_body(scanner_server_env=wanted))["scanner_server_env_from_user"] == wanted
+    why = refused(a_body(scanner_server_env={"SKYSCAN_RESULT_INTERVAL_SEC": "3.6e+03"}))
+    assert why == "scanner_server_env.SKYSCAN_RESULT_INTERVAL_SEC: must be a whole number from 1 to 315360000 s"
 
 
 def test_nan_is_refused_outside_the_event() -> None:

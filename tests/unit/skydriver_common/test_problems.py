@@ -75,6 +75,24 @@ def test_each_cause_is_told_as_long_as_it_holds(events: tuple[ev.Event, ...], sa
     assert codes(*events) == said
 
 
+def test_a_scanners_own_reason_is_quoted() -> None:
+    log = "Traceback (most recent call last):\n  File x\nValueError: nside 7 is not a power of two\n\n"
+    failed = a_scan(*RUNNING, ev.ScannerFailed(reason="the scanner refused its input", exit_code=2, log_tail=log))
+    assert problems_of(failed)[0]["text"] == (
+        "The scanner server has ended without a result: the scanner refused its input; it said: ValueError: nside 7 is not a power of two"
+    )
+    silent = a_scan(*RUNNING, ev.ScannerFailed(reason="it is gone"))
+    assert problems_of(silent)[0]["text"] == "The scanner server has ended without a result: it is gone"
+
+
+def test_variables_that_are_reserved_by_now_are_named() -> None:
+    wanted = {"HOME": "/x", "MINE": 1, "SKYSCAN_SKYDRIVER_AUTH": "t"}
+    scan = replace(a_scan(*RUNNING), request={"priority": 0, "scanner_server_env_from_user": wanted})
+    (told,) = problems_of(scan)
+    assert told["code"] == "variables-left-out"
+    assert told["text"].endswith("which are reserved: HOME, SKYSCAN_SKYDRIVER_AUTH")
+
+
 @pytest.mark.parametrize("end", [ev.ScanDeleted(), ev.ResultReceived(digest="d", size_bytes=1, is_final=True)])
 def test_a_scan_that_is_over_as_was_wished_has_no_problems(end: ev.Event) -> None:
     assert codes(*RUNNING, ev.StartupFileMissing(waited_s=900.0), end) == []

@@ -14,9 +14,10 @@ from pydantic import SecretStr
 
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.scanner_variables import RESERVED, directories
 from skydriver_dispatcher.bus_environment import bus_environment
-from skydriver_dispatcher.jobspec import JobSettings, job_of, label_value, priority_label, secret_of
-from skydriver_dispatcher.scanner_environment import RESERVED, scanner_environment
+from skydriver_dispatcher.jobspec import WORKING_DIR, JobSettings, job_of, label_value, priority_label, secret_of
+from skydriver_dispatcher.scanner_environment import scanner_environment
 from tests.support.launchers import JOBS, a_queued_scan
 
 SCAN_ID = ScanId("0193a1b2c3dx0123456789abcdef0123")
@@ -33,9 +34,9 @@ def plain(item: Any) -> Any:
 
 def job_for(scan: Scan, settings: JobSettings = JOBS) -> Any:
     environment = scanner_environment(
-        scan, address="https://skydriver", profile_path="/common-space/ewms.json",
+        scan, address="https://skydriver", profile_path="/common-space/ewms.json", working_dir=WORKING_DIR,
         bus=bus_environment(SecretStr("amqps://bus"), "/common-space/spool"),
-        forwarded={"SKYSCAN_PROGRESS_INTERVAL_SEC": 60.0, "SKYSCAN_RESULT_INTERVAL_SEC": None, "SKYSCAN_LOG": "DEBUG"},
+        forwarded={"SKYSCAN_PROGRESS_INTERVAL_SEC": 3600, "SKYSCAN_RESULT_INTERVAL_SEC": None, "SKYSCAN_LOG": "DEBUG"},
     )  # fmt: skip
     return plain(job_of(scan, settings, environment))
 
@@ -70,6 +71,21 @@ def test_what_the_contract_wants_of_the_scanner_container() -> None:
     assert len(names) == len(set(names))
     assert {"SKYSCAN_EWMS_PILOT_LOG", "SKYSCAN_MQ_CLIENT_LOG", "SKYSCAN_LOG", "SKYSCAN_PROGRESS_INTERVAL_SEC"} <= set(names)
     assert "SKYSCAN_RESULT_INTERVAL_SEC" not in names
+    assert {"name": "SKYSCAN_PROGRESS_INTERVAL_SEC", "value": "3600"} in scanner["env"]
+
+
+def test_the_scanner_starts_in_a_limited_volume_and_writes_nowhere_else() -> None:
+    pod = job_for(a_queued_scan())["spec"]["template"]["spec"]
+    (scanner,) = pod["containers"]
+    mounts = {mount["mountPath"]: mount for mount in scanner["volumeMounts"]}
+    assert scanner["workingDir"] == WORKING_DIR
+    assert "readOnly" not in mounts[WORKING_DIR]
+    assert "subPath" not in mounts[WORKING_DIR]
+    limits = {each["name"]: each["emptyDir"]["sizeLimit"] for each in pod["volumes"] if "emptyDir" in each}
+    assert mounts[WORKING_DIR]["name"] in limits
+    environment = {each["name"]: each.get("value") for each in scanner["env"]}
+    assert {name: environment[name] for name in directories(WORKING_DIR)} == directories(WORKING_DIR)
+    assert environment["HOME"] == environment["TMPDIR"] == WORKING_DIR  # nobody would make another folder in it
 
 
 @pytest.mark.parametrize("priority", [99, 100])
@@ -96,6 +112,7 @@ def test_whatever_a_user_asks_for_ours_stands_and_labels_are_valid(wanted: dict[
     assert by_name["SKYSCAN_SKYDRIVER_SCAN_ID"]["value"] == SCAN_ID
     assert by_name["SKYSCAN_EWMS_JSON"]["value"] == "/common-space/ewms.json"
     assert "value" not in by_name["SKYSCAN_SKYDRIVER_AUTH"]
+    assert by_name["HOME"]["value"] == WORKING_DIR
     assert by_name["SKYSCAN_SKYDRIVER_AUTH"]["valueFrom"]["secretKeyRef"] == {"name": f"skyscan-{SCAN_ID}", "key": "scan-token"}
     for name, value in wanted.items():
         if name not in RESERVED and value is not None:

@@ -9,14 +9,19 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
+from pydantic import SecretStr
 
 from skydriver_dispatcher.adapters import process_identity
 from skydriver_dispatcher.adapters.local import LocalLauncher
+from skydriver_dispatcher.main import _process_environment, _Tokens
 from skydriver_dispatcher.ports import ScannerExit
+from skydriver_dispatcher.settings import DispatcherSettings
 from tests.support.launchers import a_queued_scan
 
 SLEEPS = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
@@ -175,6 +180,43 @@ async def test_calls_for_the_same_scan_at_once_start_one_process(tmp_path: Path)
         assert await launcher.present() == {scan.scan_id: True}
         assert json.loads((tmp_path / scan.scan_id / "scanner.pid.json").read_text())["pid"] == int(job)
         await launcher.stop(scan.scan_id)
+
+
+WRITES = """
+set -e
+mkdir data-staging-cache
+echo x > "$HOME/in home"
+mktemp > /dev/null
+mkdir -p "$XDG_CACHE_HOME" "$MPLCONFIGDIR" "$EWMS_TASK_DATA_HUB_DIR/data-staging-cache"
+echo x > "$XDG_CACHE_HOME/cached"
+case "$(mktemp -u)" in "$PWD"/*) ;; *) exit 3 ;; esac
+"""
+
+
+async def test_a_scanner_can_write_where_it_starts_and_to_its_home_and_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "HOME",
+        "TMPDIR",
+        "XDG_CACHE_HOME",
+        "EWMS_TASK_DATA_HUB_DIR",
+    ):  # the dispatcher's own are none of the scanner's
+        monkeypatch.setenv(name, "/proc/nowhere")
+    settings = DispatcherSettings(
+        database_url=SecretStr("postgresql://x"), amqp_url=SecretStr("amqp://x"), public_url="http://skydriver", work_dir=tmp_path,
+        scan_token_key_file=tmp_path / "key.pem",
+    )  # fmt: skip
+    token = cast("_Tokens", lambda _scan_id: "a token")
+    launcher = LocalLauncher(tmp_path, partial(_process_environment, settings, token), command=("/bin/sh", "-c", WRITES))
+    scan = a_queued_scan()
+    await launcher.launch(scan)
+    news = await the_end(launcher)
+    assert (news.exit_code, news.log_tail) == (0, "")
+    folder = tmp_path / scan.scan_id
+    assert (folder / "in home").exists()
+    assert (folder / "data-staging-cache").is_dir()
+    await launcher.close()
 
 
 def test_an_identity_survives_a_step_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from skydriver_common.model.scanner_variables import refusal
 from skydriver_common.runtime.settings import BadSettings
 from skydriver_dispatcher.settings import DispatcherSettings
 from skydriver_ewms.settings import BridgeSettings
@@ -55,10 +56,21 @@ def test_what_each_launcher_needs(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LAUNCH_HANDS", "0"), ("KUBERNETES_TIMEOUT_S", "0"), ("KUBERNETES_LEASE_S", "0"), ("SCANNER_NODE_SELECTOR", "pool"),
         ("SCANNER_NODE_SELECTOR", '{"a b": "c"}'), ("SCANNER_SPREAD_OVER", "a b"), ("SCANNER_PRIORITY_CLASS", "A B"),
         ("LOW_PRIORITY_INTERVAL_S", "-1"), ("SCANNER_BUS_URL", "amqp://user:password@bus/"),
+        ("SCANNER_PROGRESS_INTERVAL_S", "1.5"), ("SCANNER_MQ_TIMEOUT_S", "0"), ("SCANNER_LOG", "loud"),
     ],
 )  # fmt: skip
 def test_impossible_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     assert problems(monkeypatch, KUBERNETES | {name: value}) == {name}
+
+
+def test_seconds_reach_scanners_as_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read(
+        monkeypatch,
+        KUBERNETES | {"SCANNER_MQ_TIMEOUT_S": "3600", "SCANNER_RESULT_INTERVAL_S": "12345678", "SCANNER_LOG": "debug"},
+    )
+    given = {name: value for name, value in settings.forwarded.items() if value is not None}
+    assert given == {"SKYSCAN_MQ_TIMEOUT_FROM_CLIENTS": 3600, "SKYSCAN_RESULT_INTERVAL_SEC": 12_345_678, "SKYSCAN_LOG": "DEBUG"}
+    assert all(refusal(name, value) is None for name, value in given.items())
 
 
 def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from skydriver_common.model.scan import Ewms, Scan
+from skydriver_common.model.scan import Ewms, Launch, Scan
+from skydriver_common.model.scanner_variables import left_out
 
 Problem = dict[str, str]
 """``{"code", "text"}``: text is one line of whole sentences, without secrets and without an end mark."""
@@ -27,7 +28,7 @@ def problems_of(scan: Scan) -> list[Problem]:
     """
     found = [*_came_back(scan.ewms)]
     if not scan.is_deleted and not scan.has_final_result:
-        found += [*_launch(scan), *_scanner(scan), *_reports(scan), *_workflow(scan)]
+        found += [*_launch(scan), *_environment(scan), *_scanner(scan), *_reports(scan), *_workflow(scan)]
     if scan.has_workflow and scan.may_run and not scan.ewms.deactivated:
         found += _workers(scan)
     return [{"code": code, "text": text} for code, text in found]
@@ -62,7 +63,10 @@ def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
                 f"The scanner server could not be started and is not tried again: {_line(launch.reason, _MAX_REFUSAL)}",
             )
         case "failed":
-            yield "scanner-failed", f"The scanner server has ended without a result: {_line(launch.reason, _MAX_REFUSAL)}"
+            yield (
+                "scanner-failed",
+                f"The scanner server has ended without a result: {_line(launch.reason, _MAX_REFUSAL)}{_last_words(launch)}",
+            )
         case "queued" if launch.is_deferred:
             yield (
                 "launch-deferred",
@@ -80,6 +84,20 @@ def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
                 f"The scanner server was started again ({_count(launch.restarts, 'time')} since its last progress): "
                 f"{_line(launch.reason, _MAX_REFUSAL)}",
             )
+
+
+def _last_words(launch: Launch) -> str:
+    """What the scanner server wrote last, which is why it refused its parameters or failed."""
+    return f"; it said: {_line(launch.log_tail, _MAX_REFUSAL)}" if launch.log_tail.strip() else ""
+
+
+def _environment(scan: Scan) -> Iterator[tuple[str, str]]:
+    """What an older request wants of the scanner server's environment and does not get."""
+    if names := left_out(scan.request.get("scanner_server_env_from_user") or ()):
+        yield (
+            "variables-left-out",
+            f"The scanner server does not get these variables of the request, which are reserved: {', '.join(names)}",
+        )
 
 
 def _scanner(scan: Scan) -> Iterator[tuple[str, str]]:

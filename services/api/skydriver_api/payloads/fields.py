@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from skydriver_api.payloads.sizes import MAX_BYTES, NoSize, parse_size
+from skydriver_common.model import scanner_variables
 from skydriver_common.payloads.invalid import expected, expected_within
 from skydriver_common.payloads.reports import INTEGER_SCHEMA, Boolean, JsonObject, Text, integer, number
 
@@ -13,16 +14,6 @@ __all__ = ["Boolean", "JsonObject", "Text"]  # the shared ones, under the one na
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_RESERVED_VARIABLES = frozenset(
-    {
-        "SKYSCAN_EWMS_JSON",
-        "SKYSCAN_SKYDRIVER_ADDRESS",
-        "SKYSCAN_SKYDRIVER_SCAN_ID",
-        "SKYSCAN_SKYDRIVER_AUTH",
-        "SKYSCAN_SKYDRIVER_BUS_URL",
-        "SKYSCAN_SKYDRIVER_SPOOL_DIR",
-    }
-)
 _RESERVED_CLASSIFIERS = frozenset({"rescan", "origin_scan_id"})
 _EVENT_KINDS = ("real", "real_event", "sim", "simulated", "simulated_event")
 _MOST_ENTRIES = 25
@@ -88,6 +79,14 @@ def one_word(value: Any) -> str:
     return _at_most(_LONGEST_WORD, str(value))
 
 
+def reco_algo(value: Any) -> str:
+    """One word that a command line does not take for an option."""
+    word = one_word(value)
+    if word.startswith("-"):
+        raise expected("must not begin with '-'")
+    return word
+
+
 def docker_tag(value: Any) -> str:
     """The syntax of an image tag (contract 8.2)."""
     if _TAG.fullmatch(non_blank(value)) is None:
@@ -120,8 +119,8 @@ def event_kind(value: Any) -> str:
 
 def threshold(value: Any) -> int | float:
     """The predictive scanning threshold of a request."""
-    if not 0.1 <= number(value) <= 1.0:
-        raise expected("must be a number from 0.1 to 1.0")
+    if not 0.1 < number(value) <= 1.0:
+        raise expected("must be greater than 0.1 and at most 1.0")
     return number(value)
 
 
@@ -193,8 +192,10 @@ def environment(value: Any) -> dict[str, Any]:
     for key in value:
         if _VARIABLE.fullmatch(key) is None:
             problems.append(((key,), "must be a variable name: letters, digits, '_', not beginning with a digit"))
-        elif key in _RESERVED_VARIABLES:
+        elif key in scanner_variables.RESERVED:
             problems.append(((key,), "is reserved"))
+        elif isinstance(value[key], str | bool | int | float) and (why := scanner_variables.refusal(key, value[key])):
+            problems.append(((key,), why))
     if problems:
         raise expected_within(problems)
     return dict(value)
@@ -262,8 +263,8 @@ Address = Annotated[
 PositiveIfGiven = Annotated[int | None, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
 """None: not given; a null is refused like any other value that is no integer."""
 NonBlankIfGiven = Annotated[str | None, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
-OneWord = Annotated[
-    str, PlainValidator(one_word), WithJsonSchema({"type": "string", "pattern": r"^\S+$", "maxLength": _LONGEST_WORD})
+RecoAlgo = Annotated[
+    str, PlainValidator(reco_algo), WithJsonSchema({"type": "string", "pattern": r"^[^\s-]\S*$", "maxLength": _LONGEST_WORD})
 ]
 DockerTag = Annotated[
     str,
@@ -281,7 +282,7 @@ I3Event = Annotated[
 ]
 EventKind = Annotated[str, PlainValidator(event_kind), WithJsonSchema({"enum": list(_EVENT_KINDS)})]
 Threshold = Annotated[
-    int | float, PlainValidator(threshold), WithJsonSchema({"type": "number", "minimum": 0.1, "maximum": 1.0})
+    int | float, PlainValidator(threshold), WithJsonSchema({"type": "number", "exclusiveMinimum": 0.1, "maximum": 1.0})
 ]
 Nsides = Annotated[
     dict[str, int],
@@ -340,7 +341,10 @@ Environment = Annotated[
     dict[str, Any],
     PlainValidator(environment),
     _plain_values(
-        longest_key=128, longest_value=4096, pattern=f"^{_VARIABLE.pattern}$", **{"not": {"enum": sorted(_RESERVED_VARIABLES)}}
+        longest_key=128,
+        longest_value=4096,
+        pattern=f"^{_VARIABLE.pattern}$",
+        **{"not": {"enum": sorted(scanner_variables.RESERVED)}},
     ),
 ]
 _PROJECTION = WithJsonSchema(

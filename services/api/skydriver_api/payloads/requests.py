@@ -48,7 +48,7 @@ class ScanRequestBody(_Model):
     """``POST /scan`` without its event, names of today only."""
 
     docker_tag: f.DockerTag
-    reco_algo: f.OneWord
+    reco_algo: f.RecoAlgo
     nsides: f.Nsides
     real_or_simulated_event: f.EventKind
     max_pixel_reco_time: f.Positive
