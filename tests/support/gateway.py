@@ -26,6 +26,7 @@ from skydriver_common.bus.broker import connect
 from skydriver_common.db.bell import Bell
 from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.log.together import recorded_reply
+from skydriver_common.model.worker_limits import WorkerLimits
 
 
 @dataclass
@@ -69,7 +70,7 @@ async def local_gateway(
         **{
             "reads": reads, "blobs": BlobWriter(pool), "commander": commander, "live": live, "links": LogLinks(),
             "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "eyes": Eyes(Bell(pool), reads),
-            "clusters": {"osg": 100}, "searches": Budget(8, what="searches"),
+            "clusters": {"osg": 100}, "worker_limits": WorkerLimits(), "searches": Budget(8, what="searches"),
             "body_bytes": Budget(2**30, what="large bodies"),
             "result_bytes": Budget(2**30, what="large answers"), "answer_bytes": Budget(2**30, what="answers"),
             "page_bytes": Budget(2**26, what="pages of events"),

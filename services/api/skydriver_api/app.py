@@ -82,7 +82,7 @@ def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
     """The REST application, ready to be served."""
     app = web.Application(middlewares=[answers], client_max_size=MIB)
     app[DEPS] = deps
-    app[operations.OPENAPI] = orjson.dumps(document(ROUTES, clusters=deps.clusters))
+    app[operations.OPENAPI] = orjson.dumps(document(ROUTES, clusters=deps.clusters, limits=deps.worker_limits))
     for route in sorted(ROUTES, key=lambda route: route.path not in _ASKED_MOST):
         handler = accepting(route.most_bytes, route.handler)
         if route.asks is not None:

@@ -12,6 +12,7 @@ from skydriver_api.limits import Budget
 from skydriver_api.live import LiveEvents
 from skydriver_api.log_links import LogLinks
 from skydriver_api.reads import Reads
+from skydriver_common.model.worker_limits import WorkerLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Deps:
     links: LogLinks
     eyes: Eyes
     clusters: dict[str, int | None]
+    worker_limits: WorkerLimits
     searches: Budget
     body_bytes: Budget
     result_bytes: Budget

@@ -95,6 +95,7 @@ def main() -> None:
             links=links,
             eyes=Eyes(bell, reads),
             clusters=settings.clusters,
+            worker_limits=settings.worker_limits,
             searches=Budget(_SEARCHES, what="searches"),
             body_bytes=Budget(_BODY_BYTES, what="large bodies"),
             result_bytes=Budget(_RESULT_BYTES, what="large answers"),

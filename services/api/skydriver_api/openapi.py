@@ -6,13 +6,15 @@ from typing import Any
 
 from skydriver_api import schemas
 from skydriver_api.idempotency import KEY_PATTERN
-from skydriver_api.payloads.requests import WholeScanRequest
+from skydriver_api.payloads.requests import AddWorkersBody, WholeScanRequest
 from skydriver_api.route import Route
 from skydriver_api.routes.history import DEFAULT_EVENTS, MOST_EVENTS
 from skydriver_common.auth import Role
+from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_scanner import wire
 
 VERSION = "1.0.0"
+_NO_OTHER_LIMITS = WorkerLimits()
 _BOOLEAN_PATTERN = "^([tT][rR][uU][eE]|[tTyYfFnN01]|[yY][eE][sS]|[oO][nN]|[fF][aA][lL][sS][eE]|[nN][oO]|[oO][fF][fF])?$"
 _SCAN_ID = {"name": "scan_id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[A-Za-z0-9_]+$"}}
 
@@ -78,13 +80,16 @@ _ERRORS = {
 }
 
 
-def document(routes: Iterable[Route], *, clusters: Iterable[str]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these routes. clusters: the names a request may give."""
+def document(routes: Iterable[Route], *, clusters: Iterable[str], limits: WorkerLimits = _NO_OTHER_LIMITS) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes. clusters: the names a request may give. limits: of the numbers of workers."""
     components: dict[str, Any] = dict(schemas.COMPONENTS)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(_plain(route.path), {})[route.method.lower()] = _operation(route, components)
-    _name_the_clusters(components[WholeScanRequest.__name__]["properties"], list(clusters))
+    _name_the_clusters(components[WholeScanRequest.__name__]["properties"], list(clusters), limits)
+    added = components[AddWorkersBody.__name__]
+    n_workers = added["properties"]["n_workers"] | {"maximum": limits.per_scan}
+    components[AddWorkersBody.__name__] = added | {"properties": added["properties"] | {"n_workers": n_workers}}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -100,13 +105,15 @@ def document(routes: Iterable[Route], *, clusters: Iterable[str]) -> dict[str, A
     }
 
 
-def _name_the_clusters(properties: dict[str, Any], clusters: list[str]) -> None:
-    """Say which clusters there are, in both forms and under both names of the field."""
+def _name_the_clusters(properties: dict[str, Any], clusters: list[str], limits: WorkerLimits) -> None:
+    """Say which clusters there are and how many workers they take, in both forms and under both names of the field."""
     known = {"enum": clusters}
+    count = {"type": "integer", "minimum": 1, "maximum": limits.per_scan}
     for field in ("request_clusters", "cluster"):
         as_object, as_pairs = (dict(form) for form in properties[field]["anyOf"])
         as_object["propertyNames"] = known
-        as_pairs["items"] = as_pairs["items"] | {"prefixItems": [known, as_pairs["items"]["prefixItems"][1]]}
+        as_object["additionalProperties"] = count
+        as_pairs["items"] = as_pairs["items"] | {"prefixItems": [known, count]}
         properties[field] = properties[field] | {"anyOf": [as_object, as_pairs]}
 
 

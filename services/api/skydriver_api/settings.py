@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from skydriver_common.auth import Role, RoleRule
 from skydriver_common.model import scan_tokens
+from skydriver_common.model.worker_limits import MAX_WORKERS_PER_SCAN, WorkerLimits
 from skydriver_common.runtime.settings import ServiceSettings
 
 
@@ -35,6 +36,10 @@ class ApiSettings(ServiceSettings):
     minimum_image: str = "v4.0.0"
     clusters: dict[str, int | None] = Field(default={"osg": 100, "sub-2": 100, "local": 5})
     """Cluster name to its most workers with ``client-logs``; null: no cap (REST contract 8.4)."""
+    max_workers_per_scan: int = Field(default=MAX_WORKERS_PER_SCAN, ge=1, le=2**31 - 1)
+    """Most workers of one scan, in all clusters and with all additions together; more in one request is 400. The bridge has the same."""
+    max_workers_per_cluster: dict[str, int] = Field(default={})
+    """Cluster name to the most workers of one scan there, where that is less."""
     logs_dashboard_url: str = ""
     kubernetes_namespace: str = ""
     prometheus_url: str = ""
@@ -52,6 +57,10 @@ class ApiSettings(ServiceSettings):
     """Of one token."""
     command_deadline_s: float = Field(default=10.0, gt=0)
     """How long a command may wait before it must not take effect any more."""
+
+    @property
+    def worker_limits(self) -> WorkerLimits:
+        return WorkerLimits(per_scan=self.max_workers_per_scan, per_cluster=self.max_workers_per_cluster)
 
     @field_validator("auth_user_claim", "auth_system_claim")
     @classmethod

@@ -20,6 +20,7 @@ class Code(StrEnum):
     WORKFLOW_IS_SET = "workflow-is-set"
     WORKFLOW_NOT_WANTED = "workflow-not-wanted"
     WORKFLOW_HAS_ENDED = "workflow-has-ended"
+    TOO_MANY_WORKERS = "too-many-workers"
     TOO_MANY_DEBUG_WORKERS = "too-many-debug-workers"
     CLUSTER_REFUSED = "cluster-refused"
     EWMS_FAILED = "ewms-failed"

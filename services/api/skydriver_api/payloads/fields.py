@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 from skydriver_api.payloads.sizes import MAX_BYTES, NoSize, parse_size
 from skydriver_common.model import scanner_variables
 from skydriver_common.payloads.invalid import expected, expected_within
-from skydriver_common.payloads.reports import INTEGER_SCHEMA, Boolean, JsonObject, Text, integer, number
+from skydriver_common.payloads.reports import INTEGER_SCHEMA, LARGEST_INTEGER, Boolean, JsonObject, Text, integer, number
 
 __all__ = ["Boolean", "JsonObject", "Text"]  # the shared ones, under the one name that models know
 
@@ -41,11 +41,18 @@ def positive(value: Any) -> int:
     return number
 
 
-def count(value: Any) -> int:
-    """An integer of at least 1, and of 32 bits."""
+def workers(value: Any) -> int:
+    """An integer of at least 1. One of more than 64 bits counts as the largest of 64: the limit of workers is told, not the width."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= LARGEST_INTEGER:
+        return LARGEST_INTEGER
+    return positive(value)
+
+
+def seconds(value: Any) -> int:
+    """A time from a second to 68 years: as long as what waits for it can count."""
     number = positive(value)
     if number >= 2**31:
-        raise expected("must be an integer of at most 32 bits")
+        raise expected(f"must be an integer from 1 to {2**31 - 1}")
     return number
 
 
@@ -161,7 +168,7 @@ def clusters(value: Any) -> list[tuple[str, int]]:
             problems.append(((place,), "must be a pair of a cluster name and a number of workers"))
             continue
         try:
-            pairs.append((pair[0], positive(pair[1])))
+            pairs.append((pair[0], workers(pair[1])))
         except ValueError:
             problems.append(((place,), "the number of workers must be an integer of at least 1"))
     if problems:
@@ -255,7 +262,8 @@ Priority = Annotated[
     int, PlainValidator(priority), WithJsonSchema({"type": "integer", "minimum": 1 - 2**31, "maximum": 2**31 - 1})
 ]
 Positive = Annotated[int, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
-Count = Annotated[int, PlainValidator(count), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 2**31 - 1})]
+Workers = Annotated[int, PlainValidator(workers), WithJsonSchema(_POSITIVE)]
+Seconds = Annotated[int, PlainValidator(seconds), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 2**31 - 1})]
 Name = Annotated[str, PlainValidator(name), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _LONGEST_NAME})]
 Address = Annotated[
     str, PlainValidator(address), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _LONGEST_ADDRESS})

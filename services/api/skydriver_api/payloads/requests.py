@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from skydriver_api.payloads import fields as f
+from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_common.payloads.invalid import InvalidBody, Problem, shown
 from skydriver_common.payloads.jsonbody import Body, NotJson, member_extents, read_object
 from skydriver_common.payloads.reports import ParsedPatch, PatchBody, checked
@@ -24,6 +25,7 @@ _ALIASES = {
 }
 _EVENT = "event_i3live_json"
 _EMPTY_OBJECT = b"{}"
+_DEFAULT_LIMITS = WorkerLimits()
 
 
 class _Model(BaseModel):
@@ -51,7 +53,7 @@ class ScanRequestBody(_Model):
     reco_algo: f.RecoAlgo
     nsides: f.Nsides
     real_or_simulated_event: f.EventKind
-    max_pixel_reco_time: f.Positive
+    max_pixel_reco_time: f.Seconds
     request_clusters: f.Clusters
     i3_event_id: f.Text = ""
     predictive_scanning_threshold: f.Threshold = 1.0
@@ -142,12 +144,14 @@ class FindBody(_Model):
 class AddWorkersBody(_Model):
     """``POST /scan/{id}/actions/add-workers``."""
 
-    n_workers: f.Count
+    n_workers: f.Workers
     cluster_location: f.Name
     no_redirect: f.Boolean = False
 
 
-def parse_scan_request(raw: bytes, *, clusters: Mapping[str, int | None]) -> ParsedScanRequest:
+def parse_scan_request(
+    raw: bytes, *, clusters: Mapping[str, int | None], limits: WorkerLimits = _DEFAULT_LIMITS
+) -> ParsedScanRequest:
     """``POST /scan``: REST contract 4.5. clusters: known names and their caps with ``client-logs`` (None: no cap)."""
     body = read_object(raw, payloads=[_EVENT])
     values, sent_names = _without_aliases(body.values)
@@ -159,7 +163,9 @@ def parse_scan_request(raw: bytes, *, clusters: Mapping[str, int | None]) -> Par
     event, event_problems = _event(body, values.get("i3_event_id"))
     problems += event_problems
     if parsed is not None:
-        problems += _cluster_problems(parsed, clusters, sent_names.get("request_clusters", "request_clusters"))
+        name = sent_names.get("request_clusters", "request_clusters")
+        problems += _cluster_problems(parsed, clusters, name)
+        problems += [Problem(name, text) for text in limits.exceeded(parsed.request_clusters)]
     if problems or parsed is None:
         raise InvalidBody(problems)
     return ParsedScanRequest(parsed, event)
@@ -180,9 +186,12 @@ def parse_workflow_id(raw: bytes) -> WorkflowIdBody:
     return _parse(WorkflowIdBody, raw)
 
 
-def parse_add_workers(raw: bytes) -> AddWorkersBody:
-    """``POST /scan/{id}/actions/add-workers``: REST contract 4.7."""
-    return _parse(AddWorkersBody, raw)
+def parse_add_workers(raw: bytes, *, limits: WorkerLimits = _DEFAULT_LIMITS) -> AddWorkersBody:
+    """``POST /scan/{id}/actions/add-workers``: REST contract 4.7. Of the limits only this call's own number is judged here."""
+    parsed = _parse(AddWorkersBody, raw)
+    if problems := [Problem("n_workers", text) for text in limits.exceeded([(parsed.cluster_location, parsed.n_workers)])]:
+        raise InvalidBody(problems)
+    return parsed
 
 
 def parse_find(raw: bytes) -> FindBody:

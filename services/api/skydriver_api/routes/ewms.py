@@ -105,7 +105,7 @@ async def add_workers(request: web.Request) -> web.StreamResponse:
     """``POST /scan/{id}/actions/add-workers``: REST contract 4.7."""
     deps = request.app[DEPS]
     raw = await request.read()
-    parsed = parse_add_workers(raw)
+    parsed = parse_add_workers(raw, limits=deps.worker_limits)
     scan_id = scan_id_of(request)
     command = AddWorkers(
         scan_id=scan_id,

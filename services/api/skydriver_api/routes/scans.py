@@ -34,7 +34,7 @@ async def request_scan(request: web.Request) -> web.StreamResponse:
     """``POST /scan``: REST contract 4.5."""
     deps = request.app[DEPS]
     raw = await request.read()
-    parsed = await parsed_body(raw, partial(parse_scan_request, clusters=deps.clusters))
+    parsed = await parsed_body(raw, partial(parse_scan_request, clusters=deps.clusters, limits=deps.worker_limits))
     before = await reply_before(request, raw)
     if before is not None:
         return json_response(project(body_of(before), parsed.manifest_projection))
