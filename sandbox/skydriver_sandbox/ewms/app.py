@@ -4,6 +4,7 @@ Order of checks as in EWMS: route, then role (403), then schema (400), then the 
 """
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from skydriver_sandbox.ewms import checks, queries, workflows
-from skydriver_sandbox.ewms.errors import AUTHENTICATION_FAILED, RestError
+from skydriver_sandbox.ewms.errors import AUTHENTICATION_FAILED, AUTHORIZATION_FAILED, RestError
 from skydriver_sandbox.ewms.faults import Faults
 from skydriver_sandbox.ewms.objects import ObjectStore
 from skydriver_sandbox.ewms.phases import Bell
@@ -26,6 +27,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ID = "[A-Za-z0-9_-]+"
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 _HANG_S = 3600.0
+_HANDLERS = {
+    "create": "WorkflowHandler",
+    "workflow": "WorkflowIDHandler",
+    "directive": "TaskDirectiveIDHandler",
+    "taskforce": "TaskforceUUIDHandler",
+    "stop": "WorkflowIDActionHandler",
+    "add_workers": "TaskDirectiveIDActionAddWorkersHandler",
+    "profiles": "MQProfilesHandler",
+}
+_QUERY_HANDLERS = {
+    "workflows": "WorkflowsFindHandler",
+    "task-directives": "TaskDirectivesFindHandler",
+    "taskforces": "TaskforcesFindHandler",
+}
 _HTML = "<html><title>{0}: {1}</title><body>{0}: {1}</body></html>"
 
 
@@ -42,7 +57,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except RestError as error:
-        answer = _error(error.status, error.reason)
+        answer = _error(error.status, _unhandled(request) if error.status == 500 else error.reason)
         if error.status == 503:
             answer.headers["Retry-After"] = "1"
         return answer
@@ -54,26 +69,29 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _error(error.status, error.reason)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return _error(500, "Internal Server Error")
+        return _error(500, _unhandled(request))
 
 
-async def _body(request: web.Request, check: checks.Check, *, may_be_empty: bool = False) -> Any:
-    """The request's JSON, checked. Raises RestError 400."""
+def _unhandled(request: web.Request) -> str:
+    """EWMS's text when one of its handlers fails: it says no more than which."""
+    name = getattr(request.match_info.handler, "__name__", "")
+    kind = request.match_info.get("kind", "")
+    return f"Error in {_QUERY_HANDLERS.get(kind) or _HANDLERS.get(name, 'BaseWMSHandler')}"
+
+
+async def _body(request: web.Request, check: checks.Check) -> Any:
+    """The request's JSON, checked. Raises RestError 400, 500."""
     raw = await request.read()
-    if not raw and may_be_empty:
-        return {}
     if request.content_type != "application/json":
         raise RestError(400, "a body needs Content-Type: application/json")
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
-    except ValueError:
+        body = json.loads(raw)  # with NaN and the like, as EWMS reads it
+    except (ValueError, RecursionError):
         raise RestError(400, "the body is not JSON") from None
     checks.insist(check, body)
+    if checks.holds_too_large_an_integer(body):
+        raise RestError(500, "MongoDB takes integers of 64 bits only")
     return body
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 class Api:
@@ -105,6 +123,9 @@ class Api:
                 web.post(f"{v1}/query/{{kind:workflows|task-directives|taskforces}}", self._for_users(self.query)),
                 web.post(f"{v1}/task-directives/{{id:{_ID}}}/actions/add-workers", self._for_users(self.add_workers)),
                 web.get(f"{v1}/mqs/workflows/{{id:{_ID}}}/mq-profiles/public", self._for_users(self.profiles)),
+                web.get("/openapi", self.openapi),
+                web.get(f"{v1}/schema/openapi", self.openapi),
+                web.route("*", f"{v1}/tms/{{rest:.*}}", self.tms),
                 web.post("/sandbox/workers/{job}/report", self.worker_report),
                 web.get("/sandbox/faults", self.faults),
                 web.post("/sandbox/faults", self.change_faults),
@@ -115,6 +136,7 @@ class Api:
         return app
 
     def _for_users(self, handler: Handler) -> Handler:
+        @functools.wraps(handler)
         async def checked(request: web.Request) -> web.StreamResponse:
             self._issuer.require_user(request.headers.get("Authorization"))
             if self._faults.slow_s:
@@ -154,6 +176,15 @@ class Api:
         lifetime_s = self._faults.access_token_lifetime_s
         return _answer(self._issuer.issue(self._settings.access_token_lifetime_s if lifetime_s is None else lifetime_s))
 
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """Open to all, as EWMS's."""
+        return _answer({"openapi": "3.1.0", "info": {"title": "EWMS (stand-in)", "version": "1.0.0"}, "paths": {}})
+
+    async def tms(self, request: web.Request) -> web.Response:
+        """Routes for EWMS's own services, whose role nobody here has."""
+        self._issuer.require_user(request.headers.get("Authorization"))
+        raise RestError(403, AUTHORIZATION_FAILED)
+
     async def root(self, _request: web.Request) -> web.Response:
         return _answer({})
 
@@ -175,16 +206,16 @@ class Api:
             raise RestError(500, "Internal Server Error")
 
     async def workflow(self, request: web.Request) -> web.Response:
-        return _found(await self._store.run(lambda tx: tx.workflow(request.match_info["id"])), "workflow")
+        return _found(await self._store.run(lambda tx: tx.workflow(request.match_info["id"])), "workflow", request)
 
     async def directive(self, request: web.Request) -> web.Response:
-        return _found(await self._store.run(lambda tx: tx.directive(request.match_info["id"])), "task directive")
+        return _found(await self._store.run(lambda tx: tx.directive(request.match_info["id"])), "task", request)
 
     async def taskforce(self, request: web.Request) -> web.Response:
-        return _found(await self._store.run(lambda tx: tx.taskforce(request.match_info["id"])), "taskforce")
+        return _found(await self._store.run(lambda tx: tx.taskforce(request.match_info["id"])), "taskforce", request)
 
     async def stop(self, request: web.Request) -> web.Response:
-        await _body(request, checks.EMPTY, may_be_empty=True)
+        await request.read()  # EWMS does not look at it
         label = "ABORTED" if request.match_info["action"] == "abort" else "FINISHED"
         stopped = await self._store.run(lambda tx: workflows.stop(tx, request.match_info["id"], label))
         self._bell.ring()
@@ -237,7 +268,7 @@ class Api:
         return _answer(self._faults.as_json())
 
 
-def _found(document: dict[str, Any] | None, what: str) -> web.Response:
+def _found(document: dict[str, Any] | None, what: str, request: web.Request) -> web.Response:
     if document is None:
-        raise RestError(404, f"no {what} found with that id")
+        raise RestError(404, f"no {what} found with id: {request.match_info['id']}")
     return _answer(document)

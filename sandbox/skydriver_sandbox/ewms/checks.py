@@ -12,6 +12,7 @@ from skydriver_sandbox.ewms.errors import RestError
 
 Check = Callable[[Any, str], Iterator[str]]
 
+_MOST_ECHOED = 200
 _PILOT_TAG = re.compile(r"^\d+\.\d+\.\d+$|latest|^[\w.]+-[\w.-]+$")
 FORBIDDEN_PILOT_VARIABLES = frozenset(
     f"EWMS_PILOT_{name}" for name in ("TASK_IMAGE", "TASK_ARGS", "TASK_ENV_JSON", "INIT_IMAGE", "INIT_ARGS", "INIT_ENV_JSON")
@@ -26,9 +27,14 @@ def _is_whole(value: Any) -> bool:
 def _of_type(name: str, holds: Callable[[Any], bool]) -> Check:
     def check(value: Any, place: str) -> Iterator[str]:
         if not holds(value):
-            yield f"'{place}': must be type {name}"
+            yield f"'{place}': must be type {name}, not {_echoed(value)}"
 
     return check
+
+
+def _echoed(value: Any) -> str:
+    """EWMS's texts repeat what was sent, secrets too: who shows them has to take care."""
+    return repr(value)[:_MOST_ECHOED]
 
 
 text = _of_type("string", lambda value: isinstance(value, str))
@@ -42,7 +48,7 @@ anything_object = _of_type("object", lambda value: isinstance(value, dict))
 def one_of(*allowed: str) -> Check:
     def check(value: Any, place: str) -> Iterator[str]:
         if value not in allowed:
-            yield f"'{place}': must be one of {', '.join(allowed)}"
+            yield f"'{place}': must be one of {', '.join(allowed)}, not {_echoed(value)}"
 
     return check
 
@@ -52,7 +58,7 @@ def matching(pattern: re.Pattern[str]) -> Check:
         if not isinstance(value, str):
             yield f"'{place}': must be type string"
         elif not pattern.search(value):
-            yield f"'{place}': does not match the pattern"
+            yield f"'{place}': does not match the pattern: {_echoed(value)}"
 
     return check
 
@@ -116,15 +122,20 @@ def object_of(required: Mapping[str, Check], optional: Mapping[str, Check] | Non
 def _environment_value(value: Any, place: str) -> Iterator[str]:
     is_fine = (
         isinstance(value, str)
-        or _is_whole_number(value)
+        or type(value) in (int, float)
         or (isinstance(value, list) and all(isinstance(v, str) for v in value))
     )
     if not is_fine or value == []:
-        yield f"'{place}': must be type string, integer or a non-empty array of strings"
+        yield f"'{place}': must be type string, number or a non-empty array of strings, not {_echoed(value)}"
 
 
-def _is_whole_number(value: Any) -> bool:
-    return type(value) is int
+def holds_too_large_an_integer(value: Any) -> bool:
+    """Whether an integer beyond 64 bits is in it anywhere, which MongoDB cannot take: EWMS does not handle that."""
+    if isinstance(value, dict):
+        return any(map(holds_too_large_an_integer, value.values()))
+    if isinstance(value, list):
+        return any(map(holds_too_large_an_integer, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 _worker_config = object_of(
@@ -167,7 +178,6 @@ _task = object_of(
 WORKFLOW = object_of({"public_queue_aliases": list_of(text), "tasks": list_of(_task, at_least=1)}, {"priority": whole})
 QUERY = object_of({"query": anything_object}, {"projection": list_of(text, at_least=1), "after": text})
 ADD_WORKERS = object_of({"cluster_location": text, "n_workers": whole_or_null})
-EMPTY = object_of({}, {})
 
 
 def insist(check: Check, body: Any) -> None:

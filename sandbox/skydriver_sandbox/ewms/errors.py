@@ -2,7 +2,7 @@
 
 
 class RestError(Exception):
-    """An answer other than 200; the text goes to the client and never repeats a value it sent."""
+    """An answer other than 200; the text goes to the client. Like EWMS's it may repeat what the client sent."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)

@@ -20,6 +20,7 @@ from skydriver_sandbox.ewms.workflows import change_phase
 
 log = logging.getLogger("sandbox.ewms")
 _SUBMIT_TRIES = 3
+_JOBS_AT_A_TIME = 1000
 _TOP_ERRORS = 10
 
 
@@ -139,6 +140,8 @@ class Phases:
                     )
                     tx.save_taskforce(taskforce)
                     changed = True
+            for taskforce in tx.taskforces(phases=("condor-submit",)):
+                changed |= make_jobs(tx, taskforce)
             for taskforce in tx.taskforces(phases=("condor-submit", "condor-rm")):
                 changed |= _close_ended(tx, taskforce)
             return changed
@@ -159,9 +162,8 @@ class Phases:
             tx.save_taskforce(taskforce)
             return True
         uuid, wanted = taskforce["taskforce_uuid"], max(0, taskforce["n_workers"] or 0)
-        cluster_id = tx.execute("SELECT coalesce(max(json_extract(doc, '$.cluster_id')), 1000) + 1 FROM taskforces").fetchone()[
-            0
-        ]
+        # From the row's own number: documents may hold NaN, which SQLite's JSON functions refuse.
+        cluster_id = tx.execute("SELECT seq + 1000 FROM taskforces WHERE taskforce_uuid = ?", uuid).fetchone()[0]
         taskforce |= {
             "cluster_id": cluster_id,
             "n_workers": wanted,
@@ -170,8 +172,7 @@ class Phases:
         }
         change_phase(taskforce, "condor-submit", "TMS", "submitted")
         tx.save_taskforce(taskforce)
-        for number in range(wanted):
-            tx.execute("INSERT INTO jobs (job_id, taskforce_uuid, status) VALUES (?, ?, 'IDLE')", f"{uuid}.{number}", uuid)
+        make_jobs(tx, taskforce)
         return True
 
     async def _report(self) -> bool:
@@ -179,7 +180,7 @@ class Phases:
 
         def step(tx: Tx) -> bool:
             for taskforce in tx.taskforces(phases=("condor-submit", "condor-rm")):
-                statuses, errors = counts(tx, taskforce["taskforce_uuid"])
+                statuses, errors = counts(tx, taskforce)
                 if (statuses, errors) != (taskforce["compound_statuses"], taskforce["top_task_errors"]):
                     taskforce |= {"compound_statuses": statuses, "top_task_errors": errors}
                     tx.save_taskforce(taskforce)
@@ -193,24 +194,52 @@ def _close_ended(tx: Tx, taskforce: dict[str, Any]) -> bool:
     left = tx.execute(
         "SELECT count(*) FROM jobs WHERE taskforce_uuid = ? AND status IN ('IDLE', 'RUNNING')", taskforce["taskforce_uuid"]
     ).fetchone()[0]
-    if left:
+    if left or (taskforce["phase"] == "condor-submit" and _unmade(tx, taskforce)):
         return False
-    change_phase(taskforce, "condor-complete", "TMS", "no jobs left", source_event_time=time.time())
     # The last counts stay; nobody looks at this taskforce's jobs again.
-    statuses, errors = counts(tx, taskforce["taskforce_uuid"])
+    statuses, errors = counts(tx, taskforce)
+    change_phase(taskforce, "condor-complete", "TMS", "no jobs left", source_event_time=time.time())
     taskforce |= {"compound_statuses": statuses, "top_task_errors": errors}
     tx.save_taskforce(taskforce)
     return True
 
 
-def counts(tx: Tx, uuid: str) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """(compound_statuses, top_task_errors) of a taskforce, from its jobs. Source: EWMS contract 10."""
+def _unmade(tx: Tx, taskforce: dict[str, Any]) -> int:
+    """How many of its jobs have no row yet."""
+    made = tx.execute("SELECT count(*) FROM jobs WHERE taskforce_uuid = ?", taskforce["taskforce_uuid"]).fetchone()[0]
+    return max(0, int(taskforce["n_workers"] or 0) - int(made))
+
+
+def make_jobs(tx: Tx, taskforce: dict[str, Any]) -> bool:
+    """Rows for the next jobs, when few of the last ones still wait: a request for 10⁹ workers does not write 10⁹ rows."""
+    uuid = taskforce["taskforce_uuid"]
+    waiting = tx.execute("SELECT count(*) FROM jobs WHERE taskforce_uuid = ? AND status = 'IDLE'", uuid).fetchone()[0]
+    left = _unmade(tx, taskforce)
+    if not left or waiting > _JOBS_AT_A_TIME // 2:
+        return False
+    first = int(taskforce["n_workers"]) - left
+    tx.executemany(
+        "INSERT INTO jobs (job_id, taskforce_uuid, status) VALUES (?, ?, 'IDLE')",
+        [(f"{uuid}.{number}", uuid) for number in range(first, first + min(left, _JOBS_AT_A_TIME))],
+    )
+    return True
+
+
+def counts(tx: Tx, taskforce: dict[str, Any]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """(compound_statuses, top_task_errors) of a submitted taskforce, from its jobs. Source: EWMS contract 10.
+
+    Jobs without a row wait like those that have one, or are removed with them.
+    """
+    uuid = taskforce["taskforce_uuid"]
     statuses: dict[str, dict[str, int]] = {}
     rows = tx.execute(
         "SELECT status, pilot_status, count(*) AS n FROM jobs WHERE taskforce_uuid = ? GROUP BY status, pilot_status", uuid
     )
     for row in rows:
         statuses.setdefault(row["status"], {})[row["pilot_status"]] = row["n"]
+    if unmade := _unmade(tx, taskforce):
+        among = statuses.setdefault("IDLE" if taskforce["phase"] == "condor-submit" else "REMOVED", {})
+        among["null"] = among.get("null", 0) + unmade
     errors = tx.execute(
         "SELECT error, count(*) AS n FROM jobs WHERE taskforce_uuid = ? AND error IS NOT NULL"
         " GROUP BY error ORDER BY n DESC, error LIMIT ?",

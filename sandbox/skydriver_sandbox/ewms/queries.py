@@ -16,7 +16,7 @@ def page(tx: Tx, table: str, body: dict[str, Any], page_bytes: int) -> dict[str,
     A page ends just before its documents would exceed page_bytes; a single document above that ends the listing, as
     upstream does. Raises RestError 500 for a filter MongoDB refuses or an unreadable `after`.
     """
-    after = _position(body["after"]) if "after" in body else 0
+    after = _position(body["after"]) if body.get("after") else 0  # an empty text is the first page
     query = dict(body["query"])
     if "after" in body:
         query.pop("_id", None)
@@ -26,9 +26,7 @@ def page(tx: Tx, table: str, body: dict[str, Any], page_bytes: int) -> dict[str,
         for number, document in tx.documents(table, after, _workflow_ids(query)):
             if not matches({**document, "_id": _id(number)}, query):
                 continue
-            shown = (
-                {name: document[name] for name in body["projection"] if name in document} if "projection" in body else document
-            )
+            shown = _projected(document, body.get("projection", []))
             size += len(json.dumps(shown))
             if size > page_bytes:
                 return {table: found, "next_after": _id(last) if found else None}
@@ -37,6 +35,36 @@ def page(tx: Tx, table: str, body: dict[str, Any], page_bytes: int) -> dict[str,
     except BadFilterError as error:
         raise RestError(500, "Internal Server Error") from error
     return {table: found, "next_after": None}
+
+
+def _projected(document: dict[str, Any], projection: list[str]) -> dict[str, Any]:
+    """The fields named, dotted paths too. `_id` is taken out before: a projection of nothing else shows whole documents."""
+    names = [name for name in projection if name != "_id"]
+    if not names:
+        return document
+    shown: dict[str, Any] = {}
+    for name in names:
+        _copy(document, shown, name.split("."))
+    return shown
+
+
+def _copy(source: dict[str, Any], target: dict[str, Any], path: list[str]) -> None:
+    """Copy what a dotted path leads to, with the objects on its way; lists are gone through, as MongoDB does."""
+    first, rest = path[0], path[1:]
+    if first not in source:
+        return
+    value = source[first]
+    if not rest:
+        target[first] = value
+    elif isinstance(value, dict):
+        inner = target.setdefault(first, {})
+        if inner is not value:
+            _copy(value, inner, rest)
+    elif isinstance(value, list):
+        entries = [entry for entry in value if isinstance(entry, dict)]
+        inner_list = target.setdefault(first, [{} for _ in entries])
+        for entry, into in zip(entries, inner_list, strict=True):
+            _copy(entry, into, rest)
 
 
 def _workflow_ids(query: dict[str, Any]) -> list[str] | None:

@@ -83,6 +83,9 @@ class Tx:
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return self._connection.execute(statement, values)
 
+    def executemany(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        self._connection.executemany(statement, rows)
+
     def _one(self, statement: str, value: str) -> dict[str, Any] | None:
         row = self.execute(statement, value).fetchone()
         return None if row is None else json.loads(row["doc"])

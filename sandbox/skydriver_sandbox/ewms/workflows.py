@@ -96,7 +96,9 @@ def create(tx: Tx, workflow_id: str, body: dict[str, Any]) -> dict[str, Any]:
         directives.append(directive)
         for location in task["cluster_locations"]:
             if location not in CLUSTERS:
-                raise RestError(400, f"'tasks.{number}.cluster_locations': unknown cluster")
+                raise RestError(
+                    400, f"'tasks.{number}.cluster_locations': unknown cluster: condor location not found: {location}"
+                )
         if "n_workers" not in task:
             raise RestError(500, "Internal Server Error")
         pilot_config = _pilot_config(task.get("pilot_config"), number)
@@ -147,7 +149,8 @@ def _pilot_config(given: dict[str, Any] | None, number: int) -> dict[str, Any]:
     # The real pattern lets any text with "latest" pass; what counts is whether an image of that name exists.
     resolved = _LATEST_PILOT if tag == "latest" else tag
     if resolved not in _PILOT_IMAGES:
-        raise RestError(400, f"'tasks.{number}.pilot_config.tag': no such pilot image")
+        reason = f"no such pilot image: Image tag not found: {resolved} (it may not have finished uploading)"
+        raise RestError(400, f"'tasks.{number}.pilot_config.tag': {reason}")
     environment = {name: _one_line(value) for name, value in config["environment"].items()}
     return {"tag": resolved, "image_source": "cvmfs", "environment": environment, "input_files": config["input_files"]}
 
@@ -184,7 +187,7 @@ def _taskforce(
         "compound_statuses": {},
         "top_task_errors": {},
     }
-    change_phase(taskforce, "pre-mq-activation", "WMS", context)
+    change_phase(taskforce, "pre-mq-activation", "User", context)
     return taskforce
 
 
@@ -192,27 +195,27 @@ def stop(tx: Tx, workflow_id: str, label: str) -> dict[str, Any]:
     """Mark a workflow ABORTED or FINISHED and tell its taskforces to stop. Raises RestError 404: unknown, or stopped before."""
     workflow = tx.workflow(workflow_id)
     if workflow is None or workflow["deactivated"] is not None:
-        raise RestError(404, "no active workflow found with that id")
+        raise RestError(404, f"no active workflow found with id: {workflow_id}")
     tx.save_workflow({**workflow, "deactivated": label, "deactivated_ts": time.time()})
     moved = 0
     for taskforce in tx.taskforces(workflow_id=workflow_id):
         is_late = taskforce["phase"] in _STOPPED_PHASES
-        change_phase(taskforce, "pending-stopper", "User", f"workflow {label.lower()}", was_successful=not is_late)
+        change_phase(taskforce, "pending-stopper", "USER", f"workflow {label.lower()}", was_successful=not is_late)
         tx.save_taskforce(taskforce)
         moved += not is_late
     return {"workflow_id": workflow_id, "n_taskforces": moved}
 
 
 def add_workers(tx: Tx, task_id: str, body: dict[str, Any]) -> dict[str, Any]:
-    """A new taskforce like an older one of that task. Raises RestError 404, 422 (deactivated), 400 (unknown cluster)."""
+    """A new taskforce like an older one of that task. Raises RestError 500 (unknown task), 422 (deactivated), 400 (cluster)."""
     directive = tx.directive(task_id)
     if directive is None:
-        raise RestError(404, "no task directive found with that id")
+        raise RestError(500, "no task found, which EWMS does not handle")
     workflow = tx.workflow(directive["workflow_id"])
     if workflow is None or workflow["deactivated"] is not None:
         raise RestError(422, "the workflow is deactivated")
     if body["cluster_location"] not in CLUSTERS:
-        raise RestError(400, "'cluster_location': unknown cluster")
+        raise RestError(400, f"'cluster_location': unknown cluster: condor location not found: {body['cluster_location']}")
     siblings = [entry for entry in tx.taskforces(workflow_id=directive["workflow_id"]) if entry["task_id"] == task_id]
     oldest = min(siblings, key=lambda entry: float(entry["timestamp"]))
     taskforce = _taskforce(
@@ -256,5 +259,5 @@ def activate(tx: Tx, workflow_id: str, access: Access | None, *, whatever_phase:
             tx.put_profile({**profile, "is_activated": True, **granted})
     for taskforce in tx.taskforces(workflow_id=workflow_id):
         if whatever_phase or taskforce["phase"] == "pre-mq-activation":
-            change_phase(taskforce, "pre-launch", "WMS", "queues activated")
+            change_phase(taskforce, "pre-launch", "Workflow MQ Activator", "queues activated")
             tx.save_taskforce(taskforce)

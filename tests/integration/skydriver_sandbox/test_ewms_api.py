@@ -124,6 +124,8 @@ def _without(*path: str | int) -> dict[str, Any]:
         pytest.param(_task(cluster_locations=["mars"]), "'tasks.0.cluster_locations': unknown cluster", id="cluster"),
         pytest.param(_pilot(tag="9.9.9"), "'tasks.0.pilot_config.tag': no such pilot image", id="tag"),
         pytest.param(_pilot(tag="the-latest-thing"), "no such pilot image", id="tag-loose-pattern"),
+        pytest.param(_pilot(tag="test-alpha"), "Image tag not found: test-alpha", id="tag-of-a-test-build"),
+        pytest.param(_task(task_env={"A": ["a-secret"]}), "not ['a-secret']", id="values-are-echoed"),
         pytest.param(_pilot(environment={"EWMS_PILOT_TASK_ARGS": "x"}), "cannot override EWMS_PILOT_TASK_ARGS", id="forbidden"),
     ],
 )
@@ -137,7 +139,7 @@ async def test_a_workflow_that_is_refused_leaves_nothing(ewms: Ewms, body: Any, 
 
 @pytest.mark.parametrize(
     ("data", "content_type"),
-    [(b"{}", "text/plain"), (b"{", "application/json"), (b'{"query": NaN}', "application/json")],
+    [(b"{}", "text/plain"), (b"{", "application/json"), (b'{"query": NaN}', "application/json")],  # a query is an object
     ids=["type", "cut", "nan"],
 )
 async def test_a_body_that_is_not_json_is_refused(ewms: Ewms, data: bytes, content_type: str) -> None:
@@ -157,10 +159,12 @@ async def test_odd_worker_numbers_pass(ewms: Ewms, n_workers: float) -> None:
     [
         pytest.param(_without("tasks", 0, "n_workers"), id="no-n-workers"),
         pytest.param(_task(input_queue_aliases=[], output_queue_aliases=[]), id="no-queue"),
+        pytest.param(_task(n_workers=2**63), id="beyond-64-bits"),
+        pytest.param(_pilot(environment={"A": -(2**63) - 1}), id="beyond-64-bits-within"),
     ],
 )
 async def test_what_upstream_does_not_handle_is_500_and_stores_nothing(ewms: Ewms, body: Any) -> None:
-    assert (await ewms.call("POST", "/v1/workflows", body))[0] == 500
+    assert await ewms.call("POST", "/v1/workflows", body) == (500, {"code": 500, "error": "Error in WorkflowHandler"})
     assert (await ewms.call("POST", "/v1/query/taskforces", {"query": {}}))[1]["taskforces"] == []
 
 
@@ -224,6 +228,10 @@ async def test_stopping_moves_the_taskforces_once_and_then_is_404(ewms: Ewms) ->
     path = f"/v1/workflows/{workflow_id}/actions"
     assert await ewms.call("POST", f"{path}/finished") == (200, {"workflow_id": workflow_id, "n_taskforces": 1})
     assert (await ewms.call("POST", f"{path}/abort", {}))[0] == 404
+    assert [c["source_entity"] for c in (await ewms.taskforces(workflow_id))[0]["phase_change_log"]][:2] == [
+        "User",
+        "Workflow MQ Activator",
+    ]
     status, workflow = await ewms.call("GET", f"/v1/workflows/{workflow_id}")
     assert (status, workflow["deactivated"]) == (200, "FINISHED")
     taskforce = (await _in_phase(ewms, workflow_id, "condor-complete"))[0]
@@ -258,7 +266,10 @@ async def test_added_workers_are_a_new_taskforce_with_higher_priority(ewms: Ewms
     assert (await ewms.call("POST", path, {"cluster_location": "mars", "n_workers": 5}))[0] == 400
     assert (await ewms.call("POST", path, {"cluster_location": "osg"}))[0] == 400
     unknown = "/v1/task-directives/TK-unknown/actions/add-workers"
-    assert (await ewms.call("POST", unknown, {"cluster_location": "osg", "n_workers": 5}))[0] == 404
+    assert await ewms.call("POST", unknown, {"cluster_location": "osg", "n_workers": 5}) == (
+        500,
+        {"code": 500, "error": "Error in TaskDirectiveIDActionAddWorkersHandler"},
+    )
 
 
 async def test_queries_filter_project_and_refuse(ewms: Ewms) -> None:
@@ -284,6 +295,48 @@ async def test_queries_filter_project_and_refuse(ewms: Ewms) -> None:
         ({"query": {}, "after": "nonsense"}, 500),
     ):
         assert (await ewms.call("POST", "/v1/query/taskforces", bad))[0] == status, bad
+
+
+async def test_what_the_real_one_was_seen_to_take_is_taken(ewms: Ewms) -> None:
+    body = _pilot(environment={"A": 1.5, "B": 2, "C": float("nan")})
+    status, created = await ewms.call("POST", "/v1/workflows", body)
+    assert status == 200
+    workflow_id = created["workflow"]["workflow_id"]
+    await _in_phase(ewms, workflow_id, "condor-submit")
+    whole = (await ewms.call("POST", "/v1/query/workflows", {"query": {}}))[1]
+    for query in (
+        {"query": {}, "after": ""},
+        {"query": {}, "projection": ["_id"]},
+        {"query": {"x": float("nan")}, "after": ""},
+    ):
+        found = await ewms.call("POST", "/v1/query/workflows", query)
+        assert found == (200, whole if query["query"] == {} else {"workflows": [], "next_after": None})
+    dotted = {
+        "query": {},
+        "projection": ["worker_config.n_cores", "phase_change_log.target_phase", "submit_dict.nothing.at_all"],
+    }
+    _, found = await ewms.call("POST", "/v1/query/taskforces", dotted)
+    assert found["taskforces"][0]["worker_config"] == {"n_cores": 1}
+    assert found["taskforces"][0]["phase_change_log"][0] == {"target_phase": "pre-mq-activation"}
+    assert (await ewms.call("POST", f"/v1/workflows/{workflow_id}/actions/abort", ["any", {"body": 1}]))[0] == 200
+
+
+async def test_routes_of_others_and_the_description(ewms: Ewms) -> None:
+    for method, path in (("GET", "/v1/tms/pending-starter/taskforces"), ("POST", "/v1/tms/statuses/taskforces")):
+        assert await ewms.call(method, path) == (403, {"code": 403, "error": "authorization failed"})
+    for path in ("/openapi", "/v1/schema/openapi"):
+        status, found = await ewms.call("GET", path)
+        assert (status, found["openapi"]) == (200, "3.1.0")
+
+
+async def test_a_request_for_a_billion_workers_does_not_write_a_billion_rows(ewms: Ewms) -> None:
+    workflow_id = (await ewms.call("POST", "/v1/workflows", _task(n_workers=10**9)))[1]["workflow"]["workflow_id"]
+    await _in_phase(ewms, workflow_id, "condor-submit")
+    other = (await _create(ewms))["workflow"]["workflow_id"]
+    await _in_phase(ewms, other, "condor-submit")
+    await ewms.call("POST", f"/v1/workflows/{workflow_id}/actions/abort")
+    (taskforce,) = await _in_phase(ewms, workflow_id, "condor-complete")
+    assert taskforce["compound_statuses"] == {"REMOVED": {"null": 10**9}}
 
 
 async def test_pages_end_by_bytes_and_go_on_where_they_ended(tmp_path: Path) -> None:
