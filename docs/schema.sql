@@ -505,11 +505,14 @@ ALTER TABLE public.ewms_additions ALTER COLUMN addition_id ADD GENERATED ALWAYS 
 CREATE TABLE public.ewms_attempts (
     scan_id text NOT NULL COLLATE pg_catalog."C",
     first_at timestamp with time zone NOT NULL,
-    attempted_at timestamp with time zone NOT NULL
+    attempted_at timestamp with time zone NOT NULL,
+    longer_s double precision DEFAULT 0 NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500');
 
 COMMENT ON TABLE public.ewms_attempts IS 'Requests for a workflow whose outcome is not known: none is repeated before a long wait';
+
+COMMENT ON COLUMN public.ewms_attempts.longer_s IS 'seconds by which the request may still come true later than others';
 
 CREATE TABLE public.ewms_outages (
     name text NOT NULL,

@@ -211,7 +211,7 @@ async def a_bridge(
         objects = objects or FakeObjects()
         workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, configured)
         teardown = Teardown(usecases, ewms, sink)
-        additions = Additions(pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait)
+        additions = Additions(pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait, limits=configured.worker_limits)
         checks = Checks(usecases, objects)
         top_ups = TopUps(usecases, schedule, ewms, additions, top_up)
         handlers = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from skydriver_common.faults import TryLater
-from skydriver_ewms.ports import NotFound, OnUnreadable, Refused, UnclearOutcome, WorkflowEnded
+from skydriver_ewms.ports import NotFound, OnUnreadable, Refused, RefusedForNow, UnclearOutcome, WorkflowEnded
 from skydriver_ewms.values import Json, QueueProfile, TaskDirective, Taskforce, Workflow, WorkflowSpec
 
 T = TypeVar("T")
@@ -54,6 +54,7 @@ class FakeEwms:
     activated: set[str] = field(default_factory=set)
     unreadable: set[str] = field(default_factory=set)
     refuses: str = ""
+    refuses_for_now: str = ""
     pending: list[Callable[[], object]] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -136,6 +137,8 @@ class FakeEwms:
     def _create(self, spec: WorkflowSpec) -> Workflow:
         if self.refuses:
             raise Refused(self.refuses)
+        if self.refuses_for_now:
+            raise RefusedForNow(self.refuses_for_now)
         workflow_id, now = f"WF-{next(self._numbers):04d}", time.time()
         workflow = Workflow(workflow_id, now)
         self.workflows[workflow_id] = workflow

@@ -21,6 +21,7 @@ from skydriver_common.model import wire
 from skydriver_common.model.commands import AddWorkers, Context
 from skydriver_common.model.events import WorkersAdded
 from skydriver_common.model.rejections import Rejection, Reply
+from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_ewms import store
 from skydriver_ewms.decide import (
     added_taskforce,
@@ -31,7 +32,7 @@ from skydriver_ewms.decide import (
     workflow_ended,
 )
 from skydriver_ewms.due import ADDITIONS, WORKFORCE, context_of
-from skydriver_ewms.ports import Ewms, NotFound, Refused, UnclearOutcome, WorkflowEnded
+from skydriver_ewms.ports import Ewms, NotFound, Refused, RefusedForNow, UnclearOutcome, WorkflowEnded
 from skydriver_ewms.store import Addition
 from skydriver_ewms.values import Taskforce
 
@@ -49,12 +50,15 @@ LONGEST_ASK_S = 45.0
 class Additions:
     """Handlers of the command and of due work `ADDITIONS`."""
 
-    def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule, ewms: Ewms, *, unclear_wait: timedelta) -> None:
+    def __init__(
+        self, pool: Pool, uow: UnitOfWork, schedule: Schedule, ewms: Ewms, *, unclear_wait: timedelta, limits: WorkerLimits
+    ) -> None:
         self._pool = pool
         self._uow = uow
         self._schedule = schedule
         self._ewms = ewms
         self._unclear_wait = unclear_wait
+        self._limits = limits
 
     async def add_workers(self, command: AddWorkers, context: Context) -> Reply:
         """Replies ``{"taskforce_uuid", "n_workers"}``. EWMS failing is a refusal that is not recorded: it may be repeated."""
@@ -128,14 +132,15 @@ class Additions:
             if tx.recorded_reply is not None:
                 return tx.recorded_reply
             scan = tx.scan(command.scan_id)
-            no = decide_add_workers(scan, command)
+            shape = command.scan_id, command.cluster_location, command.n_workers
+            addition = None if scan is None else await store.untold_addition(tx.connection, *shape)
+            added = () if addition is not None else await store.users_additions(tx.connection, command.scan_id)
+            no = decide_add_workers(scan, command, added=added, limits=self._limits)
             if no is not None:
                 tx.record(Reply.refused(no))
                 return Reply.refused(no)
             assert scan is not None
             assert scan.ewms_workflow_id is not None
-            shape = command.scan_id, command.cluster_location, command.n_workers
-            addition = await store.untold_addition(tx.connection, *shape)
             # should this process die with the question in hand, somebody finds out what became of it
             tx.due.put(ADDITIONS, command.scan_id, after=HOLD + LOOK_AGAIN)
             if addition is None:
@@ -177,6 +182,10 @@ class Additions:
             return cluster_refused()
         except WorkflowEnded:
             return workflow_ended()
+        except RefusedForNow as refused:
+            log.warning("workers.refused-for-now", reason=refused.reason)
+            await store.unattempt_addition(self._pool, addition)
+            raise TryLater("EWMS refuses these workers for now", refused.after_s or LOOK_AGAIN.total_seconds()) from refused
         except (TryLater, NotFound):
             await store.unattempt_addition(self._pool, addition)
             raise

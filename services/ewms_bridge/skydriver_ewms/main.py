@@ -70,7 +70,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     teardown = Teardown(usecases, ewms, sink)
     checks = Checks(usecases, objects)
     taskforces = Taskforces(pool, usecases, ewms)
-    additions = Additions(pool, uow, schedule, ewms, unclear_wait=settings.unclear_wait)
+    additions = Additions(pool, uow, schedule, ewms, unclear_wait=settings.unclear_wait, limits=settings.worker_limits)
     policy = TopUpPolicy(is_wanted=settings.top_up, most_times=settings.top_up_most_times, pause_s=settings.top_up_pause_s)
     top_ups = TopUps(usecases, schedule, ewms, additions, policy)
     workforces = Workforces(

@@ -23,6 +23,7 @@ __all__ = [
     "OnUnreadable",
     "QueueProfileSink",
     "Refused",
+    "RefusedForNow",
     "ScanNotReady",
     "UnclearOutcome",
     "WorkflowEnded",
@@ -40,14 +41,16 @@ class UnclearOutcome(EwmsFault):
     """The request was sent and its effect is unknown: it may exist already, or come to exist minutes later.
 
     Only calls that make something raise it. Look before asking again. Source: EWMS contract 12.
+    longer_by_s: seconds for which EWMS says that it is busy (Retry-After): the effect may come so much later.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, longer_by_s: float = 0.0) -> None:
         super().__init__(f"EWMS gave no clear answer to the request to {what}")
+        self.longer_by_s = longer_by_s
 
 
 class Refused(EwmsFault):
-    """EWMS says the request itself is wrong (400). Final: the same request is refused again.
+    """EWMS says the request itself is wrong. Final: the same request is refused again.
 
     reason: EWMS's own words, one line, without addresses; for operators and logs. It names the offending field.
     """
@@ -55,6 +58,18 @@ class Refused(EwmsFault):
     def __init__(self, reason: str) -> None:
         super().__init__("EWMS refuses the request")
         self.reason = reason
+
+
+class RefusedForNow(EwmsFault):
+    """EWMS says no and has done nothing, but the same request may be taken later: an image that is not uploaded yet, a lock.
+
+    reason: as of `Refused`. after_s: seconds to wait before the next try, 0.0: EWMS names none.
+    """
+
+    def __init__(self, reason: str, *, after_s: float = 0.0) -> None:
+        super().__init__("EWMS refuses the request for now")
+        self.reason = reason
+        self.after_s = after_s
 
 
 class WorkflowEnded(EwmsFault):
@@ -95,7 +110,7 @@ class Ewms(Protocol):
         """
 
     async def create_workflow(self, spec: WorkflowSpec) -> Workflow:
-        """Make a workflow, once. Raises Refused, UnclearOutcome."""
+        """Make a workflow, once. Raises Refused, RefusedForNow, UnclearOutcome."""
 
     async def get_workflow(self, workflow_id: str) -> Workflow:
         """Raises NotFound."""
@@ -135,7 +150,7 @@ class Ewms(Protocol):
         """The tasks of a workflow, in order of creation."""
 
     async def add_workers(self, task_id: str, cluster_location: str, n_workers: int) -> Taskforce:
-        """Ask for one more batch, once. Raises Refused, WorkflowEnded, NotFound, UnclearOutcome."""
+        """Ask for one more batch, once. Raises Refused, RefusedForNow, WorkflowEnded, NotFound, UnclearOutcome."""
 
 
 class ObjectStore(Protocol):

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from skydriver_common.model.worker_limits import MAX_WORKERS_PER_SCAN, WorkerLimits
 from skydriver_common.runtime.settings import PREFIX, ServiceSettings
 
 
@@ -52,14 +53,23 @@ class BridgeSettings(ServiceSettings):
     """After this long without the scanner's upload of ``startup.json`` the scan's status says so (REST contract 9.5)."""
     ewms_longest_pause_s: float = Field(default=60.0, gt=0)
     """While EWMS is away: longest time between two questions whether it is back."""
+    max_workers_per_scan: int = Field(default=MAX_WORKERS_PER_SCAN, ge=1, le=2**31 - 1)
+    """Most workers of one scan, in all clusters and with all additions together; a request for more in sum is 422. Workers that are
+    replaced (``top_up``) do not count. The gateway has the same setting."""
+    max_workers_per_cluster: dict[str, int] = Field(default={})
+    """Cluster name to the most workers of one scan there, where that is less."""
     top_up: bool = False
     """Whether workers that have ended while pixels remain are replaced; EWMS never does that by itself."""
     top_up_most_times: int = Field(default=3, ge=0)
     """Per scan, so many batches of workers are replaced at most."""
     top_up_pause_s: float = Field(default=600.0, ge=0)
     """After a batch, before the next one."""
-    unclear_wait_s: float = Field(default=1_000.0, gt=0)
-    """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier."""
+    unclear_wait_s: float = Field(default=1_000.0, gt=0, allow_inf_nan=False)
+    """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier, and a second workflow
+    is looked for so long after the last request."""
+    ewms_refusal_retry_s: float = Field(default=1_800.0, ge=0, allow_inf_nan=False)
+    """How long EWMS is asked again for a workflow that it refuses for a reason that may pass, such as an image that is not uploaded
+    yet; then the scan is refused. Complaints about the request itself are final at once."""
 
     @model_validator(mode="after")
     def _can_hand_over(self) -> Self:
@@ -69,12 +79,20 @@ class BridgeSettings(ServiceSettings):
         return self
 
     @property
+    def worker_limits(self) -> WorkerLimits:
+        return WorkerLimits(per_scan=self.max_workers_per_scan, per_cluster=self.max_workers_per_cluster)
+
+    @property
     def teardown_delay(self) -> timedelta:
         return timedelta(seconds=self.teardown_delay_s)
 
     @property
     def startup_limit(self) -> timedelta:
         return timedelta(seconds=self.startup_limit_s)
+
+    @property
+    def refusal_retry(self) -> timedelta:
+        return timedelta(seconds=self.ewms_refusal_retry_s)
 
     @property
     def unclear_wait(self) -> timedelta:

@@ -13,10 +13,19 @@ _sql = load_statements("skydriver_ewms", "store.sql")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A request for a workflow whose outcome is open. first_at: of the first one, if it was repeated."""
+    """The last request for a workflow whose outcome is open.
 
-    first_at: datetime
+    longer_s: so much later than others it may come true. open_for_s: for so long it may, by the database's clock; below 0: it is over.
+    """
+
     attempted_at: datetime
+    longer_s: float
+    open_for_s: float
+
+    @property
+    def open_for(self) -> timedelta:
+        """For how long it may still come true; not negative."""
+        return timedelta(seconds=max(0.0, self.open_for_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +62,43 @@ class Addition:
     is_automatic: bool = False
 
 
-async def begin_attempt(pool: Pool, scan_id: str, *, unclear_wait: timedelta) -> bool:
-    """Note that a workflow is asked for now. False while an earlier request, of any replica, may still come true."""
+async def begin_attempt(pool: Pool, scan_id: str, *, unclear_wait: timedelta) -> datetime | None:
+    """Note that a workflow is asked for now, and when. None while an earlier request, of any replica, may still come true."""
     with database_faults():
-        return bool(await _sql.begin_attempt(pool, scan_id=scan_id, unclear_wait_s=unclear_wait.total_seconds()))
+        attempted_at: datetime | None = await _sql.begin_attempt(
+            pool, scan_id=scan_id, unclear_wait_s=unclear_wait.total_seconds()
+        )
+    return attempted_at
 
 
-async def attempt(pool: Pool, scan_id: str) -> Attempt | None:
+async def attempt(pool: Pool, scan_id: str, *, unclear_wait: timedelta) -> Attempt | None:
     """The open request for a workflow, if any."""
     with database_faults():
-        row = await _sql.attempt(pool, scan_id=scan_id)
-    return None if row is None else Attempt(first_at=row["first_at"], attempted_at=row["attempted_at"])
+        row = await _sql.attempt(pool, scan_id=scan_id, unclear_wait_s=unclear_wait.total_seconds())
+    return None if row is None else Attempt(**dict(row))
 
 
-async def forget_attempt(pool: Pool | Connection, scan_id: str) -> None:
-    """The outcome is known."""
+async def lengthen_attempt(pool: Pool, scan_id: str, attempted_at: datetime, *, longer_s: float) -> None:
+    """This request may come true so much later than others."""
     with database_faults():
-        await _sql.forget_attempt(pool, scan_id=scan_id)
+        await _sql.lengthen_attempt(pool, scan_id=scan_id, attempted_at=attempted_at, longer_s=longer_s)
+
+
+async def withdraw_attempt(pool: Pool, scan_id: str, attempted_at: datetime, earlier: Attempt | None) -> None:
+    """This request has surely made nothing. earlier: the last one before it, which may have."""
+    with database_faults():
+        if earlier is None:
+            await _sql.forget_attempt(pool, scan_id=scan_id, attempted_at=attempted_at)
+        else:
+            await _sql.withdraw_attempt(
+                pool, scan_id=scan_id, attempted_at=attempted_at, earlier_at=earlier.attempted_at, longer_s=earlier.longer_s
+            )  # fmt: skip
+
+
+async def forget_attempt(pool: Pool | Connection, scan_id: str, attempted_at: datetime) -> None:
+    """The outcome of this request is known; one made since is kept."""
+    with database_faults():
+        await _sql.forget_attempt(pool, scan_id=scan_id, attempted_at=attempted_at)
 
 
 async def watch(connection: Connection, scan_id: str, workflow_id: str, *, now: datetime) -> None:
@@ -220,6 +249,12 @@ async def taken_taskforces(pool: Pool, scan_id: str) -> set[str]:
     """Taskforces that were the answer to some request already."""
     with database_faults():
         return {row["taskforce_uuid"] async for row in _sql.taken_taskforces(pool, scan_id=scan_id)}
+
+
+async def users_additions(connection: Connection, scan_id: str) -> list[tuple[str, int]]:
+    """Cluster and number of the workers that users have asked for beyond the scan's request, also without an answer yet."""
+    with database_faults():
+        return [(row["cluster_location"], row["n_workers"]) async for row in _sql.users_additions(connection, scan_id=scan_id)]
 
 
 async def kept_taskforces(pool: Pool, scan_id: str) -> tuple[datetime, bytes] | None:

@@ -5,10 +5,11 @@ from datetime import timedelta
 import structlog
 
 from skydriver_common.db.schedule import Work
-from skydriver_ewms.decide import is_submission_given_up, stop_label
+from skydriver_common.model.scan import Scan
+from skydriver_ewms.decide import CLOCK_SKEW_S, is_submission_given_up, stop_label
 from skydriver_ewms.due import LONGEST_PAUSE_S
 from skydriver_ewms.ports import Ewms, NotFound, QueueProfileSink
-from skydriver_ewms.usecases import UseCases
+from skydriver_ewms.usecases import AFTERMATH_DELAY, UseCases
 from skydriver_ewms.values import Workflow
 
 log = structlog.get_logger(__name__)
@@ -16,6 +17,7 @@ log = structlog.get_logger(__name__)
 CONFIRM_AFTER = timedelta(seconds=2)
 LOOK_AGAIN = timedelta(minutes=10)
 """While workers of a stopped workflow run on."""
+NEXT_LOOK = AFTERMATH_DELAY
 LAST_LOOK = timedelta(minutes=20)
 """After a stop: so long EWMS repeats its own calls when its queue service is unwell. Source: EWMS contract 12."""
 COMING_BACK = frozenset({"pre-mq-activation", "pre-launch", "pending-starter", "condor-submit"})
@@ -56,6 +58,7 @@ class Teardown:
         else:
             # before the end is recorded: as long as it is not, somebody comes back to do the rest
             await self._sink.remove(scan.scan_id)
+            await self._stop_others(scan)
             await self._usecases.workflow_deactivated(scan.scan_id, workflow.workflow_id, workflow.deactivated)
             log.info("workflow.stopped", workflow_id=workflow.workflow_id, label=workflow.deactivated)
         return None
@@ -78,11 +81,22 @@ class Teardown:
         await self._usecases.workers_came_back(scan.scan_id, n_workers)
         if n_workers:
             return LOOK_AGAIN
-        left = LAST_LOOK - timedelta(seconds=work.age_s)
-        if left > timedelta(0):
-            return left
+        for look_at in (NEXT_LOOK, LAST_LOOK):
+            left = look_at - timedelta(seconds=work.age_s)
+            if left > timedelta(0):
+                return left
         await self._usecases.workflow_gone(scan.scan_id)
         return None
+
+    async def _stop_others(self, scan: Scan) -> None:
+        """Abort what else is alive of this scan: a workflow made by a request whose answer was lost may have come to light late."""
+        for other in await self._ewms.find_workflows_of(scan.scan_id, scan.timestamp - CLOCK_SKEW_S):
+            if other.deactivated is None and other.workflow_id != scan.ewms_workflow_id:
+                log.warning("workflow.superfluous", workflow_id=other.workflow_id)
+                try:
+                    await self._ewms.abort(other.workflow_id)
+                except NotFound:
+                    continue  # stopped meanwhile
 
     async def _look(self, workflow_id: str) -> Workflow | None:
         try:

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import structlog
+
 from skydriver_common.clock import CLOCK
 from skydriver_common.db.bell import DUE_CHANNEL
 from skydriver_common.db.schedule import Schedule
@@ -24,16 +26,22 @@ from skydriver_ewms import due, store
 from skydriver_ewms.decide import (
     decide_assign,
     decide_deactivated,
+    decide_refused_for_now,
     is_working,
     may_order_workflow,
+    may_race_with_activation,
     stop_label,
     wants_queues,
     wants_workflow,
 )
 from skydriver_ewms.due import AFTERMATH, ASSIGN, QUEUES, STARTUP, STOP, TOKENS, WORKFORCE, context_of
 
+log = structlog.get_logger(__name__)
+
 AFTERMATH_DELAY = timedelta(seconds=300)
 """After a stop: EWMS's activation loop and its submitters have come round by then."""
+EARLY_AFTERMATH_DELAY = timedelta(seconds=30)
+"""After a stop that may have raced with the activation of the queues, which is ordinary: the activation loop has come round twice."""
 
 TOKEN_WARNING = timedelta(hours=2)
 """So long before the queues' tokens end it is said."""
@@ -89,6 +97,17 @@ class UseCases:
             tx.append(scan_id, [WorkflowRefused(reason=reason)])
             tx.due.put(STOP, scan_id)
 
+    async def workflow_refused_for_now(self, scan_id: str, reason: str, *, limit: timedelta) -> None:
+        """EWMS does not make this scan's workflow for now: told while it is asked again; after `limit` the workflow is refused."""
+        async with self._uow.on_scans(context_of(ASSIGN, scan_id, "awaited"), [scan_id]) as tx:
+            events = decide_refused_for_now(
+                tx.scan(scan_id), reason, now=tx.now.timestamp(), limit_s=limit.total_seconds()
+            )  # fmt: skip
+            if events:
+                tx.append(scan_id, events)
+            if any(isinstance(event, WorkflowRefused) for event in events):
+                tx.due.put(STOP, scan_id)
+
     async def queues_awaited(self, scan_id: str, place_in_line: int) -> None:
         """The queues are not active yet; how many are before them is told when it changes."""
         async with self._uow.on_scans(context_of(QUEUES, scan_id, "awaited"), [scan_id]) as tx:
@@ -126,10 +145,14 @@ class UseCases:
     async def workflow_deactivated(self, scan_id: str, workflow_id: str, label: str) -> None:
         """EWMS shows the workflow stopped, by whomever."""
         async with self._uow.on_scans(context_of(STOP, scan_id, "deactivated"), [scan_id]) as tx:
-            events = decide_deactivated(tx.scan(scan_id), workflow_id, label)
-            if events:
+            scan = tx.scan(scan_id)
+            events = decide_deactivated(scan, workflow_id, label)
+            if scan is not None and events:
                 tx.append(scan_id, events)
-                tx.due.put(AFTERMATH, scan_id, after=AFTERMATH_DELAY)
+                is_early = may_race_with_activation(scan)
+                tx.due.put(AFTERMATH, scan_id, after=EARLY_AFTERMATH_DELAY if is_early else AFTERMATH_DELAY)
+                if is_early:
+                    log.info("workflow.stopped-early", workflow_id=workflow_id, looked_again_in_s=EARLY_AFTERMATH_DELAY.seconds)
                 # its workers are watched until they are gone, so that the counts do not stop at those of its last minute
                 tx.rings.append((DUE_CHANNEL, WORKFORCE))
 

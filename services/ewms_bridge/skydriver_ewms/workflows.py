@@ -1,11 +1,11 @@
 """Due work: exactly one workflow per scan, and its queues in the scanner's hands. Source: EWMS contract 8, 12."""
 
+import random
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
-from skydriver_common.clock import CLOCK
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule, Work
 from skydriver_common.faults import TryLater
@@ -15,11 +15,13 @@ from skydriver_ewms.decide import (
     CLOCK_SKEW_S,
     Choice,
     all_activated,
+    backoff_s,
     choose_workflow,
     may_order_workflow,
     order_of,
     place_in_line,
     queue_profile,
+    refusal,
     startup_object_key,
     stop_label,
     tokens_end_at,
@@ -28,13 +30,16 @@ from skydriver_ewms.decide import (
     workflow_spec,
 )
 from skydriver_ewms.due import DUPLICATES
-from skydriver_ewms.ports import Ewms, NotFound, ObjectStore, QueueProfileSink, Refused, UnclearOutcome
+from skydriver_ewms.ports import Ewms, NotFound, ObjectStore, QueueProfileSink, Refused, RefusedForNow, UnclearOutcome
 from skydriver_ewms.settings import BridgeSettings
 from skydriver_ewms.usecases import UseCases
 from skydriver_ewms.values import StartupUpload, Taskforce, Workflow
 
 log = structlog.get_logger(__name__)
 
+A_MOMENT = timedelta(seconds=1)
+LONGEST_REFUSAL_PAUSE_S = 60.0
+"""Between two requests for a workflow that EWMS refuses for now."""
 LOOK_AGAIN = timedelta(seconds=10)
 """Between two looks for a workflow that a request without an answer may have made."""
 FIRST_POLLS_S = 0.5
@@ -67,32 +72,45 @@ class Workflows:
         scan = await self._usecases.scan(work.scan_id)
         if scan is None:
             return None
-        attempt = await store.attempt(self._pool, scan.scan_id)
+        attempt = await self._attempt(scan.scan_id)
         if not wants_workflow(scan):
             return await self._clean_up(scan, attempt)
         if attempt is None and not may_order_workflow(scan):
             return None  # its turn comes when the scanner server has a node
         key = startup_object_key(scan.scan_id)
         await self._sink.put_upload(scan.scan_id, StartupUpload(self._objects.presigned_put(key)))
+        begun_at = None
         choice = await self._look(scan)
         if choice.keep is None:
-            if attempt is not None and CLOCK.now() - attempt.attempted_at < self._settings.unclear_wait:
+            if attempt is not None and attempt.open_for_s > 0:
                 return LOOK_AGAIN
-            created = await self._create(scan)
+            begun_at = await store.begin_attempt(self._pool, scan.scan_id, unclear_wait=self._settings.unclear_wait)
+            if begun_at is None:
+                return A_MOMENT  # another replica is at it
+            try:
+                created = await self._create(scan, begun_at, attempt)
+            except RefusedForNow as refused:
+                return await self._refused_for_now(scan, refused, work)
             if created is None:
-                return None if (await self._usecases.scan(scan.scan_id) or scan).ewms.refused else timedelta(seconds=1)
+                return None if (await self._usecases.scan(scan.scan_id) or scan).ewms.refused else A_MOMENT
             choice = await self._look(scan, created)
         assert choice.keep is not None
         await self._abort(choice.abort)  # before the request is forgotten by which they would be found again
-        await self._assign(scan, choice.keep, attempt)
+        await self._assign(scan, choice.keep, begun_at, earlier=attempt)
         return None
 
     async def duplicates(self, work: Work) -> timedelta | None:
         """After the longest time in which a lost request can come true: abort every workflow but the assigned one."""
         scan = await self._usecases.scan(work.scan_id)
-        if scan is not None and not wants_workflow(scan):
-            await self._abort(await self._superfluous(scan))
-            await store.forget_attempt(self._pool, work.scan_id)
+        attempt = await self._attempt(work.scan_id)  # before the look: what it does not find then will not come
+        if scan is None or wants_workflow(scan):
+            return None
+        await self._abort(await self._superfluous(scan))
+        if attempt is None:
+            return None
+        if attempt.open_for_s > 0:  # there was another request since this was noted
+            return attempt.open_for
+        await store.forget_attempt(self._pool, work.scan_id, attempt.attempted_at)
         return None
 
     async def queues(self, work: Work) -> timedelta | None:
@@ -152,10 +170,14 @@ class Workflows:
         choice = await self._look(scan)
         return choice.abort if scan.has_workflow or choice.keep is None else (choice.keep, *choice.abort)
 
-    async def _create(self, scan: Scan) -> Workflow | None:
-        """Ask for a workflow, once, with the intent on disk. None: there is none, or nobody knows; look again."""
-        if not await store.begin_attempt(self._pool, scan.scan_id, unclear_wait=self._settings.unclear_wait):
-            return None  # another replica is at it
+    async def _attempt(self, scan_id: str) -> store.Attempt | None:
+        return await store.attempt(self._pool, scan_id, unclear_wait=self._settings.unclear_wait)
+
+    async def _create(self, scan: Scan, begun_at: datetime, earlier: store.Attempt | None) -> Workflow | None:
+        """Ask for a workflow, once, with the intent on disk. None: there is none, or nobody knows; look again.
+
+        begun_at: of the intent. earlier: the last request before it. Raises RefusedForNow.
+        """
         order = order_of(
             scan,
             instance=self._settings.instance,
@@ -165,31 +187,54 @@ class Workflows:
         )
         try:
             workflow = await self._ewms.create_workflow(workflow_spec(order))
-        except UnclearOutcome:
-            log.warning("workflow.unclear")
+        except UnclearOutcome as unclear:
+            log.warning("workflow.unclear", longer_by_s=unclear.longer_by_s)
+            if unclear.longer_by_s:
+                await store.lengthen_attempt(self._pool, scan.scan_id, begun_at, longer_s=unclear.longer_by_s)
             return None
-        except TryLater:
-            await store.forget_attempt(self._pool, scan.scan_id)  # surely nothing was made
+        except (TryLater, RefusedForNow):
+            await store.withdraw_attempt(self._pool, scan.scan_id, begun_at, earlier)  # surely nothing was made
             raise
         except Refused as refused:
             log.error("workflow.refused", reason=refused.reason)
-            await self._usecases.refuse_workflow(scan.scan_id, f"EWMS refuses the workflow: {refused.reason}")
-            await store.forget_attempt(self._pool, scan.scan_id)
+            await self._usecases.refuse_workflow(scan.scan_id, refusal(refused.reason))
+            await store.withdraw_attempt(self._pool, scan.scan_id, begun_at, earlier)
+            await self._look_for_twins(scan.scan_id)
             return None
         log.info("workflow.created", workflow_id=workflow.workflow_id)
         return workflow
 
-    async def _assign(self, scan: Scan, keep: Workflow, earlier: store.Attempt | None) -> None:
+    async def _refused_for_now(self, scan: Scan, refused: RefusedForNow, work: Work) -> timedelta | None:
+        """Say that EWMS refuses the workflow so far, and ask again later; after `ewms_refusal_retry_s` it is refused."""
+        limit = self._settings.refusal_retry
+        await self._usecases.workflow_refused_for_now(scan.scan_id, refused.reason, limit=limit)
+        now = await self._usecases.scan(scan.scan_id)
+        if now is not None and wants_workflow(now):
+            pause_s = backoff_s(work.tries, first_s=2.0, cap_s=LONGEST_REFUSAL_PAUSE_S, jitter=random.random())  # noqa: S311
+            pause_s = max(refused.after_s, pause_s)
+            log.warning("workflow.refused-for-now", reason=refused.reason, retry_in_s=round(pause_s, 1))
+            return timedelta(seconds=pause_s)
+        if now is not None and now.ewms.refused:
+            log.error("workflow.refused", reason=refused.reason)
+        await self._look_for_twins(scan.scan_id)
+        return None
+
+    async def _look_for_twins(self, scan_id: str) -> None:
+        """Note that a request without an answer may have made one more workflow: they are looked for when it can't any more."""
+        attempt = await self._attempt(scan_id)
+        if attempt is not None:
+            await self._schedule.put(DUPLICATES, scan_id, after=attempt.open_for)
+
+    async def _assign(self, scan: Scan, keep: Workflow, begun_at: datetime | None, *, earlier: store.Attempt | None) -> None:
+        """begun_at: of the request that has made `keep`, if it was answered. earlier: the last one without an answer."""
         assigned = await self._usecases.assign_own(scan.scan_id, keep.workflow_id, self._settings.ewms_url)
         if not assigned:
             # deleted, or given another workflow, while we were at it
             await self._abort((keep,))
             await self._remove_credentials(scan.scan_id)
-        if earlier is None:
-            await store.forget_attempt(self._pool, scan.scan_id)
-        else:
-            after = earlier.attempted_at + self._settings.unclear_wait - CLOCK.now()
-            await self._schedule.put(DUPLICATES, scan.scan_id, after=after)
+        if earlier is None and begun_at is not None:
+            await store.forget_attempt(self._pool, scan.scan_id, begun_at)  # it is the only one, and was answered
+        await self._look_for_twins(scan.scan_id)
         log.info("workflow.assigned" if assigned else "workflow.not-wanted", workflow_id=keep.workflow_id)
 
     async def _clean_up(self, scan: Scan, attempt: store.Attempt | None) -> timedelta | None:
@@ -198,9 +243,9 @@ class Workflows:
         if attempt is None:
             return None
         await self._abort(await self._superfluous(scan))
-        if CLOCK.now() - attempt.attempted_at < self._settings.unclear_wait:
+        if attempt.open_for_s > 0:
             return LOOK_AGAIN
-        await store.forget_attempt(self._pool, scan.scan_id)
+        await store.forget_attempt(self._pool, scan.scan_id, attempt.attempted_at)
         return None
 
     async def _remove_credentials(self, scan_id: str) -> None:

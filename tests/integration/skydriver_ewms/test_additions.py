@@ -1,6 +1,7 @@
 """More workers, once per request, whatever gets lost on the way."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ from skydriver_common.model.commands import AddWorkers, Context
 from skydriver_common.model.rejections import Code, Reply
 from skydriver_ewms.due import ADDITIONS
 from skydriver_ewms.values import TaskDirective
-from tests.support.bridge import Bridge, a_context
+from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
 
@@ -167,3 +168,35 @@ async def test_what_ewms_refuses_is_recorded_and_leaves_nothing_open(bridge: Bri
     await ewms.abort(ewms.live()[0])
     assert (await ask(bridge, scan_id)).code == Code.WORKFLOW_HAS_ENDED
     assert await bridge.pool.fetchval("SELECT count(*) FROM ewms_additions") == 0
+
+
+async def test_the_scan_in_sum_may_not_have_more_workers_than_the_limit(database: str, tmp_path: Path, ewms: FakeEwms) -> None:
+    """The request asks for 12 workers."""
+    async with a_bridge(database, tmp_path, ewms, max_workers_per_scan=30, max_workers_per_cluster={"local": 12}) as bridge:
+        scan_id = await bridge.running()
+        assert (await ask(bridge, scan_id, n_workers=10, cluster_location="osg")).is_done
+        refused = await ask(bridge, scan_id, n_workers=9, cluster_location="osg")
+        assert refused.code == Code.TOO_MANY_WORKERS
+        assert "at most 30 workers per scan" in refused.reason
+        assert "at most 12 workers per scan in local" in (await ask(bridge, scan_id, n_workers=11)).reason
+        assert (await ask(bridge, scan_id, n_workers=8)).is_done
+        assert (await ask(bridge, scan_id, n_workers=1, cluster_location="osg")).code == Code.TOO_MANY_WORKERS
+
+
+async def test_a_request_without_an_answer_yet_counts_and_its_repeat_does_not(
+    database: str, tmp_path: Path, ewms: FakeEwms
+) -> None:
+    async with a_bridge(database, tmp_path, ewms, max_workers_per_scan=20) as bridge:
+        scan_id = await bridge.running()
+        ewms.faults.extend([None, None, LOST])
+        assert (await ask(bridge, scan_id)).code == Code.EWMS_FAILED
+        assert (await ask(bridge, scan_id, n_workers=2)).code == Code.TOO_MANY_WORKERS
+        assert (await ask(bridge, scan_id)).is_done
+        assert batches(ewms) == 1
+
+
+async def test_a_stored_request_above_the_limit_stays_and_gets_no_more(database: str, tmp_path: Path, ewms: FakeEwms) -> None:
+    async with a_bridge(database, tmp_path, ewms, max_workers_per_scan=11) as bridge:
+        scan_id = await bridge.running()
+        assert sum(t.n_workers for t in ewms.taskforces[ewms.live()[0]]) == 12
+        assert (await ask(bridge, scan_id, n_workers=1)).code == Code.TOO_MANY_WORKERS

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from skydriver_common.faults import TryLater
 from skydriver_ewms.adapters.ewms_rest import TASKFORCE_FIELDS, EwmsRest, open_ewms
 from skydriver_ewms.adapters.oauth2 import ClientCredentials
-from skydriver_ewms.ports import NotFound, Refused, UnclearOutcome, WorkflowEnded
+from skydriver_ewms.ports import NotFound, Refused, RefusedForNow, UnclearOutcome, WorkflowEnded
 from skydriver_ewms.values import QueueProfile, TaskDirective, Workflow, WorkflowSpec
 from tests.support.unruly_ewms import Unruly, unruly_ewms
 
@@ -149,7 +149,7 @@ async def test_one_token_serves_many_calls(server: Unruly, ewms: EwmsRest) -> No
 
 @both
 async def test_a_stale_token_is_renewed_once(server: Unruly, ewms: EwmsRest, call: Call) -> None:
-    server.say(no(403, "authentication failed"), no(400, "wrong on purpose"))
+    server.say(no(403, "authentication failed"), no(400, "'field': wrong on purpose"))
 
     with pytest.raises(Refused, match="EWMS refuses"):
         await call(ewms)
@@ -226,6 +226,54 @@ async def test_refused_names_the_field_but_no_address(server: Unruly, ewms: Ewms
         await ewms.create_workflow(SPEC)
     assert caught.value.reason == "'tasks.0.worker_config.n_cores': must be type int; see <address>"
     assert str(caught.value) == "EWMS refuses the request"
+
+
+IMAGE_IS_ON_ITS_WAY = "Image tag not found: v4.1.2 (it may not have finished uploading)"
+
+
+@makes
+@pytest.mark.parametrize(
+    ("status", "error", "headers", "after_s"),
+    [
+        (400, IMAGE_IS_ON_ITS_WAY, {}, 0.0),
+        (403, "MQS refused the reservation", {"Retry-After": "7"}, 7.0),
+        (409, "conflict", {"Retry-After": "20"}, 20.0),
+        (423, "locked", {}, 0.0),
+        (429, "too many requests", {"Retry-After": "90"}, 90.0),
+    ],
+)
+async def test_a_refusal_that_time_may_change_is_told_apart_from_a_final_one(
+    server: Unruly, ewms: EwmsRest, call: Call, status: int, error: str, headers: dict[str, str], after_s: float
+) -> None:
+    server.say((status, {"code": status, "error": error}, headers))
+
+    with pytest.raises(RefusedForNow) as caught:
+        await call(ewms)
+    assert (caught.value.reason, caught.value.after_s) == (error, after_s)
+    assert len(server.asked) == 1, "it must never be repeated by itself"
+
+
+@reads
+@pytest.mark.parametrize("status", [409, 423, 429])
+async def test_a_read_that_is_refused_for_now_waits_as_long_as_ewms_says(
+    server: Unruly, ewms: EwmsRest, call: Call, status: int
+) -> None:
+    server.say((status, {"code": status, "error": "later"}, {"Retry-After": "33"}))
+
+    with pytest.raises(TryLater) as caught:
+        await call(ewms)
+    assert caught.value.after_s == 33.0
+
+
+@makes
+async def test_a_lost_answer_that_says_for_how_long_ewms_is_busy_may_come_true_so_much_later(
+    server: Unruly, ewms: EwmsRest, call: Call
+) -> None:
+    server.say((504, {"code": 504, "error": "busy"}, {"Retry-After": "120"}))
+
+    with pytest.raises(UnclearOutcome) as caught:
+        await call(ewms)
+    assert caught.value.longer_by_s == 120.0
 
 
 async def test_an_unknown_id_is_told_apart_from_a_wrong_address(server: Unruly, ewms: EwmsRest) -> None:

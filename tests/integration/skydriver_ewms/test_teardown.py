@@ -159,3 +159,42 @@ async def test_workers_that_come_back_after_a_stop_are_told_to_operators(bridge:
     assert problems_of(await bridge.scan(scan_id)) == []
     await bridge.work(AFTERMATH, until_s=601)
     assert await bridge.due(AFTERMATH) == []
+
+
+async def test_after_a_stop_before_or_during_activation_workers_that_come_back_are_seen_within_half_a_minute(
+    bridge: Bridge, ewms: FakeEwms
+) -> None:
+    scan_id = await bridge.launched_scan()
+    await bridge.work(ASSIGN)
+    await bridge.deleted(scan_id)
+    with structlog.testing.capture_logs() as lines:
+        await bridge.work(STOP)
+    assert "workflow.stopped-early" in [line["event"] for line in lines]
+    ewms.report(next(iter(ewms.workflows)), phase="pre-launch")  # the activation that was under way ends
+    await bridge.work(AFTERMATH, until_s=31)
+
+    assert [p["code"] for p in problems_of(await bridge.scan(scan_id))] == ["workers-came-back"]
+
+
+async def test_after_an_early_stop_the_later_looks_are_taken_too(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+    await bridge.work(AFTERMATH, until_s=31)
+    assert await bridge.due(AFTERMATH) == [scan_id]
+    ewms.report(next(iter(ewms.workflows)), phase="pre-launch")
+    await bridge.work(AFTERMATH, until_s=270)
+
+    assert [p["code"] for p in problems_of(await bridge.scan(scan_id))] == ["workers-came-back"]
+
+
+async def test_a_stop_of_workers_that_were_reported_is_looked_at_after_five_minutes(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.running()
+    await bridge.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={"RUNNING": {"Tasking": 2}}, n_running=2))
+    await bridge.deleted(scan_id)
+    await bridge.work(STOP)
+    n_looks = ewms.calls.count("taskforces")
+    await bridge.work(AFTERMATH, until_s=299)
+    assert ewms.calls.count("taskforces") == n_looks
+    await bridge.work(AFTERMATH, until_s=2)
+    assert ewms.calls.count("taskforces") == n_looks + 1

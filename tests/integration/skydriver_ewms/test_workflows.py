@@ -1,17 +1,19 @@
 """Exactly one workflow per scan, and its queues in the scanner's hands."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
-from skydriver_common.model.commands import AssignWorkflow
+from skydriver_common.model.commands import AddWorkers, AssignWorkflow
+from skydriver_common.model.problems import problems_of
 from skydriver_common.model.rejections import Code
 from skydriver_ewms.adapters.profile_files import ProfileFiles
 from skydriver_ewms.due import ASSIGN, DUPLICATES, QUEUES, STOP
-from skydriver_ewms.ports import ScanNotReady
-from skydriver_ewms.values import StartupUpload, Workflow, WorkflowSpec
+from skydriver_ewms.ports import RefusedForNow, ScanNotReady
+from skydriver_ewms.values import StartupUpload, Taskforce, Workflow, WorkflowSpec
 from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
@@ -269,6 +271,107 @@ async def test_a_refusal_is_final_and_visible(bridge: Bridge, ewms: FakeEwms) ->
     assert scan.ewms.refused == "EWMS refuses the workflow: 'tasks.0.cluster_locations': unknown"
     assert scan.state == "STOPPED__PRESTARTUP"
     assert await bridge.due(ASSIGN) == []
+
+
+NO_IMAGE = "Image tag not found: v4.1.2 (it may not have finished uploading)"
+
+
+async def test_a_refusal_that_passes_is_waited_out_and_says_why(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.launched_scan()
+    ewms.refuses_for_now = NO_IMAGE
+    for _ in range(3):  # three minutes
+        await bridge.work(ASSIGN, until_s=60)
+
+    scan = await bridge.scan(scan_id)
+    (problem,) = problems_of(scan)
+    assert problem["code"] == "waiting-for-workflow"
+    assert NO_IMAGE in problem["text"]
+    assert scan.state == "PENDING__PRESTARTUP"
+    assert await bridge.types(scan_id) == ["scan.workflow-awaited"], "told once"
+
+    ewms.refuses_for_now = ""
+    await bridge.work(ASSIGN, until_s=61)
+
+    assert [(await bridge.scan(scan_id)).ewms_workflow_id] == ewms.live()
+    assert "waiting-for-workflow" not in [p["code"] for p in problems_of(await bridge.scan(scan_id))]
+    assert await bridge.pool.fetchval("SELECT count(*) FROM ewms_attempts") == 0
+
+
+async def test_a_refusal_that_does_not_pass_ends_the_scan_after_the_time_for_asking_again(
+    database: str, tmp_path: Path, ewms: FakeEwms
+) -> None:
+    async with a_bridge(database, tmp_path, ewms, ewms_refusal_retry_s=0.0) as bridge:
+        scan_id = await bridge.launched_scan()
+        ewms.refuses_for_now = NO_IMAGE
+        await bridge.work(ASSIGN)
+
+        scan = await bridge.scan(scan_id)
+        assert scan.ewms.refused == f"EWMS refuses the workflow: {NO_IMAGE}"
+        assert scan.state == "STOPPED__PRESTARTUP"
+        assert await bridge.due(ASSIGN) == []
+
+
+async def test_workers_that_are_refused_for_now_may_be_asked_for_again(
+    bridge: Bridge, ewms: FakeEwms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan_id = await bridge.running()
+    command = AddWorkers(scan_id=scan_id, n_workers=7, cluster_location="osg")
+
+    async def refuse(*_: object) -> Taskforce:
+        raise RefusedForNow("a lock")
+
+    monkeypatch.setattr(ewms, "add_workers", refuse)
+    assert (await bridge.additions.add_workers(command, a_context(deadline=time.time() + 20))).code == Code.EWMS_FAILED
+    monkeypatch.undo()
+    assert (await bridge.additions.add_workers(command, a_context(deadline=time.time() + 20))).is_done
+    assert [t.n_workers for t in ewms.taskforces[ewms.live()[0]]].count(7) == 1
+
+
+async def test_a_second_workflow_that_comes_to_light_after_the_last_attempt_is_stopped(
+    database: str, tmp_path: Path, ewms: FakeEwms
+) -> None:
+    async with a_bridge(database, tmp_path, ewms, unclear_wait_s=60.0) as bridge:
+        scan_id = await bridge.launched_scan()
+        ewms.faults.extend([None, LATE])
+        await bridge.work(ASSIGN)
+        await bridge.work(ASSIGN, until_s=60.5)  # the second attempt has its answer
+        assert ewms.calls.count("create") == 2
+        await bridge.work(DUPLICATES, until_s=29.5)
+        ewms.come_true()  # 90 s after the first attempt
+        await bridge.work(DUPLICATES, until_s=31)
+
+        assert len(ewms.workflows) == 2
+        assert ewms.live() == [(await bridge.scan(scan_id)).ewms_workflow_id]
+
+
+async def test_a_second_workflow_that_comes_to_light_later_still_is_stopped_with_the_first(
+    bridge: Bridge, ewms: FakeEwms
+) -> None:
+    scan_id = await bridge.launched_scan()
+    ewms.faults.extend([None, LATE])
+    await bridge.work(ASSIGN)
+    await bridge.work(ASSIGN, until_s=1001)
+    await bridge.work(DUPLICATES, until_s=1001)
+    ewms.come_true()
+    assert len(ewms.live()) == 2
+    await bridge.complete(scan_id)
+    await bridge.work(STOP, until_s=61)
+
+    assert ewms.live() == []
+
+
+async def test_an_attempt_that_surely_made_nothing_does_not_hide_the_one_before_it(bridge: Bridge, ewms: FakeEwms) -> None:
+    scan_id = await bridge.launched_scan()
+    ewms.faults.extend([None, LATE])
+    await bridge.work(ASSIGN)
+    ewms.struck["create"] = AWAY
+    await bridge.work(ASSIGN, until_s=1001)
+    await bridge.work(ASSIGN, until_s=31)
+    assert ewms.calls.count("create") == 3
+    ewms.come_true()
+    await bridge.work(DUPLICATES, until_s=1001)
+
+    assert ewms.live() == [(await bridge.scan(scan_id)).ewms_workflow_id]
 
 
 async def test_a_scan_deleted_before_its_turn_gets_no_workflow(bridge: Bridge, ewms: FakeEwms) -> None:

@@ -119,6 +119,9 @@ def _of_ewms(event: ev.Event) -> str:
             return f"EWMS workflow {event.workflow_id} at {event.ewms_address}"
         case ev.WorkflowRefused():
             return f"EWMS refused a workflow: {event.reason}"
+        case ev.WorkflowAwaited():
+            until = f"{datetime.fromtimestamp(event.until, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            return f"EWMS refuses a workflow so far and is asked again until {until}: {event.reason}"
         case ev.QueuesAwaited():
             return f"waits for its queues, place {event.place_in_line} in line"
         case ev.QueuesActivated():

@@ -275,6 +275,15 @@ class WorkflowRefused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowAwaited(Event):
+    """EWMS refuses to make a workflow for now, for a reason that time may change. until: Unix seconds; it is asked again till then."""
+
+    type: ClassVar[str] = "scan.workflow-awaited"
+    reason: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueuesAwaited(Event):
     """The workflow's queues are not active yet. place_in_line: how many workflows, of all users, EWMS takes before it."""
 
@@ -436,7 +445,7 @@ _PROGRESS = (
     ScannerSilent, ReportRefused, StrangeReportRefused,
 )  # fmt: skip
 _EWMS = (
-    WorkflowAssigned, WorkflowRefused, QueuesAwaited, QueuesActivated, QueueTokensEnding, StartupFileMissing,
+    WorkflowAssigned, WorkflowAwaited, WorkflowRefused, QueuesAwaited, QueuesActivated, QueueTokensEnding, StartupFileMissing,
     StartupFileFound, WorkforceChanged, WorkersAdded, WorkflowDeactivated,
     WorkersCameBack,
 )  # fmt: skip

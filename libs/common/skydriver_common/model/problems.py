@@ -132,6 +132,12 @@ def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:
         yield "workflow-refused", f"The scan gets no workers: {_line(ewms.refused)}"
     elif ewms.deactivated:
         yield "workflow-stopped", f"The scan's workers were stopped at EWMS ({ewms.deactivated}) before it had its result"
+    elif scan.launch.has_node and not scan.has_workflow and ewms.refused_so_far:
+        yield (
+            "waiting-for-workflow",
+            f"EWMS does not take the order for the scan's workers so far; it is asked again until {_moment(ewms.asked_until)}: "
+            f"{_line(ewms.refused_so_far, _MAX_REFUSAL)}",
+        )
     elif scan.launch.has_node and not scan.has_workflow:
         yield "waiting-for-workflow", "The scanner server is launched and waits for EWMS to take the order for its workers"
 

@@ -90,6 +90,7 @@ class Ewms:
     place_in_line: while queues are awaited. n_top_ups, topped_up_at: additions without a user's request, and the last one's time.
     n_came_back: workers of the stopped workflow that run nevertheless. tokens_end_at: Unix seconds. problems: of the workers,
     ``{"code", "text"}`` each. idle_since: when workers had run and none did any more, Unix seconds; None while one runs, or before.
+    refused_so_far: why EWMS has not made a workflow yet; asked_until: Unix seconds until when it is asked again, 0.0: not refused.
     """
 
     deactivated: str | None = None
@@ -108,6 +109,8 @@ class Ewms:
     is_startup_file_missing: bool = False
     problems: list[dict[str, str]] = field(default_factory=list)
     idle_since: float | None = None
+    refused_so_far: str = ""
+    asked_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,6 +382,8 @@ def _evolve_ewms(ewms: Ewms, event: ev.Event, recorded_at: float) -> Ewms:
     match event:
         case ev.WorkflowRefused():
             return replace(ewms, refused=event.reason)
+        case ev.WorkflowAwaited():
+            return replace(ewms, refused_so_far=event.reason, asked_until=event.until)
         case ev.QueuesActivated():
             return replace(ewms, queues=event.queues, tokens_end_at=event.tokens_end_at, place_in_line=None)
         case ev.QueuesAwaited():

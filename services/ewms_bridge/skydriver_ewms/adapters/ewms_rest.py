@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from skydriver_common.faults import TryLater
 from skydriver_ewms.adapters import ewms_wire as wire
 from skydriver_ewms.adapters.oauth2 import ClientCredentials
-from skydriver_ewms.ports import Guard, NotFound, OnUnreadable, Refused, UnclearOutcome, WorkflowEnded
+from skydriver_ewms.decide import is_final_refusal
+from skydriver_ewms.ports import Guard, NotFound, OnUnreadable, Refused, RefusedForNow, UnclearOutcome, WorkflowEnded
 from skydriver_ewms.values import (
     INSTANCE_MARK,
     SCAN_MARK,
@@ -48,6 +49,8 @@ MAX_ANSWER_BYTES = 64 << 20
 """A page is at most 10 MiB of documents; more than this is no EWMS."""
 
 _PATH_ID = re.compile(r"[A-Za-z0-9_-]+")
+_ABOUT_OUR_RIGHTS = re.compile(r"auth(?:entication|orization) failed", re.IGNORECASE)
+"""What EWMS says of our token itself: that holds for all scans, and none of them is refused for it."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _MAX_REASON = 400
 
@@ -126,7 +129,10 @@ class EwmsRest:
     async def create_workflow(self, spec: WorkflowSpec) -> Workflow:
         """See `ports.Ewms`."""
         what = "make a workflow"
-        answer = await self._make("/workflows", dict(spec), what)
+        try:
+            answer = await self._make("/workflows", dict(spec), what)
+        except (NotFound, WorkflowEnded) as fault:
+            raise RefusedForNow("an answer that is not meant for this request") from fault
         try:
             return wire.workflow(wire.as_object((answer.document or {}).get("workflow"), "workflow"))
         except wire.Unreadable as fault:
@@ -250,8 +256,8 @@ class EwmsRest:
         if answer.status == 503 and answer.retry_after_s is not None:
             raise TryLater("EWMS is overloaded", answer.retry_after_s)  # its guard stands before the handler
         if answer.status >= 500 or answer.status == 408:
-            raise UnclearOutcome(what)
-        raise _refusal(answer)
+            raise UnclearOutcome(what, longer_by_s=answer.retry_after_s or 0.0)
+        raise _refusal_to_make(answer)
 
     async def _authenticated(
         self,
@@ -356,6 +362,18 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     return min(float(text), 600.0) if text.isascii() and text.isdigit() else None
 
 
+def _refusal_to_make(answer: _Answer) -> Exception:
+    """The same for a request to make something, where the answer may change with time and the caller has to know."""
+    if answer.status not in (400, 403, 409, 423, 429) or _ABOUT_OUR_RIGHTS.match(answer.error):
+        return _refusal(answer)
+    reason = _one_line(answer.error)
+    if is_final_refusal(answer.status, answer.error):
+        return Refused(reason)
+    if answer.status == 403:
+        log.error("ewms.access-refused", reason=reason)
+    return RefusedForNow(reason, after_s=answer.retry_after_s or 0.0)
+
+
 def _refusal(answer: _Answer) -> Exception:
     """What an answer means that says "no" without having done anything."""
     match answer.status:
@@ -368,7 +386,10 @@ def _refusal(answer: _Answer) -> Exception:
         case 403:
             # Our own right is missing, never the caller's: an operator has to look.
             log.error("ewms.access-refused", reason=_one_line(answer.error))
-            return TryLater("EWMS does not accept this installation", 30.0)
+            return TryLater("EWMS does not accept this installation", answer.retry_after_s or 30.0)
+        case 409 | 423 | 429:
+            log.warning("ewms.refused-for-now", status=answer.status, reason=_one_line(answer.error))
+            return TryLater("EWMS refuses for now", answer.retry_after_s or 10.0)
         case status:
             # Also an HTML 404: a wrong address must not pass for "there is no such workflow".
             log.error("ewms.unexpected-status", status=status)

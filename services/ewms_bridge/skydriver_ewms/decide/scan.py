@@ -1,14 +1,18 @@
 """What a scan wants of EWMS: a workflow, more workers, or an end. Source: REST contract 4.7, 4.16, 8.8."""
 
+from collections.abc import Iterable
+
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow
-from skydriver_common.model.events import Event, WorkflowAssigned, WorkflowDeactivated
+from skydriver_common.model.events import Event, WorkflowAssigned, WorkflowAwaited, WorkflowDeactivated, WorkflowRefused
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_ewms.values import WorkflowOrder
 
 ABORTED = "ABORTED"
 FINISHED = "FINISHED"
 CLIENT_LOGS = "client-logs"
+_NO_OTHER_LIMITS = WorkerLimits()
 
 
 def wants_workflow(scan: Scan) -> bool:
@@ -32,6 +36,14 @@ def wants_queues(scan: Scan) -> bool:
 def is_working(scan: Scan) -> bool:
     """Whether its workers have something to do: there is a live workflow and no final result yet."""
     return scan.may_run and scan.has_workflow and scan.ewms.deactivated is None
+
+
+def may_race_with_activation(scan: Scan) -> bool:
+    """Whether its workflow, stopped now, may just be on its way through EWMS's activation and launch: no worker was reported yet.
+
+    EWMS moves all taskforces of the workflow on at the end of an activation, also those that were stopped during it.
+    """
+    return not scan.ewms.statuses
 
 
 def stop_label(scan: Scan) -> str | None:
@@ -79,8 +91,31 @@ def decide_assign(scan: Scan | None, command: AssignWorkflow) -> list[Event] | R
     return [WorkflowAssigned(workflow_id=command.workflow_id, ewms_address=command.ewms_address)]
 
 
-def decide_add_workers(scan: Scan | None, command: AddWorkers) -> Rejection | None:
-    """Why no workers are to be added, or None: EWMS is to be asked. Source: REST contract 4.7, in its order."""
+def refusal(reason: str) -> str:
+    """Why a scan gets no workflow. reason: EWMS's own words."""
+    return f"EWMS refuses the workflow: {reason}"
+
+
+def decide_refused_for_now(scan: Scan | None, reason: str, *, now: float, limit_s: float) -> list[Event]:
+    """What to note when EWMS refuses the workflow for a reason that time may change: that it is asked again, or that it was long enough.
+
+    now: Unix seconds. limit_s: for so long after the first such refusal EWMS is asked again.
+    """
+    if scan is None or not wants_workflow(scan):
+        return []
+    until = scan.ewms.asked_until or now + limit_s
+    if now >= until:
+        return [WorkflowRefused(reason=refusal(reason))]
+    return [] if reason == scan.ewms.refused_so_far else [WorkflowAwaited(reason=reason, until=until)]
+
+
+def decide_add_workers(
+    scan: Scan | None, command: AddWorkers, *, added: Iterable[tuple[str, int]] = (), limits: WorkerLimits = _NO_OTHER_LIMITS
+) -> Rejection | None:
+    """Why no workers are to be added, or None: EWMS is to be asked. Source: REST contract 4.7, in its order.
+
+    added: (cluster, workers) of the requests before, also of those without an answer yet.
+    """
     if scan is None:
         return unknown(command.scan_id)
     if scan.is_deleted:
@@ -91,6 +126,9 @@ def decide_add_workers(scan: Scan | None, command: AddWorkers) -> Rejection | No
         return Rejection(Code.SCAN_HAS_FINAL_RESULT, "The scan has its final result: it takes no more workers")
     if scan.ewms.deactivated:
         return workflow_ended()
+    asked = [(name, n_workers) for name, n_workers in scan.request["request_clusters"]]
+    if too_many := limits.exceeded([*asked, *added, (command.cluster_location, command.n_workers)]):
+        return Rejection(Code.TOO_MANY_WORKERS, f"n_workers: {'; '.join(too_many)}", ("n_workers",))
     cap = command.debug_cap
     if CLIENT_LOGS in scan.request["debug_mode"] and cap is not None and command.n_workers > cap:
         return Rejection(

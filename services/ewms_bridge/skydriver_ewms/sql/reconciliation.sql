@@ -45,6 +45,6 @@ SELECT DISTINCT a.scan_id FROM ewms_additions a
 
 -- name: open_attempts(most)
 -- Requests for a workflow whose outcome is open, and that nobody brings to an end. The table holds few rows.
-SELECT a.scan_id, a.attempted_at FROM ewms_attempts a
+SELECT a.scan_id, a.attempted_at + make_interval(secs => a.longer_s) AS attempted_at FROM ewms_attempts a
  WHERE NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('ewms-assign', 'ewms-duplicates') AND d.scan_id = a.scan_id)
  LIMIT :most;

@@ -1,17 +1,29 @@
 -- name: begin_attempt(scan_id, unclear_wait_s)$
--- Note that a workflow is asked for now: true, or null while an earlier request may still come true. Index: ewms_attempts_pkey.
+-- Note that a workflow is asked for now: when, or null while an earlier request may still come true. Index: ewms_attempts_pkey.
 INSERT INTO ewms_attempts AS a (scan_id, first_at, attempted_at) VALUES (:scan_id, clock_timestamp(), clock_timestamp())
-ON CONFLICT ON CONSTRAINT ewms_attempts_pkey DO UPDATE SET attempted_at = excluded.attempted_at
- WHERE a.attempted_at < clock_timestamp() - make_interval(secs => :unclear_wait_s)
-RETURNING true;
+ON CONFLICT ON CONSTRAINT ewms_attempts_pkey DO UPDATE SET attempted_at = excluded.attempted_at, longer_s = 0
+ WHERE a.attempted_at < clock_timestamp() - make_interval(secs => :unclear_wait_s + a.longer_s)
+RETURNING attempted_at;
 
--- name: attempt(scan_id)^
--- The request for a workflow whose outcome is open, or nothing. Index: ewms_attempts_pkey.
-SELECT first_at, attempted_at FROM ewms_attempts WHERE scan_id = :scan_id;
+-- name: attempt(scan_id, unclear_wait_s)^
+-- The last request for a workflow whose outcome is open, and for how long it may still come true, or nothing. Index:
+-- ewms_attempts_pkey.
+SELECT attempted_at, longer_s,
+       extract(epoch FROM attempted_at - clock_timestamp())::float8 + :unclear_wait_s + longer_s AS open_for_s
+  FROM ewms_attempts WHERE scan_id = :scan_id;
 
--- name: forget_attempt(scan_id)!
--- The outcome is known. Index: ewms_attempts_pkey.
-DELETE FROM ewms_attempts WHERE scan_id = :scan_id;
+-- name: lengthen_attempt(scan_id, attempted_at, longer_s)!
+-- This request may come true so much later than others. Index: ewms_attempts_pkey.
+UPDATE ewms_attempts SET longer_s = :longer_s WHERE scan_id = :scan_id AND attempted_at = :attempted_at;
+
+-- name: withdraw_attempt(scan_id, attempted_at, earlier_at, longer_s)!
+-- This request has surely made nothing: an earlier one is the last again. Index: ewms_attempts_pkey.
+UPDATE ewms_attempts SET attempted_at = :earlier_at, longer_s = :longer_s
+ WHERE scan_id = :scan_id AND attempted_at = :attempted_at;
+
+-- name: forget_attempt(scan_id, attempted_at)!
+-- The outcome of this request is known, and there was no other since. Index: ewms_attempts_pkey.
+DELETE FROM ewms_attempts WHERE scan_id = :scan_id AND attempted_at = :attempted_at;
 
 -- name: watch(scan_id, workflow_id, now)!
 -- Ask for this workflow's workers from now on. Index: ewms_watch_pkey.
@@ -64,6 +76,11 @@ SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at,
  WHERE scan_id = :scan_id AND cluster_location = :cluster_location AND n_workers = :n_workers AND NOT is_told
    AND NOT is_automatic
    FOR UPDATE;
+
+-- name: users_additions(scan_id)
+-- What users have asked for beyond the scan's request, also without an answer yet. Index: ewms_additions_scan.
+SELECT cluster_location, sum(coalesce(got_n_workers, n_workers))::bigint AS n_workers
+  FROM ewms_additions WHERE scan_id = :scan_id AND NOT is_automatic GROUP BY cluster_location;
 
 -- name: unclear_addition(scan_id)^
 -- One request of this scan whose outcome is open and that nobody has in hand. Index: ewms_additions_scan.
