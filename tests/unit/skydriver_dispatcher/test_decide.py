@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skydriver_common.model import events as ev
+from skydriver_common.model.commands import RescanScan
 from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.scan import Ewms, Launch, Scan
 from skydriver_dispatcher import decide
@@ -22,6 +23,16 @@ def launched(**launch: object) -> Scan:
 
 def types(events: list[ev.Event]) -> list[str]:
     return [event.type for event in events]
+
+
+def test_a_rescan_keeps_what_a_new_request_must_not_have_any_more() -> None:
+    older = {
+        "predictive_scanning_threshold": 0.1, "reco_algo": "-x", "classifiers": {}, "scanner_server_env_from_user": {"HOME": "/x"},
+    }  # fmt: skip
+    scan = a_queued_scan(**older)
+    again = decide.decide_rescan(scan, RescanScan(scan_id=scan.scan_id, new_scan_id=new_scan_id()), now=NOW)
+    assert again.request == scan.request
+    assert again.scanner_server_args.endswith("--predictive-scanning-threshold 0.1")
 
 
 def test_a_reason_to_wait_is_told_once_whatever_its_figures() -> None:
