@@ -1,6 +1,7 @@
 """What the dispatcher decides about launches and ends, without a clock and without a database."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ def types(events: list[ev.Event]) -> list[str]:
 
 
 def test_a_rescan_keeps_what_a_new_request_must_not_have_any_more() -> None:
-    older = {
+    older: dict[str, Any] = {
         "predictive_scanning_threshold": 0.1, "reco_algo": "-x", "classifiers": {}, "scanner_server_env_from_user": {"HOME": "/x"},
     }  # fmt: skip
     scan = a_queued_scan(**older)
