@@ -17,7 +17,7 @@ from skydriver_cli.output import line, print_json
 from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database
 from skydriver_cli.problems import Problem
 from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL
-from skydriver_common.db.throttle import Change, Throttle, read_throttle, set_throttle
+from skydriver_common.db.throttle import LONGEST_INTERVAL_S, Change, Throttle, read_throttle, set_throttle
 from skydriver_common.log import system_log
 from skydriver_common.model.commands import Context
 from skydriver_common.model.events import ThrottleChanged
@@ -58,6 +58,8 @@ def set_(
 
     Example: skydriver throttle set --interval 30 --max-running 200
     """
+    if interval is not None and not interval <= LONGEST_INTERVAL_S:
+        raise Problem(f"--interval is at most {LONGEST_INTERVAL_S:.0f} s", "Give a smaller one", exit_code=2)
     if interval is None and max_running is None:
         raise Problem("nothing to set: give --interval, --max-running or both", "See `skydriver throttle show`", exit_code=2)
     change = Change(

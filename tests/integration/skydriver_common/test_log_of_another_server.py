@@ -1,12 +1,13 @@
 """A log that was restored from a dump on a younger server: nobody writes, nobody publishes, until it is mended."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from skydriver_common.bus.broker import connect
 from skydriver_common.bus.relay import Relay
-from skydriver_common.db.bell import Bell
+from skydriver_common.db.bell import LOG_CHANNEL, Bell
 from skydriver_common.db.pool import open_pool
 from skydriver_common.db.translate import database_faults
 from skydriver_common.log.another_server import LogOfAnotherServer, refuse_log_of_another_server
@@ -21,7 +22,8 @@ async def test_nobody_writes_or_publishes_until_the_log_is_mended(store: Store, 
     scan_id = await store.a_scan()
     names: dict[str, Any] = {"name": "test", "size": 1, "check": refuse_log_of_another_server}
     pool = await open_pool(store.url, **names)
-    uow = UnitOfWork(pool, Bell(pool), writer="progress")
+    bell, stopping = Bell(pool), asyncio.Event()
+    uow = UnitOfWork(pool, bell, writer="progress")
     bus = await connect(clean_bus, name="test")
     relay = Relay(store.url, bus)
 
@@ -40,6 +42,8 @@ async def test_nobody_writes_or_publishes_until_the_log_is_mended(store: Store, 
         await pool.expire_connections()
         with pytest.raises(LogOfAnotherServer):
             await report(2)
+        bell.ring(LOG_CHANNEL)
+        ringing = asyncio.create_task(bell.run(stopping))  # outlives it: a service goes on when it is mended
         with pytest.raises(LogOfAnotherServer), database_faults():
             await open_pool(store.url, **names)
         with pytest.raises(LogOfAnotherServer):
@@ -50,6 +54,9 @@ async def test_nobody_writes_or_publishes_until_the_log_is_mended(store: Store, 
         await report(3)
         await relay.step()
         assert await written() == 3
+        assert not ringing.done()
+        stopping.set()
+        await ringing
     finally:
         await relay.close()
         await bus.close()

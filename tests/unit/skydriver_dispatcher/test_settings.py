@@ -90,3 +90,8 @@ def test_what_each_way_of_handing_over_needs(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(BadSettings) as bad:
             BridgeSettings.read()
         assert bad.value.problems == (f"SKYDRIVER_{missing}: is not set (SKYDRIVER_HAND_OVER is {how})",)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "1e12"])
+def test_an_interval_that_no_moment_can_be_moved_by_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert problems(monkeypatch, KUBERNETES | {"LOW_PRIORITY_INTERVAL_S": value}) == {"LOW_PRIORITY_INTERVAL_S"}

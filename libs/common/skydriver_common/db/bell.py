@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 
 from skydriver_common.db.pool import Connection, Pool, first
+from skydriver_common.faults import TryLater
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ class Bell:
                     list(channels),
                     list(payloads),
                 )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (TryLater, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             log.warning("bell.not_rung", error=type(error).__name__)
 
     def _know(self, connection: Connection) -> None:

@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 
 from skydriver_common.db.pool import Connection, load_statements
 
+LONGEST_INTERVAL_S = 31_536_000.0
+"""A year: what Postgres can't add to a moment would stop every launch."""
+
 _sql = load_statements("skydriver_common.db", "throttle.sql")
 
 

@@ -110,6 +110,7 @@ class ServiceSettings(BaseSettings):
         env_ignore_empty=True,
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         hide_input_in_errors=True,
         validate_default=True,
         use_attribute_docstrings=True,
