@@ -22,6 +22,7 @@ from skydriver_common.bus.broker import make_broker
 from skydriver_common.bus.dead_letters import looking_through
 from skydriver_common.bus.envelope import current_context
 from skydriver_common.bus.letters import Letter
+from skydriver_common.bus.replies import Replies
 from skydriver_common.faults import BadMessage
 from skydriver_common.model.rejections import Reply
 from tests.support.faulty_database import DEFECTS, OF_DATA, OUTAGES, OWN, PLACES, faulty_database
@@ -41,11 +42,13 @@ class Consumer:
     exchange: aio_pika.abc.AbstractExchange
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    async def send(self, message_id: str, *, body: bytes = b"{}", deadline: float | None = None) -> None:
+    async def send(
+        self, message_id: str, *, body: bytes = b"{}", deadline: float | None = None, reply_to: str | None = None
+    ) -> None:
         """A message for it."""
         headers: Any = {"actor": "tester"} | ({} if deadline is None else {"deadline": str(deadline)})
         message = aio_pika.Message(
-            body, message_id=message_id, headers=headers, content_type="application/json", delivery_mode=2
+            body, message_id=message_id, headers=headers, content_type="application/json", delivery_mode=2, reply_to=reply_to
         )
         await self.exchange.publish(message, _QUEUE)
 
@@ -229,6 +232,27 @@ async def test_what_is_done_and_cannot_be_acknowledged_is_no_bug(clean_bus: str,
             assert await consumer.letters() == []
     assert handled == 2
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == []
+
+
+async def test_a_reply_that_cannot_be_written_leaves_its_message_settled(
+    clean_bus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled = 0
+
+    async def handle(_: dict[str, Any]) -> Reply:
+        nonlocal handled
+        handled += 1
+        return Reply(body=b"{}")
+
+    async def send(*_: Any, **__: Any) -> None:
+        raise ValueError("this can't be written")
+
+    monkeypatch.setattr(Replies, "send", send)
+    async with a_consumer(clean_bus, handle) as consumer:
+        await consumer.send("m", reply_to="nobody")
+        await consumer.until("done", 1)
+        assert await consumer.letters() == []
+    assert handled == 1
 
 
 def _outsides() -> list[Outside]:
