@@ -303,3 +303,22 @@ def _with_final_result(system: Running) -> str:
 
 def _is_deleted(system: Running, scan: str) -> bool:
     return bool(system.get(f"/scan/{scan}/manifest?include_deleted=True&no_redirect=True")["is_deleted"])
+
+
+@pytest.mark.parametrize("priority", [-(2**63), -(2**40), -(2**31) + 1])
+def test_a_priority_of_64_bits_keeps_its_digits_while_the_scan_waits(quiet_system: Running, priority: int) -> None:
+    manifest = request_scan(quiet_system, priority=priority)
+    scan = manifest["scan_id"]
+    entries = {entry["scan_id"]: entry for entry in quiet_system.get("/scans/backlog")["entries"]}
+    assert manifest["priority"] == priority
+    assert entries[scan]["priority"] == priority
+    found = ok(quiet_system.call("POST", "/scans/find", body={"filter": {"priority": priority, "scan_id": scan}}))
+    assert [each["priority"] for each in found["manifests"]] == [priority]
+    ok(quiet_system.call("DELETE", f"/scan/{scan}"))
+
+
+def test_the_highest_priority_is_launched_and_told_as_it_was_sent(system: Running) -> None:
+    scan = request_scan(system, priority=2**63 - 1)["scan_id"]
+    assert system.get(f"/scan-request/{scan}")["priority"] == 2**63 - 1
+    assert system.get(f"/scan/{scan}/manifest")["priority"] == 2**63 - 1
+    ok(system.call("DELETE", f"/scan/{scan}"))

@@ -18,6 +18,7 @@ from skydriver_common.db.jsonb import jsonb_text
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.translate import database_faults
 from skydriver_common.model import wire
+from skydriver_common.model.ranks import rank
 
 _sql = load_statements("skydriver_common.db", "schedule.sql")
 
@@ -196,7 +197,8 @@ class Schedule:
 
 async def _put_all(connection: Pool | Connection, work: dict[tuple[str, str], _Put]) -> None:
     rows = sorted(
-        (kind, scan_id, put.after_s, put.waited_s, put.priority, jsonb_text(put.note)) for (kind, scan_id), put in work.items()
+        (kind, scan_id, put.after_s, put.waited_s, rank(put.priority), jsonb_text(put.note))
+        for (kind, scan_id), put in work.items()
     )
     columns = map(list, zip(*rows, strict=True))
     await _sql.put_all(connection, **dict(zip(_PUT_COLUMNS, columns, strict=True)))

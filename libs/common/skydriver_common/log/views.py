@@ -11,6 +11,7 @@ from skydriver_common.db.pool import Connection
 from skydriver_common.log import stored_state
 from skydriver_common.model import wire
 from skydriver_common.model.problems import problems_of
+from skydriver_common.model.ranks import rank
 from skydriver_common.model.scan import Scan
 
 
@@ -37,7 +38,7 @@ def _manifest_row(scan: Scan, head_hash: bytes) -> Iterator[tuple[str, Any]]:
     yield "m_workflow_ids", scan.ewms_workflow_id
     yield "m_ewms_addresses", scan.ewms_address
     yield "m_event_digests", scan.event_digest
-    yield "m_priorities", scan.priority
+    yield "m_priorities", rank(scan.priority)
     yield "m_states", scan.state
     yield "m_launch_states", scan.launch.state
     yield "m_deactivateds", scan.ewms.deactivated
@@ -80,7 +81,7 @@ async def write_side_views(sql: Any, connection: Connection, before: Scan | None
         )  # fmt: skip
     if after.is_waiting and (before is None or not before.is_waiting or before.launch != after.launch):
         await sql.write_backlog(
-            connection, scan_id=key, priority=after.priority, queued_at=after.timestamp, taken_at=after.launch.taken_at,
+            connection, scan_id=key, priority=rank(after.priority), queued_at=after.timestamp, taken_at=after.launch.taken_at,
             attempts=after.launch.attempts,
         )  # fmt: skip
     if not after.is_waiting and before is not None and before.is_waiting:

@@ -26,11 +26,13 @@ _LONGEST_ADDRESS = 2000
 
 
 def priority(value: Any) -> int:
-    """An integer of 32 bits."""
-    number = integer(value)
-    if abs(number) >= 2**31:
-        raise expected("must be an integer of at most 32 bits")
-    return number
+    """An integer of 64 bits."""
+    if isinstance(value, int) and not isinstance(value, bool) and value == -LARGEST_INTEGER - 1:
+        return value
+    try:
+        return integer(value)
+    except ValueError:
+        raise expected("must be an integer of at most 64 bits") from None
 
 
 def positive(value: Any) -> int:
@@ -259,7 +261,7 @@ def _plain_values(*, longest_key: int, longest_value: int, **more: Any) -> WithJ
 
 
 Priority = Annotated[
-    int, PlainValidator(priority), WithJsonSchema({"type": "integer", "minimum": 1 - 2**31, "maximum": 2**31 - 1})
+    int, PlainValidator(priority), WithJsonSchema({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1})
 ]
 Positive = Annotated[int, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
 Workers = Annotated[int, PlainValidator(workers), WithJsonSchema(_POSITIVE)]

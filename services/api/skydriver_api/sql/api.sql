@@ -46,7 +46,13 @@ SELECT r.body FROM manifests m JOIN scan_requests r ON r.scan_id = m.request_sca
 
 -- name: backlog(after, after_at, most)
 -- Waiting scans, oldest first, after one of them, which may have left the list meanwhile: then its own age tells where it stood.
-SELECT scan_id, queued_at, priority, taken_at, attempts FROM backlog
+-- A priority beyond 32 bits stands in the manifest only.
+SELECT scan_id, queued_at,
+       CASE WHEN abs(priority) < 2147483647 THEN priority
+            ELSE coalesce((SELECT (m.doc ->> 'priority')::bigint FROM manifests m WHERE m.scan_id = backlog.scan_id),
+                          priority) END AS priority,
+       taken_at, attempts
+  FROM backlog
  WHERE :after::text IS NULL
     OR (queued_at, scan_id) > (coalesce((SELECT queued_at FROM backlog WHERE scan_id = :after), :after_at::float8), :after)
  ORDER BY queued_at, scan_id LIMIT :most::bigint;
