@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import requests
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, ok, request_scan
@@ -56,6 +58,55 @@ def test_long_integers_come_back_digit_by_digit(quiet_system: Running) -> None:
     assert quiet_system.get(f"/scan/{scan_id}?projection=*")["manifest"]["scan_metadata"] == metadata
     query = {"filter": {"scan_metadata.n": metadata["n"], "scan_id": scan_id}}
     assert ok(quiet_system.call("POST", "/scans/find", body=query))["manifests"][0]["scan_metadata"] == metadata
+
+
+NUMBERS = st.one_of(st.integers(-(10**40), 10**40), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(st.sampled_from("abcde"), NUMBERS, min_size=1), st.lists(NUMBERS, max_size=4))
+def test_a_number_comes_back_as_it_was_sent_on_every_route(
+    quiet_system: Running, classifiers: dict[str, int | float], numbers: list[int | float]
+) -> None:
+    event = {"numbers": numbers}
+    metadata = {"numbers": numbers or [1]}
+    body = scan_request(event, classifiers=classifiers, manifest_projection=["classifiers", "scan_id"])
+    requested = ok(quiet_system.call("POST", "/scan", body=body))
+    path = f"/scan/{requested['scan_id']}"
+    report = {"scan_metadata": metadata}
+    patched = ok(quiet_system.call("PATCH", f"{path}/manifest", body=report, role="system"))
+    chosen = {"manifest_projection": ["classifiers"]}
+    found = {"filter": {"scan_id": requested["scan_id"]}}
+    manifests = [
+        requested,
+        patched,
+        quiet_system.get(f"{path}/manifest"),
+        quiet_system.get(f"{path}/manifest?projection=classifiers"),
+        quiet_system.get(path)["manifest"],
+        quiet_system.get(f"/scan-request/{requested['scan_id']}"),
+        ok(quiet_system.call("POST", "/scans/find", body=found))["manifests"][0],
+        ok(quiet_system.call("POST", "/scans/find", body=found | chosen))["manifests"][0],
+        ok(quiet_system.call("POST", f"{path}/actions/rescan", body=chosen)),
+    ]
+    for manifest in manifests:  # that of a rescan tells of its origin, too
+        assert _written({name: manifest["classifiers"][name] for name in classifiers}) == _written(classifiers)
+    for manifest in [*manifests[1:3], manifests[4], manifests[6]]:
+        assert _written(manifest["scan_metadata"]) == _written(metadata)
+    projected = quiet_system.get(f"{path}/manifest?projection=scan_metadata")
+    assert _written(projected) == _written({"scan_metadata": metadata})
+    assert _written(quiet_system.get(f"{path}/i3-event")["i3_event"]) == _written(event)
+    put = {"skyscan_result": {"x": numbers}, "is_final": False}
+    assert _written(ok(quiet_system.call("PUT", f"{path}/result", body=put, role="system"))["skyscan_result"]) == _written(
+        {"x": numbers}
+    )
+    deleted = ok(quiet_system.call("DELETE", path, body=chosen))
+    assert _written(deleted["manifest"]["classifiers"]) == _written(classifiers)
+    assert _written(deleted["result"]["skyscan_result"]) == _written({"x": numbers})
+
+
+def _written(value: Any) -> str:
+    """Values of numbers and their kinds, whatever the order of names."""
+    return json.dumps(value, sort_keys=True)
 
 
 def test_a_body_that_is_not_compressed_as_it_says_is_a_wrong_input(quiet_system: Running) -> None:

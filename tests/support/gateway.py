@@ -1,6 +1,7 @@
 """The REST gateway in the test's own process: real servers behind it, tokens for everybody in front."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from skydriver_api.images import EmbeddedCatalog, ImageResolver
 from skydriver_api.limits import Budget
 from skydriver_api.live import LiveEvents
 from skydriver_api.log_links import LogLinks
+from skydriver_api.problems import error_body
 from skydriver_api.reads import Reads
 from skydriver_common.auth import Principal, Role, TokenVerifier
 from skydriver_common.bus.broker import connect
@@ -27,6 +29,7 @@ from skydriver_common.db.bell import Bell
 from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.log.together import recorded_reply
 from skydriver_common.model.worker_limits import WorkerLimits
+from skydriver_common.runtime.connections import LimitedRunner
 
 
 @dataclass
@@ -46,6 +49,18 @@ class _Everybody:
 
     async def verify(self, token: str) -> Principal:
         return Principal("somebody", "test", frozenset(Role))
+
+
+class _Server(TestServer):
+    """Behind the protocol of the real process. Faults of clients are counted in ``FAULTS``."""
+
+    async def _make_runner(self, **options: Any) -> LimitedRunner:
+        runner = LimitedRunner(self.app, answer=error_body, **options | {"handler_cancellation": False, "access_log": None})
+        runner.on_fault = lambda kind: FAULTS.update([kind])
+        return runner
+
+
+FAULTS = Counter[str]()
 
 
 @asynccontextmanager
@@ -78,7 +93,7 @@ async def local_gateway(
         }
     )  # fmt: skip
     app: web.Application = make_app(deps, verifier or cast(TokenVerifier, _Everybody()))
-    async with TestServer(app) as server:
+    async with _Server(app) as server:
         headers = {"Authorization": "Bearer x"}
         async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
             assert server.port is not None

@@ -325,12 +325,19 @@ def _once(pairs: list[tuple[str, int]], option: str) -> dict[str, int]:
 
 def _read_event(path: Path) -> str:
     """An event file's text: UTF-8 whatever the locale, with or without a byte order mark. Raises Problem."""
+    from skydriver_common.payloads.jsonbody import NotJson, located, member_extents
+
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
+        raw = text.encode()
+        member_extents(raw)
     except OSError as error:
         raise Problem(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise Problem(f"{path} is not a text file: byte {error.start} is not UTF-8", exit_code=2) from error
+    except NotJson as error:
+        raise Problem(f"{path} {located(raw, error)}", "An event is one JSON object", exit_code=2) from error
+    return text
 
 
 def _show_scan(status: dict[str, Any], as_json: bool) -> None:

@@ -5,7 +5,7 @@ from aiohttp import web
 
 from skydriver_api import schemas
 from skydriver_api.deps import DEPS, Deps
-from skydriver_api.middleware import accepting, admitting, allowing, answers
+from skydriver_api.middleware import accepting, admitting, allowing, answers, close_unless_asked, leave_to_handler, no_such_path
 from skydriver_api.openapi import document
 from skydriver_api.payloads import requests as bodies
 from skydriver_api.route import MIB, Handler, Route
@@ -78,18 +78,23 @@ _ASKED_MOST = tuple(f"{_SCAN}/{name}" for name in ("manifest", "status", "result
 """The router tries one path after the other: these first."""
 
 
+_ANY_PATH = r"/{path:[\s\S]*}"
+
+
 def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
     """The REST application, ready to be served."""
     app = web.Application(middlewares=[answers], client_max_size=MIB)
     app[DEPS] = deps
     app[operations.OPENAPI] = orjson.dumps(document(ROUTES, clusters=deps.clusters, limits=deps.worker_limits))
     for route in sorted(ROUTES, key=lambda route: route.path not in _ASKED_MOST):
-        handler = accepting(route.most_bytes, route.handler)
+        handler = route.handler if route.body is None else accepting(route.most_bytes, route.handler)
         if route.asks is not None:
             handler = admitting(route.asks.key, handler)
         if route.roles:
             handler = allowing(route.roles, verifier, handler, scan_tokens=route.scan_tokens)
-        app.router.add_route(route.method, route.path, handler)
+        app.router.add_route(route.method, route.path, handler, expect_handler=leave_to_handler)
+    app.router.add_route("*", _ANY_PATH, no_such_path, expect_handler=leave_to_handler)
+    app.on_response_prepare.append(close_unless_asked)
 
     async def end_streams(_: web.Application) -> None:
         deps.live.close()

@@ -29,6 +29,7 @@ from skydriver_common.log.together import recorded_reply
 from skydriver_common.runtime.blocking_calls import IsolatedResolver
 from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, connection_cap
 from skydriver_common.runtime.foundation import open_bus, open_service_pool, patiently
+from skydriver_common.runtime.requests import KINDS
 from skydriver_common.runtime.service import Service, StartupProblem, run
 
 log = structlog.get_logger(__name__)
@@ -141,8 +142,16 @@ async def _use_broker(service: Service, settings: ApiSettings, commander: Comman
 
 async def _serve(service: Service, settings: ApiSettings, app: web.Application, live: LiveEvents) -> None:
     runner = LimitedRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=5.0, keepalive_timeout=settings.http_idle_timeout_s
-    )
+        app, answer=error_body, access_log=None, handle_signals=False, shutdown_timeout=5.0,
+        keepalive_timeout=settings.http_idle_timeout_s,
+    )  # fmt: skip
+    faults = Counter(
+        "skydriver_http_client_faults", "Faults of clients with HTTP itself, such as hanging up.", ["kind"],
+        registry=service.metrics.registry,
+    )  # fmt: skip
+    for kind in KINDS:
+        faults.labels(kind)
+    runner.on_fault = lambda kind: faults.labels(kind).inc()
     await runner.setup()
     refused = Counter(
         "skydriver_http_requests_refused", "Requests refused before they were looked at.", ["reason"],

@@ -6,7 +6,7 @@ import uuid
 from io import BytesIO
 
 import structlog
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, HttpVersion11, web
 
 from skydriver_api.commander import CommandTooLarge
 from skydriver_api.delivery import deliver, returning_shares
@@ -21,12 +21,31 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan_tokens import is_long_ago
 from skydriver_common.runtime.connections import note_request
 from skydriver_common.runtime.memory import free_memory_soon
+from skydriver_common.runtime.requests import ABORT, BODY, note_fault
 
 log = structlog.get_logger(__name__)
 
 _READ_LIMIT_S = 10.0
 _BODY_LIMIT_S = 300.0
 
+CLIENT_GONE = 499
+_CONTINUE = "100-continue"
+
+
+class Expectation:
+    """What the client waits for before it sends the body. is_pending: it was not told to go on yet."""
+
+    def __init__(self, header: str) -> None:
+        self._header = header
+        self.is_pending = header == _CONTINUE
+
+    def check(self) -> None:
+        """Raises HttpProblem 417 for one that is not known."""
+        if self._header not in ("", _CONTINUE):
+            raise HttpProblem(417, f"Expect: only {_CONTINUE} is known")
+
+
+EXPECTATION = web.RequestKey("expectation", Expectation)
 PRINCIPAL = web.RequestKey("principal", Principal)
 ROLES = web.RequestKey("roles", frozenset[Role])
 """Effective roles: those of the token that the route allows (REST contract 1.2)."""
@@ -39,6 +58,7 @@ BODY_SHARE = web.RequestKey("body_share", Share)
 async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what handlers raise into the error responses of the contract, and log each request once."""
     note_request(request)
+    request[EXPECTATION] = Expectation(request.headers.get("Expect", "").lower())
     async with returning_shares(request):
         # what is refused leaves the same way; for what was delivered already this does nothing
         return await deliver(request, await _answered(request, handler))
@@ -48,11 +68,14 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     started = time.monotonic()
     status = 500
     try:
+        request[EXPECTATION].check()
         response = await deliver(request, await _limited(handler, request))
         status = response.status
         return response
     except HttpProblem as problem:
         status = problem.status
+        if status == CLIENT_GONE:
+            note_fault(request, ABORT)
         return response_of(problem)
     except BadMessage as bad:
         status = 400
@@ -76,13 +99,16 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return response_of(HttpProblem(error.status, "There is no such path" if error.status == 404 else error.reason))
     except web.RequestPayloadError:
         status = 400
+        note_fault(request, BODY)
         return response_of(HttpProblem(400, "body: is cut off, or not encoded as Content-Encoding says"))
-    except ConnectionResetError as error:
-        status = 499
-        if isinstance(error, ClientStalled):
-            log.warning("response.stalled", path=request.path)
-        raise
-    except Exception:
+    except Exception as error:
+        if _is_from_client(request, error):
+            status = CLIENT_GONE
+            if isinstance(error, ClientStalled):
+                log.warning("response.stalled", path=request.path)
+            else:
+                note_fault(request, ABORT)
+            raise ConnectionResetError("the client is gone") from error
         error_id = uuid.uuid4().hex
         log.exception("request.failed", error_id=error_id)
         return response_of(HttpProblem(500, f"A defect of the server; tell the admins this id: {error_id}"))
@@ -91,6 +117,13 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
             "request.answered", method=request.method, path=request.path, status=status,
             duration_s=round(time.monotonic() - started, 4),
         )  # fmt: skip
+
+
+def _is_from_client(request: web.Request, error: Exception) -> bool:
+    """Whether an error says that the client has left: connections of our own can break as well."""
+    if isinstance(error, ClientStalled | ClientConnectionResetError) or error is request.content.exception():
+        return True
+    return isinstance(error, ConnectionError) and is_gone(request)
 
 
 async def _limited(handler: Handler, request: web.Request) -> web.StreamResponse:
@@ -113,18 +146,26 @@ async def _limited(handler: Handler, request: web.Request) -> web.StreamResponse
 
 
 def accepting(most_bytes: int, handler: Handler) -> Handler:
-    """The handler on a request that may have a body of so many bytes. Large ones are let in as far as memory allows."""
-    if most_bytes == MIB:
-        return handler
+    """The handler on a request that may have a body of so many bytes. Large ones are let in as far as memory allows.
+
+    A client that waits for it (``Expect: 100-continue``) is asked for the body here, when all that can be said before was said.
+    """
 
     async def accepted(request: web.Request) -> web.StreamResponse:
+        if (request.content_length or 0) > most_bytes:
+            raise web.HTTPRequestEntityTooLarge(most_bytes, request.content_length or 0)
+        if most_bytes == MIB:
+            await _ask_for_body(request)
+            return await handler(request)
         request = request.clone(client_max_size=most_bytes)
         is_told = request.content_length is not None and "Content-Encoding" not in request.headers
         expected = min(request.content_length or 0, most_bytes) if is_told else most_bytes
         if expected <= MIB:
+            await _ask_for_body(request)
             return await handler(request)
         async with request.app[DEPS].body_bytes.taking(expected) as share:
             check_client(request)
+            await _ask_for_body(request)
             await _read(request, most_bytes)
             request[BODY_SHARE] = share
             try:
@@ -133,6 +174,42 @@ def accepting(most_bytes: int, handler: Handler) -> Handler:
                 free_memory_soon()
 
     return accepted
+
+
+async def _ask_for_body(request: web.Request) -> None:
+    """Tell a client that waits for it to send the body. Raises HttpProblem 404 when its scan is not known, TryLater."""
+    expectation = request[EXPECTATION]
+    if not expectation.is_pending or request.version < HttpVersion11:
+        return
+    scan_id = request.match_info.get("scan_id")
+    if scan_id is not None and await request.app[DEPS].reads.manifest(scan_id) is None:
+        raise HttpProblem(404, f"Scan {scan_id} is not known")
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # what is answered has not begun
+    expectation.is_pending = False
+
+
+async def close_unless_asked(request: web.Request, response: web.StreamResponse) -> None:
+    """When a request is answered without its body, the client may still send it: the connection can't be used again."""
+    if EXPECTATION in request and request[EXPECTATION].is_pending and request.body_exists:
+        response.force_close()
+        response.headers["Connection"] = "close"
+
+
+async def no_such_path(request: web.Request) -> web.StreamResponse:
+    """The route of all paths that have none, so that also their bodies are not asked for. Raises HTTPException 404, 405."""
+    own = request.match_info.route.resource
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource is not own:
+            allowed |= (await resource.resolve(request))[1]
+    if allowed:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+    raise web.HTTPNotFound
+
+
+async def leave_to_handler(_: web.Request) -> None:
+    """In place of aiohttp's answer to ``Expect``, which asks for any body before the request is looked at."""
 
 
 def admitting(command_key: str, handler: Handler) -> Handler:
@@ -204,10 +281,15 @@ async def _check_limit(request: web.Request, principal: Principal, own: ScanId, 
         raise _unauthorized("its scan has ended")
 
 
+def is_gone(request: web.Request) -> bool:
+    """Whether the client has closed its connection."""
+    return request.transport is None or request.transport.is_closing()
+
+
 def check_client(request: web.Request) -> None:
     """Do nothing more for a client that has closed its connection: it repeats what it still wants. Raises HttpProblem 499."""
-    if request.transport is None or request.transport.is_closing():
-        raise HttpProblem(499, "The client has closed the connection; nothing was changed")
+    if is_gone(request):
+        raise HttpProblem(CLIENT_GONE, "The client has closed the connection; nothing was changed")
 
 
 def _unauthorized(why: str) -> HttpProblem:

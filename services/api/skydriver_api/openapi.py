@@ -151,9 +151,17 @@ def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
 def _body_schema(route: Route, components: dict[str, Any]) -> dict[str, Any]:
     assert route.body is not None
     schema = route.body.model_json_schema(ref_template="#/components/schemas/{model}")
-    components |= schema.pop("$defs", {})
-    components[route.body.__name__] = schema
+    for name, component in {**schema.pop("$defs", {}), route.body.__name__: schema}.items():
+        components[name] = component
+        _without_null_defaults(component)
     return schemas.ref(route.body.__name__)
+
+
+def _without_null_defaults(schema: dict[str, Any]) -> None:
+    """A field that may be left out but not be null has None as its default here, which is no value that a client could send."""
+    for field in schema.get("properties", {}).values():
+        if field.get("default", ...) is None:
+            del field["default"]
 
 
 def _responses(route: Route, has_scan: bool) -> dict[str, Any]:

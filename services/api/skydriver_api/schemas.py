@@ -86,8 +86,10 @@ COMPONENTS: dict[str, Schema] = {
         optional=_MANIFEST,  # a projection leaves fields out
     )
     | {"description": "What is known of a scan. A projection keeps some of the fields."},
+    "NoResult": EMPTY | {"description": "There is none yet."},
+    "StoredResult": _object({"scan_id": _TEXT, "skyscan_result": _FREE, "is_final": _YES_NO}),
     "Result": {
-        "anyOf": [EMPTY, _object({"scan_id": _TEXT, "skyscan_result": _FREE, "is_final": _YES_NO})],
+        "anyOf": [ref("NoResult"), ref("StoredResult")],
         "description": "A skymap, or {} while there is none. It may hold the bare tokens NaN, Infinity and -Infinity.",
     },
     "Scan": _object({"manifest": ref("Manifest"), "result": ref("Result")}),
@@ -145,7 +147,7 @@ COMPONENTS: dict[str, Schema] = {
         {
             "scan_state": _TEXT,
             "is_deleted": _YES_NO,
-            "ewms_deactivated": _or_null({"enum": ["ABORTED", "FINISHED"]}),
+            "ewms_deactivated": _or_null({"type": "string", "enum": ["ABORTED", "FINISHED"]}),
             "scan_complete": _YES_NO,
             "scanner_server_logs": _object({"url": _or_null(_TEXT)}),
             "problems": _array(_object({"code": _TEXT, "text": _TEXT})),

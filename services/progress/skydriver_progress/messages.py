@@ -8,8 +8,9 @@ import orjson
 from pydantic import ValidationError
 
 from skydriver_common.model.commands import PatchManifest
+from skydriver_common.model.wire import may_hold_long_integers
 from skydriver_common.payloads.invalid import InvalidBody, Problem
-from skydriver_common.payloads.jsonbody import may_hold_long_integers, read_object
+from skydriver_common.payloads.jsonbody import read_object
 from skydriver_common.payloads.reports import (
     ParsedPatch,
     TolerantPatchBody,

@@ -80,7 +80,7 @@ def test_an_expression_is_found_in_the_same_texts_as_by_python(postgres: Connect
         try:
             rewritten = to_postgres(expression, frozenset(options), "here")
         except BadFilter as refused:  # `(?=a) *` under x: the space is ignored, and a repeated assertion is refused here
-            if "x" in options and "nothing to repeat" in str(refused):
+            if ("x" in options and "nothing to repeat" in str(refused)) or "nested" in str(refused):
                 return
             raise
         answers = [answer for (answer,) in postgres.execute(FIND, [rewritten, texts])]
@@ -128,6 +128,10 @@ def test_what_the_reader_accepts_the_engine_accepts(postgres: Connection) -> Non
         ("***=a", "a", None),
         ("[[:alpha:]]", "a", None),
         ("[[:]", ":", True),
+        ("((a+b)*c)*", "d", True),
+        ("(((a*)*)*)*", "a", None),
+        ("(b|(((a+){2})+|c){1,3}d)*", "a", None),
+        ("((((a?)?)?)?)?", "a", True),
     ],
 )
 def test_details_of_the_dialect(postgres: Connection, expression: str, text: str, is_found: bool | None) -> None:

@@ -245,3 +245,45 @@ def test_no_body_is_answered_by_anything_but_a_refusal(body: dict[str, Any]) -> 
     except InvalidBody as refusal:
         outcome = str(refusal)
     assert outcome
+
+
+def broken(event: str, *, as_text: bool) -> str:
+    """How a request with this event is refused."""
+    if as_text:
+        return refused(a_body(event_i3live_json=event))
+    return refused(a_body(event_i3live_json=...)[:-1] + b', "event_i3live_json": ' + event.encode() + b"}")
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize(
+    ("event", "line", "path"),
+    [
+        ('{"value": {"data": {"run": 5,\n "ra": }}}', 2, "value.data.ra"),
+        ('{"a": [1, {"b": 2}, {"c": [0, 1,\n\n x]}]}', 3, "a.2.c.2"),
+        ('{"a": {"text with \\" and , [": {"é": 1 2}}}', 1, 'a.text with " and , [.é'),
+        ('{"a": {}, "b" 1}', 1, ""),
+        ('{"a": "no end}', 1, "a"),
+    ],
+)
+def test_an_event_that_does_not_parse_is_refused_with_line_column_and_path(
+    event: str, line: int, path: str, as_text: bool
+) -> None:
+    text = broken(event, as_text=as_text)
+    place = path if as_text else ".".join(filter(None, ["event_i3live_json", path]))
+    assert f"(line {line}, column " in text
+    assert (f", in {place})" in text) == bool(place)
+
+
+def test_the_column_of_a_broken_event_counts_characters_from_1() -> None:
+    assert "(line 2, column 9, in a)" in broken('\u00a0{\n"a": "é" 1}'.replace('é" 1', 'é"1'), as_text=True)
+
+
+@given(st.binary(max_size=30), st.sampled_from([b"", b'{"a": [{"', b'{"a": {"b": "', b"]]}}"]))
+def test_whatever_is_wrong_with_a_body_is_said(tail: bytes, head: bytes) -> None:
+    with pytest.raises(InvalidBody):
+        parse_delete(head + b"!" + tail)
+
+
+def test_a_place_far_behind_the_start_has_no_path_but_line_and_column() -> None:
+    raw = b'{"a": [' + b"1," * 1_000_000 + b"x]}"
+    assert "(line 1, column 2000008)" in refused(raw)

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ __all__ = ["Issuer", "TokenVerifier", "bearer_token"]
 
 LEEWAY_S = 60
 TOKEN_LIMIT_CHARACTERS = 16_384
+CLAIM_LIMIT_CHARACTERS = 256
+_NOT_TEXT = ("Cc", "Cs")
 REMEMBER_S = 300.0
 """How long a verified token is believed without looking again; a withdrawn key stops counting after this at the latest."""
 
@@ -126,10 +129,9 @@ class TokenVerifier:
         except _HOSTILE as error:
             raise InvalidToken(_reason(error)) from None
         subject, scan_id = claims["sub"], claims.get(SCAN_CLAIM)
-        if not subject:
-            raise InvalidToken("its claim sub is empty")
-        if SCAN_CLAIM in claims and not (isinstance(scan_id, str) and scan_id):
-            raise InvalidToken(f"its claim {SCAN_CLAIM} is no text")  # a broken limit must not become no limit
+        _check_text("sub", subject)
+        if SCAN_CLAIM in claims:  # a broken limit must not become no limit
+            _check_text(SCAN_CLAIM, scan_id)
         if issuer.scan_tokens_only and scan_id is None:
             raise InvalidToken("its issuer gives out tokens for single scans only")
         rules = issuer.role_rules if scan_id is None else DEFAULT_ROLE_RULES
@@ -137,6 +139,18 @@ class TokenVerifier:
             subject, issuer.name, roles_in(claims, rules), ScanId(scan_id) if scan_id else None, expires + LEEWAY_S
         )
         return principal, expires
+
+
+def _check_text(claim: str, value: object) -> None:
+    """Whether a claim can be kept in the log and sent over the bus. Raises InvalidToken."""
+    if not isinstance(value, str):
+        raise InvalidToken(f"its claim {claim} is no text")
+    if not value.strip():
+        raise InvalidToken(f"its claim {claim} is empty")
+    if len(value) > CLAIM_LIMIT_CHARACTERS:
+        raise InvalidToken(f"its claim {claim} is longer than {CLAIM_LIMIT_CHARACTERS} characters")
+    if any(unicodedata.category(character) in _NOT_TEXT for character in value):
+        raise InvalidToken(f"its claim {claim} holds a control character or half a surrogate pair")
 
 
 def _header(token: str) -> tuple[str, str]:
@@ -148,7 +162,7 @@ def _header(token: str) -> tuple[str, str]:
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise InvalidToken("its algorithm is not accepted")
-    if not isinstance(kid, str) or not kid:
+    if not isinstance(kid, str) or not kid or len(kid) > CLAIM_LIMIT_CHARACTERS:
         raise InvalidToken("it does not name its key")
     if "crit" in header:
         raise InvalidToken("it demands an extension that is not known here")

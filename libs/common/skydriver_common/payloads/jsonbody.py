@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from skydriver_common.model.wire import may_hold_long_integers, read_json
 from skydriver_common.payloads.invalid import InvalidBody, Problem, dotted
 
 MAX_DEPTH = 200
@@ -35,14 +36,16 @@ _LEAF_TEXT = rb"(?:" + _SCALAR + rb"|" + _FLAT_ARRAY + rb")"
 _KEY_TEXT = _STRING + _WS + rb":" + _WS
 
 _SPACE = re.compile(_WS)
-_ANY_DIGIT = bytes.maketrans(b"123456789", b"000000000")
-_MANY_DIGITS = b"0" * 19
 _LEAF = re.compile(_LEAF_TEXT)
 _KEY = re.compile(rb"(" + _LONG_STRING + rb")" + _WS + rb":" + _WS)
 _MORE_ELEMENTS = re.compile(rb"(?>(?:" + _WS + rb"," + _WS + _LEAF_TEXT + rb")" + _MOST + rb")" + _WS)
 _MORE_MEMBERS = re.compile(rb"(?>(?:" + _WS + rb"," + _WS + _KEY_TEXT + _LEAF_TEXT + rb")" + _MOST + rb")" + _WS)
 _PLAIN_TEXT = re.compile(_PLAIN)
 _MORE_TEXT = re.compile(rb"(?>(?:" + _ESCAPE + _PLAIN + rb"){1,256})")
+
+_TOKEN = re.compile(rb'"' + _PLAIN + rb"(?:\\." + _PLAIN + rb")*" + rb'(?:"|\Z)|[{}\[\]:,]', re.DOTALL)
+_FARTHEST_PATH = 1_000_000
+"""Bytes behind which no path is looked for: that costs more than the rest of the reading."""
 
 _COMMA, _OPEN_ARRAY, _CLOSE_ARRAY, _OPEN_OBJECT, _CLOSE_OBJECT, _QUOTE = b',[]{}"'
 
@@ -88,9 +91,7 @@ def read_object(raw: bytes, *, payloads: Collection[str] = (), optional: bool = 
     try:
         extents = member_extents(raw)
     except NotJson as error:
-        line = raw.count(b"\n", 0, error.position) + 1
-        column = error.position - raw.rfind(b"\n", 0, error.position)
-        raise InvalidBody([Problem("body", f"{error.why} (line {line}, column {column})")]) from None
+        raise InvalidBody([Problem("body", located(raw, error))]) from None
     values: dict[str, Any] = {}
     kept: dict[str, bytes] = {}
     problems: list[Problem] = []
@@ -105,6 +106,48 @@ def read_object(raw: bytes, *, payloads: Collection[str] = (), optional: bool = 
         else:
             values[name] = value
     return Body(values, kept, tuple(problems))
+
+
+def located(raw: bytes, error: NotJson) -> str:
+    """What is wrong and where: line and column, from 1 and in characters, and the path of what is read there."""
+    begin = raw.rfind(b"\n", 0, error.position) + 1
+    line = raw.count(b"\n", 0, begin) + 1
+    column = len(raw[begin : error.position].decode(errors="replace")) + 1
+    path = _path_at(raw, error.position)
+    return f"{error.why} (line {line}, column {column}{f', in {path}' if path else ''})"
+
+
+def _path_at(raw: bytes, position: int) -> str:
+    """The path of the value that is read at a position; "" at the top, far behind the start, and where no JSON stands before it."""
+    if position > _FARTHEST_PATH:
+        return ""
+    steps: list[str | int] = []  # of each open object the last name, of each open array the index
+    text = b""
+    for token in _TOKEN.finditer(raw, 0, position):
+        found = token[0]
+        if found == b"{":
+            steps.append("")
+        elif found == b"[":
+            steps.append(0)
+        elif found[0] == _QUOTE:
+            text = found
+        elif not steps:  # no JSON before what is no text
+            return ""
+        elif found in (b"}", b"]"):
+            steps.pop()
+        elif found == b":":
+            steps[-1] = _shown_name(text)
+        else:
+            last = steps[-1]
+            steps[-1] = last + 1 if isinstance(last, int) else ""
+    return dotted(*(step for step in steps if step != ""))
+
+
+def _shown_name(quoted: bytes) -> str:
+    try:
+        return _name(quoted, 0)
+    except NotJson:
+        return "?"
 
 
 def member_extents(raw: bytes) -> dict[str, tuple[int, int]]:
@@ -244,15 +287,10 @@ def _parse(piece: bytes, name: str) -> tuple[Any, list[Problem]]:
         found = list(_unfit(json.loads(piece, parse_int=float), (name,)))  # of thousands of digits an int would be refused
         return None, found or [Problem(dotted(name), "cannot be read as JSON")]
     if may_hold_long_integers(piece):
-        value = json.loads(piece)
+        value = read_json(piece)
     if b"\\u0000" in piece:
         return value, list(_unfit(value, (name,)))
     return value, []
-
-
-def may_hold_long_integers(raw: bytes) -> bool:
-    """Whether there may be integers beyond 64 bits, of which orjson makes floats: the standard library keeps their digits."""
-    return _MANY_DIGITS in raw.translate(_ANY_DIGIT)  # ten times as fast as a regular expression
 
 
 def _unfit(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:

@@ -13,6 +13,8 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 
+from skydriver_common.runtime.requests import Answer, ClientServer, OnFault
+
 log = structlog.get_logger(__name__)
 
 MOST_DESCRIPTORS = 65_536
@@ -177,13 +179,21 @@ class _Connection(asyncio.Protocol):
 
 
 class LimitedRunner(web.AppRunner):
-    """aiohttp's runner, behind the limits once they are set, which is between ``setup`` and the start of the site."""
+    """aiohttp's runner, behind the limits once they are set, which is between ``setup`` and the start of the site.
 
-    __slots__ = ("limits",)
+    answer: the body of an answer to what is no HTTP. on_fault: called with the kind of a client's fault (``runtime.requests``).
+    """
 
-    def __init__(self, app: web.Application, **options: Any) -> None:
+    __slots__ = ("_answer", "limits", "on_fault")
+
+    def __init__(self, app: web.Application, *, answer: Answer = lambda _, __: b"{}", **options: Any) -> None:
         super().__init__(app, **options)
         self.limits: ConnectionLimits | None = None
+        self.on_fault: OnFault = lambda _: None
+        self._answer = answer
+
+    async def _make_server(self) -> web.Server:
+        return ClientServer(await super()._make_server(), answer=self._answer, on_fault=lambda kind: self.on_fault(kind))
 
     @property
     def server(self) -> Any:

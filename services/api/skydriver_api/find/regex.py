@@ -6,6 +6,7 @@ dropped (`a+?` finds a match exactly where `a+` does), and groups don't capture:
 
 `\\d \\w \\s \\b` are ASCII as in PCRE; letter case under `i` follows Unicode. `\\Z` and `$` allow one newline after them.
 Refused: back-references, possessive and atomic groups, conditionals, recursion, `\\p`, POSIX classes, flags in the middle, and
+repetitions nested more than three deep, and
 the repetition of what has no width (`^*`, `\\b+`, `(?=a){2}`; also where `x` ignores the space between): dialects disagree on
 whether it is an error, and what is meant can be written without it.
 
@@ -21,6 +22,7 @@ __all__ = ["MAX_REGEX", "to_postgres"]
 
 MAX_REGEX = 1_000
 _MAX_REPEAT = 255  # the engine's own limit
+_MAX_REPEATS = 3  # nesting of repetitions: each level may multiply the engine's states
 _MAX_GROUPS = 100  # nesting; keeps the recursion here and there shallow
 
 _PLAIN = set(ascii_letters + digits)
@@ -74,6 +76,7 @@ class _Reader:
 
     def __init__(self, pattern: str, start: int, flags: frozenset[str], path: Place | str) -> None:
         self.pattern, self.at, self.flags, self.path = pattern, start, flags, path
+        self.repeats = 0  # how deep repetitions are nested in what was read last
 
     def bad(self, why: str) -> BadFilter:
         return BadFilter(f"bad regular expression: {why} (at character {self.at + 1})", self.path)
@@ -91,18 +94,29 @@ class _Reader:
         if depth > _MAX_GROUPS:
             raise self.bad("groups nested too deep")
         branches = [self.branch(depth)]
+        deepest = self.repeats
         while self.peek() == "|":
             self.at += 1
             branches.append(self.branch(depth))
+            deepest = max(deepest, self.repeats)
+        self.repeats = deepest
         if depth == 0 and self.at < len(self.pattern):
             raise self.bad("unbalanced ')'")
         return "|".join(branches)
 
     def branch(self, depth: int) -> str:
         parts: list[str] = []
+        deepest = 0
         while self.skip_ignored() not in ("", "|", ")"):
+            self.repeats = 0
             atom, repeatable = self.atom(depth)
-            parts.append(atom + self.quantifier(repeatable))
+            quantifier = self.quantifier(repeatable)
+            repeats = self.repeats + (quantifier not in ("", "?"))
+            if repeats > _MAX_REPEATS:
+                raise self.bad(f"repetitions nested more than {_MAX_REPEATS} deep")
+            deepest = max(deepest, repeats)
+            parts.append(atom + quantifier)
+        self.repeats = deepest
         return "".join(parts)
 
     def skip_ignored(self) -> str:

@@ -4,13 +4,11 @@ Source: REST contract 1.6, 4.3, 10.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import asyncpg
-import orjson
 
 from skydriver_api.find.compile import compile_filter
 from skydriver_api.find.errors import BadFilter, Place, TooSlow
@@ -18,7 +16,6 @@ from skydriver_api.find.filters import parse_filter
 from skydriver_api.find.literals import checked_text
 from skydriver_api.find.nodes import Node
 from skydriver_common.model import wire
-from skydriver_common.payloads.jsonbody import may_hold_long_integers
 
 __all__ = ["EXCLUDED", "FindQuery", "Limits", "Statement", "find_query", "projected_fields", "statement_for", "stream"]
 
@@ -188,8 +185,7 @@ def _projected(scan_id: str, body: bytes | None, fields: frozenset[str] | None) 
     """The fields of a stored Manifest that were asked for, in its own order."""
     if body is None:
         return wire.encode({"scan_id": scan_id} if fields else {})
-    # orjson is quick, but makes floats of integers beyond 64 bits; the standard library keeps them.
-    manifest = json.loads(body) if may_hold_long_integers(body) else orjson.loads(body)
+    manifest = wire.read_json(body)
     if fields is None:
         return wire.encode({name: value for name, value in manifest.items() if name not in EXCLUDED})
     return wire.encode({name: value for name, value in manifest.items() if name in fields})

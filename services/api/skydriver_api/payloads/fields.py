@@ -279,18 +279,18 @@ RecoAlgo = Annotated[
 DockerTag = Annotated[
     str,
     PlainValidator(docker_tag),
-    WithJsonSchema({"anyOf": [{"const": "latest"}, {"type": "string", "pattern": f"^{_TAG.pattern}$"}]}),
+    WithJsonSchema({"anyOf": [{"type": "string", "const": "latest"}, {"type": "string", "pattern": f"^{_TAG.pattern}$"}]}),
 ]
 I3Event = Annotated[
     Any,
     WithJsonSchema(
         {
-            "anyOf": [{"type": "object", "minProperties": 1}, {"type": "string", "contentMediaType": "application/json"}],
-            "description": "A realtime event: a JSON object that is not empty, or the text of one",
+            "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
+            "description": "A realtime event: a JSON object, or the text of one; empty beside i3_event_id only",
         }
     ),
 ]
-EventKind = Annotated[str, PlainValidator(event_kind), WithJsonSchema({"enum": list(_EVENT_KINDS)})]
+EventKind = Annotated[str, PlainValidator(event_kind), WithJsonSchema({"type": "string", "enum": list(_EVENT_KINDS)})]
 Threshold = Annotated[
     int | float, PlainValidator(threshold), WithJsonSchema({"type": "number", "exclusiveMinimum": 0.1, "maximum": 1.0})
 ]
@@ -337,10 +337,11 @@ Clusters = Annotated[
         }
     ),
 ]
+_DEBUG_MODE = {"type": "string", "enum": ["client-logs"]}
 DebugModes = Annotated[
     list[str],
     PlainValidator(debug_modes),
-    WithJsonSchema({"anyOf": [{"enum": ["client-logs"]}, {"type": "array", "items": {"enum": ["client-logs"]}}]}),
+    WithJsonSchema({"anyOf": [_DEBUG_MODE, {"type": "array", "items": _DEBUG_MODE}]}),
 ]
 Classifiers = Annotated[
     dict[str, Any],
@@ -360,7 +361,7 @@ Environment = Annotated[
 _PROJECTION = WithJsonSchema(
     {
         "anyOf": [
-            {"const": "*"},
+            {"type": "string", "const": "*"},
             {"type": "array", "items": {"type": "string", "pattern": r"\S"}, "uniqueItems": True},
         ],
         "description": "Manifest fields to keep",

@@ -1,18 +1,17 @@
 """Projections of a stored Manifest. Source: REST contract 1.6."""
 
-import orjson
-
 from skydriver_api.failures import HttpProblem
+from skydriver_common.model import wire
 
 Projection = frozenset[str] | None
 """Manifest fields to keep; None: all."""
 
 
 def project(manifest: bytes, projection: Projection) -> bytes:
-    """The Manifest with these fields only; all fields: the very bytes."""
+    """The Manifest with these fields only; all fields: the very bytes. Values are never changed, only chosen."""
     if projection is None:
         return manifest
-    return orjson.dumps({name: value for name, value in orjson.loads(manifest).items() if name in projection})
+    return wire.encode({name: value for name, value in wire.read_json(manifest).items() if name in projection})
 
 
 def projection_of_query(text: str) -> Projection:

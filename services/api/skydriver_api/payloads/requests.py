@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from skydriver_api.payloads import fields as f
 from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_common.payloads.invalid import InvalidBody, Problem, shown
-from skydriver_common.payloads.jsonbody import Body, NotJson, member_extents, read_object
+from skydriver_common.payloads.jsonbody import Body, NotJson, located, member_extents, read_object
 from skydriver_common.payloads.reports import ParsedPatch, PatchBody, checked
 
 _ALIASES = {
@@ -37,13 +37,18 @@ def _whole_scan_request(schema: dict[str, Any]) -> None:
     properties = schema["properties"]
     for new, old in _ALIASES.items():
         properties[old] = properties[new] | {"deprecated": True}
-    properties["memory"] = {"enum": ["", 0, None], "deprecated": True}
+        del properties[old]["title"]  # two types of one name are too many for generators of clients
+    empty = [{"type": "string", "maxLength": 0}, {"type": "integer", "minimum": 0, "maximum": 0}, {"type": "null"}]
+    properties["memory"] = {"anyOf": empty, "deprecated": True}
     schema["required"] = [name for name in schema["required"] if name != "request_clusters"]
-    schema["anyOf"] = [{"required": ["request_clusters"]}, {"required": ["cluster"]}]
-    schema["oneOf"] = [
-        {"required": [_EVENT], "properties": {"i3_event_id": {"const": ""}}},
-        {"required": ["i3_event_id"], "properties": {"i3_event_id": {"minLength": 1}, _EVENT: {"enum": [{}]}}},
-    ]
+    del properties[_EVENT]["default"]  # "{}" stands for none, which is no event
+    # by "if" and "not", which generators of clients leave alone: of "anyOf" they would make several types of body
+    schema["not"] = {
+        "not": {"anyOf": [{"type": "object", "required": ["request_clusters"]}, {"type": "object", "required": ["cluster"]}]}
+    }
+    schema["if"] = {"required": ["i3_event_id"], "properties": {"i3_event_id": {"type": "string", "minLength": 1}}}
+    schema["then"] = {"properties": {_EVENT: {"type": "object", "maxProperties": 0}}}
+    schema["else"] = {"required": [_EVENT], "properties": {_EVENT: {"minProperties": 1}}}
 
 
 class ScanRequestBody(_Model):
@@ -259,10 +264,16 @@ def _event(body: Body, i3_event_id: Any) -> tuple[bytes | None, list[Problem]]:
 def _event_of_text(piece: bytes) -> tuple[bytes | None, str]:
     """The JSON object inside a JSON string, or why it is none."""
     try:
-        event = str(json.loads(piece)).strip().encode()
-        extents = member_extents(event)
-    except (NotJson, ValueError):
+        text = str(json.loads(piece))
+        whole, event = text.encode(), text.strip().encode()
+    except ValueError:
         return None, "must be a JSON object, or text of one"
+    try:
+        extents = member_extents(event)
+    except NotJson as error:
+        begin = len(whole) - len(text.lstrip().encode())
+        where = located(whole, NotJson(error.why, begin + error.position))
+        return None, f"must be a JSON object, or text of one; the text {where}"
     return (event, "") if extents else (None, "must not be empty")
 
 

@@ -6,6 +6,7 @@ is the loops' part; repeating what makes something is nobody's. Source: EWMS con
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -18,6 +19,7 @@ import structlog
 from pydantic import SecretStr
 
 from skydriver_common.faults import TryLater
+from skydriver_common.model.wire import decode, encode, read_json
 from skydriver_ewms.adapters import ewms_wire as wire
 from skydriver_ewms.adapters.oauth2 import ClientCredentials
 from skydriver_ewms.decide import is_final_refusal
@@ -340,8 +342,8 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
 
 async def _object_or_none(raw: bytes) -> dict[str, Json] | None:
     try:
-        document = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        document = read_json(raw)
+    except (ValueError, RecursionError):
         if not raw.lstrip().startswith(b"{"):
             return None
         document = await asyncio.to_thread(_without_nan, raw)
@@ -351,9 +353,14 @@ async def _object_or_none(raw: bytes) -> dict[str, Json] | None:
 def _without_nan(raw: bytes) -> object:
     """Numbers that EWMS, which writes JSON as Python does, has beyond the standard become null; None: more than that is wrong."""
     try:
-        return orjson.loads(orjson.dumps(json.loads(raw)))
+        return decode(encode(json.loads(raw, parse_constant=lambda _: None, parse_float=_finite)))
     except (ValueError, TypeError, RecursionError):
         return None
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

@@ -1,12 +1,16 @@
 """EWMS's JSON to values, strictly: what does not fit the contract is named and refused. Source: EWMS contract 4, 8, 9."""
 
-import math
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from skydriver_ewms.values import Json, PhaseChange, QueueProfile, TaskDirective, Taskforce, Workflow
 
 T = TypeVar("T")
+
+_LARGEST_INTEGER = 2**63 - 1
+_LARGEST_NUMBER = sys.float_info.max
+"""Neither a number that is none (NaN, infinity) is below it, nor an integer of which no float can be made."""
 
 
 class Unreadable(Exception):
@@ -146,13 +150,18 @@ def _text_or_none(item: dict[str, Json], key: str) -> str | None:
 
 def _number(item: dict[str, Json], key: str) -> float:
     value = item.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_NUMBER:
         raise Unreadable(f"{key} is no number")
     return float(value)
 
 
 def _integer(value: Json, what: str) -> int:
     # 3.0 is an integer to EWMS's schema too
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not abs(value) <= _LARGEST_INTEGER
+        or value != int(value)
+    ):
         raise Unreadable(f"{what} is no integer")
     return int(value)
