@@ -152,7 +152,7 @@ def accepting(most_bytes: int, handler: Handler) -> Handler:
     """
 
     async def accepted(request: web.Request) -> web.StreamResponse:
-        if (request.content_length or 0) > most_bytes:
+        if request[EXPECTATION].is_pending and (request.content_length or 0) > most_bytes:
             raise web.HTTPRequestEntityTooLarge(most_bytes, request.content_length or 0)
         if most_bytes == MIB:
             await _ask_for_body(request)

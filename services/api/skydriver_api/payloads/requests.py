@@ -36,6 +36,10 @@ def _whole_scan_request(schema: dict[str, Any]) -> None:
     """Add the older names of fields, which have the shape of the new ones, and say what must be there."""
     properties = schema["properties"]
     for new, old in _ALIASES.items():
+        # a generated client would send the default of one name beside what its user gives under the other
+        default = properties[new].pop("default", None)
+        if isinstance(default, int):
+            properties[new]["description"] += f" ({default})"
         properties[old] = properties[new] | {"deprecated": True}
         del properties[old]["title"]  # two types of one name are too many for generators of clients
     empty = [{"type": "string", "maxLength": 0}, {"type": "integer", "minimum": 0, "maximum": 0}, {"type": "null"}]
