@@ -89,7 +89,7 @@ COMPONENTS: dict[str, Schema] = {
     "NoResult": EMPTY | {"description": "There is none yet."},
     "StoredResult": _object({"scan_id": _TEXT, "skyscan_result": _FREE, "is_final": _YES_NO}),
     "Result": {
-        "anyOf": [ref("NoResult"), ref("StoredResult")],
+        "anyOf": [ref("StoredResult"), ref("NoResult")],  # clients take the first that can be read
         "description": "A skymap, or {} while there is none. It may hold the bare tokens NaN, Infinity and -Infinity.",
     },
     "Scan": _object({"manifest": ref("Manifest"), "result": ref("Result")}),

@@ -343,7 +343,16 @@ async def test_an_unreadable_taskforce_of_somebody_else_does_not_hide_the_line(s
     assert [taskforce.taskforce_uuid for taskforce in await ewms.waiting_for_queues()] == ["TF-1"]
 
 
-@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+async def test_raw_taskforces_keep_the_digits_of_their_numbers(server: Unruly, ewms: EwmsRest) -> None:
+    long = 123456789012345678901234567890
+    for number, told in (("0.5", 0.5), ("NaN", None), ("1e999", None)):
+        page = b'{"taskforces": [{"workflow_id": "WF-1", "a": %d, "b": %b}], "next_after": null}' % (long, number.encode())
+        server.say((200, page))
+        pages = [page async for page in ewms.raw_taskforces("WF-1")]
+        assert pages == [[{"workflow_id": "WF-1", "a": long, "b": told}]]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "1" * 400])
 async def test_a_number_that_json_does_not_have_spoils_its_taskforce_and_not_the_page(
     server: Unruly, ewms: EwmsRest, number: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Canonical bytes: what is hashed is what is stored is what is sent. And back: parsing events of every version."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from hashlib import sha256
@@ -141,7 +142,7 @@ def read_json(raw: bytes) -> Any:
     The one reader of documents whose content is not ours. Raises ValueError when they are not strict JSON.
     """
     if may_hold_long_integers(raw):
-        return json.loads(raw, parse_constant=_no_constant)
+        return json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
     return orjson.loads(raw)
 
 
@@ -152,6 +153,13 @@ def may_hold_long_integers(raw: bytes) -> bool:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large for a double")
+    return number
 
 
 def same_json(a: Any, b: Any) -> bool:
