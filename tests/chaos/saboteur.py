@@ -17,6 +17,7 @@ from skydriver_common.bus import topology
 from tests.chaos import poison
 from tests.chaos.battlefield import BROKER, DATABASE, Battlefield, faketime
 from tests.support import previous_release
+from tests.support.hung_folder import hung_folder
 
 RECOVERY_LIMIT_S = 300.0
 """Until everything is ready again; other faults come meanwhile, and the machine may be slow."""
@@ -87,6 +88,7 @@ def plan(seed: str, faults: int, duration_s: float, *, long: bool) -> list[Fault
             (0.5, lambda at: Fault(at_s=at, kind="kill everything", victim="all services")),
             (0.4, lambda at: Fault(at_s=at, kind="read-only", victim=DATABASE, length_s=rng.uniform(10, 30))),
             (0.7, lambda at: Fault(at_s=at, kind="promote the standby", victim=DATABASE)),
+            (1, lambda at: Fault(at_s=at, kind="hung image folder", victim="api", length_s=rng.uniform(5, 20))),
             (1, lambda at: Fault(at_s=at, kind="release before", victim=rng.choice(_GUESTS), length_s=rng.uniform(5, 20))),
             (1, lambda at: Fault(at_s=at, kind=rng.choice(_CLOCKS), victim=rng.choice(_GUESTS), length_s=rng.uniform(10, 20))),
         ]
@@ -188,6 +190,8 @@ class Saboteur:
             case "release before":
                 async with self._field.guest(fault.victim, python=previous_release.python()):
                     await asyncio.sleep(fault.length_s)
+            case "hung image folder":
+                await self._hang_the_images(fault.length_s)
             case "clock +120 s" | "clock -120 s":
                 await self._step_a_clock(fault)
             case _:
@@ -284,6 +288,15 @@ class Saboteur:
                 await asyncio.sleep(0.5)
             else:
                 return
+
+    async def _hang_the_images(self, length_s: float) -> None:
+        """One more gateway whose list of images lies where every look hangs: it refuses new scans, and does all else."""
+        try:
+            with hung_folder(self._field.data_dir / f"hung-{time.monotonic_ns()}") as folder:
+                async with self._field.guest("api", SKYDRIVER_IMAGE_CATALOG=f"directory:{folder}"):
+                    await asyncio.sleep(length_s)
+        except OSError as error:
+            raise ProcessLookupError from error  # not as root, or without /dev/fuse
 
     async def _step_a_clock(self, fault: Fault) -> None:
         """One more replica whose clock jumps in mid-life, and back."""
