@@ -28,8 +28,9 @@ _OF_THE_RELEASE_BEFORE = (
     "the deadline had passed before the work began",
     "the deadline passed while the work was in hand; nothing was changed",
     "it waited in its queue for too long",
+    "ReadOnlySQLTransactionError",
 )
-"""What it makes of late commands; this release drops and counts them."""
+"""What it makes of late commands and of a read-only database; this release drops and counts the ones, and waits for the other."""
 _UNSETTLED = {
     "run without a workflow": "launch_state = 'launched' AND NOT is_deleted AND NOT has_final_result"
     " AND ewms_workflow_id = 'not-yet-requested' AND state NOT LIKE 'STOPPED%'",
