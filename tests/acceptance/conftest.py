@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 import pytest
 import requests
+
+from tests.support.waiting import wait_until
 
 REPO = Path(__file__).resolve().parents[2]
 SHARED_EVENTS = REPO.parent / "shared" / "data"
@@ -71,15 +72,6 @@ def stop(running: Running) -> None:
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGTERM)
         running.process.wait(timeout=30)
-
-
-def wait_until(condition: Any, limit_s: float, what: str) -> None:
-    """Poll a condition of the outside world, with a limit."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {limit_s:g} s: {what}")
-        time.sleep(0.1)
 
 
 def _answers(running: Running) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 import requests
 
 from skydriver_cli.embedded.ports import choose
-from tests.acceptance.conftest import Running, wait_until
+from tests.acceptance.conftest import Running
+from tests.support.waiting import wait_until
 
 
 @dataclass

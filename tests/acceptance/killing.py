@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tests.acceptance.conftest import Running, wait_until
+from tests.acceptance.conftest import Running
+from tests.support.waiting import wait_until
 
 
 def kill_everything(running: Running) -> None:

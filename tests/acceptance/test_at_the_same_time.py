@@ -4,12 +4,14 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import requests
 
-from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, ok, request_scan
+from tests.support.waiting import wait_until
 
 TOGETHER = 12
 
@@ -80,7 +82,7 @@ def test_a_deletion_wins_over_the_launch(system: Running) -> None:
     with ThreadPoolExecutor(6) as threads:
         scans = list(threads.map(lambda number: _request_and_delete(system, after_s=0.15 * number), range(8)))
     for scan in scans:
-        wait_until(lambda scan=scan: _is_at_rest(system, scan), 60, "nothing of the scan is left")
+        wait_until(partial(_is_at_rest, system, scan), 60, "nothing of the scan is left")
         types = [event["type"] for event in system.get(f"/scan/{scan}/events?limit=1000")["events"]]
         assert "scan.launched" not in types[types.index("scan.deleted") :]
 

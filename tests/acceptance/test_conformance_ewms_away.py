@@ -8,10 +8,11 @@ import orjson
 import pytest
 
 from skydriver_common.model.events import WorkersAdded
-from tests.acceptance.conftest import Running, start, stop, wait_until
+from tests.acceptance.conftest import Running, start, stop
 from tests.acceptance.killing import kill_everything
 from tests.acceptance.rest import REAL_PATCH, ok, request_scan
 from tests.support.forwarder import Forwarder, forwarding
+from tests.support.waiting import wait_until
 
 DELAY_S = 15.0
 """Between the final result and the end of the workflow; 60 s unless set."""

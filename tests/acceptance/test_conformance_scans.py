@@ -7,8 +7,9 @@ import psycopg
 import pytest
 import requests
 
-from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, ok, request_scan, status_of
+from tests.support.waiting import wait_until
 
 SKYMAP = {"nside-8": {"columns": ["index", "llh", "E_in", "E_tot"], "metadata": {}, "data": [[0, 1.5, 2.0, 3.0]]}}
 

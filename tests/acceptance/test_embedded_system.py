@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from skydriver_cli.embedded import processes
-from tests.acceptance.conftest import Running, wait_until
+from tests.acceptance.conftest import Running
 from tests.acceptance.rest import request_scan
+from tests.support.waiting import wait_until
 
 
 def _skydriver(*words: str) -> "subprocess.CompletedProcess[str]":

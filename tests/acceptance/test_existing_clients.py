@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from rest_tools.client import RestClient
 
-from tests.acceptance.conftest import SHARED_EVENTS, Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import SHARED_EVENTS, Running, sample_event, scan_request
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

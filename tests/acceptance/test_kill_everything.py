@@ -8,8 +8,9 @@ import signal
 import asyncpg
 import pytest
 
-from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop
 from tests.acceptance.killing import identified, is_alive, kill_everything
+from tests.support.waiting import wait_until
 
 
 async def _log_of(database_url: str, scan_id: str) -> list[tuple[int, str]]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import SHARED_EVENTS, Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import SHARED_EVENTS, Running, sample_event, scan_request
+from tests.support.waiting import wait_until
 
 SCAN_LIMIT_S = 120
 

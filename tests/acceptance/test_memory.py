@@ -9,9 +9,10 @@ from pathlib import Path
 
 import requests
 
-from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.gateways import Gateway, another_gateway
 from tests.acceptance.rest import ok
+from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 POD = Path(__file__).parents[2] / "deploy/kubernetes/base/services/api.yaml"

@@ -16,9 +16,10 @@ import requests
 
 from skydriver_common.bus import topology
 from skydriver_scanner import wire
-from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, ok, request_scan, token
 from tests.support.sandbox_parts import until
+from tests.support.waiting import wait_until
 
 _BIG: dict[str, Any] = {"nsides": {"32": 0}, "max_pixel_reco_time": 30}
 """A scan that does not end by itself here."""

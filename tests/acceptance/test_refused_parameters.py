@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import Any
 import aio_pika
 
 from skydriver_scanner import wire
-from tests.acceptance.conftest import Running, wait_until
+from tests.acceptance.conftest import Running
 from tests.acceptance.rest import SYSTEM_ROLE, request_scan, token
+from tests.support.waiting import wait_until
 
 
 def _publish(system: Running, *messages: wire.Packed) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import requests
 
 from skydriver_common.model.events import WorkersAdded
-from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import ok, request_scan
+from tests.support.waiting import wait_until
 
 REPLACING = {"replace_scan": True, "abort_first": True}
 

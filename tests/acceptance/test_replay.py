@@ -17,8 +17,9 @@ import requests
 from skydriver_common.log.fold import VIEWS
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
-from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop
 from tests.support.histories import a_request, a_store
+from tests.support.waiting import wait_until
 
 _BRIDGE = {
     "ewms_attempts": "scan_id", "ewms_watch": "scan_id, workflow_id, since", "ewms_additions": "*", "ewms_taskforces": "scan_id",

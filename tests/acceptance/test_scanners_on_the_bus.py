@@ -16,8 +16,9 @@ import requests
 from skydriver_common.auth import TokenSigner
 from skydriver_common.model.ids import ScanId
 from skydriver_scanner import AsyncScannerSession, ScannerSession, SessionSettings, Stop, wire
-from tests.acceptance.conftest import Running, sample_event, scan_request, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, request_scan, token
+from tests.support.waiting import wait_until
 
 SKYMAP_TEXT = b'{"nside-8":{"columns":["index","llh"],"data":[[0,1.5],[1,NaN],[2,-Infinity]]}}'
 SKYMAP = {"nside-8": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")], [2, float("-inf")]]}}

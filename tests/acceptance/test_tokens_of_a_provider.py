@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from tests.acceptance.conftest import Running, wait_until
+from tests.acceptance.conftest import Running
 from tests.acceptance.gateways import Gateway, another_gateway
 from tests.acceptance.rest import USER_ROLE, request_scan
+from tests.support.waiting import wait_until
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 

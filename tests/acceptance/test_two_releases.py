@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import pytest
 import requests
 
 from skydriver_cli.embedded.ports import choose
-from tests.acceptance.conftest import UP_LIMIT_S, Running, sample_event, scan_request, start, stop, wait_until
+from tests.acceptance.conftest import UP_LIMIT_S, Running, sample_event, scan_request, start, stop
 from tests.support import previous_release
+from tests.support.waiting import wait_until
 
 _BESIDE = {"api": "skydriver_api", "progress": "skydriver_progress", "ewms_bridge": "skydriver_ewms"}
 """Services of which a second replica works beside the system's own."""
@@ -45,8 +47,12 @@ def _beside(system: Running, python: str) -> Iterator[str]:
             process = subprocess.Popen([python, "-m", module], env=environment, stdout=log, stderr=log, cwd=system.data_dir)
             stack.callback(_end, process)
         for name in _BESIDE:
-            wait_until(lambda name=name: _is_ready(ports[f"health_{name}"]), UP_LIMIT_S, f"{name} beside is ready")
+            wait_until(partial(_is_ready, ports[f"health_{name}"]), UP_LIMIT_S, f"{name} beside is ready")
         yield f"http://127.0.0.1:{ports['http']}"
+
+
+def _is_complete(system: Running, scan_id: str) -> bool:
+    return bool(system.get(f"/scan/{scan_id}/status")["scan_complete"])
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -107,9 +113,7 @@ def _all_end(system: Running, load: _Load) -> None:
     load.join(timeout=180)
     assert not load.is_alive()
     for scan_id in set(load.scans) - set(load.deleted):
-        wait_until(
-            lambda scan_id=scan_id: system.get(f"/scan/{scan_id}/status")["scan_complete"], 240, f"{scan_id} is complete"
-        )
+        wait_until(partial(_is_complete, system, scan_id), 240, f"{scan_id} is complete")
 
 
 @pytest.mark.timeout(900)

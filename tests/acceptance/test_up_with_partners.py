@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop, wait_until
+from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop
 from tests.support import sandbox_parts as ewms_parts
+from tests.support.waiting import wait_until
 
 INSTANCE, CLIENT = "a-test-installation", ewms_parts.CLIENT_ID
 
