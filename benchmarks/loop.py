@@ -41,7 +41,7 @@ async def main() -> None:
         async with running(Options(data_dir=data, workers=given.workers), print):
             started_s = time.monotonic() - began
             async with Client(find_connection(None, None, data)) as client:
-                scan_id = await _submit(client, parse_pairs(given.nsides, "--nsides"), priority=100)
+                scan_id = await _submit(client, dict(parse_pairs(given.nsides, "--nsides")), priority=100)
                 await _complete(client, scan_id)
                 whole_s = time.monotonic() - began
                 # each waits until the scan before is launched and gone: the figure is for an idle system
