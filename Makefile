@@ -35,10 +35,10 @@ kube-chaos: setup-dev kube-assets  ## of test-kube only the fight under kills: S
 	    $(PYTEST) -s tests/kube/test_kills.py
 
 fire: setup-dev  ## 200 scanners on the bus for a minute while replicas of progress are killed
-	SKYDRIVER_TEST_FIRE_SECONDS=60 $(PYTEST) -s tests/integration/skydriver_progress/test_under_fire.py
+	SKYDRIVER_TEST_FIRE_SECONDS=60 $(PYTEST) -s tests/integration/skydriver_progress/test_ingest_under_kills.py
 
 chaos: setup-dev  ## a long fight under faults: SCANS=2000 FAULTS=100 SEED=… RATE=4 REPORT=chaos.json
-	$(PYTHON) -m tests.chaos.fight --scans $(or $(SCANS),2000) --faults $(or $(FAULTS),100) --per-second $(or $(RATE),4) \
+	$(PYTHON) -m tests.chaos.run --scans $(or $(SCANS),2000) --faults $(or $(FAULTS),100) --per-second $(or $(RATE),4) \
 	    $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--json $(REPORT))
 
 fmt: setup-dev  ## format the code

@@ -30,18 +30,18 @@ from skydriver_cli.embedded.ports import choose
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
 from skydriver_common.bus.relay import Relay
-from skydriver_common.db.bell import LOG_CHANNEL, Bell
 from skydriver_common.db.migrate import migrate
+from skydriver_common.db.notifier import LOG_CHANNEL, Notifier
 from skydriver_common.db.pool import Listener, Pool, open_pool
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log.fold import folded
-from skydriver_common.log.selection import pages
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
 from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Reply
-from skydriver_common.runtime.loops import Pulse, forever
+from skydriver_common.runtime.loops import LoopSignals, forever
+from skydriver_ops.eventlog.fold import folded
+from skydriver_ops.eventlog.selection import pages
 
 CONNECTIONS = 16
 SCANS = 400
@@ -167,7 +167,7 @@ async def _scans(uow: UnitOfWork, count: int) -> list[str]:
 
 async def _append_rate(pool: Pool, scans: list[str], seconds: float, *, batch: int = 1, in_flight: int = CONNECTIONS) -> float:
     """Events per second of commands that append so many events to a scan, with chain, views and recorded reply."""
-    uow = UnitOfWork(pool, Bell(pool), writer="progress")
+    uow = UnitOfWork(pool, Notifier(pool), writer="progress")
     ends_at, done = time.monotonic() + seconds, 0
     number = iter(range(1, 10**9))
 
@@ -188,7 +188,7 @@ async def _append_rate(pool: Pool, scans: list[str], seconds: float, *, batch: i
 
 async def _appending(url: str, seconds: float, table: Table, peer: dict[str, float]) -> None:
     pool = await open_pool(await _fresh(url), name="bench", size=CONNECTIONS)
-    scans = await _scans(UnitOfWork(pool, Bell(pool), writer="dispatcher"), SCANS)
+    scans = await _scans(UnitOfWork(pool, Notifier(pool), writer="dispatcher"), SCANS)
     for in_flight in (CONNECTIONS, 64):
         rate = await _append_rate(pool, scans, seconds, in_flight=in_flight)
         table.add_row(
@@ -252,7 +252,7 @@ async def _reading(url: str, table: Table, peer: dict[str, float]) -> None:
 async def _relaying(url: str, amqp_url: str, table: Table) -> None:
     fresh = await _fresh(url)
     pool = await open_pool(fresh, name="bench", size=8)
-    bell, stopping = Bell(pool), asyncio.Event()
+    bell, stopping = Notifier(pool), asyncio.Event()
     committed: dict[str, float] = {}
     waited: list[float] = []
     heard = asyncio.Event()
@@ -275,7 +275,7 @@ async def _relaying(url: str, amqp_url: str, table: Table) -> None:
         await queue.bind(topology.EVENTS.name, "#")
         listening = await queue.consume(on_event, no_ack=True)
         uow = UnitOfWork(pool, bell, writer="dispatcher")
-        relay, pulse = Relay(fresh, bus), Pulse()
+        relay, pulse = Relay(fresh, bus), LoopSignals()
         bell.on_ring(LOG_CHANNEL, lambda _: pulse.wake())
         listener = Listener(fresh, {LOG_CHANNEL: lambda _: pulse.wake()}, name="bench")
         tasks = [asyncio.create_task(work) for work in (
@@ -313,7 +313,7 @@ async def _length(url: str, seconds: float, long: int, table: Table) -> None:
     for events in (50_000, long):
         began = time.monotonic()
         pool = await open_pool(await _filled(url, events), name="bench", size=CONNECTIONS)
-        pools[events] = pool, await _scans(UnitOfWork(pool, Bell(pool), writer="dispatcher"), SCANS)
+        pools[events] = pool, await _scans(UnitOfWork(pool, Notifier(pool), writer="dispatcher"), SCANS)
         await pool.execute(_WAITING)
         Console(stderr=True).print(f"a log of {events} events after {time.monotonic() - began:.0f} s")
     for pool, _ in pools.values():
@@ -338,7 +338,7 @@ _WAITING = """INSERT INTO due_work (kind, scan_id, due_at, priority, created_at)
 
 async def _claims(pool: Pool, seconds: float) -> list[float]:
     """How long each took, one after the other: put a piece of work, claim the oldest, finish it; in seconds."""
-    schedule = Schedule(pool, Bell(pool), holder="bench")
+    schedule = Schedule(pool, Notifier(pool), holder="bench")
     ends_at, took = time.monotonic() + seconds, list[float]()
     while time.monotonic() < ends_at:
         began = time.perf_counter()

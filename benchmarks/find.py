@@ -22,7 +22,7 @@ import asyncpg
 
 from skydriver_api.find.compile import compile_filter
 from skydriver_api.find.filters import parse_filter
-from skydriver_api.find.store import find_query, stream
+from skydriver_api.find.search import find_query, stream
 from skydriver_common.db.migrate import migrate
 from skydriver_common.db.pool import Pool, open_pool
 

@@ -39,8 +39,8 @@ from rich.table import Table
 
 from skydriver_cli.embedded import postgres
 from skydriver_cli.embedded.ports import choose
-from skydriver_common.db.bell import Bell
 from skydriver_common.db.migrate import migrate
+from skydriver_common.db.notifier import Notifier
 from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.read import past_cursor
@@ -180,7 +180,7 @@ class _Hour:
 
     def __init__(self, pool: Pool, decisions: int) -> None:
         self._pool, self._decisions = pool, decisions
-        self._bell = Bell(pool)
+        self._bell = Notifier(pool)
         self._uow = UnitOfWork(pool, self._bell, writer="progress")
         self._made = 0
         self._written = asyncio.Event()

@@ -36,7 +36,7 @@ from skydriver_common.auth import TokenSigner, ensure_key
 from skydriver_common.bus import topology
 from skydriver_common.db.migrate import migrate
 from skydriver_common.model.ids import ScanId
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 from tests.support.histories import a_store
 from tests.support.scanner_bus import AUDIENCE, ISSUER, a_progress, size_of
 
@@ -89,7 +89,7 @@ class _Bench:
         """A message and its routing key, as the client library packs it."""
         if scan_id not in self._tokens:
             self._tokens[scan_id] = self.signer.scan_token(ScanId(scan_id), datetime.now(UTC) + timedelta(hours=3))
-        packed = wire.pack(kind, scan_id, content, token=self._tokens[scan_id], producer="bench", sequence=sequence)
+        packed = protocol.pack(kind, scan_id, content, token=self._tokens[scan_id], producer="bench", sequence=sequence)
         message = aio_pika.Message(
             packed.body, headers=dict(packed.headers), content_type=packed.content_type,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,

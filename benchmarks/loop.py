@@ -19,7 +19,7 @@ from rich.table import Table
 
 from skydriver_cli.app import DEMO_NSIDES, parse_pairs
 from skydriver_cli.client import Client, find_connection
-from skydriver_cli.system import Options, running
+from skydriver_cli.embedded.system import Options, running
 from skydriver_sandbox.sample_event import sample_event
 
 POSTS = 50

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skydriver_cli.client import find_connection
-from skydriver_cli.system import Options, running
+from skydriver_cli.embedded.system import Options, running
 from skydriver_common.bus.topology import DEAD_LETTERS
 
 _SCANS = 128

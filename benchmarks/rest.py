@@ -31,7 +31,7 @@ from rich.table import Table
 from skydriver_api.payloads.requests import parse_scan_request
 from skydriver_cli.client import find_connection
 from skydriver_cli.embedded.ports import LOOPBACK, choose
-from skydriver_cli.system import Options, running
+from skydriver_cli.embedded.system import Options, running
 
 CLUSTERS: dict[str, int | None] = {"osg": None}
 _numbers = itertools.count()
@@ -174,7 +174,7 @@ class _Load:
 
 _PARTS = {
     "skydriver_api": "gateway", "skydriver_dispatcher": "dispatcher", "skydriver_progress": "progress",
-    "skydriver_ewms": "bridge", "beam": "rabbitmq", "bin/postgres": "postgres",
+    "skydriver_ewms_bridge": "bridge", "beam": "rabbitmq", "bin/postgres": "postgres",
 }  # fmt: skip
 
 

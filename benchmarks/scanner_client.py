@@ -26,7 +26,7 @@ from rich.table import Table
 
 from skydriver_cli.embedded import rabbitmq
 from skydriver_cli.embedded.ports import choose
-from skydriver_scanner import NotDelivered, ScannerSession, SessionSettings, wire
+from skydriver_scanner import NotDelivered, ScannerSession, SessionSettings, protocol
 
 SCAN_ID = "18e0f1a2b3cx4f5e6d7c8b9a0d1e2f3a"
 WARM_UP = 100
@@ -93,8 +93,8 @@ async def bare_publish(url: str, calls: int) -> float:
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel(publisher_confirms=True)
-        exchange = await channel.get_exchange(wire.EXCHANGE, ensure=False)
-        body = wire.encode("progress", a_report(1))
+        exchange = await channel.get_exchange(protocol.EXCHANGE, ensure=False)
+        body = protocol.encode("progress", a_report(1))
         began = time.perf_counter()
         for _ in range(calls):
             message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
@@ -113,9 +113,9 @@ def stopped_after(settings: SessionSettings, url: str) -> float:
         async def publish() -> float:
             connection = await aio_pika.connect(url)
             async with connection:
-                exchange = await (await connection.channel()).get_exchange(wire.STOP_EXCHANGE, ensure=False)
+                exchange = await (await connection.channel()).get_exchange(protocol.STOP_EXCHANGE, ensure=False)
                 began = time.perf_counter()
-                await exchange.publish(aio_pika.Message(wire.stop_signal(wire.DELETED)), SCAN_ID, mandatory=True)
+                await exchange.publish(aio_pika.Message(protocol.stop_signal(protocol.DELETED)), SCAN_ID, mandatory=True)
                 return began
 
         began = asyncio.run(publish())
@@ -188,10 +188,10 @@ async def main() -> None:
             connection = await aio_pika.connect(node.url)
             async with connection:
                 channel = await connection.channel()
-                for exchange in (wire.EXCHANGE, wire.STOP_EXCHANGE):
+                for exchange in (protocol.EXCHANGE, protocol.STOP_EXCHANGE):
                     await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
                 reports = await channel.declare_queue("all", durable=True, arguments={"x-queue-type": "quorum"})
-                await reports.bind(wire.EXCHANGE, "#")
+                await reports.bind(protocol.EXCHANGE, "#")
             app = web.Application()
             app.router.add_get(f"/scan/{SCAN_ID}/status", _not_stopped)
             runner = web.AppRunner(app)

@@ -20,7 +20,7 @@ from skydriver_common.kubernetes import names
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.jobspec import JobSettings
-from skydriver_dispatcher.news import NewsBoard
+from skydriver_dispatcher.launcher_events import NewsBoard
 
 NAMESPACE = "bench"
 

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skydriver_cli.embedded.ports import LOOPBACK, choose
-from skydriver_cli.system import Options, System, running
+from skydriver_cli.embedded.system import Options, System, running
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.rest import _progress, _request

@@ -1,1 +1,1 @@
-../../libs/common/skydriver_common/db/roles.sql
+../../libs/ops/skydriver_ops/db/roles.sql

@@ -15,7 +15,7 @@ import asyncpg
 import requests
 
 from skydriver_common.bus import topology
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, ok, request_scan, token
 from tests.support.sandbox_parts import until
@@ -83,7 +83,7 @@ async def test_a_database_that_turns_read_only_loses_nothing_and_makes_no_dead_l
 
     async def report(exchange: aio_pika.abc.AbstractExchange, number: int) -> None:
         content = {"progress": REAL_PATCH["progress"] | {"summary": f"report {number}"}}
-        packed = wire.pack("progress", other, content, token=bearer, producer="p", sequence=number)
+        packed = protocol.pack("progress", other, content, token=bearer, producer="p", sequence=number)
         await exchange.publish(aio_pika.Message(packed.body, headers=dict(packed.headers)), packed.routing_key)
 
     async def is_heard() -> bool:
@@ -94,7 +94,7 @@ async def test_a_database_that_turns_read_only_loses_nothing_and_makes_no_dead_l
     database = await asyncpg.connect(system.connection["database_url"])
     try:
         async with await aio_pika.connect(system.connection["amqp_url"]) as connection:
-            exchange = await (await connection.channel()).get_exchange(wire.EXCHANGE, ensure=False)
+            exchange = await (await connection.channel()).get_exchange(protocol.EXCHANGE, ensure=False)
             # what has just been decided, and still waits to be published, launched and ended
             late_deleted, late_launched = await asyncio.to_thread(lambda: (_submit(system, **_BIG), _submit(system)))
             ok(await asyncio.to_thread(system.call, "DELETE", f"/scan/{late_deleted}", body={}))

@@ -8,16 +8,16 @@ from typing import Any
 
 import aio_pika
 
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 from tests.acceptance.conftest import Running
 from tests.acceptance.rest import SYSTEM_ROLE, request_scan, token
 from tests.support.waiting import wait_until
 
 
-def _publish(system: Running, *messages: wire.Packed) -> None:
+def _publish(system: Running, *messages: protocol.Packed) -> None:
     async def publish() -> None:
         async with await aio_pika.connect(system.connection["amqp_url"]) as connection:
-            exchange = await (await connection.channel()).get_exchange(wire.EXCHANGE, ensure=False)
+            exchange = await (await connection.channel()).get_exchange(protocol.EXCHANGE, ensure=False)
             for packed in messages:
                 await exchange.publish(aio_pika.Message(packed.body, headers=dict(packed.headers)), packed.routing_key)
 
@@ -42,8 +42,8 @@ def test_a_failure_is_in_the_status_and_a_foreign_report_with_the_dead_letters(q
     failure = {"reason": "Traceback\nValueError: no GCD file", "log_tail": "the last line"}
     _publish(
         quiet_system,
-        wire.pack("failure", scan_id, failure, token=mine, producer="p", sequence=1),
-        wire.pack("progress", other, {"scan_metadata": {"a": 1}}, token=mine, producer="p", sequence=2),
+        protocol.pack("failure", scan_id, failure, token=mine, producer="p", sequence=1),
+        protocol.pack("progress", other, {"scan_metadata": {"a": 1}}, token=mine, producer="p", sequence=2),
     )
 
     def problems() -> list[str]:

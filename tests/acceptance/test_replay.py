@@ -14,9 +14,9 @@ import aio_pika
 import asyncpg
 import requests
 
-from skydriver_common.log.fold import VIEWS
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
+from skydriver_ops.eventlog.fold import VIEWS
 from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop
 from tests.support.histories import a_request, a_store
 from tests.support.waiting import wait_until

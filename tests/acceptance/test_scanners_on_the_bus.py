@@ -15,7 +15,7 @@ import requests
 
 from skydriver_common.auth import TokenSigner
 from skydriver_common.model.ids import ScanId
-from skydriver_scanner import AsyncScannerSession, ScannerSession, SessionSettings, Stop, wire
+from skydriver_scanner import AsyncScannerSession, ScannerSession, SessionSettings, Stop, protocol
 from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, request_scan, token
 from tests.support.waiting import wait_until
@@ -68,19 +68,19 @@ def test_a_report_over_the_bus_that_comes_after_a_newer_one_over_rest_is_passed_
         return {"progress": REAL_PATCH["progress"] | {"summary": f"report {number}"}}
 
     def over_rest(method: str, what: str, body: dict[str, Any], number: str) -> int:
-        headers = {wire.PRODUCER_HEADER: "p", wire.SEQUENCE_HEADER: number, "Authorization": f"Bearer {bearer}"}
+        headers = {protocol.PRODUCER_HEADER: "p", protocol.SEQUENCE_HEADER: number, "Authorization": f"Bearer {bearer}"}
         url = f"{quiet_system.connection['url']}/scan/{scan_id}/{what}"
         return requests.request(method, url, json=body, headers=headers, timeout=30).status_code
 
     async def over_the_bus() -> None:
         async with await aio_pika.connect(quiet_system.connection["amqp_url"]) as connection:
-            exchange = await (await connection.channel()).get_exchange(wire.EXCHANGE, ensure=False)
+            exchange = await (await connection.channel()).get_exchange(protocol.EXCHANGE, ensure=False)
             for kind, number, content in (
                 ("progress", 3, report(3)), ("result", 4, {"skyscan_result": {"nside-8": {"data": [4]}}, "is_final": False}),
                 ("failure", 8, {"reason": "so all before it was handled"}), ("progress", 9, {"scan_metadata": {"a": 1}}),
                 ("result", 10, {"skyscan_result": {"nside-8": {"data": [10]}}, "is_final": True}),
             ):  # fmt: skip
-                packed = wire.pack(kind, scan_id, content, token=bearer, producer="p", sequence=number)
+                packed = protocol.pack(kind, scan_id, content, token=bearer, producer="p", sequence=number)
                 await exchange.publish(aio_pika.Message(packed.body, headers=dict(packed.headers)), packed.routing_key)
 
     assert over_rest("PATCH", "manifest", report(5), "5") == 200

@@ -8,7 +8,7 @@ import aio_pika
 import asyncpg
 import requests
 
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 from tests.acceptance.conftest import Running
 from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, request_scan, token
 from tests.support.sandbox_parts import until
@@ -24,7 +24,7 @@ async def test_the_gateway_answers_while_writing_is_held_up_and_reports_pile_up(
 
     async def report(exchange: aio_pika.abc.AbstractExchange, one: str, number: int) -> None:
         content = {"progress": REAL_PATCH["progress"] | {"summary": f"report {number}"}}
-        packed = wire.pack("progress", one, content, token=bearers[one], producer="p", sequence=number)
+        packed = protocol.pack("progress", one, content, token=bearers[one], producer="p", sequence=number)
         await exchange.publish(aio_pika.Message(packed.body, headers=dict(packed.headers)), packed.routing_key)
 
     async def shows(one: str, number: int) -> bool:
@@ -45,7 +45,7 @@ async def test_the_gateway_answers_while_writing_is_held_up_and_reports_pile_up(
     try:
         async with await aio_pika.connect(quiet_system.connection["amqp_url"]) as connection, database.transaction():
             await database.execute("LOCK TABLE event_log IN EXCLUSIVE MODE")  # reading works, writing waits
-            exchange = await (await connection.channel()).get_exchange(wire.EXCHANGE, ensure=False)
+            exchange = await (await connection.channel()).get_exchange(protocol.EXCHANGE, ensure=False)
             flood = asyncio.gather(*(report(exchange, scan_id, number) for number in range(1, REPORTS + 1)))
             times = await asyncio.to_thread(looks)
             await flood

@@ -12,8 +12,8 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from skydriver_api.app import ROUTES
-from skydriver_api.route import Route
+from skydriver_api.http.app import ROUTES
+from skydriver_api.http.route import Route
 from skydriver_common.auth import Role
 from tests.acceptance.conftest import Running
 from tests.acceptance.gateways import another_gateway

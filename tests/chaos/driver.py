@@ -15,7 +15,7 @@ import aiohttp
 
 from skydriver_common.model.ids import ScanId
 from skydriver_scanner import AsyncScannerSession, NotDelivered, SessionSettings
-from tests.chaos.battlefield import Battlefield
+from tests.chaos.environment import Battlefield
 from tests.chaos.ledger import Ledger, ScanRecord
 
 _CALL_LIMIT_S = 20.0

@@ -9,8 +9,8 @@ import aio_pika
 
 from skydriver_common.bus import topology
 from skydriver_common.model.ids import ScanId
-from skydriver_scanner import wire
-from tests.chaos.battlefield import Battlefield
+from skydriver_scanner import protocol
+from tests.chaos.environment import Battlefield
 
 MARK = b"chaos poison"
 """In the body of each; the judge does not ask why such a letter is there."""
@@ -33,8 +33,13 @@ async def publish(field: Battlefield, scan_id: str) -> None:
         channel = await connection.channel(publisher_confirms=True)
         exchange = await channel.get_exchange(topology.SCANNER.name, ensure=False)
         for token in (good, "none"):
-            packed = wire.pack(
-                wire.PROGRESS, scan_id, content, token=token, producer=uuid.uuid4().hex, sequence=time.monotonic_ns() % 2**62
+            packed = protocol.pack(
+                protocol.PROGRESS,
+                scan_id,
+                content,
+                token=token,
+                producer=uuid.uuid4().hex,
+                sequence=time.monotonic_ns() % 2**62,
             )
             odd = _Bytes("x")
             message = aio_pika.Message(

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.judge import Verdict
+from tests.chaos.fault_injector import Outcome
 from tests.chaos.ledger import Ledger
-from tests.chaos.saboteur import Outcome
+from tests.chaos.verifier import Verdict
 
 _SHOWN = 10
 

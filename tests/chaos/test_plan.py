@@ -1,7 +1,7 @@
 """A fight can be replayed: its faults follow from the seed alone."""
 
+from tests.chaos.fault_injector import plan
 from tests.chaos.report import percentile
-from tests.chaos.saboteur import plan
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:

@@ -5,7 +5,7 @@ import pytest
 from skydriver_api.settings import ApiSettings
 from skydriver_common.runtime.settings import ServiceSettings
 from skydriver_dispatcher.settings import DispatcherSettings
-from skydriver_ewms.settings import BridgeSettings
+from skydriver_ewms_bridge.settings import BridgeSettings
 from skydriver_progress.settings import ProgressSettings
 from tests.support.kube.api import Api, ApiError
 from tests.support.kube.control_plane import ControlPlane

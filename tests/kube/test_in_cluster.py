@@ -9,7 +9,7 @@ import pytest
 from kubernetes_asyncio.config import incluster_config
 
 from skydriver_common.kubernetes import client as clients
-from skydriver_dispatcher.news import NewsBoard
+from skydriver_dispatcher.launcher_events import PendingEvents
 from tests.support.launchers import JOBS, a_queued_scan, kubernetes_launcher
 
 
@@ -28,6 +28,6 @@ async def test_the_service_account_of_the_pod_is_used(
     monkeypatch.delenv("KUBECONFIG", raising=False)
     scan = a_queued_scan()
     async with clients.open_client() as client:
-        launcher = kubernetes_launcher(client, NewsBoard(), replace(JOBS, namespace=namespace), timeout_s=10)
+        launcher = kubernetes_launcher(client, PendingEvents(), replace(JOBS, namespace=namespace), timeout_s=10)
         await launcher.launch(scan)
-        assert await launcher.present() == {scan.scan_id: True}
+        assert await launcher.running_scans() == {scan.scan_id: True}

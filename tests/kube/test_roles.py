@@ -17,10 +17,10 @@ from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes import names
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
-from skydriver_dispatcher.news import NewsBoard
+from skydriver_dispatcher.launcher_events import PendingEvents
 from skydriver_dispatcher.ports import LaunchRefused
-from skydriver_ewms.adapters.profile_secrets import ProfileSecrets
-from skydriver_ewms.values import StartupUpload
+from skydriver_ewms_bridge.adapters.profile_secrets import ProfileSecrets
+from skydriver_ewms_bridge.ewms_types import StartupUpload
 from tests.support.kube.api import Api, eventually
 from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.manifests import DEPLOY
@@ -74,7 +74,7 @@ async def _client(kubeconfig: Path) -> AsyncIterator[ApiClient]:
 async def _all_that_the_dispatcher_does(plane: ControlPlane, api: Api, client: ApiClient, namespace: str) -> None:
     """Launch, launch again, launch beside what a former Job has left, look, lead, watch, stop."""
     settings = replace(JOBS, namespace=namespace)
-    launcher = kubernetes_launcher(client, NewsBoard(), settings, timeout_s=10)
+    launcher = kubernetes_launcher(client, PendingEvents(), settings, timeout_s=10)
     scan = a_queued_scan()
     secret = names.secret_name(scan.scan_id)
     for _ in range(2):
@@ -87,9 +87,9 @@ async def _all_that_the_dispatcher_does(plane: ControlPlane, api: Api, client: A
         with suppress(TryLater, LaunchRefused):
             await launcher.launch(scan)
     with suppress(TryLater):
-        await launcher.present()
+        await launcher.running_scans()
     leadership = Leadership(client, namespace=namespace, name="skydriver-dispatcher-tests", holder="me", lease_s=3)
-    watch = ClusterWatch(client, settings, leadership, NewsBoard(), on_listed=lambda: None)
+    watch = ClusterWatch(client, settings, leadership, PendingEvents(), on_listed=lambda: None)
     stopping = asyncio.Event()
     watching = asyncio.create_task(watch.run(stopping))
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from skydriver_common.kubernetes.client import open_client
-from skydriver_ewms.adapters.profile_secrets import ProfileSecrets
-from skydriver_ewms.values import StartupUpload
+from skydriver_ewms_bridge.adapters.profile_secrets import ProfileSecrets
+from skydriver_ewms_bridge.ewms_types import StartupUpload
 from tests.support.kube.api import Api, ApiError, eventually
 from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.installation import Installation

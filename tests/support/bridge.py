@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from pydantic import SecretStr
 
-from skydriver_common.db.bell import Bell
+from skydriver_common.db.notifier import Notifier
 from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.faults import TryLater
@@ -21,20 +21,20 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
 from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.scan import Scan
-from skydriver_ewms import due
-from skydriver_ewms.adapters.profile_files import ProfileFiles
-from skydriver_ewms.additions import Additions
-from skydriver_ewms.breaker import Breaker
-from skydriver_ewms.checks import Checks
-from skydriver_ewms.due import DueStep
-from skydriver_ewms.reconciliation import Reconciliation
-from skydriver_ewms.settings import BridgeSettings
-from skydriver_ewms.taskforces import Taskforces
-from skydriver_ewms.teardown import Teardown
-from skydriver_ewms.top_ups import TopUpPolicy, TopUps
-from skydriver_ewms.usecases import UseCases
-from skydriver_ewms.workflows import Workflows
-from skydriver_ewms.workforce import Workforces
+from skydriver_ewms_bridge import due
+from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
+from skydriver_ewms_bridge.breaker import Breaker
+from skydriver_ewms_bridge.due import DueStep
+from skydriver_ewms_bridge.reconciliation import Reconciliation
+from skydriver_ewms_bridge.settings import BridgeSettings
+from skydriver_ewms_bridge.start_checks import Checks
+from skydriver_ewms_bridge.taskforces import Taskforces
+from skydriver_ewms_bridge.teardown import Teardown
+from skydriver_ewms_bridge.usecases import UseCases
+from skydriver_ewms_bridge.worker_replacement import TopUpPolicy, TopUps
+from skydriver_ewms_bridge.worker_requests import WorkerRequests
+from skydriver_ewms_bridge.workflows import Workflows
+from skydriver_ewms_bridge.workforce import Workforces
 from tests.support.fake_ewms import FakeEwms
 
 INTERVAL = timedelta(seconds=60)
@@ -67,7 +67,7 @@ class Bridge:
     work_dir: Path
     settings: BridgeSettings
     usecases: UseCases
-    additions: Additions
+    additions: WorkerRequests
     workforces: Workforces
     taskforces: Taskforces
     objects: FakeObjects
@@ -124,7 +124,7 @@ class Bridge:
     async def types(self, scan_id: str) -> list[str]:
         """The types of the bridge's events in the scan's log."""
         rows = await self.pool.fetch("SELECT type FROM event_log WHERE scan_id = $1 ORDER BY version", scan_id)
-        return [row["type"] for row in rows if row["type"] in ev.WRITERS["ewms_bridge"]]
+        return [row["type"] for row in rows if row["type"] in ev.EVENT_OWNERS["ewms_bridge"]]
 
     async def work(self, kind: str, *, until_s: float = 0.0) -> list[str]:
         """Do all work of this kind that is due within `until_s`; returns the faults that were met."""
@@ -202,8 +202,8 @@ async def a_bridge(
     configured = BridgeSettings(**values)
     pool = await open_pool(database_url, name="test", size=5)
     try:
-        bell = Bell(pool)
-        uows = {writer: UnitOfWork(pool, bell, writer=writer) for writer in ev.WRITERS}
+        bell = Notifier(pool)
+        uows = {writer: UnitOfWork(pool, bell, writer=writer) for writer in ev.EVENT_OWNERS}
         uow, schedule = uows["ewms_bridge"], Schedule(pool, bell, holder=uuid.uuid4().hex)
         breaker = Breaker(pool, bell)
         usecases = UseCases(uow, schedule, teardown_delay=configured.teardown_delay, startup_limit=configured.startup_limit)
@@ -211,7 +211,9 @@ async def a_bridge(
         objects = objects or FakeObjects()
         workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, configured)
         teardown = Teardown(usecases, ewms, sink)
-        additions = Additions(pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait, limits=configured.worker_limits)
+        additions = WorkerRequests(
+            pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait, limits=configured.worker_limits
+        )
         checks = Checks(usecases, objects)
         top_ups = TopUps(usecases, schedule, ewms, additions, top_up)
         handlers = {
@@ -224,11 +226,11 @@ async def a_bridge(
             pool=pool, ewms=ewms, work_dir=work_dir, settings=configured, usecases=usecases, additions=additions,
             taskforces=Taskforces(pool, usecases, ewms), objects=objects,
             workforces=Workforces(
-                pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, closed=breaker.closed_for,
+                pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, closed=breaker.open_for_s,
                 top_ups=top_ups,
             ),
             steps={
-                kind: DueStep(schedule, kind, handle, closed=breaker.closed_for, on_fault=faults.append)
+                kind: DueStep(schedule, kind, handle, closed=breaker.open_for_s, on_fault=faults.append)
                 for kind, handle in handlers.items()
             },
             reconciliation=Reconciliation(pool, usecases, schedule, unclear_wait=configured.unclear_wait), uows=uows, faults=faults,

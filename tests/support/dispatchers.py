@@ -22,8 +22,8 @@ from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
+from skydriver_dispatcher.launcher_events import PendingEvents
 from skydriver_dispatcher.launching import Launching
-from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.usecases import UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 from tests.support.histories import Store, a_context, a_request
@@ -41,7 +41,7 @@ class Dispatcher:
     cluster: Cluster
     client: ApiClient
     schedule: Schedule
-    board: NewsBoard
+    board: PendingEvents
     launcher: KubernetesLauncher
     usecases: UseCases
     launching: Launching
@@ -120,7 +120,7 @@ def a_dispatcher(
     jobs = replace(JOBS, instance=instance)
     pool, uow = store.pool, store.uows["dispatcher"]
     schedule = Schedule(pool, store.bell, holder=name)
-    board = NewsBoard()
+    board = PendingEvents()
     launcher = kubernetes_launcher(client, board, jobs)
     usecases = UseCases(pool, uow)
     launching = Launching(pool, uow, schedule, launcher, max_attempts=3)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from skydriver_common.faults import TryLater
-from skydriver_ewms.ports import NotFound, OnUnreadable, Refused, RefusedForNow, UnclearOutcome, WorkflowEnded
-from skydriver_ewms.values import Json, QueueProfile, TaskDirective, Taskforce, Workflow, WorkflowSpec
+from skydriver_ewms_bridge.ewms_types import Json, QueueProfile, TaskDirective, Taskforce, Workflow, WorkflowSpec
+from skydriver_ewms_bridge.ports import NotFound, OnUnreadable, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ class FakeEwms:
                 raise Crash
             if fault is None:
                 return made
-        raise UnclearOutcome(what)
+        raise OutcomeUnknown(what)
 
     def _strike(self, call: str) -> str | None:
         self.calls.append(call)

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from skydriver_api.find.store import FindQuery, Limits, find_query, stream
+from skydriver_api.find.search import FindQuery, Limits, find_query, stream
 from skydriver_common.db.pool import Pool, open_pool
 
 _INSERT = """

@@ -12,22 +12,22 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from skydriver_api.app import make_app
-from skydriver_api.blob_writer import BlobWriter
-from skydriver_api.commander import Commander
-from skydriver_api.deps import Deps
-from skydriver_api.eyes import Eyes
-from skydriver_api.images import EmbeddedCatalog, ImageResolver
-from skydriver_api.limits import Budget
-from skydriver_api.live import LiveEvents
-from skydriver_api.log_links import LogLinks
-from skydriver_api.problems import error_body
-from skydriver_api.reads import Reads
+from skydriver_api.commands.blob_writer import BlobWriter
+from skydriver_api.commands.client import CommandClient
+from skydriver_api.http.app import make_app
+from skydriver_api.http.deps import Deps
+from skydriver_api.http.http_errors import error_body
+from skydriver_api.http.limits import WeightedSemaphore
+from skydriver_api.images.resolver import EmbeddedCatalog, ImageResolver
+from skydriver_api.live.live_events import LiveEvents
+from skydriver_api.live.viewer_hints import ViewerHints
+from skydriver_api.reads.log_links import LogLinks
+from skydriver_api.reads.view_queries import ViewQueries
 from skydriver_common.auth import Principal, Role, TokenVerifier
 from skydriver_common.bus.broker import connect
-from skydriver_common.db.bell import Bell
+from skydriver_common.db.notifier import Notifier
 from skydriver_common.db.pool import Pool, open_pool
-from skydriver_common.log.together import recorded_reply
+from skydriver_common.log.group_commit import recorded_reply
 from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_common.runtime.connections import LimitedRunner
 
@@ -76,19 +76,19 @@ async def local_gateway(
     """A gateway on these servers. verifier: unless given, everybody may do everything. changes: of Deps."""
     pool = await open_pool(database, name="test-gateway", size=connections, command_timeout_s=10)
     bus = await connect(amqp_url, name="test-gateway")
-    commander = Commander(partial(recorded_reply, pool), deadline_s=deadline_s)
+    commander = CommandClient(partial(recorded_reply, pool), deadline_s=deadline_s)
     await commander.open(bus)
-    reads = Reads(pool)
+    reads = ViewQueries(pool)
     live, stopping = LiveEvents(reads.versions), asyncio.Event()
     listening = asyncio.create_task(live.listen(bus, stopping))
     deps = Deps(
         **{
             "reads": reads, "blobs": BlobWriter(pool), "commander": commander, "live": live, "links": LogLinks(),
-            "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "eyes": Eyes(Bell(pool), reads),
-            "clusters": {"osg": 100}, "worker_limits": WorkerLimits(), "searches": Budget(8, what="searches"),
-            "body_bytes": Budget(2**30, what="large bodies"),
-            "result_bytes": Budget(2**30, what="large answers"), "answer_bytes": Budget(2**30, what="answers"),
-            "page_bytes": Budget(2**26, what="pages of events"),
+            "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "eyes": ViewerHints(Notifier(pool), reads),
+            "clusters": {"osg": 100}, "worker_limits": WorkerLimits(), "searches": WeightedSemaphore(8, what="searches"),
+            "body_bytes": WeightedSemaphore(2**30, what="large bodies"),
+            "result_bytes": WeightedSemaphore(2**30, what="large answers"), "answer_bytes": WeightedSemaphore(2**30, what="answers"),
+            "page_bytes": WeightedSemaphore(2**26, what="pages of events"),
             "scan_token_grace_s": 600.0, **changes,
         }
     )  # fmt: skip

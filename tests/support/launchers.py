@@ -9,7 +9,7 @@ from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.scan import Scan, evolve
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
 from skydriver_dispatcher.jobspec import WORKING_DIR, JobSettings
-from skydriver_dispatcher.news import NewsBoard
+from skydriver_dispatcher.launcher_events import PendingEvents
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from tests.support.histories import a_request
 from tests.support.kmock_cluster import NAMESPACE
@@ -28,7 +28,7 @@ def a_queued_scan(scan_id: ScanId | None = None, **request: Any) -> Scan:
 
 
 def kubernetes_launcher(
-    client: ApiClient, board: NewsBoard, settings: JobSettings = JOBS, *, timeout_s: float = 0.5
+    client: ApiClient, board: PendingEvents, settings: JobSettings = JOBS, *, timeout_s: float = 0.5
 ) -> KubernetesLauncher:
     """A launcher whose tokens can be read."""
     environment = partial(

@@ -21,11 +21,11 @@ from skydriver_common.log import blobs
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
-from skydriver_progress.adapters.lane import Lane, Settled
+from skydriver_progress.adapters.batch_consumer import BatchConsumer, Settled
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import Retention
-from skydriver_progress.tokens import ScanTokens
-from skydriver_scanner import wire
+from skydriver_progress.scan_token_verifier import ScanTokens
+from skydriver_scanner import protocol
 from tests.support.histories import Store, a_context
 
 ISSUER, AUDIENCE = "skydriver-local", "skydriver"
@@ -87,15 +87,17 @@ class ScannerBus:
 
     async def send(
         self, kind: str, scan_id: str, content: Mapping[str, Any], *, sequence: int, producer: str = "p1",
-        encoding: str = wire.NONE, token: str | None = None, **changes: Any,
+        encoding: str = protocol.NONE, token: str | None = None, **changes: Any,
     ) -> None:  # fmt: skip
         """One message. changes: of what is published (body, headers, routing_key)."""
         if token is None:
             token = self.tokens.setdefault(scan_id, self.token(scan_id))
-        packed = wire.pack(kind, scan_id, content, token=token, producer=producer, sequence=sequence, content_encoding=encoding)
+        packed = protocol.pack(
+            kind, scan_id, content, token=token, producer=producer, sequence=sequence, content_encoding=encoding
+        )
         await self.publish(packed, **changes)
 
-    async def publish(self, packed: wire.Packed, **changes: Any) -> None:
+    async def publish(self, packed: protocol.Packed, **changes: Any) -> None:
         """Publish what was packed, or something a little different."""
         message = aio_pika.Message(
             changes.get("body", packed.body), headers=dict(packed.headers) | changes.get("headers", {}),
@@ -173,7 +175,7 @@ async def lanes(
             store.pool, store.bell, UnitOfWork(store.pool, store.bell, writer="progress"), ScanTokens(verifier),
             coalesces=coalesces, token_grace_s=token_grace_s, retention=retention,
         )  # fmt: skip
-        lane = Lane(
+        lane = BatchConsumer(
             amqp_url, topology.scanner_queue(kind), ingest, prefetch=prefetch if kind == "progress" else 4,
             most=prefetch if kind == "progress" else 4, stopping=stopping, settled=settled,
             store_takes=partial(blobs.can_be_written, store.pool),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import skydriver_api.main
 import skydriver_dispatcher.main
-import skydriver_ewms.due
-import skydriver_ewms.main
+import skydriver_ewms_bridge.due
+import skydriver_ewms_bridge.main
 import skydriver_progress.main
-from skydriver_common.runtime import foundation
+from skydriver_common.runtime import service_resources as foundation
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("deploy", "docs", "libs", "sandbox", "services", "tests")
@@ -29,10 +29,10 @@ def test_every_link_between_documents_leads_to_a_file() -> None:
 
 
 def test_the_page_of_due_work_names_every_kind_and_every_loop() -> None:
-    mains = (foundation, skydriver_api.main, skydriver_dispatcher.main, skydriver_ewms.main, skydriver_progress.main)
+    mains = (foundation, skydriver_api.main, skydriver_dispatcher.main, skydriver_ewms_bridge.main, skydriver_progress.main)
     constants = {
         value
-        for module in (*mains, skydriver_ewms.due)
+        for module in (*mains, skydriver_ewms_bridge.due)
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, str) and re.fullmatch(r"[a-z]+([.-][a-z]+)*", value)
     }

@@ -19,11 +19,11 @@ from rich.text import Text
 from skydriver_cli import log_archive_commands, log_proof_commands, log_replay_commands
 from skydriver_cli.asyncapi import show_asyncapi
 from skydriver_cli.client import Client, Connection, find_connection
+from skydriver_cli.connections import schema_problems
 from skydriver_cli.dead_commands import dead
+from skydriver_cli.errors import Problem
 from skydriver_cli.log_commands import log
 from skydriver_cli.output import line, print_json
-from skydriver_cli.places import schema_problems
-from skydriver_cli.problems import Problem
 from skydriver_cli.sandbox_commands import sandbox
 from skydriver_cli.settings_page import show_settings
 from skydriver_cli.throttle_commands import throttle
@@ -51,7 +51,7 @@ Url = Annotated[str | None, typer.Option("--url", help="REST API; default: SKYDR
 Token = Annotated[str | None, typer.Option("--token", help="Bearer token; default: SKYDRIVER_TOKEN, else the data folder's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Nsides = Annotated[str, typer.Option("--nsides", help="nside:extension pairs, coarse to fine.")]
-HERE = Path("data")
+DEFAULT_DATA_DIR = Path("data")
 DEMO_NSIDES = "8:0,64:12,512:24"
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def main() -> NoReturn:
 
 @app.command()
 def up(
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     http_port: Annotated[
         int | None, typer.Option("--http-port", min=1, max=65535, help="Port of the REST API; default: any free one.")
     ] = None,
@@ -87,7 +87,7 @@ def up(
 
     Example: skydriver up --data-dir data --workers 4
     """
-    from skydriver_cli.system import Options
+    from skydriver_cli.embedded.system import Options
 
     options = Options(
         data_dir=data_dir.absolute(), http_port=http_port, workers=workers, sandbox=not no_sandbox,
@@ -97,13 +97,13 @@ def up(
 
 
 @app.command()
-def down(data_dir: DataDir = HERE) -> None:
+def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Stop the system that `up` started on this data folder.
 
     Example: skydriver down --data-dir data
     """
     from skydriver_cli.embedded import processes
-    from skydriver_cli.system import end_leftovers
+    from skydriver_cli.embedded.system import end_leftovers
 
     who = processes.Identity.read(data_dir / "run" / "up.pid.json")
     if who is not None and processes.is_alive(who):
@@ -119,7 +119,7 @@ def down(data_dir: DataDir = HERE) -> None:
 @app.command()
 def status(
     scan_id: Annotated[str | None, typer.Argument(help="A scan; without it the whole system.")] = None,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -154,7 +154,7 @@ def submit(
     priority: Annotated[int, typer.Option("--priority", help="100 and more starts at once.")] = 0,
     simulated: Annotated[bool, typer.Option("--simulated", help="The event is simulated.")] = False,
     watch_it: Annotated[bool, typer.Option("--watch", help="Watch it to its end.")] = False,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -184,7 +184,9 @@ def submit(
 
 
 @app.command()
-def watch(scan_id: str, data_dir: DataDir = HERE, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
+def watch(
+    scan_id: str, data_dir: DataDir = DEFAULT_DATA_DIR, url: Url = None, token: Token = None, as_json: AsJson = False
+) -> None:
     """Watch a scan to its end: a bar per nside, time left, best direction so far.
 
     Example: skydriver watch 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c
@@ -196,7 +198,7 @@ def watch(scan_id: str, data_dir: DataDir = HERE, url: Url = None, token: Token 
 def result(
     scan_id: str,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the result's JSON to this file.")] = None,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -222,7 +224,7 @@ def result(
 
 @app.command()
 def demo(
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     nsides: Nsides = DEMO_NSIDES,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")] = 2,
 ) -> None:
@@ -230,7 +232,7 @@ def demo(
 
     Example: skydriver demo --nsides 8:0,64:12
     """
-    from skydriver_cli.system import Options
+    from skydriver_cli.embedded.system import Options
 
     asyncio.run(
         _demo(Options(data_dir=data_dir.absolute(), workers=workers), _once(parse_pairs(nsides, "--nsides"), "--nsides"))
@@ -254,7 +256,7 @@ def migrate(
     Example: SKYDRIVER_DATABASE_URL=postgresql://… SKYDRIVER_AMQP_URL=amqp://… skydriver migrate --roles
     """
     from skydriver_common.db import migrate as migrations
-    from skydriver_common.db import roles
+    from skydriver_ops.db import roles
 
     def say(text: str) -> None:
         err.print(line(text), highlight=False, soft_wrap=True)
@@ -286,7 +288,7 @@ async def _declare(amqp_url: str) -> None:
     """What must exist at the broker before anything is published, for consumers too that have never started. Raises Problem."""
     from skydriver_common.bus import topology
     from skydriver_common.bus.broker import connect
-    from skydriver_common.bus.translate import broker_faults
+    from skydriver_common.bus.errors import broker_faults
 
     try:
         bus = await connect(amqp_url, name="migrate")
@@ -353,7 +355,7 @@ def _show_scan(status: dict[str, Any], as_json: bool) -> None:
 
 def parse_replicas(words: list[str]) -> dict[str, int]:
     """``["progress=2"]`` to ``{"progress": 2}``. Raises Problem."""
-    from skydriver_cli.system import REPLICABLE
+    from skydriver_cli.embedded.system import REPLICABLE
 
     found: dict[str, int] = {}
     for word in (part for words_of_one in words for part in words_of_one.split(",")):
@@ -391,7 +393,7 @@ def show_result(content: dict[str, Any]) -> None:
 
 
 async def _up(options: Any) -> None:
-    from skydriver_cli.system import running
+    from skydriver_cli.embedded.system import running
 
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as stack:
@@ -405,7 +407,7 @@ async def _up(options: Any) -> None:
 
 
 async def _demo(options: Any, nsides: dict[str, int]) -> None:
-    from skydriver_cli.system import running
+    from skydriver_cli.embedded.system import running
 
     stop = _stop_on_signals()
     began = time.monotonic()

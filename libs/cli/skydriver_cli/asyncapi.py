@@ -17,8 +17,11 @@ from skydriver_common.bus import topology
 from skydriver_common.model.events import EVENTS, Event
 
 CONSUMERS = (
-    "skydriver_dispatcher.consumers", "skydriver_ewms.consumers", "skydriver_progress.consumers", "skydriver_progress.described",
-)  # fmt: skip
+    "skydriver_dispatcher.consumers",
+    "skydriver_ewms_bridge.consumers",
+    "skydriver_progress.consumers",
+    "skydriver_progress.asyncapi_stubs",
+)
 """Modules whose ``register`` subscribes to something."""
 
 _ABOUT = """Commands between the services, events of scans for everybody, and what scanners publish.
@@ -90,7 +93,7 @@ def _on_the_bus(event: type[Event]) -> type[BaseModel]:
 
 def _add_headers_of_scanners(made: dict[str, Any]) -> None:
     """FastStream does not describe headers."""
-    from skydriver_progress.described import HEADERS
+    from skydriver_progress.asyncapi_stubs import HEADERS
 
     ours = tuple(topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS)
     for name, channel in made["channels"].items():

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 
 _TIMEOUT_S = 60.0
 _MAX_ATTEMPTS = 5

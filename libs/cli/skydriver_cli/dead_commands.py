@@ -16,18 +16,27 @@ import asyncpg
 import typer
 from rich.console import Console
 
+from skydriver_cli.connections import (
+    DEFAULT_DATA_DIR,
+    AmqpUrl,
+    AsJson,
+    DatabaseUrl,
+    DataDir,
+    find_url,
+    open_pool_for,
+    parse_time,
+)
+from skydriver_cli.errors import Problem
 from skydriver_cli.log_proof_commands import progress
 from skydriver_cli.output import json_text, print_json
-from skydriver_cli.places import HERE, AmqpUrl, AsJson, DatabaseUrl, DataDir, find_url, moment, pool_of
-from skydriver_cli.problems import Problem
-from skydriver_common.bus.dead_letters import DeadLetters, Held, InUse, NoWayBack, looking_through
-from skydriver_common.bus.letters import Letter
-from skydriver_common.db.bell import Bell
+from skydriver_common.bus.dead_letter import DeadLetter
+from skydriver_common.db.notifier import Notifier
 from skydriver_common.db.pool import Pool
 from skydriver_common.faults import TryLater
-from skydriver_common.log import system_log
+from skydriver_common.log import system_chain
 from skydriver_common.model.commands import Context
 from skydriver_common.model.events import DeadLetterDiscarded, DeadLetterRedriven, SystemEvent
+from skydriver_ops.bus.dead_letters import DeadLetters, InUse, OpenDeadLetter, OriginMissing, open_dead_letters
 
 dead = typer.Typer(help="Dead letters: messages that could not be handled, kept until you decide.", no_args_is_help=True)
 out = Console()
@@ -57,7 +66,7 @@ class Choice:
         """Whether it leaves nothing out."""
         return self == Choice()
 
-    def takes(self, letter: Letter) -> bool:
+    def takes(self, letter: DeadLetter) -> bool:
         """Whether this letter is meant."""
         return (
             (not self.ids or letter.letter_id in self.ids)
@@ -85,7 +94,7 @@ def list_(
     since: Since = None,
     until: Until = None,
     most: Annotated[int, typer.Option("-n", "--most", min=1, help="Show at most so many.")] = 1000,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     amqp_url: AmqpUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -96,7 +105,7 @@ def list_(
     choice = _choice(None, queue, reason, key, since, until)
     shown = 0
 
-    async def look(held: Held) -> None:
+    async def look(held: OpenDeadLetter) -> None:
         nonlocal shown
         shown += 1
         if shown <= most:
@@ -116,7 +125,7 @@ def list_(
 def show(
     letter_id: str,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the message's body to this file.")] = None,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     amqp_url: AmqpUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -124,9 +133,9 @@ def show(
 
     Example: skydriver dead show 3f1c09aa27de
     """
-    found: list[Letter] = []
+    found: list[DeadLetter] = []
 
-    async def look(held: Held) -> None:
+    async def look(held: OpenDeadLetter) -> None:
         found[:] = [held.letter]
 
     async def work() -> Done:
@@ -160,7 +169,7 @@ def redrive(
     since: Since = None,
     until: Until = None,
     every: All = False,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     amqp_url: AmqpUrl = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
@@ -173,12 +182,12 @@ def redrive(
     choice = _decided(_choice(ids, queue, reason, key, since, until), every)
 
     async def work() -> Done:
-        async with pool_of(database_url, data_dir) as pool, _letters(amqp_url, data_dir) as letters:
+        async with open_pool_for(database_url, data_dir) as pool, _letters(amqp_url, data_dir) as letters:
 
-            async def back(held: Held) -> None:
+            async def back(held: OpenDeadLetter) -> None:
                 letter = held.letter
                 stays = f"{letter.letter_id} stays: there is no queue {letter.queue or letter.exchange}"
-                if not await held.has_way_back():
+                if not await held.can_redrive():
                     _say(stays)
                     return
                 event = DeadLetterRedriven(
@@ -187,8 +196,8 @@ def redrive(
                 )  # fmt: skip
                 await _record(pool, "redrive", letter, event)  # first: nothing is sent of which the log knows nothing
                 try:
-                    await held.send_back()
-                except NoWayBack:
+                    await held.redrive()
+                except OriginMissing:
                     _say(stays)
                     return
                 await held.settle()
@@ -211,7 +220,7 @@ def discard(
     until: Until = None,
     every: All = False,
     why: Annotated[str, typer.Option("--why", help="Why they are not needed; kept in the log.")] = "",
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     amqp_url: AmqpUrl = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
@@ -225,9 +234,9 @@ def discard(
         raise Problem("--why is missing: say why they are not needed", exit_code=2)
 
     async def work() -> Done:
-        async with pool_of(database_url, data_dir) as pool, _letters(amqp_url, data_dir) as letters:
+        async with open_pool_for(database_url, data_dir) as pool, _letters(amqp_url, data_dir) as letters:
 
-            async def away(held: Held) -> None:
+            async def away(held: OpenDeadLetter) -> None:
                 letter = held.letter
                 event = DeadLetterDiscarded(
                     letter_id=letter.letter_id, message_id=letter.message_id, queue=letter.queue, reason=letter.reason,
@@ -246,7 +255,12 @@ def discard(
 
 
 async def _each(
-    letters: DeadLetters, choice: Choice, handle: Callable[[Held], Any], what: str, as_json: bool, done: Done | None = None
+    letters: DeadLetters,
+    choice: Choice,
+    handle: Callable[[OpenDeadLetter], Any],
+    what: str,
+    as_json: bool,
+    done: Done | None = None,
 ) -> Done:
     """Go through all letters, which is what keeps their order, and handle the chosen ones."""
     done = done or Done()
@@ -264,7 +278,7 @@ async def _each(
 @asynccontextmanager
 async def _letters(amqp_url: str | None, data_dir: Path) -> AsyncIterator[DeadLetters]:
     try:
-        async with looking_through(find_url(amqp_url, "amqp_url", data_dir)) as letters:
+        async with open_dead_letters(find_url(amqp_url, "amqp_url", data_dir)) as letters:
             yield letters
     except InUse:
         raise Problem("somebody else is looking through the dead letters", "Try again when they are done") from None
@@ -276,10 +290,10 @@ async def _letters(amqp_url: str | None, data_dir: Path) -> AsyncIterator[DeadLe
         raise Problem(fault.what, "No letter is lost. Check the URL and the server, and try again") from fault
 
 
-async def _record(pool: Pool, act: str, letter: Letter, event: SystemEvent) -> None:
+async def _record(pool: Pool, act: str, letter: DeadLetter, event: SystemEvent) -> None:
     """Into the log, once per letter, however often the command is repeated."""
     context = Context(command_id=f"dead-letter:{act}:{letter.letter_id}", correlation_id=letter.message_id, actor=actor())
-    await system_log.record(pool, Bell(pool), "operator", context, event)
+    await system_chain.record(pool, Notifier(pool), "operator", context, event)
 
 
 def actor() -> str:
@@ -295,7 +309,7 @@ def _choice(
 ) -> Choice:
     return Choice(
         ids=frozenset(ids or ()), queue=queue, reason=reason, key=key,
-        since=None if since is None else moment(since, "--since"), until=None if until is None else moment(until, "--until"),
+        since=None if since is None else parse_time(since, "--since"), until=None if until is None else parse_time(until, "--until"),
     )  # fmt: skip
 
 
@@ -316,7 +330,7 @@ def _conclude(done: Done, what: str, choice: Choice, as_json: bool) -> None:
         )
 
 
-def _show_line(letter: Letter, as_json: bool) -> None:
+def _show_line(letter: DeadLetter, as_json: bool) -> None:
     if as_json:
         print_json(letter.as_plain())
         return

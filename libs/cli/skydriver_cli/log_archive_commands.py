@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir, database, parse_time
+from skydriver_cli.errors import Problem
 from skydriver_cli.log_proof_commands import archive_problems, progress
 from skydriver_cli.output import print_json
-from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database, moment
-from skydriver_cli.problems import Problem
-from skydriver_common.log import archive, exporting
+from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.scan import HistoryBroken
-from skydriver_common.model.wire import UnknownEvent
+from skydriver_ops.eventlog import archive, transfer
 
 out = Console()
 
@@ -29,7 +29,7 @@ def export(
         str, typer.Option("--until", help="Up to the last event before this time (ISO 8601, UTC without a zone).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Write the export here; it appears when it is whole.")],
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,13 +37,13 @@ def export(
 
     `skydriver log verify --export FILE` proves it anywhere. Example: skydriver log export --until 2026-12-01 -o 2026-11.ndjson.zst
     """
-    before = moment(until, "--until")
+    before = parse_time(until, "--until")
 
     async def work() -> dict[str, Any]:
         async with database(database_url, data_dir) as connection:
             total: int | None = await connection.fetchval("SELECT max(position) FROM event_log WHERE recorded_at < $1", before)
-            with progress("exporting", total, as_json) as told:
-                return await exporting.export(connection, output, until=before, told=told)
+            with progress("exporting", total, as_json) as on_progress:
+                return await transfer.export(connection, output, until=before, on_progress=on_progress)
 
     with archive_problems(output):
         manifest = asyncio.run(work())
@@ -58,7 +58,7 @@ def import_(
     accept_breaks: Annotated[
         bool, typer.Option("--accept-breaks", help="Also when chains in it are broken, as after break_glass.")
     ] = False,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -68,8 +68,8 @@ def import_(
     Example: skydriver migrate --database-url URL; skydriver log import 2026-11.ndjson.zst --database-url URL
     """
     with archive_problems(source):
-        with progress("checking", None, as_json) as told:
-            found = archive.check(source, told=told)
+        with progress("checking", None, as_json) as on_progress:
+            found = archive.check(source, on_progress=on_progress)
         if found.tally.breaks and not accept_breaks:
             first = found.tally.breaks[0]
             where = f"the first is scan {first.scan_id}, version {first.version}"
@@ -80,12 +80,12 @@ def import_(
 
         async def work() -> dict[str, Any]:
             async with database(database_url, data_dir) as connection:
-                with progress("importing and folding", 2 * found.tally.events, as_json) as told:
-                    return await exporting.import_archive(connection, source, told=told)
+                with progress("importing and folding", 2 * found.tally.events, as_json) as on_progress:
+                    return await transfer.import_archive(connection, source, on_progress=on_progress)
 
         try:
             manifest = asyncio.run(work())
-        except exporting.NotEmpty:
+        except transfer.NotEmpty:
             raise Problem("the database has a history already", "Import into a new one: see `skydriver migrate`") from None
         except (HistoryBroken, UnknownEvent) as error:
             raise Problem(

@@ -14,17 +14,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skydriver_cli.connections import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, parse_time
+from skydriver_cli.errors import Problem
 from skydriver_cli.output import json_text, line, print_json
-from skydriver_cli.places import HERE, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, moment
-from skydriver_cli.problems import Problem
-from skydriver_common.bus.depths import Depth, depths
 from skydriver_common.faults import TryLater
-from skydriver_common.log import past, selection
 from skydriver_common.log.read import LoggedEvent, history
-from skydriver_common.log.selection import Link, Selection
-from skydriver_common.log.statistics import Statistics, statistics
+from skydriver_common.log.state_at import state_at
+from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.scan import HistoryBroken, Scan
-from skydriver_common.model.wire import UnknownEvent
+from skydriver_ops.bus.queue_stats import QueueStats, depths
+from skydriver_ops.eventlog import describe, selection
+from skydriver_ops.eventlog.selection import ChainedEvent, Selection
+from skydriver_ops.eventlog.statistics import Statistics, statistics
 
 log = typer.Typer(help="The event log: what happened, who did it, and proof.", no_args_is_help=True)
 out = Console()
@@ -43,7 +44,7 @@ def tail(
     scan: ScanOption = None,
     type_: TypeOption = None,
     since: SinceOption = None,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,13 +57,15 @@ def tail(
 
 
 @log.command()
-def show(position: int, data_dir: DataDir = HERE, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+def show(
+    position: int, data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False
+) -> None:
     """Print one event with everything that is stored about it.
 
     Example: skydriver log show 4711
     """
 
-    async def work() -> Link | None:
+    async def work() -> ChainedEvent | None:
         async with database(database_url, data_dir) as connection:
             return await selection.at(connection, position)
 
@@ -79,14 +82,14 @@ def show(position: int, data_dir: DataDir = HERE, database_url: DatabaseUrl = No
 
 @log.command()
 def stats(
-    data_dir: DataDir = HERE, database_url: DatabaseUrl = None, amqp_url: AmqpUrl = None, as_json: AsJson = False
+    data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, amqp_url: AmqpUrl = None, as_json: AsJson = False
 ) -> None:
     """Events per type and day, sizes, and how far everybody is behind: the relay, each consumer's queue, work that is due.
 
     Example: skydriver log stats --json
     """
 
-    async def work() -> tuple[Statistics, list[Depth] | None]:
+    async def work() -> tuple[Statistics, list[QueueStats] | None]:
         looking = Console(stderr=True).status("counting the events") if sys.stderr.isatty() and not as_json else nullcontext()
         async with database(database_url, data_dir) as connection:
             with looking:
@@ -119,7 +122,9 @@ def stats(
 
 
 @log.command("history")
-def history_(scan_id: str, data_dir: DataDir = HERE, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+def history_(
+    scan_id: str, data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False
+) -> None:
     """The story of one scan: when, who, what changed.
 
     Example: skydriver log history 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c
@@ -144,7 +149,7 @@ def history_(scan_id: str, data_dir: DataDir = HERE, database_url: DatabaseUrl =
 def state(
     scan_id: str,
     at: Annotated[str, typer.Option("--at", help="A version, or a time (ISO 8601, UTC without a zone).")],
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -153,26 +158,26 @@ def state(
     Example: skydriver log state 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c --at 2026-11-24T12:00:00Z
     """
     version = int(at) if at.isdigit() and len(at) < 8 else None
-    when: datetime | None = moment(at, "--at") if version is None else None
+    when: datetime | None = parse_time(at, "--at") if version is None else None
 
     async def work() -> tuple[Scan | None, bool]:
         async with database(database_url, data_dir) as connection:
-            found = await past.state_at(connection, scan_id, version=version, moment=when)
-            return found, found is not None and await past.is_progress_let_go(connection, found)
+            found = await state_at(connection, scan_id, version=version, moment=when)
+            return found, found is not None and await describe.is_progress_compacted(connection, found)
 
     try:
-        scan, is_let_go = asyncio.run(work())
+        scan, is_compacted = asyncio.run(work())
     except (HistoryBroken, UnknownEvent) as error:
         raise Problem(f"its events can't be folded: {error}", "See `skydriver log verify`") from error
     if scan is None:
         raise Problem(f"there was no scan {scan_id} at {at}")
     if as_json:
         print_json(
-            {"scan_id": scan_id, "version": scan.version, "scan_state": scan.state, "progress_was_let_go": is_let_go,
+            {"scan_id": scan_id, "version": scan.version, "scan_state": scan.state, "progress_was_let_go": is_compacted,
              "manifest": scan.manifest()}
         )  # fmt: skip
         return
-    if is_let_go:
+    if is_compacted:
         print(
             "its progress as it was then has been let go: the progress below, and the state it leads to, are not of that time",
             file=sys.stderr,
@@ -187,7 +192,7 @@ def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) ->
         sys.stdout.write(logged.as_json().decode() + "\n")
         return
     try:
-        what = past.describe(logged)
+        what = describe.describe(logged)
     except UnknownEvent as error:
         what = str(error)
     place = f"{logged.position:>8}  {logged.scan_id}" if with_scan else f"{logged.version:>4}"
@@ -197,7 +202,7 @@ def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) ->
 
 def _selection(scan: str | None, types: Sequence[str] | None, since: str | None) -> Selection:
     return Selection(
-        scan_id=scan, types=tuple(types) if types else None, since=moment(since, "--since") if since is not None else None
+        scan_id=scan, types=tuple(types) if types else None, since=parse_time(since, "--since") if since is not None else None
     )
 
 

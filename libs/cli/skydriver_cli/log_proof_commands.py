@@ -16,21 +16,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir, database
 from skydriver_cli.embedded.secret_files import write_private
+from skydriver_cli.errors import Problem
 from skydriver_cli.output import line, print_json
-from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database
-from skydriver_cli.problems import Problem
 from skydriver_common.db.pool import Connection
-from skydriver_common.log import archive, blob_proof
-from skydriver_common.log import rebuild as rebuilding
-from skydriver_common.log import seal as sealing
-from skydriver_common.log.chains import Break
-from skydriver_common.log.schemas import OWN_NAME, SchemaIsThere
-from skydriver_common.log.verify import Report
-from skydriver_common.log.verify import verify as walk
-from skydriver_common.log.whole_file import whole_file
+from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.scan import HistoryBroken
-from skydriver_common.model.wire import UnknownEvent
+from skydriver_ops.eventlog import archive, blob_verification
+from skydriver_ops.eventlog import rebuild as rebuilding
+from skydriver_ops.eventlog import seal as sealing
+from skydriver_ops.eventlog.atomic_write import atomic_write
+from skydriver_ops.eventlog.chains import ChainBreak
+from skydriver_ops.eventlog.rebuild_schema import OWN_NAME, SchemaExists
+from skydriver_ops.eventlog.verify import Report
+from skydriver_ops.eventlog.verify import verify as walk
 
 out = Console()
 
@@ -56,7 +56,7 @@ def verify(
         bool, typer.Option("--blobs", help="Hash the stored i3 events and skymaps, too, and look for missing ones.")
     ] = False,
     key: Key = None,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,18 +66,18 @@ def verify(
     """
     against = None if seal_file is None else _read_seal(seal_file, key or data_dir / "keys" / "seal.pub.pem")
 
-    async def work() -> tuple[Report, list[Break], blob_proof.Report | None]:
+    async def work() -> tuple[Report, list[ChainBreak], blob_verification.Report | None]:
         if export is not None:  # its blobs are in it, and hashed as it is read
             return await asyncio.to_thread(_of_the_export, export, against, as_json), [], None
         async with database(database_url, data_dir) as connection:
-            with progress("verifying", await _events(connection), as_json) as told:
-                report = await walk(connection, since=since, told=told)
-            unsealed = [] if against is None else await sealing.held_against(connection, against)
+            with progress("verifying", await _events(connection), as_json) as on_progress:
+                report = await walk(connection, since=since, on_progress=on_progress)
+            unsealed = [] if against is None else await sealing.verify_against_seal(connection, against)
             if not with_blobs:
                 return report, unsealed, None
             total: int = await connection.fetchval("SELECT count(*) FROM blobs")
-            with progress("hashing", total, as_json, unit="blobs") as told:
-                return report, unsealed, await blob_proof.verify_blobs(connection, told=told)
+            with progress("hashing", total, as_json, unit="blobs") as on_progress:
+                return report, unsealed, await blob_verification.verify_blobs(connection, on_progress=on_progress)
 
     report, unsealed, of_blobs = asyncio.run(work())
     flaws = [] if of_blobs is None else of_blobs.flaws
@@ -106,7 +106,7 @@ def verify(
 def seal(
     output: Annotated[Path, typer.Option("-o", "--output", help="Write the seal here. Keep it away from the database.")],
     key: Key = None,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -122,12 +122,12 @@ def seal(
     async def work() -> sealing.Seal:
         async with database(database_url, data_dir) as connection:
             total: int = await connection.fetchval("SELECT count(*) FROM manifests")
-            with progress("sealing", total, as_json, unit="scans") as told:
-                return await sealing.make_seal(connection, signer, told=told)
+            with progress("sealing", total, as_json, unit="scans") as on_progress:
+                return await sealing.make_seal(connection, signer, on_progress=on_progress)
 
     made = asyncio.run(work())
     try:
-        with whole_file(output) as file:
+        with atomic_write(output) as file:
             file.write(made.as_json())
     except OSError as error:
         raise Problem(f"{output} can't be written: {error.strerror}") from error
@@ -145,7 +145,7 @@ def rebuild(
     swap: Annotated[
         bool, typer.Option("--swap", help="Put the fresh views in place of the live ones, in one transaction.")
     ] = False,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -165,7 +165,7 @@ def rebuild(
         differs = asyncio.run(
             _check(database_url, data_dir, as_json) if check else _rebuild(database_url, data_dir, into, as_json)
         )
-    except SchemaIsThere as error:
+    except SchemaExists as error:
         raise Problem(str(error), "Choose another name", exit_code=2) from error
     except (HistoryBroken, UnknownEvent) as error:
         raise Problem(f"the log can't be folded: {error}", "See `skydriver log verify`") from error
@@ -190,8 +190,8 @@ def progress(what: str, total: int | None, as_json: bool, *, unit: str = "events
 
 async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> bool:
     async with database(database_url, data_dir) as connection:
-        with progress("folding", await _events(connection), as_json) as told:
-            found = await rebuilding.check(connection, told=told)
+        with progress("folding", await _events(connection), as_json) as on_progress:
+            found = await rebuilding.check(connection, on_progress=on_progress)
     if as_json:
         differences = [{"view": one.view, "key": one.key, "what": one.what} for one in found.differences]
         print_json(
@@ -217,11 +217,11 @@ async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> boo
 async def _rebuild(database_url: str | None, data_dir: Path, into: str | None, as_json: bool) -> bool:
     schema = into or f"{OWN_NAME}{secrets.token_hex(6)}"
     async with database(database_url, data_dir) as reading, database(database_url, data_dir) as writing:
-        with progress("folding", await _events(reading), as_json) as told:
+        with progress("folding", await _events(reading), as_json) as on_progress:
             if into is None:
-                done = await rebuilding.swap(reading, writing, schema, told=told)
+                done = await rebuilding.swap(reading, writing, schema, on_progress=on_progress)
             else:
-                done, _ = await rebuilding.into(reading, writing, schema, told=told)
+                done, _ = await rebuilding.into(reading, writing, schema, on_progress=on_progress)
     if as_json:
         print_json({"events": done.events, "scans": done.scans, "schema": into, "writers_kept_out_s": round(done.locked_s, 4)})
     elif into is None:
@@ -256,8 +256,8 @@ def _signing_key(path: Path) -> Ed25519PrivateKey:
 
 def _of_the_export(path: Path, against: sealing.Seal | None, as_json: bool) -> Report:
     sealed = {} if against is None else {(scan_id, version): digest for scan_id, version, digest in against.heads}
-    with archive_problems(path), progress("checking", None, as_json) as told:
-        found = archive.check(path, sealed=sealed, told=told)
+    with archive_problems(path), progress("checking", None, as_json) as on_progress:
+        found = archive.check(path, sealed=sealed, on_progress=on_progress)
     return Report(events=found.tally.events, scans=found.manifest["scans"], breaks=found.tally.breaks)
 
 
@@ -288,7 +288,7 @@ def _read_seal(path: Path, key: Path) -> sealing.Seal:
         raise Problem(f"{path}: {error}") from error
 
 
-def _plain(found: Break) -> dict[str, Any]:
+def _plain(found: ChainBreak) -> dict[str, Any]:
     return {"scan_id": found.scan_id, "version": found.version, "position": found.position, "what": found.what}
 
 

@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from skydriver_cli.connections import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, parse_time
+from skydriver_cli.errors import Problem
 from skydriver_cli.log_commands import ScanOption, SinceOption, TypeOption, show_event
 from skydriver_cli.log_proof_commands import progress
 from skydriver_cli.output import print_json
-from skydriver_cli.places import HERE, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, moment
-from skydriver_cli.problems import Problem
-from skydriver_common.bus.replay import NoSuchPlace, Pace, Target, target
 from skydriver_common.db.pool import Connection
 from skydriver_common.faults import TryLater
-from skydriver_common.log import selection
-from skydriver_common.log.selection import START, Cursor, Link, Selection
+from skydriver_ops.bus.replay import RateLimiter, Target, TargetNotFound, target
+from skydriver_ops.eventlog import selection
+from skydriver_ops.eventlog.selection import START, ChainedEvent, Cursor, Selection
 
 out = Console()
 
@@ -50,7 +50,7 @@ def replay(
     ] = None,
     rate: Annotated[str | None, typer.Option("--rate", help="At most so many events per second: 50/s.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be published.")] = False,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     amqp_url: AmqpUrl = None,
     as_json: AsJson = False,
@@ -61,10 +61,10 @@ def replay(
     Example: skydriver log replay --since 2026-11-01 --until 2026-12-01 --to audit --rate 500/s
     """
     chosen = Selection(
-        scan_id=scan, types=tuple(type_) if type_ else None, since=None if since is None else moment(since, "--since"),
-        until=None if until is None else moment(until, "--until"),
+        scan_id=scan, types=tuple(type_) if type_ else None, since=None if since is None else parse_time(since, "--since"),
+        until=None if until is None else parse_time(until, "--until"),
     )  # fmt: skip
-    pace = Pace(_per_second(rate))
+    pace = RateLimiter(_per_second(rate))
     state = _State(pace.at_once)
 
     async def work() -> None:
@@ -82,7 +82,7 @@ def replay(
 
     try:
         asyncio.run(work())
-    except NoSuchPlace as error:
+    except TargetNotFound as error:
         raise Problem(str(error), "Declare it, or bind a queue to an exchange, before replaying") from error
     except TryLater as fault:
         raise Problem(fault.what, _go_on(state)) from fault
@@ -98,10 +98,12 @@ def replay(
         out.print(f"{state.published} events were published to {to}")
 
 
-async def _publish(connection: Connection, chosen: Selection, place: Target, pace: Pace, state: _State, as_json: bool) -> None:
+async def _publish(
+    connection: Connection, chosen: Selection, place: Target, pace: RateLimiter, state: _State, as_json: bool
+) -> None:
     """Page by page, up to what was committed when it began: what comes later is the relay's."""
     head = await selection.head(connection)
-    with progress("replaying", head.position, as_json) as told:
+    with progress("replaying", head.position, as_json) as on_progress:
         async for page in selection.pages(connection, chosen, after=state.after):
             links = [one for one in page if _up_to(one, head)]
             for start in range(0, len(links), pace.at_once):
@@ -109,7 +111,7 @@ async def _publish(connection: Connection, chosen: Selection, place: Target, pac
                 await pace.passes(len(part))
                 await place.publish(part)
                 _count(state, part)
-                told(part[-1].event.position)
+                on_progress(part[-1].event.position)
             if len(links) < len(page):
                 return
 
@@ -121,11 +123,11 @@ async def _say_only(connection: Connection, chosen: Selection, state: _State, as
         _count(state, page)
 
 
-def _up_to(one: Link, head: Cursor) -> bool:
+def _up_to(one: ChainedEvent, head: Cursor) -> bool:
     return (int(one.xid), one.event.position) <= (int(head.xid), head.position)
 
 
-def _count(state: _State, links: list[Link]) -> None:
+def _count(state: _State, links: list[ChainedEvent]) -> None:
     state.published += len(links)
     state.first = links[0].event.position if state.first is None else state.first
     state.last = links[-1].event.position

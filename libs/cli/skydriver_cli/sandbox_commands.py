@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DataDir
+from skydriver_cli.errors import Problem
 from skydriver_cli.output import print_json
-from skydriver_cli.places import HERE, AsJson, DataDir
-from skydriver_cli.problems import Problem
 
 sandbox = typer.Typer(help="The stand-in for EWMS that `skydriver up` starts.", no_args_is_help=True)
 out = Console()
@@ -31,7 +31,7 @@ def fault(
         list[str] | None, typer.Argument(help="NAME=VALUE, or worker.NAME=VALUE; without any they are shown.")
     ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Behave well again, before anything else.")] = False,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Show the stand-in's faults, or change them. They last as long as its process; sandbox/README.md lists them.

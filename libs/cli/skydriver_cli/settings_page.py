@@ -12,13 +12,13 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 from skydriver_common.runtime.settings import PREFIX, ServiceSettings
 
 SERVICES: dict[str, tuple[str, str]] = {
     "api": ("skydriver_api.settings", "ApiSettings"),
     "dispatcher": ("skydriver_dispatcher.settings", "DispatcherSettings"),
-    "ewms_bridge": ("skydriver_ewms.settings", "BridgeSettings"),
+    "ewms_bridge": ("skydriver_ewms_bridge.settings", "BridgeSettings"),
     "progress": ("skydriver_progress.settings", "ProgressSettings"),
 }
 """Service to the module and the class of its settings."""

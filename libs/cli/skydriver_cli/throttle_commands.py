@@ -12,15 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir, database
 from skydriver_cli.dead_commands import actor
+from skydriver_cli.errors import Problem
 from skydriver_cli.output import line, print_json
-from skydriver_cli.places import HERE, AsJson, DatabaseUrl, DataDir, database
-from skydriver_cli.problems import Problem
-from skydriver_common.db.bell import DUE_CHANNEL, LOG_CHANNEL
-from skydriver_common.db.throttle import LONGEST_INTERVAL_S, Change, Throttle, read_throttle, set_throttle
-from skydriver_common.log import system_log
+from skydriver_common.db.notifier import DUE_CHANNEL, LOG_CHANNEL
+from skydriver_common.log import system_chain
 from skydriver_common.model.commands import Context
 from skydriver_common.model.events import ThrottleChanged
+from skydriver_common.model.launch_limits import LONGEST_INTERVAL_S
+from skydriver_ops.db.throttle import Change, Throttle, read_throttle, set_throttle
 
 throttle = typer.Typer(
     help="How fast scans with a priority below 100 start: an interval between two, and a cap of scans that run at once. "
@@ -31,7 +32,7 @@ out = Console()
 
 
 @throttle.command()
-def show(data_dir: DataDir = HERE, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+def show(data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Print what holds now, and what waits for it.
 
     Example: skydriver throttle show --json
@@ -50,7 +51,7 @@ def set_(
     max_running: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Scans that may run at once; 0: nothing below priority 100 starts.")
     ] = None,
-    data_dir: DataDir = HERE,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +71,7 @@ def set_(
 
 
 @throttle.command()
-def reset(data_dir: DataDir = HERE, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+def reset(data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Go back to what the dispatchers' settings say.
 
     Example: skydriver throttle reset
@@ -83,11 +84,11 @@ async def _change(change: Change, database_url: DatabaseUrl, data_dir: DataDir) 
     async with database(database_url, data_dir) as connection:
         try:
             async with connection.transaction():
-                await system_log.lock(connection)
+                await system_chain.lock(connection)
                 await set_throttle(connection, change, by=actor())
                 now = await read_throttle(connection)
                 command_id = str(uuid.uuid4())
-                await system_log.append(
+                await system_chain.append(
                     connection, "operator", Context(command_id=command_id, correlation_id=command_id, actor=actor()),
                     [ThrottleChanged(interval_s=now.interval_s, max_running=now.max_running)],
                 )  # fmt: skip

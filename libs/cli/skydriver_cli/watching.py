@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from skydriver_cli.client import Client, Unavailable
+from skydriver_cli.errors import Problem
 from skydriver_cli.output import line, print_json
-from skydriver_cli.problems import Problem
 from skydriver_cli.skymap import best_fit
 
 _ENDS = ("ABORTED__", "FINISHED__", "STOPPED__")
@@ -32,8 +32,8 @@ async def watch(client: Client, scan_id: str, console: Console, *, as_json: bool
 
     as_json: print each new status as one JSON document instead of bars.
     """
-    view = _View()
-    story = _Story(client, scan_id)
+    view = ProgressView()
+    story = EventFollower(client, scan_id)
     reading = asyncio.create_task(story.read())
     try:
         with nullcontext() if as_json else _shown(view, console):
@@ -60,14 +60,14 @@ async def watch(client: Client, scan_id: str, console: Console, *, as_json: bool
 
 
 @contextmanager
-def _shown(view: "_View", console: Console) -> Iterator[None]:
+def _shown(view: "ProgressView", console: Console) -> Iterator[None]:
     with Live(view, console=console, refresh_per_second=8):
         yield
     if not console.is_terminal:
         console.line()  # where no cursor moves, Live leaves its last line open
 
 
-class _News:
+class EventUpdate:
     """What has come since the last look."""
 
     def __init__(self) -> None:
@@ -75,14 +75,14 @@ class _News:
         self.has_result = False
 
 
-class _Story:
+class EventFollower:
     """Reads the scan's events in the background, taking the stream up again where it broke off."""
 
     def __init__(self, client: Client, scan_id: str) -> None:
         self._client = client
         self._scan_id = scan_id
         self._version = 0
-        self._news = _News()
+        self._news = EventUpdate()
         self._has_news = asyncio.Event()
         self._problem: Problem | None = None
 
@@ -106,18 +106,18 @@ class _Story:
             self._problem = problem
             self._has_news.set()
 
-    async def news(self) -> _News:
+    async def news(self) -> EventUpdate:
         """Wait for something new. Raises Problem when the stream can't be had."""
         await self._has_news.wait()
         if self._problem is not None:
             raise self._problem
         self._has_news.clear()
-        news, self._news = self._news, _News()
+        news, self._news = self._news, EventUpdate()
         return news
 
-    async def rest(self) -> _News:
+    async def rest(self) -> EventUpdate:
         """What is still on its way of a story that is over: until nothing has come for a moment. Raises Problem."""
-        rest = _News()
+        rest = EventUpdate()
         with suppress(TimeoutError):
             async with asyncio.timeout(_REST_LIMIT_S):
                 while True:
@@ -137,7 +137,7 @@ class _Story:
         self._has_news.set()
 
 
-class _View:
+class ProgressView:
     """What is shown: two lines of text, and a bar per nside."""
 
     def __init__(self) -> None:

@@ -11,45 +11,45 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skydriver_scanner.errors import (
         CallFailed,
-        LeftMessage,
         NotDelivered,
-        ScannerProblem,
+        ScannerError,
         ScanStopped,
-        SettingsProblem,
+        SettingsError,
         SpoolFull,
+        UndeliveredMessage,
     )
+    from skydriver_scanner.protocol import MessageRefused
     from skydriver_scanner.session import AsyncScannerSession, ScannerSession
     from skydriver_scanner.settings import SessionSettings
-    from skydriver_scanner.stops import Stop
-    from skydriver_scanner.wire import MessageRefused
+    from skydriver_scanner.stop_signals import Stop
 
 _PLACES = {
     "AsyncScannerSession": "session",
     "CallFailed": "errors",
-    "LeftMessage": "errors",
+    "UndeliveredMessage": "errors",
     "MessageRefused": "wire",
     "NotDelivered": "errors",
     "ScanStopped": "errors",
-    "ScannerProblem": "errors",
+    "ScannerError": "errors",
     "ScannerSession": "session",
     "SessionSettings": "settings",
-    "SettingsProblem": "errors",
+    "SettingsError": "errors",
     "SpoolFull": "errors",
     "Stop": "stops",
 }
 __all__ = [
     "AsyncScannerSession",
     "CallFailed",
-    "LeftMessage",
     "MessageRefused",
     "NotDelivered",
     "ScanStopped",
-    "ScannerProblem",
+    "ScannerError",
     "ScannerSession",
     "SessionSettings",
-    "SettingsProblem",
+    "SettingsError",
     "SpoolFull",
     "Stop",
+    "UndeliveredMessage",
 ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from skydriver_scanner import NotDelivered, ScannerSession, SettingsProblem
+from skydriver_scanner import NotDelivered, ScannerSession, SettingsError
 
 _PATIENCE_S = 300.0
 
@@ -21,7 +21,7 @@ def main() -> int:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         ScannerSession.from_env().close(_PATIENCE_S)
-    except SettingsProblem as problem:
+    except SettingsError as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
     except NotDelivered as problem:

@@ -17,7 +17,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPException, ChannelClosed, DeliveryError
 
-from skydriver_scanner.wire import EXCHANGE, STOP_EXCHANGE, Packed, stop_queue
+from skydriver_scanner.protocol import EXCHANGE, STOP_EXCHANGE, Packed, stop_queue
 
 log = logging.getLogger("skydriver_scanner")
 
@@ -29,11 +29,11 @@ _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
 _LOST = (AMQPException, ConnectionError, OSError, asyncio.InvalidStateError, asyncio.TimeoutError, RuntimeError)
 
 
-class BusAway(Exception):
+class BusUnavailable(Exception):
     """The message was not confirmed: it may or may not have arrived, and may be sent again."""
 
 
-class BusRefuses(Exception):
+class BusRejected(Exception):
     """The broker has the message but will not take it, now at least. The text says why."""
 
 
@@ -113,7 +113,7 @@ class Bus:
         """Publish persistent, mandatory, and wait for the confirmation. Raises BusAway, BusRefuses."""
         exchange = self._exchange
         if exchange is None:
-            raise BusAway
+            raise BusUnavailable
         message = aio_pika.Message(
             packed.body,
             headers=dict(packed.headers),
@@ -125,13 +125,13 @@ class Bus:
         try:
             await _within(_TIMEOUT_S, exchange.publish(message, packed.routing_key, mandatory=True, timeout=_TIMEOUT_S))
         except DeliveryError as error:
-            raise BusRefuses("the broker has no room or no queue for it") from error
+            raise BusRejected("the broker has no room or no queue for it") from error
         except ChannelClosed as error:
             self._note_lost()
-            raise BusRefuses(f"the broker refuses it ({type(error).__name__})") from error
+            raise BusRejected(f"the broker refuses it ({type(error).__name__})") from error
         except _LOST as error:
             self._note_lost()
-            raise BusAway from error
+            raise BusUnavailable from error
 
     async def _open(self, connection: AbstractConnection) -> None:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)

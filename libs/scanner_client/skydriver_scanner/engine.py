@@ -16,19 +16,19 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 from skydriver_scanner.bus import Bus
-from skydriver_scanner.courier import Courier
-from skydriver_scanner.errors import CallFailed, LeftMessage, NotDelivered, ScannerProblem, ScanStopped
+from skydriver_scanner.delivery_worker import DeliveryWorker
+from skydriver_scanner.errors import CallFailed, NotDelivered, ScannerError, ScanStopped, UndeliveredMessage
 from skydriver_scanner.rest import Rest
 from skydriver_scanner.settings import SessionSettings, default_spool_dir
 from skydriver_scanner.spool import Spool, make_private
-from skydriver_scanner.stops import Stop, StopCallback, StopWatch
+from skydriver_scanner.stop_signals import Stop, StopCallback, StopSignalListener
 
 log = logging.getLogger("skydriver_scanner")
 
 T = TypeVar("T")
-_SHORT_PATIENCE_S = 30.0
+_SHORT_RETRY_S = 30.0
 """How long ``close`` tries when neither a final result nor a failure is to be delivered."""
 _PAUSE_AFTER_ERROR_S = 5.0
 _PARTS = ("progress", "event_metadata", "scan_metadata")
@@ -38,7 +38,7 @@ _NO_REASON = "no reason given"
 _LAST_PUTS_S = 60.0
 
 
-async def _kept_up(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _restart_on_error(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """A loop that goes on after an error that nobody foresaw."""
     while True:
         try:
@@ -98,7 +98,7 @@ class Engine:
         """Run something in the session's loop. Raises ScannerProblem when the session is closed."""
         if self._is_closed:
             work.close()
-            raise ScannerProblem("the session is closed")
+            raise ScannerError("the session is closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def check_may_wait(self) -> None:
@@ -107,7 +107,7 @@ class Engine:
         Raises ScannerProblem in a signal handler that interrupted a call of this session in the same thread.
         """
         if threading.get_ident() in self._inside:
-            raise ScannerProblem(
+            raise ScannerError(
                 "a signal handler that interrupted a call of the session can't wait for the session: report a failure in it, "
                 "close the session after it"
             )
@@ -117,23 +117,23 @@ class Engine:
 
         Raises MessageRefused, ScannerProblem when the session is closed.
         """
-        plain = wire.encode(wire.PROGRESS, content)
+        plain = protocol.encode(protocol.PROGRESS, content)
 
         def merged(older: bytes, is_mine: bool) -> bytes:
             said = {name: part for name, part in content.items() if part}
             more = {
                 name: part for name, part in json.loads(older).items() if name not in said and (is_mine or name != "progress")
             }
-            return wire.encode(wire.PROGRESS, {**more, **said}) if more else plain
+            return protocol.encode(protocol.PROGRESS, {**more, **said}) if more else plain
 
         with self._putting():
             self._spool.put_progress(plain, None if all(content.get(name) for name in _PARTS) else merged)
 
     def put_result(self, skyscan_result: Mapping[str, Any], *, is_final: bool) -> None:
         """Take a skymap; on disk when this returns. Raises MessageRefused, SpoolFull for a partial one, ScannerProblem."""
-        plain = wire.encode(wire.RESULT, {"skyscan_result": skyscan_result, "is_final": is_final})
+        plain = protocol.encode(protocol.RESULT, {"skyscan_result": skyscan_result, "is_final": is_final})
         with self._putting():
-            self._spool.put(wire.RESULT, plain, is_final=is_final)
+            self._spool.put(protocol.RESULT, plain, is_final=is_final)
             if is_final:
                 self._stops.has_final_result = True
 
@@ -144,10 +144,12 @@ class Engine:
         """
         why = self._sendable(reason).strip()[:_REASON_CHARACTERS] or _NO_REASON
         tail = self._sendable(log_tail)[-_LOG_TAIL_CHARACTERS:]
-        while len(plain := wire.encode(wire.FAILURE, {"reason": why, "log_tail": tail})) > wire.MAX_SMALL_WIRE_BYTES:
+        while (
+            len(plain := protocol.encode(protocol.FAILURE, {"reason": why, "log_tail": tail})) > protocol.MAX_SMALL_WIRE_BYTES
+        ):
             tail = tail[len(tail) // 2 + 1 :]
         with self._putting():
-            self._spool.put(wire.FAILURE, plain)
+            self._spool.put(protocol.FAILURE, plain)
 
     def on_stop(self, callback: StopCallback) -> None:
         """See StopWatch."""
@@ -182,9 +184,9 @@ class Engine:
     async def flush(self, timeout_s: float) -> bool:
         """Wait until nothing waits. False after timeout_s, and when what decides over the scan never will arrive."""
         is_empty = await self._courier.until_empty(timeout_s)
-        return is_empty and not any(one.is_final or one.kind == wire.FAILURE for one in self.left())
+        return is_empty and not any(one.is_final or one.kind == protocol.FAILURE for one in self.left())
 
-    def left(self) -> tuple[LeftMessage, ...]:
+    def left(self) -> tuple[UndeliveredMessage, ...]:
         """See ``Spool.left``."""
         return self._spool.left()
 
@@ -202,10 +204,8 @@ class Engine:
 
     async def _close(self, timeout_s: float | None) -> None:
         if timeout_s is None:
-            is_urgent = self._stops.stop is None and self._spool.holds_what_decides()
-            timeout_s = (
-                self._settings.close_patience_s if is_urgent else min(_SHORT_PATIENCE_S, self._settings.close_patience_s)
-            )
+            is_urgent = self._stops.stop is None and self._spool.holds_final_message()
+            timeout_s = self._settings.close_patience_s if is_urgent else min(_SHORT_RETRY_S, self._settings.close_patience_s)
         try:
             await self._courier.until_empty(timeout_s)
         finally:
@@ -232,16 +232,16 @@ class Engine:
         settings = self._settings
         self._put_ended = asyncio.Event()
         self._rest = Rest(settings.address, settings.token, settings.scan_id)
-        self._stops = StopWatch(self._rest, interval_s=settings.status_interval_s)
+        self._stops = StopSignalListener(self._rest, interval_s=settings.status_interval_s)
         bus = None
         if settings.login_url is not None:
             bus = Bus(settings.login_url, settings.scan_id, producer, on_stop=self._stops.hear, on_up=self._on_bus_up)
-        self._courier = Courier(
+        self._courier = DeliveryWorker(
             self._spool, bus, self._rest,
             scan_id=settings.scan_id, token=settings.token, bus_patience_s=settings.bus_patience_s,
         )  # fmt: skip
         loops = [self._courier.run, self._stops.run, *([bus.run] if bus is not None else [])]
-        self._tasks = [asyncio.ensure_future(_kept_up(loop)) for loop in loops]
+        self._tasks = [asyncio.ensure_future(_restart_on_error(loop)) for loop in loops]
 
     def _on_bus_up(self) -> None:
         self._courier.wake()
@@ -283,7 +283,7 @@ class Engine:
         try:
             with self._door:
                 if self._is_shut:
-                    raise ScannerProblem("the session is closed")
+                    raise ScannerError("the session is closed")
                 self._puts += 1
             try:
                 yield

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-class ScannerProblem(Exception):
+class ScannerError(Exception):
     """Base of all that this library raises on purpose, besides ``wire.MessageRefused``."""
 
 
-class SettingsProblem(ScannerProblem):
+class SettingsError(ScannerError):
     """The session can't be opened as configured; the text names each variable that is wrong."""
 
 
-class SpoolFull(ScannerProblem):
+class SpoolFull(ScannerError):
     """A partial result was not taken: the spool is full. Nothing that was taken before is lost."""
 
 
-class CallFailed(ScannerProblem):
+class CallFailed(ScannerError):
     """SkyDriver did not answer, or refused, over REST. status: the last HTTP status, None if there was none.
 
     is_final: it will not answer otherwise another time. wait_s: how long it wants to be left alone.
@@ -31,12 +31,12 @@ class CallFailed(ScannerProblem):
         self.wait_s = wait_s
 
 
-class ScanStopped(ScannerProblem):
+class ScanStopped(ScannerError):
     """The scan was deleted or its workflow ended while something was waited for."""
 
 
 @dataclass(frozen=True)
-class LeftMessage:
+class UndeliveredMessage:
     """A message that was not delivered. path: its file in the spool, None when it was in memory only and is lost."""
 
     kind: str
@@ -46,10 +46,10 @@ class LeftMessage:
     why: str = ""
 
 
-class NotDelivered(ScannerProblem):
+class NotDelivered(ScannerError):
     """The session has ended with messages undelivered. A new session on the same spool folder sends those on disk first."""
 
-    def __init__(self, left: tuple[LeftMessage, ...], folder: Path) -> None:
+    def __init__(self, left: tuple[UndeliveredMessage, ...], folder: Path) -> None:
         names = [f"{'final ' if one.is_final else ''}{one.kind}{f' ({one.why})' if one.why else ''}" for one in left]
         super().__init__(
             f"not delivered: {', '.join(names)}; kept in {folder}, from where the next session of this scan sends them"

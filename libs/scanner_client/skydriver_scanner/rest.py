@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from skydriver_scanner.errors import CallFailed
-from skydriver_scanner.wire import PRODUCER_HEADER, PROGRESS, RESULT, SEQUENCE_HEADER
+from skydriver_scanner.protocol import PRODUCER_HEADER, PROGRESS, RESULT, SEQUENCE_HEADER
 
 log = logging.getLogger("skydriver_scanner")
 
@@ -28,7 +28,7 @@ _ROUTES = {PROGRESS: ("PATCH", "manifest"), RESULT: ("PUT", "result")}
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """retries after the first attempt; backoff_s: factor of the doubling pause.
 
     timeout_s: of an attempt; where is_large, of a stretch of it in which nothing moves, as 100 MB take their time on a slow line.
@@ -44,10 +44,10 @@ class Patience:
         return 0.0 if failures < 2 else min(_MAX_PAUSE_S, self.backoff_s * 2.0 ** (failures - 1))
 
 
-URGENT = Patience(timeout_s=60.0, retries=24)
+URGENT = RetryPolicy(timeout_s=60.0, retries=24)
 """Of calls that decide over the scan. Source: scanner contract 2."""
-ONCE = Patience(timeout_s=120.0, retries=0, is_large=True)
-QUICK = Patience(timeout_s=10.0, retries=0)
+NO_RETRY = RetryPolicy(timeout_s=120.0, retries=0, is_large=True)
+FAST = RetryPolicy(timeout_s=10.0, retries=0)
 
 
 class _Moved:
@@ -101,13 +101,13 @@ class Rest:
 
     async def n_running(self) -> int:
         """Workers that run now. Raises CallFailed."""
-        workforce = await self.call("GET", "ewms/workforce", None, QUICK)
+        workforce = await self.call("GET", "ewms/workforce", None, FAST)
         value = workforce.get("n_running") if isinstance(workforce, dict) else None
         return value if isinstance(value, int) else 0
 
     async def status(self) -> Status:
         """Raises CallFailed."""
-        status = await self.call("GET", "status", None, QUICK)
+        status = await self.call("GET", "status", None, FAST)
         if not isinstance(status, dict):
             raise CallFailed("GET status: the answer is no object", None)
         label = status.get("ewms_deactivated")
@@ -119,10 +119,10 @@ class Rest:
             raise CallFailed(f"a {kind} report can't be sent over REST", None)
         method, what = _ROUTES[kind]
         place = {PRODUCER_HEADER: producer, SEQUENCE_HEADER: str(sequence), "Prefer": "return=minimal"}
-        await self.call(method, what, plain, ONCE, place)
+        await self.call(method, what, plain, NO_RETRY, place)
 
     async def call(
-        self, method: str, what: str, body: bytes | None, patience: Patience, place: Mapping[str, str] | None = None
+        self, method: str, what: str, body: bytes | None, patience: RetryPolicy, place: Mapping[str, str] | None = None
     ) -> object:
         """One call below the scan's address, as JSON; None for an empty answer. Raises CallFailed when patience is at its end."""
         failures = 0
@@ -146,7 +146,7 @@ class Rest:
             await asyncio.sleep(max(wait_s, patience.pause_s(failures)))
 
     async def _attempt(
-        self, method: str, what: str, body: bytes | None, patience: Patience, place: Mapping[str, str]
+        self, method: str, what: str, body: bytes | None, patience: RetryPolicy, place: Mapping[str, str]
     ) -> tuple[int, str | None, bytes]:
         """Status, Retry-After and text of an answer, the text only of small ones. Raises what aiohttp raises, TimeoutError."""
         moved = _Moved()
@@ -161,7 +161,7 @@ class Rest:
             answering.cancel()
 
     async def _answer(
-        self, method: str, what: str, body: bytes | None, patience: Patience, place: Mapping[str, str], moved: _Moved
+        self, method: str, what: str, body: bytes | None, patience: RetryPolicy, place: Mapping[str, str], moved: _Moved
     ) -> tuple[int, str | None, bytes]:
         data = None if body is None else _Body(body, moved)
         headers = {"Content-Type": "application/json", **place} if body is not None else None

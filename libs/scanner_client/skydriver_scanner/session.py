@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any, Optional
 
 from skydriver_scanner.engine import Engine
-from skydriver_scanner.errors import LeftMessage
+from skydriver_scanner.errors import UndeliveredMessage
 from skydriver_scanner.settings import SessionSettings
-from skydriver_scanner.stops import Stop
+from skydriver_scanner.stop_signals import Stop
 
 __all__ = ["AsyncScannerSession", "ScannerSession"]
 
@@ -106,7 +106,7 @@ class ScannerSession:
         self._engine.check_may_wait()
         return self._engine.submit(self._engine.flush(timeout_s)).result()
 
-    def left(self) -> tuple[LeftMessage, ...]:
+    def left(self) -> tuple[UndeliveredMessage, ...]:
         """All that was handed over and has not arrived: what waits, and what never will arrive, with the reason."""
         return self._engine.left()
 
@@ -194,7 +194,7 @@ class AsyncScannerSession:
         """See ScannerSession."""
         return await asyncio.wrap_future(self._engine.submit(self._engine.flush(timeout_s)))
 
-    def left(self) -> tuple[LeftMessage, ...]:
+    def left(self) -> tuple[UndeliveredMessage, ...]:
         """See ScannerSession."""
         return self._engine.left()
 

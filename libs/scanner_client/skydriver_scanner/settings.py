@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from skydriver_scanner.errors import SettingsProblem
-from skydriver_scanner.wire import scan_id_of
+from skydriver_scanner.errors import SettingsError
+from skydriver_scanner.protocol import scan_id_of
 
 PREFIX = "SKYSCAN_SKYDRIVER_"
 _HEARTBEAT_S = 20
@@ -95,7 +95,7 @@ class SessionSettings:
         patience = seconds(PREFIX + "BUS_PATIENCE_SEC", cls.bus_patience_s)
         interval = seconds("SKYSCAN_KILL_SWITCH_CHECK_INTERVAL", cls.status_interval_s)
         if problems:
-            raise SettingsProblem("; ".join(problems))
+            raise SettingsError("; ".join(problems))
         return cls(
             scan_id=scan_id,
             address=address,

@@ -28,8 +28,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from skydriver_scanner.errors import LeftMessage, SettingsProblem, SpoolFull
-from skydriver_scanner.wire import FAILURE, KINDS, PROGRESS, RESULT, MessageRefused, checked_producer, checked_sequence
+from skydriver_scanner.errors import SettingsError, SpoolFull, UndeliveredMessage
+from skydriver_scanner.protocol import FAILURE, KINDS, PROGRESS, RESULT, MessageRefused, checked_producer, checked_sequence
 
 log = logging.getLogger("skydriver_scanner")
 
@@ -116,9 +116,9 @@ def make_private(folder: Path) -> None:
             folder.mkdir(mode=0o700)
         found = folder.lstat()
     except OSError as error:
-        raise SettingsProblem(f"the spool folder {folder} can't be used: {error.strerror}") from error
+        raise SettingsError(f"the spool folder {folder} can't be used: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise SettingsProblem(
+        raise SettingsError(
             f"the spool folder {folder} belongs to another user or others may write in it: "
             "name another one in SKYSCAN_SKYDRIVER_SPOOL_DIR"
         )
@@ -137,20 +137,20 @@ class Spool:
         self._waiting: dict[int, Entry] = {}
         self._under_way: dict[int, Entry] = {}
         """Those that have a number and are not on disk yet."""
-        self._aside: list[LeftMessage] = []
+        self._aside: list[UndeliveredMessage] = []
         self._bytes = 0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._claim = _Claim(folder / "lock")
         except BlockingIOError as error:
-            raise SettingsProblem(f"another session of this scan uses the spool folder {folder}") from error
+            raise SettingsError(f"another session of this scan uses the spool folder {folder}") from error
         except OSError as error:
-            raise SettingsProblem(f"the spool folder {folder} can't be used: {error.strerror}") from error
+            raise SettingsError(f"the spool folder {folder} can't be used: {error.strerror}") from error
         try:
             self._take_over()
         except OSError as error:
             self._claim.release()
-            raise SettingsProblem(f"the spool folder {folder} can't be used: {error.strerror}") from error
+            raise SettingsError(f"the spool folder {folder} can't be used: {error.strerror}") from error
         self._first_order = max(time.time_ns(), *(order + 1 for order in self._waiting), 0)
         self._sequences = itertools.count()
 
@@ -162,7 +162,7 @@ class Spool:
         """Let another session have the folder. What waits stays. Closing again does nothing."""
         self._claim.release()
 
-    def holds_what_decides(self) -> bool:
+    def holds_final_message(self) -> bool:
         """Whether a final result or a failure waits, of this session or an earlier one."""
         with self._lock:
             return any(entry.is_final or entry.kind == FAILURE for entry in self._entries(*KINDS))
@@ -288,11 +288,11 @@ class Spool:
             return
         self._set_aside(entry, _REFUSED, why)
 
-    def left(self) -> tuple[LeftMessage, ...]:
+    def left(self) -> tuple[UndeliveredMessage, ...]:
         """All that was taken and is not delivered: what was refused, is damaged or gone from the disk included."""
         with self._lock:
             waiting = [
-                LeftMessage(entry.kind, entry.sequence, entry.path, entry.is_final)
+                UndeliveredMessage(entry.kind, entry.sequence, entry.path, entry.is_final)
                 for entry in sorted((*self._waiting.values(), *self._under_way.values()), key=_ORDER)
             ]
             return (*self._aside, *waiting)
@@ -316,7 +316,7 @@ class Spool:
         with self._lock:
             if self._forget(entry) and entry.kind != PROGRESS:
                 log.error("the file of a %s is gone from the spool", entry.kind)
-                self._aside.append(LeftMessage(entry.kind, entry.sequence, None, entry.is_final, "gone from disk"))
+                self._aside.append(UndeliveredMessage(entry.kind, entry.sequence, None, entry.is_final, "gone from disk"))
 
     def _set_aside(self, entry: Entry, suffix: str, why: str) -> None:
         with self._lock:
@@ -324,7 +324,7 @@ class Spool:
                 return
             self._bytes -= entry.size
             path = _renamed(entry.path, suffix) if entry.path is not None else None
-            self._aside.append(LeftMessage(entry.kind, entry.sequence, path, entry.is_final, why))
+            self._aside.append(UndeliveredMessage(entry.kind, entry.sequence, path, entry.is_final, why))
             self._bound_what_is_set_aside()
 
     def _bound_what_is_set_aside(self) -> None:
@@ -384,7 +384,7 @@ class Spool:
             except (OSError, ValueError):
                 log.error("%s is no message of ours and set aside", path)
                 kept = _renamed(path, _DAMAGED)
-                self._aside.append(LeftMessage(kind if kind in KINDS else "message", 0, kept, why="damaged on disk"))
+                self._aside.append(UndeliveredMessage(kind if kind in KINDS else "message", 0, kept, why="damaged on disk"))
                 continue
             self._waiting[entry.order] = entry
             self._bytes += entry.size

@@ -15,7 +15,7 @@ from skydriver_sandbox.ewms.app import Api
 from skydriver_sandbox.ewms.broker import Broker, BrokerRefusedError
 from skydriver_sandbox.ewms.faults import Faults
 from skydriver_sandbox.ewms.objects import ObjectStore
-from skydriver_sandbox.ewms.phases import Bell, Phases
+from skydriver_sandbox.ewms.phases import Notifier, Phases
 from skydriver_sandbox.ewms.pool import Pool
 from skydriver_sandbox.ewms.settings import BadSettingError, Settings, read_settings
 from skydriver_sandbox.ewms.store import Store
@@ -28,7 +28,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     port = listening.getsockname()[1]
     own_url = f"http://127.0.0.1:{port}"
     public_url = settings.public_url or own_url
-    faults, bell = Faults(), Bell()
+    faults, bell = Faults(), Notifier()
     broker = Broker(settings.amqp_url, settings.management_url)
     store = Store(settings.data_dir / "ewms.sqlite")
     await store.open()

@@ -16,7 +16,7 @@ from skydriver_sandbox.ewms import checks, queries, workflows
 from skydriver_sandbox.ewms.errors import AUTHENTICATION_FAILED, AUTHORIZATION_FAILED, RestError
 from skydriver_sandbox.ewms.faults import Faults
 from skydriver_sandbox.ewms.objects import ObjectStore
-from skydriver_sandbox.ewms.phases import Bell
+from skydriver_sandbox.ewms.phases import Notifier
 from skydriver_sandbox.ewms.pool import PILOT_STATUSES, Pool
 from skydriver_sandbox.ewms.settings import Settings
 from skydriver_sandbox.ewms.store import Store
@@ -97,7 +97,7 @@ async def _body(request: web.Request, check: checks.Check) -> Any:
 class Api:
     """Handlers over one store."""
 
-    def __init__(self, settings: Settings, store: Store, issuer: Issuer, faults: Faults, bell: Bell, pool: Pool) -> None:
+    def __init__(self, settings: Settings, store: Store, issuer: Issuer, faults: Faults, bell: Notifier, pool: Pool) -> None:
         self._settings = settings
         self._store = store
         self._issuer = issuer

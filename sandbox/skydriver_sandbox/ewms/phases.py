@@ -24,7 +24,7 @@ _JOBS_AT_A_TIME = 1000
 _TOP_ERRORS = 10
 
 
-class Bell:
+class Notifier:
     """Wakes those who wait for something to do; a ring before the wait counts."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Bell:
 class Phases:
     """Walks taskforces through their phases."""
 
-    def __init__(self, store: Store, broker: Broker, issuer: Issuer, pace: Pace, faults: Faults, bell: Bell) -> None:
+    def __init__(self, store: Store, broker: Broker, issuer: Issuer, pace: Pace, faults: Faults, bell: Notifier) -> None:
         self._issuer = issuer
         self._ending: set[asyncio.Task[None]] = set()
         self._store = store

@@ -19,7 +19,7 @@ from typing import Any
 
 from skydriver_sandbox.ewms.errors import AUTHENTICATION_FAILED, RestError
 from skydriver_sandbox.ewms.faults import Faults
-from skydriver_sandbox.ewms.phases import Bell
+from skydriver_sandbox.ewms.phases import Notifier
 from skydriver_sandbox.ewms.settings import Pace
 from skydriver_sandbox.ewms.store import Store, Tx
 from skydriver_sandbox.processes import end_leftover, write_identity
@@ -65,7 +65,7 @@ class Pool:
     """Runs until cancelled; then all its processes are ended and their jobs wait for the next life."""
 
     def __init__(
-        self, store: Store, folder: Path, max_workers: int, pace: Pace, faults: Faults, bell: Bell, report_base: str
+        self, store: Store, folder: Path, max_workers: int, pace: Pace, faults: Faults, bell: Notifier, report_base: str
     ) -> None:
         self._store = store
         self._folder = folder

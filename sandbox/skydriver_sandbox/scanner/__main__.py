@@ -12,13 +12,13 @@ from functools import partial
 
 import uvloop
 
-from skydriver_sandbox.scanner.handover import HandoverFailedError
-from skydriver_sandbox.scanner.line import Line, SessionLine, stop_when_told
+from skydriver_sandbox.scanner.credential_delivery import HandoverFailedError
 from skydriver_sandbox.scanner.options import Options, read_options
 from skydriver_sandbox.scanner.progression import ScanRefusedError
 from skydriver_sandbox.scanner.scan import Scan, ScanFailedError
 from skydriver_sandbox.scanner.skydriver import CallFailed, SkyDriver
-from skydriver_scanner import SettingsProblem
+from skydriver_sandbox.scanner.work_queue import Line, SessionLine, stop_when_told
+from skydriver_scanner import SettingsError
 
 log = logging.getLogger("sandbox.scanner")
 FAILURES = (ScanRefusedError, ScanFailedError, CallFailed, HandoverFailedError, OSError)
@@ -101,7 +101,7 @@ def main() -> int:
     except ScanRefusedError as error:
         sys.stderr.write(f"scan refused: {error}\n")
         return 2
-    except (*FAILURES, SettingsProblem) as error:
+    except (*FAILURES, SettingsError) as error:
         sys.stderr.write(f"scan failed: {error}\n")
         return 1
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skydriver_sandbox import wire
+from skydriver_sandbox import ewms_codec
 from skydriver_sandbox.likelihood import Reconstruction
 from skydriver_sandbox.scanner.refinement import Pixel
 
@@ -84,9 +84,9 @@ class Journal:
                         if isinstance(earlier, SentRound):
                             earlier.is_published = True
                 case "received":
-                    answer, runtime_s = wire.read_answer(entry)
+                    answer, runtime_s = ewms_codec.read_answer(entry)
                     past.entries.append(Received(float(entry["at"]), answer, runtime_s))
-        except (ValueError, KeyError, TypeError, wire.UndecodableError) as error:
+        except (ValueError, KeyError, TypeError, ewms_codec.UndecodableError) as error:
             raise JournalDamagedError(f"{self._path.name} holds a line that is not ours: {type(error).__name__}") from error
 
     def _write(self, **entry: Any) -> None:
@@ -108,7 +108,7 @@ class Journal:
 
     def received(self, at: float, answer: Reconstruction, runtime_s: float) -> None:
         """Not on disk before `flush`: answers come in batches."""
-        self._write(kind="received", at=at, **wire.answer_json(answer, runtime_s))
+        self._write(kind="received", at=at, **ewms_codec.answer_json(answer, runtime_s))
 
     def flush(self) -> None:
         """Hand the lines to the operating system: they survive the end of this process, however it comes."""

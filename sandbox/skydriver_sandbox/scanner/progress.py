@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from skydriver_sandbox.events import Metadata
-from skydriver_sandbox.scanner.book import Book
+from skydriver_sandbox.scanner.pixel_ledger import Book
 from skydriver_sandbox.scanner.statistics import Group, Statistics, summarise
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from skydriver_sandbox.events import Metadata
 from skydriver_sandbox.processes import write_atomically
-from skydriver_sandbox.scanner.book import Book
-from skydriver_sandbox.scanner.line import Line
 from skydriver_sandbox.scanner.options import Options
+from skydriver_sandbox.scanner.pixel_ledger import Book
 from skydriver_sandbox.scanner.progress import Report, manifest_json
 from skydriver_sandbox.scanner.results import result_json
-from skydriver_sandbox.scanner.skydriver import NON_URGENT, URGENT, CallFailed, Patience
+from skydriver_sandbox.scanner.skydriver import NON_URGENT, URGENT, CallFailed, RetryPolicy
 from skydriver_sandbox.scanner.statistics import Statistics
+from skydriver_sandbox.scanner.work_queue import Line
 
 log = logging.getLogger("sandbox.scanner")
 
@@ -84,7 +84,7 @@ class Reporter:
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    async def _send_progress(self, summary: str, epilogue: str, ended_at: float | None, patience: Patience) -> None:
+    async def _send_progress(self, summary: str, epilogue: str, ended_at: float | None, patience: RetryPolicy) -> None:
         if self._skydriver is None:
             return
         report = Report(
@@ -100,7 +100,7 @@ class Reporter:
         body = manifest_json(self._book, self._stats, self._metadata, report)
         await self._skydriver.report_progress(body, patience)
 
-    async def _send_result(self, *, is_final: bool, patience: Patience) -> None:
+    async def _send_result(self, *, is_final: bool, patience: RetryPolicy) -> None:
         result = result_json(self._book.finished, self._metadata, complete=is_final)
         if self._skydriver is not None:
             await self._skydriver.send_result(result, is_final=is_final, patience=patience)

@@ -11,20 +11,20 @@ from dataclasses import asdict
 import numpy as np
 from aio_pika.abc import AbstractIncomingMessage
 
-from skydriver_sandbox import healpix, wire
+from skydriver_sandbox import ewms_codec, healpix
 from skydriver_sandbox.events import Event, EventRefusedError, read_event
 from skydriver_sandbox.likelihood import Reconstruction
 from skydriver_sandbox.processes import write_atomically
 from skydriver_sandbox.queues import Queue, QueueLostError, QueueProfile, settle
-from skydriver_sandbox.scanner.book import Arrival, Book
-from skydriver_sandbox.scanner.handover import queue_profiles, upload_startup
+from skydriver_sandbox.scanner.credential_delivery import queue_profiles, upload_startup
 from skydriver_sandbox.scanner.journal import Journal, JournalDamagedError, SentRound
-from skydriver_sandbox.scanner.line import Line
 from skydriver_sandbox.scanner.options import Options
+from skydriver_sandbox.scanner.pixel_ledger import Arrival, Book
 from skydriver_sandbox.scanner.progression import ScanRefusedError
 from skydriver_sandbox.scanner.refinement import Pixel
 from skydriver_sandbox.scanner.reporter import Reporter
 from skydriver_sandbox.scanner.statistics import Statistics
+from skydriver_sandbox.scanner.work_queue import Line
 from skydriver_sandbox.sphere import equatorial
 
 log = logging.getLogger("sandbox.scanner")
@@ -52,7 +52,7 @@ class Scan:
         self._book = Book(options.progression, options.variations, options.threshold, pointed_at=pointed_at)
         self._stats = Statistics(window_ratio=options.window_ratio, window_min=options.window_min)
         self._reporter = Reporter(options, self._event.metadata, self._book, self._stats, self._skydriver)
-        write_atomically(options.startup_json, wire.startup_json(self._event))
+        write_atomically(options.startup_json, ewms_codec.startup_json(self._event))
         to_workers, from_workers = await queue_profiles(options.ewms_json, limit_s=options.ewms_json_timeout_s)
         self._remember(to_workers.name)
         try:
@@ -194,8 +194,8 @@ class Scan:
 
     def _read_answer(self, body: bytes) -> None:
         try:
-            answer, runtime_s = wire.read_answer(wire.decode(body))
-        except wire.UndecodableError as error:
+            answer, runtime_s = ewms_codec.read_answer(ewms_codec.decode(body))
+        except ewms_codec.UndecodableError as error:
             log.warning("answer dropped: %s", error)
             return
         now = time.time()
@@ -235,7 +235,7 @@ class Scan:
         seeds = self._seeds({pixel for pixel, _ in due})
         version = self._event.format_version
         return [
-            wire.encode(wire.PixelTask(self._options.reco_algo, version, *pixel, variation).as_json(seeds[pixel]))
+            ewms_codec.encode(ewms_codec.PixelTask(self._options.reco_algo, version, *pixel, variation).as_json(seeds[pixel]))
             for pixel, variation in due
         ]
 

@@ -9,13 +9,13 @@ import logging
 from typing import Any
 
 from skydriver_scanner.errors import CallFailed
-from skydriver_scanner.rest import URGENT, Patience, Rest
+from skydriver_scanner.rest import URGENT, Rest, RetryPolicy
 
-__all__ = ["NON_URGENT", "URGENT", "CallFailed", "Patience", "SkyDriver"]
+__all__ = ["NON_URGENT", "URGENT", "CallFailed", "RetryPolicy", "SkyDriver"]
 
 log = logging.getLogger("sandbox.scanner")
 
-NON_URGENT = Patience(timeout_s=10.0, retries=1, backoff_s=0.0)
+NON_URGENT = RetryPolicy(timeout_s=10.0, retries=1, backoff_s=0.0)
 
 
 class SkyDriver:
@@ -70,15 +70,15 @@ class SkyDriver:
         status = await self._call("GET", "status", None, NON_URGENT)
         return isinstance(status, dict) and bool(status.get("is_deleted") or status.get("ewms_deactivated"))
 
-    async def report_progress(self, body: dict[str, Any], patience: Patience) -> None:
+    async def report_progress(self, body: dict[str, Any], patience: RetryPolicy) -> None:
         """Raises CallFailed."""
         await self._call("PATCH", "manifest", body, patience)
 
-    async def send_result(self, result: dict[str, Any], *, is_final: bool, patience: Patience) -> None:
+    async def send_result(self, result: dict[str, Any], *, is_final: bool, patience: RetryPolicy) -> None:
         """Raises CallFailed."""
         await self._call("PUT", "result", {"skyscan_result": result, "is_final": is_final}, patience)
 
-    async def _call(self, method: str, what: str, body: dict[str, Any] | None, patience: Patience) -> object:
+    async def _call(self, method: str, what: str, body: dict[str, Any] | None, patience: RetryPolicy) -> object:
         return await self._rest.call(
             method, what, None if body is None else json.dumps(body, allow_nan=False).encode(), patience
         )

@@ -11,7 +11,7 @@ import time
 
 from aio_pika.abc import AbstractIncomingMessage
 
-from skydriver_sandbox import likelihood, wire
+from skydriver_sandbox import ewms_codec, likelihood
 from skydriver_sandbox.events import Facts
 from skydriver_sandbox.queues import Queue, QueueLostError, give_back, settle
 from skydriver_sandbox.worker.http import InitFailedError, Reporter, fetch
@@ -63,8 +63,8 @@ class Pilot:
         self._reporter.status("RunningInitCommand")
         content = await fetch(url, limit_s=self._job.pilot.init_timeout_s)
         try:
-            return wire.read_startup(content)
-        except wire.UndecodableError as error:
+            return ewms_codec.read_startup(content)
+        except ewms_codec.UndecodableError as error:
             raise InitFailedError(f"init-container failed (exit code 1): {error}") from error
 
     async def _serve(self, facts: Facts) -> int:
@@ -140,9 +140,9 @@ class Pilot:
     async def _reconstruct(self, facts: Facts, body: bytes) -> list[bytes]:
         started, faults = time.monotonic(), self._job.faults
         try:
-            task = wire.read_pixel_task(wire.decode(body))
+            task = ewms_codec.read_pixel_task(ewms_codec.decode(body))
             answer = likelihood.reconstruct(facts, task.reco_algo, task.nside, task.pixel, task.variation)
-        except (wire.UndecodableError, ValueError) as error:
+        except (ewms_codec.UndecodableError, ValueError) as error:
             raise TaskFailedError(f"ValueError: {error}") from error
         if task.reco_algo == "crash_dummy" or _happens(faults.fail):
             raise TaskFailedError("RuntimeError: this reconstruction fails on purpose")
@@ -159,7 +159,7 @@ class Pilot:
             answer = dataclasses.replace(answer, llh=float("nan"))
         if _happens(faults.unknown_pixel):
             answer = dataclasses.replace(answer, posvar_id=answer.posvar_id + 1000)
-        encoded = wire.encode(wire.answer_json(answer, time.monotonic() - started))
+        encoded = ewms_codec.encode(ewms_codec.answer_json(answer, time.monotonic() - started))
         if _happens(faults.no_output):
             return []
         return [encoded, encoded] if _happens(faults.double) else [encoded]

@@ -9,30 +9,30 @@ from aio_pika.abc import AbstractRobustConnection
 from aiohttp import web
 from prometheus_client import Counter, Gauge
 
-from skydriver_api.app import make_app
-from skydriver_api.blob_writer import BlobWriter
-from skydriver_api.catalogs import open_images
-from skydriver_api.commander import Commander
-from skydriver_api.deps import Deps
-from skydriver_api.eyes import Eyes
-from skydriver_api.limits import Budget
-from skydriver_api.live import LiveEvents
-from skydriver_api.log_links import LogLinks
-from skydriver_api.problems import error_body
-from skydriver_api.reads import Reads
-from skydriver_api.route import MIB
-from skydriver_api.routes.history import HEARTBEAT_S
+from skydriver_api.commands.blob_writer import BlobWriter
+from skydriver_api.commands.client import CommandClient
+from skydriver_api.http.app import make_app
+from skydriver_api.http.deps import Deps
+from skydriver_api.http.http_errors import error_body
+from skydriver_api.http.limits import WeightedSemaphore
+from skydriver_api.http.route import MIB
+from skydriver_api.images.catalogs import open_images
+from skydriver_api.live.live_events import LiveEvents
+from skydriver_api.live.viewer_hints import ViewerHints
+from skydriver_api.reads.log_links import LogLinks
+from skydriver_api.reads.view_queries import ViewQueries
+from skydriver_api.routes.events import HEARTBEAT_S
 from skydriver_api.settings import ApiSettings
 from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
-from skydriver_common.db.bell import Bell
-from skydriver_common.log.together import recorded_reply
+from skydriver_common.db.notifier import Notifier
+from skydriver_common.log.group_commit import recorded_reply
 from skydriver_common.runtime.blocking_calls import IsolatedResolver
 from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, connection_cap
-from skydriver_common.runtime.foundation import open_bus, open_service_pool, patiently
 from skydriver_common.runtime.requests import KINDS
 from skydriver_common.runtime.service import Service, StartupProblem, run
+from skydriver_common.runtime.service_resources import open_bus, open_service_pool, retry_until_available
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 _QUERY_LIMIT_S = 10.0
 """A request whose query takes longer is answered 503: most clients give up after as long."""
@@ -63,8 +63,8 @@ def main() -> None:
         pool = await open_service_pool(
             service, settings.database_url.get_secret_value(), size=_CONNECTIONS, command_timeout_s=_QUERY_LIMIT_S
         )
-        reads = Reads(pool)
-        commander = Commander(partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
+        reads = ViewQueries(pool)
+        commander = CommandClient(partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
         live = LiveEvents(reads.versions, most=settings.max_streams, most_per_token=settings.max_streams_per_token)
         service.ready_check("commands", lambda: commander.is_open)
         service.spawn("broker", _use_broker(service, settings, commander, live))
@@ -85,7 +85,7 @@ def main() -> None:
             session=session,
         )
         service.stack.push_async_callback(links.close)
-        bell = Bell(pool)
+        bell = Notifier(pool)
         service.spawn("bell", bell.run(service.stopping))
         deps = Deps(
             reads=reads,
@@ -94,14 +94,14 @@ def main() -> None:
             images=images,
             live=live,
             links=links,
-            eyes=Eyes(bell, reads),
+            eyes=ViewerHints(bell, reads),
             clusters=settings.clusters,
             worker_limits=settings.worker_limits,
-            searches=Budget(_SEARCHES, what="searches"),
-            body_bytes=Budget(_BODY_BYTES, what="large bodies"),
-            result_bytes=Budget(_RESULT_BYTES, what="large answers"),
-            answer_bytes=Budget(_ANSWER_BYTES, what="answers to slow clients"),
-            page_bytes=Budget(_PAGE_BYTES, what="pages of events", patience_s=HEARTBEAT_S),
+            searches=WeightedSemaphore(_SEARCHES, what="searches"),
+            body_bytes=WeightedSemaphore(_BODY_BYTES, what="large bodies"),
+            result_bytes=WeightedSemaphore(_RESULT_BYTES, what="large answers"),
+            answer_bytes=WeightedSemaphore(_ANSWER_BYTES, what="answers to slow clients"),
+            page_bytes=WeightedSemaphore(_PAGE_BYTES, what="pages of events", patience_s=HEARTBEAT_S),
             scan_token_grace_s=settings.scan_token_grace_s,
         )
         await _serve(service, settings, make_app(deps, _verifier(settings, session)), live)
@@ -121,12 +121,12 @@ def _verifier(settings: ApiSettings, session: aiohttp.ClientSession) -> TokenVer
     return TokenVerifier(issuers, audience=settings.auth_audience)
 
 
-async def _use_broker(service: Service, settings: ApiSettings, commander: Commander, live: LiveEvents) -> None:
+async def _use_broker(service: Service, settings: ApiSettings, commander: CommandClient, live: LiveEvents) -> None:
     """Connect, in the background: what is only read needs no broker, and is answered without one."""
 
     async def open_it() -> AbstractRobustConnection:
         bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name)
-        await patiently(partial(commander.open, bus))
+        await retry_until_available(partial(commander.open, bus))
         return bus
 
     opening, stop = asyncio.create_task(open_it()), asyncio.create_task(service.stopping.wait())
@@ -159,7 +159,7 @@ async def _serve(service: Service, settings: ApiSettings, app: web.Application, 
     )  # fmt: skip
     most = connection_cap(settings.http_max_connections, service.descriptors)
     if most < settings.http_max_connections:
-        log.warning("connections.limited", most=most, wanted=settings.http_max_connections, descriptors=service.descriptors)
+        logger.warning("connections.limited", most=most, wanted=settings.http_max_connections, descriptors=service.descriptors)
     runner.limits = limits = ConnectionLimits(
         runner.server, most=most, most_per_address=settings.http_max_connections_per_address, first_request_s=_FIRST_REQUEST_S,
         refusal=error_body(503, _SILENT), on_refused=lambda reason: refused.labels(reason).inc(),

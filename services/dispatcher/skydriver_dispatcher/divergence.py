@@ -12,7 +12,7 @@ import structlog
 
 from skydriver_dispatcher.decide import Divergence, judge_divergence
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 HELP = "is this the right namespace and instance (settings), and the right database? See docs/operations/kubernetes.md"
 
@@ -56,15 +56,15 @@ class DivergenceGuard:
         if divergence is Divergence.MASS:
             self._doubtful_since, self.number = None, 0
             is_confirmed = now - self._since >= self._confirm_s
-            log.warning("reconcile.mass", what=self._what, scans=number, of=of, acts_now=is_confirmed)
+            logger.warning("reconcile.mass", what=self._what, scans=number, of=of, acts_now=is_confirmed)
         else:
             self._doubtful_since = now if self._doubtful_since is None else self._doubtful_since
             is_confirmed = self._limit_s is not None and now - self._doubtful_since >= self._limit_s
             self.number = number
             if is_confirmed:
-                log.error("reconcile.believed", what=self._what, scans=number, of=of, after_s=self._limit_s)
+                logger.error("reconcile.believed", what=self._what, scans=number, of=of, after_s=self._limit_s)
             else:
-                log.error("reconcile.doubtful", what=self._what, scans=number, of=of, acts_after_s=self._limit_s, help=HELP)
+                logger.error("reconcile.doubtful", what=self._what, scans=number, of=of, acts_after_s=self._limit_s, help=HELP)
         if not is_confirmed:
             return frozenset()
         self.reset()

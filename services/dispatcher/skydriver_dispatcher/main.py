@@ -8,13 +8,13 @@ from pathlib import Path
 from prometheus_client import Gauge
 
 from skydriver_common.auth import TokenSigner
-from skydriver_common.kubernetes.client import NoCluster, open_client
+from skydriver_common.kubernetes.client import ClusterConfigError, open_client
 from skydriver_common.model import scanner_variables
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
-from skydriver_common.runtime.foundation import Foundation, open_foundation
-from skydriver_common.runtime.loops import Pulse
+from skydriver_common.runtime.loops import LoopSignals
 from skydriver_common.runtime.service import Service, StartupProblem, run
+from skydriver_common.runtime.service_resources import ServiceResources, open_foundation
 from skydriver_dispatcher import consumers, store
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
@@ -23,8 +23,8 @@ from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
 from skydriver_dispatcher.adapters.scanner_queue import ScannerQueue
 from skydriver_dispatcher.bus_environment import bus_environment
 from skydriver_dispatcher.jobspec import SHARED_DIR, WORKING_DIR, JobSettings
+from skydriver_dispatcher.launcher_events import PendingEvents
 from skydriver_dispatcher.launching import Launching
-from skydriver_dispatcher.news import NewsBoard
 from skydriver_dispatcher.ports import Launcher
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from skydriver_dispatcher.settings import TOKEN_LIFE_S, DispatcherSettings
@@ -82,7 +82,9 @@ def _tokens(settings: DispatcherSettings) -> _Tokens:
         raise StartupProblem(f"SKYDRIVER_SCAN_TOKEN_KEY_FILE: {error}") from error
 
 
-async def _on_this_machine(service: Service, settings: DispatcherSettings, foundation: Foundation, token: _Tokens) -> None:
+async def _on_this_machine(
+    service: Service, settings: DispatcherSettings, foundation: ServiceResources, token: _Tokens
+) -> None:
     assert settings.work_dir is not None
     launcher = LocalLauncher(
         settings.work_dir.resolve(),
@@ -90,16 +92,16 @@ async def _on_this_machine(service: Service, settings: DispatcherSettings, found
         command=settings.scanner_words or SANDBOX_SCANNER,
     )
     service.stack.push_async_callback(launcher.close)
-    _start(service, settings, foundation, launcher, Pulse())
+    _start(service, settings, foundation, launcher, LoopSignals())
 
 
-async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundation: Foundation, token: _Tokens) -> None:
+async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundation: ServiceResources, token: _Tokens) -> None:
     try:
         client = await service.stack.enter_async_context(open_client())
-    except NoCluster as problem:
+    except ClusterConfigError as problem:
         raise StartupProblem(str(problem)) from problem
     jobs = _job_settings(settings)
-    board = NewsBoard()
+    board = PendingEvents()
     launcher = KubernetesLauncher(
         client,
         jobs,
@@ -126,7 +128,7 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
     Gauge("skydriver_watch_leads", "1 while this process watches the cluster.", registry=service.metrics.registry).set_function(
         lambda: float(leadership.leads)
     )
-    reconcile = Pulse()
+    reconcile = LoopSignals()
     watch = ClusterWatch(client, jobs, leadership, board, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
     watchdog = _start(service, settings, foundation, launcher, reconcile, leadership)
     service.ready_check("reconciled", lambda: not watchdog.in_doubt)
@@ -140,9 +142,9 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
 def _start(
     service: Service,
     settings: DispatcherSettings,
-    foundation: Foundation,
+    foundation: ServiceResources,
     launcher: Launcher,
-    reconcile: Pulse,
+    reconcile: LoopSignals,
     leadership: Leadership | None = None,
 ) -> Watchdog:
     """The loops and consumers that every launcher has."""
@@ -154,7 +156,8 @@ def _start(
     watchdog = Watchdog(
         pool, uow, schedule, launcher, usecases, result_grace=timedelta(seconds=settings.result_grace_s),
         trouble_limit=timedelta(seconds=settings.scanner_trouble_limit_s),
-        doubt_limit=timedelta(0) if launcher.revives else _DOUBT, unknown_limit=timedelta(0) if launcher.revives else _DOUBT,
+        doubt_limit=timedelta(0) if launcher.can_restart_in_place else _DOUBT,
+        unknown_limit=timedelta(0) if launcher.can_restart_in_place else _DOUBT,
         may_act=lambda: leadership is None or leadership.leads, have_arrived=queue.is_drained,
     )  # fmt: skip
     for number in range(settings.launch_hands):
@@ -167,7 +170,7 @@ def _start(
     foundation.wake_when_due([CHECK], service.loop("check", watchdog.check, idle_s=_IDLE_S))
     service.loop("reconcile-queues", usecases.reconcile_queues, idle_s=_RECONCILE_S)
     service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
-    launcher.news.on_news(service.loop("news", watchdog.follow, idle_s=_IDLE_S).wake)
+    launcher.news.on_event(service.loop("news", watchdog.follow, idle_s=_IDLE_S).wake)
     consumers.register(foundation.broker, usecases)
     return watchdog
 

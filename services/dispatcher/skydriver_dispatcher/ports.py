@@ -7,7 +7,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
 
 if TYPE_CHECKING:
-    from skydriver_dispatcher.news import NewsBoard
+    from skydriver_dispatcher.launcher_events import PendingEvents
 
 
 class LaunchRefused(Exception):
@@ -21,7 +21,7 @@ class LaunchRefused(Exception):
         self.is_final = is_final
 
 
-class NoRoom(TryLater):
+class CapacityExceeded(TryLater):
     """There is no room for one more scanner server now; there may be when another one has ended."""
 
 
@@ -54,20 +54,20 @@ class ScannerStage:
 
 
 @dataclass(frozen=True, slots=True)
-class RoomMade:
+class CapacityFreed:
     """Something that took up room is gone for good."""
 
 
-News = ScannerExit | ScannerStage | RoomMade
+LauncherEvent = ScannerExit | ScannerStage | CapacityFreed
 
 
 class Launcher(Protocol):
     """Starts and stops scanner servers, one per scan; starting one that runs is a success."""
 
     name: str
-    revives: bool
+    can_restart_in_place: bool
     """Whether ``launch`` may start a scan's scanner server again after it has ended; else it takes a new scan."""
-    news: "NewsBoard"
+    news: "PendingEvents"
     """What it has seen. An end that ``stop`` asked for may be left out."""
 
     async def launch(self, scan: Scan) -> str:
@@ -76,10 +76,10 @@ class Launcher(Protocol):
     async def stop(self, scan_id: str) -> None:
         """End the scan's scanner server, if there is one. Raises TryLater."""
 
-    async def present(self) -> dict[str, bool]:
+    async def running_scans(self) -> dict[str, bool]:
         """Scans that have a scanner server, and whether it runs; one whose end is still to be told counts. Raises TryLater."""
 
-    async def lack(self, scan_id: str) -> str:
+    async def missing_prerequisite(self, scan_id: str) -> str:
         """What a scanner server that has not started waits for in vain, in words; empty: nothing. Raises TryLater."""
 
     async def survey(self) -> list[ScannerExit | ScannerStage]:

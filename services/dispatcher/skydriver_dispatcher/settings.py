@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from skydriver_common.db.throttle import LONGEST_INTERVAL_S
 from skydriver_common.model import scanner_variables as variables
+from skydriver_common.model.launch_limits import LONGEST_INTERVAL_S
 from skydriver_common.runtime.settings import PREFIX, AmqpUrl, ServiceSettings
 
 TOKEN_LIFE_S = 30 * 86_400

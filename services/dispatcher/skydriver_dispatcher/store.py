@@ -5,18 +5,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.jsonb import jsonb_text
 from skydriver_common.db.pool import Connection, Pool, load_statements
-from skydriver_common.db.schedule import Work
-from skydriver_common.db.translate import database_faults
-from skydriver_common.model import wire
+from skydriver_common.db.schedule import DueWork
+from skydriver_common.model import event_codec
 
 _PAGE = 200
 _sql = load_statements("skydriver_dispatcher", "dispatcher.sql")
 
 LAUNCH = "launch"
 """Due work: one row per waiting scan. The statements of the throttle know it by this name."""
-FOR_ROOM = {"waits_for": "room"}
+WAITS_FOR_CAPACITY = {"waits_for": "room"}
 """Note of a launch that is put off until there is room."""
 
 
@@ -52,7 +52,7 @@ async def should_run(pool: Pool) -> dict[str, Running]:
             rows = [row async for row in _sql.should_run(pool, after=after, most=_PAGE)]
         for row in rows:
             after = row["scan_id"]
-            launch = wire.decode(row["rest"])["launch"]
+            launch = event_codec.decode(row["rest"])["launch"]
             found[after] = Running(
                 scan_id=after, version=row["version"], stage=launch.get("stage", ""),
                 code=(launch.get("trouble") or {}).get("code", ""),
@@ -96,7 +96,7 @@ async def unknown(pool: Pool, scan_ids: Iterable[str]) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchWork(Work):
+class LaunchWork(DueWork):
     """A claimed launch. interval_place: the place in the throttle's interval that it has taken, None: it needed none."""
 
     interval_place: datetime | None = None
@@ -114,10 +114,10 @@ async def claim_launch(pool: Pool, *, holder: str, lease: timedelta) -> LaunchWo
     wait_s: float | None = columns.pop("wait_s")
     if columns["scan_id"] is None:
         return wait_s
-    return LaunchWork(kind=LAUNCH, **{**columns, "note": wire.decode(columns["note"])})
+    return LaunchWork(kind=LAUNCH, **{**columns, "note": event_codec.decode(columns["note"])})
 
 
-async def give_back_interval(pool: Pool, work: Work) -> None:
+async def give_back_interval(pool: Pool, work: DueWork) -> None:
     """No launch came of this claim: the place in the interval that it has taken, if any, is free at once. Raises TryLater."""
     if isinstance(work, LaunchWork) and work.interval_place is not None:
         with database_faults():
@@ -140,7 +140,7 @@ async def hold_launches(pool: Pool, *, for_s: float, because: str, for_room: boo
 async def release_launches(pool: Pool) -> None:
     """There may be room again: what waits for it, and for nothing else, may start. Raises TryLater."""
     with database_faults():
-        await _sql.release_launches(pool, waiting=jsonb_text(FOR_ROOM))
+        await _sql.release_launches(pool, waiting=jsonb_text(WAITS_FOR_CAPACITY))
 
 
 async def installation_id(pool: Pool) -> str:

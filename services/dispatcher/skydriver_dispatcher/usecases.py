@@ -31,7 +31,7 @@ from skydriver_dispatcher.decide import (
     unknown,
 )
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 LAUNCH = store.LAUNCH
 STOP = "stop"
@@ -133,7 +133,7 @@ class UseCases:
             tx.append(scan_id, events)
             tx.due.drop(LAUNCH, scan_id)
             tx.due.put(STOP, scan_id, priority=scan.priority)
-        log.warning("scanner.without_queues", scan_id=scan_id, reason=events[0].reason)
+        logger.warning("scanner.without_queues", scan_id=scan_id, reason=events[0].reason)
 
     async def reconcile_queues(self) -> bool:
         """Loop step: what the delivery of an event about a workflow would have done, found from the state. Raises TryLater."""

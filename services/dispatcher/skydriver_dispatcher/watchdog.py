@@ -13,7 +13,7 @@ from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
 from skydriver_common.model.events import ScannerFailed, ScannerRestarted
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
@@ -26,12 +26,12 @@ from skydriver_dispatcher.decide import (
     has_reconstructed,
 )
 from skydriver_dispatcher.divergence import DivergenceGuard
-from skydriver_dispatcher.podfacts import is_given_up
-from skydriver_dispatcher.ports import Launcher, RoomMade, ScannerExit, ScannerStage
+from skydriver_dispatcher.pod_status import is_terminal_problem
+from skydriver_dispatcher.ports import CapacityFreed, Launcher, ScannerExit, ScannerStage
 from skydriver_dispatcher.store import Running
 from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases, context_of_loop
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 _RESTART_AFTER_S = 1.0
 """The first restart is immediate, later ones wait 3 and 15 times this long."""
@@ -105,9 +105,9 @@ class Watchdog:
             return False
         # in this order: what is launched in between is in neither of the two differences
         wanted = await store.should_run(self._pool)
-        present = await self._launcher.present()
-        running = {scan_id for scan_id, runs in present.items() if runs}
-        is_settled = await self._replace_missing(wanted, present)
+        running_scans = await self._launcher.running_scans()
+        running = {scan_id for scan_id, runs in running_scans.items() if runs}
+        is_settled = await self._replace_missing(wanted, running_scans)
         await self._stop_superfluous(wanted, running)
         survey = {news.scan_id: news for news in await self._launcher.survey()}
         await self._each(survey.keys() & wanted.keys(), lambda scan_id: self._catch_up(wanted[scan_id], survey[scan_id]))
@@ -117,21 +117,21 @@ class Watchdog:
         waits_s = [s for guard in (self._missing, self._unknown) if (s := guard.seconds_to_next()) is not None]
         return min([*waits_s, *([] if is_settled else [_AGAIN_S])], default=False)
 
-    async def _replace_missing(self, wanted: dict[str, Running], present: dict[str, bool]) -> bool:
+    async def _replace_missing(self, wanted: dict[str, Running], running_scans: dict[str, bool]) -> bool:
         """False: something has happened to one of them meanwhile, so that it may not be missing any more: look again."""
-        revives, is_settled = self._launcher.revives, True
+        can_restart_in_place, is_settled = self._launcher.can_restart_in_place, True
 
         async def replace(scan_id: str) -> None:
             nonlocal is_settled
             gone = ScannerExit(
-                scan_id=scan_id, exit_code=None, log_tail="", cause="" if revives else _GONE,
+                scan_id=scan_id, exit_code=None, log_tail="", cause="" if can_restart_in_place else _GONE,
                 # a process that ended while no dispatcher ran has most likely ended with the system, or with the machine
-                was_taken=not revives or not self._has_compared,
+                was_taken=not can_restart_in_place or not self._has_compared,
             )  # fmt: skip
             # where a scanner server is started again for the same scan, that may just have been done
-            is_settled &= await self._ended(gone, if_version=wanted[scan_id].version if revives else None)
+            is_settled &= await self._ended(gone, if_version=wanted[scan_id].version if can_restart_in_place else None)
 
-        await self._each(self._missing.believed(wanted.keys() - present.keys(), len(wanted)), replace)
+        await self._each(self._missing.believed(wanted.keys() - running_scans.keys(), len(wanted)), replace)
         return is_settled
 
     async def _stop_superfluous(self, wanted: dict[str, Running], running: set[str]) -> None:
@@ -141,21 +141,23 @@ class Watchdog:
         lasting = {scan_id for scan_id, since in self._unknown_since.items() if now - since >= self._unknown_limit_s}
         believed = self._unknown.believed(lasting, len(running))
         if believed:
-            log.warning("reconcile.unknown", number=len(believed), scans=sorted(believed)[:20])
+            logger.warning("reconcile.unknown", number=len(believed), scans=sorted(believed)[:20])
         await self._each((running - wanted.keys() - unknown) | believed, self._stop_if_superfluous)
 
     async def _catch_up(self, scan: Running, news: ScannerExit | ScannerStage) -> None:
         """Handle what news should have told of this scan."""
         if isinstance(news, ScannerExit):
-            log.warning("reconcile.ended", scan_id=scan.scan_id, cause=news.cause, exit_code=news.exit_code)
+            logger.warning("reconcile.ended", scan_id=scan.scan_id, cause=news.cause, exit_code=news.exit_code)
             await self._ended(news)
         elif (scan.stage, scan.code) != (news.stage, news.code):
             await self._came_to(news)
 
     async def _look_for_lack(self, scan_id: str) -> None:
-        lack = await self._launcher.lack(scan_id)
-        if lack:
-            await self._ended(ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause=lack, was_taken=True))
+        missing_prerequisite = await self._launcher.missing_prerequisite(scan_id)
+        if missing_prerequisite:
+            await self._ended(
+                ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause=missing_prerequisite, was_taken=True)
+            )
 
     async def _each(self, scan_ids: Iterable[str], act: Callable[[str], Awaitable[None]]) -> None:
         """Act on each scan; one that breaks us does not keep the others from it. Raises TryLater: something was unavailable."""
@@ -169,7 +171,7 @@ class Watchdog:
                 if in_a_row >= _FAULTS_IN_A_ROW:
                     break
             except Exception:
-                log.exception("reconcile.broke", scan_id=scan_id)
+                logger.exception("reconcile.broke", scan_id=scan_id)
             else:
                 in_a_row = 0
         if fault is not None:
@@ -195,7 +197,7 @@ class Watchdog:
                     await self._came_to(news)
                 case ScannerExit():
                     await self._ended(news)
-                case RoomMade():
+                case CapacityFreed():
                     await store.release_launches(self._pool)
                     self._schedule.ring(LAUNCH)
         except TryLater:
@@ -204,7 +206,7 @@ class Watchdog:
         except Exception:
             # a bug that one scan meets must not hold up the news of the others
             if not board.put_back(news, has_failed=True):
-                log.error("news.given_up", news=news, help="the next comparison of database and cluster finds it")
+                logger.error("news.given_up", news=news, help="the next comparison of database and cluster finds it")
             raise
         return True
 
@@ -227,7 +229,7 @@ class Watchdog:
                 await self._schedule.postpone(work, self._result_grace)
                 return True
         self._behind.discard(work.scan_id)
-        await self._ended(wire.read_as(ScannerExit, work.note), put_off=False)
+        await self._ended(event_codec.read_as(ScannerExit, work.note), put_off=False)
         await self._schedule.finish(work)
         return True
 
@@ -238,12 +240,12 @@ class Watchdog:
             return await self._until_next(CHECK)
         async with self._on(work.scan_id) as tx:
             scan = tx.scan(work.scan_id)
-            if scan is not None and can_end(scan) and scan.launch.trouble and is_given_up(scan.launch.trouble["code"]):
+            if scan is not None and can_end(scan) and scan.launch.trouble and is_terminal_problem(scan.launch.trouble["code"]):
                 limit_s = self._trouble_limit.total_seconds()
                 reason = f"given up after {limit_s:g} s: {scan.launch.trouble['text']}"
                 tx.append(work.scan_id, [ScannerFailed(reason=reason)])
                 tx.due.put(STOP, work.scan_id)
-                log.warning("scanner.given_up", scan_id=work.scan_id, reason=reason)
+                logger.warning("scanner.given_up", scan_id=work.scan_id, reason=reason)
             tx.due.finish(work)
         return True
 
@@ -257,7 +259,7 @@ class Watchdog:
             try:
                 await self._launcher.launch(scan)
             except TryLater as fault:
-                log.warning("relaunch.deferred", scan_id=work.scan_id, what=fault.what)
+                logger.warning("relaunch.deferred", scan_id=work.scan_id, what=fault.what)
                 await self._schedule.postpone(
                     work, timedelta(seconds=max(fault.after_s, min(30.0, 0.5 * 2 ** min(work.tries, 8))))
                 )
@@ -281,12 +283,12 @@ class Watchdog:
                 return
             events = decide_stage(scan, stage=news.stage, code=news.code, text=news.text)
             tx.append(news.scan_id, events)
-            if events and is_given_up(news.code):
+            if events and is_terminal_problem(news.code):
                 tx.due.put(CHECK, news.scan_id, after=self._trouble_limit)
             elif events:
                 tx.due.drop(CHECK, news.scan_id)
         if events:
-            log.info("scanner.stage", scan_id=news.scan_id, stage=news.stage, code=news.code)
+            logger.info("scanner.stage", scan_id=news.scan_id, stage=news.stage, code=news.code)
 
     async def _ended(self, ended: ScannerExit, *, put_off: bool = True, if_version: int | None = None) -> bool:
         """Decide what an end means, and act on it. Raises TryLater.
@@ -304,19 +306,19 @@ class Watchdog:
                 grace = timedelta(seconds=_LAUNCH_GRACE_S) if scan.is_waiting else self._result_grace
                 tx.due.put(END, ended.scan_id, after=grace, note=_note(ended))
                 return True
-            if self._launcher.revives:
+            if self._launcher.can_restart_in_place:
                 await self._revive(tx, scan, ended)
                 return True
             if not ended.was_taken:
                 events = decide_last_exit(scan, exit_code=ended.exit_code, log_tail=ended.log_tail, cause=ended.cause)
                 tx.append(ended.scan_id, events)
         if not ended.was_taken:
-            log.warning("scanner.failed", scan_id=ended.scan_id, exit_code=ended.exit_code, cause=ended.cause)
+            logger.warning("scanner.failed", scan_id=ended.scan_id, exit_code=ended.exit_code, cause=ended.cause)
             return True
         context = context_of_loop("watchdog", ended.scan_id, str(uuid.uuid4()))
         reason = f"the scanner server was lost: {ended.cause}"
         new = await self._usecases.replace_scan(ended.scan_id, reason, ended.exit_code, ended.log_tail, context)
-        log.warning("scanner.lost", scan_id=ended.scan_id, cause=ended.cause, replaced_by=new)
+        logger.warning("scanner.lost", scan_id=ended.scan_id, cause=ended.cause, replaced_by=new)
         return True
 
     async def _has_all_arrived(self, scan_id: str) -> bool:
@@ -324,7 +326,7 @@ class Watchdog:
         try:
             has_arrived = await self._have_arrived()
         except TryLater as fault:
-            log.warning("scanner.reports_unknown", what=fault.what)
+            logger.warning("scanner.reports_unknown", what=fault.what)
             has_arrived = False
         if not has_arrived:
             self._behind.add(scan_id)
@@ -338,7 +340,7 @@ class Watchdog:
         )  # fmt: skip
         tx.append(ended.scan_id, events)
         for event in events:
-            log.warning("scanner.ended", scan_id=ended.scan_id, exit_code=ended.exit_code, outcome=event.type)
+            logger.warning("scanner.ended", scan_id=ended.scan_id, exit_code=ended.exit_code, outcome=event.type)
             if isinstance(event, ScannerRestarted):
                 pause_s = 0.0 if ended.was_taken else _RESTART_AFTER_S * (4 ** (event.restarts - 1) - 1)
                 # in the same transaction: a dispatcher that dies here does not forget the restart
@@ -350,7 +352,7 @@ class Watchdog:
             scan = tx.scan(scan_id)
             if scan is None or scan.is_over:
                 tx.due.put(STOP, scan_id)
-                log.warning("scanner.superfluous", scan_id=scan_id)
+                logger.warning("scanner.superfluous", scan_id=scan_id)
 
     async def _look(self, scan_id: str) -> Scan | None:
         async with self._on(scan_id) as tx:

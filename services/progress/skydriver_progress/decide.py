@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from skydriver_common.model.commands import PatchManifest, PutResult
+from skydriver_common.model.event_codec import same_json
 from skydriver_common.model.events import (
     Event,
     EventMetadataSet,
@@ -17,12 +18,11 @@ from skydriver_common.model.events import (
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import ResultRef, Scan
 from skydriver_common.model.scan_tokens import is_last_word
-from skydriver_common.model.wire import same_json
-from skydriver_scanner.wire import FAILURE, PROGRESS, RESULT
+from skydriver_scanner.protocol import FAILURE, PROGRESS, RESULT
 
 LATE_S = 120.0
 """While a process of the scanner was heard so lately, reports of those before it count as late and are passed over."""
-TOLD_AGAIN_S = 3600.0
+REFUSAL_REPEAT_S = 3600.0
 """A refused report is told as an event once in this time for each scan and code: a stray sender must not fill the log."""
 MAX_LOG_TAIL = 16_384
 
@@ -85,7 +85,7 @@ def decide_patch(scan: Scan, command: PatchManifest, now: float, *, failed_at: f
     if command.progress and not _is_late(scan, command, now, failed_at):
         if command.producer and command.producer != scan.scanner.producer:
             events.append(ScannerTookOver(producer=command.producer))
-        if _is_news(scan, command):
+        if _changes_state(scan, command):
             # over REST there is no number: such a report stands where the last one on the bus stood
             producer, sequence = (command.producer, command.sequence) if command.producer else (scan.producer, scan.sequence)
             events.append(ProgressReported(progress=command.progress, producer=producer, sequence=sequence))
@@ -158,7 +158,7 @@ def was_sent_in_time(scan: Scan, kind: str, producer: str, sequence: int, *, is_
 def decide_refused(scan: Scan, kind: str, refusal: Refusal, now: float) -> list[Event]:
     """Tell that a message in the scan's name was refused, unless the same was told a short time ago. now: Unix seconds."""
     told = scan.scanner.refusals.get(refusal.code)
-    if told is not None and now - told < TOLD_AGAIN_S:
+    if told is not None and now - told < REFUSAL_REPEAT_S:
         return []
     return [ReportRefused(kind=kind, code=refusal.code, reason=refusal.reason)]
 
@@ -225,7 +225,7 @@ def _another_heard_at(scan: Scan, producer: str) -> float:
     return max(others_end, scanner.took_over_at if producer in own_words else scanner.heard_at)
 
 
-def _is_news(scan: Scan, command: PatchManifest) -> bool:
+def _changes_state(scan: Scan, command: PatchManifest) -> bool:
     """Whether the report says something else than what is stored, and may replace it."""
     if scan.progress is None or command.progress is None:
         return True

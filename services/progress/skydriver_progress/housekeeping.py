@@ -11,7 +11,7 @@ from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.housekeeping import forget_replies_without_key, tidy
 from skydriver_common.model.events import SYSTEM
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 HOUSEKEEPING = "progress.housekeeping"
 SHORT_REPLIES = "progress.short-replies"
@@ -41,7 +41,7 @@ class Housekeeping:
             return False if next_s is None else max(next_s, 0.2)
         done = await tidy(self._pool, before=CLOCK.now() - self._keep, after=str(work.note.get("after", "")))
         if done.replies or done.blobs:
-            log.info("housekeeping.done", replies=done.replies, blobs=done.blobs, bytes=done.bytes)
+            logger.info("housekeeping.done", replies=done.replies, blobs=done.blobs, bytes=done.bytes)
         pause = timedelta(0) if done.has_more else _EVERY
         await self._schedule.postpone(work, pause, note={"after": done.after})
         return True

@@ -15,29 +15,29 @@ from typing import Any
 
 import structlog
 
-from skydriver_common.bus import letters
-from skydriver_common.db.bell import Bell
+from skydriver_common.bus import dead_letter
+from skydriver_common.db.errors import fault_of
+from skydriver_common.db.notifier import Notifier
 from skydriver_common.db.pool import Pool
-from skydriver_common.db.translate import fault_of
 from skydriver_common.faults import TryLater
-from skydriver_common.log import blobs, system_log
+from skydriver_common.log import blobs, system_chain
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context, PatchManifest, PutResult
-from skydriver_common.model.events import StrangeReportRefused
+from skydriver_common.model.events import UnknownScanReportRefused
 from skydriver_common.model.rejections import Rejection
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.scan_tokens import token_has_ended
 from skydriver_progress import messages
-from skydriver_progress.decide import TOLD_AGAIN_S, Refusal, Report, decide_refused, decide_report, was_sent_in_time
+from skydriver_progress.decide import REFUSAL_REPEAT_S, Refusal, Report, decide_refused, decide_report, was_sent_in_time
 from skydriver_progress.messages import Envelope, Skymap, parse
 from skydriver_progress.retention import Retention
-from skydriver_progress.tokens import ENDED, ScanTokens
-from skydriver_scanner.wire import PROGRESS
+from skydriver_progress.scan_token_verifier import ENDED, ScanTokens
+from skydriver_scanner.protocol import PROGRESS
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 UNKNOWN, FAILED = "scan-unknown", "failed"
-_BREATH = 64
+_YIELD_EVERY = 64
 _FINISHED = re.compile(rb'"finished"\s*:\s*true|\\u00')
 """In the bytes of a report that says finished; or the word is written in another way."""
 _OFF_THE_LOOP_BYTES = 256 * 1024
@@ -57,17 +57,17 @@ class Message:
     correlation_id: str | None
     size: int
     tag: int
-    is_back: bool = False
+    is_redriven: bool = False
     """From the dead letters."""
 
     @property
     def failed_at(self) -> float | None:
         """When a message from the dead letters failed first, in Unix seconds, 0.0: unknown; None: it is not from there."""
-        return letters.first_failed_at(self.headers) if self.is_back else None
+        return dead_letter.first_failed_at(self.headers) if self.is_redriven else None
 
 
 @dataclass(slots=True, eq=False)
-class Item:
+class IncomingReport:
     """A message on its way: either with a report and whose it is, or with a refusal, or done."""
 
     message: Message
@@ -99,7 +99,7 @@ class Item:
 
     def fails(self, error: Exception) -> None:
         """Handling it meets a bug: it is refused, with the traceback. Called where the error was caught."""
-        log.exception("report.failed", kind=self.kind, scan_id=self.scan_id)
+        logger.exception("report.failed", kind=self.kind, scan_id=self.scan_id)
         self.refusal = Refusal(FAILED, f"handling it fails: {type(error).__name__}")
         self.trace = traceback.format_exc(limit=-8)
 
@@ -108,7 +108,7 @@ class Ingest:
     """Handles batches. Several may be prepared at once, they are decided one after the other."""
 
     def __init__(
-        self, pool: Pool, bell: Bell, uow: UnitOfWork, tokens: ScanTokens, *, coalesces: bool, token_grace_s: float,
+        self, pool: Pool, bell: Notifier, uow: UnitOfWork, tokens: ScanTokens, *, coalesces: bool, token_grace_s: float,
         retention: Retention,
     ) -> None:  # fmt: skip
         """coalesces: of the progress reports of a scan in one batch, write only the newest."""
@@ -121,12 +121,12 @@ class Ingest:
         self._retention = retention
         self._told: set[str] = set()
 
-    async def prepare(self, batch: Sequence[Message]) -> list[Item]:
+    async def prepare(self, batch: Sequence[Message]) -> list[IncomingReport]:
         """Open and check them, parse what will be needed: from the first to the last, or as many as may be unpacked at once.
 
         Raises TryLater when that can't be done now.
         """
-        items: list[Item] = []
+        items: list[IncomingReport] = []
         content_bytes = 0
         for count, message in enumerate(batch, 1):
             item = await self._opened(message)
@@ -134,43 +134,43 @@ class Ingest:
             content_bytes += len(item.envelope.plain) if item.envelope is not None else 0
             if content_bytes > _MOST_CONTENT_BYTES:
                 break
-            if count % _BREATH == 0:
+            if count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         for count, group in enumerate(_by_sender(items), 1):
             for item in reversed(group):
                 await self._parsed(item)
                 if self._coalesces and isinstance(item.report, PatchManifest) and item.report.progress:
                     break  # those before it are looked at only if that turns out to be needed
-            if count % _BREATH == 0:
+            if count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return items
 
-    async def decide(self, items: Sequence[Item]) -> list[Item]:
+    async def decide(self, items: Sequence[IncomingReport]) -> list[IncomingReport]:
         """Decide on all of them in one transaction; returns the refused ones. Raises TryLater, and nothing else."""
         refusals = [item.refusal for item in items]
         try:
             await self._decide(items)
         except TryLater:
-            _take_back(items, refusals)
+            _reset_refusals(items, refusals)
             for item in items:
                 if item.skymap is not None:  # a crash of the database may have lost what the disk had not got yet
                     await blobs.put(self._pool, item.skymap)
             raise
         except Exception as error:
-            _take_back(items, refusals)
+            _reset_refusals(items, refusals)
             if (fault := fault_of(error)) is not None:
                 raise fault from error
             if len(items) > 1:
-                log.warning("batch.split", items=len(items), error=type(error).__name__)
+                logger.warning("batch.split", items=len(items), error=type(error).__name__)
                 half = len(items) // 2
                 return [*await self.decide(items[:half]), *await self.decide(items[half:])]
             items[0].fails(error)
         return [item for item in items if item.refusal is not None]
 
-    async def _opened(self, message: Message) -> Item:
+    async def _opened(self, message: Message) -> IncomingReport:
         key = message.key
         kind, scan_id = messages.addressed_to(key)
-        item = Item(message, kind, scan_id)
+        item = IncomingReport(message, kind, scan_id)
         if message.size > len(message.body):
             item.refusal = messages.too_large(key)
             return item
@@ -187,7 +187,7 @@ class Ingest:
         item.context = Context(command_id=place, correlation_id=message.correlation_id or place, actor=subject)
         return item
 
-    async def _parsed(self, item: Item) -> None:
+    async def _parsed(self, item: IncomingReport) -> None:
         try:
             await self._parse(item)
         except TryLater:
@@ -195,7 +195,7 @@ class Ingest:
         except Exception as error:  # noqa: BLE001  (a bug that this message meets must not stop the others)
             item.fails(error)
 
-    async def _parse(self, item: Item) -> None:
+    async def _parse(self, item: IncomingReport) -> None:
         envelope = item.envelope
         if envelope is None:
             return
@@ -216,11 +216,11 @@ class Ingest:
             producer=skymap.producer, sequence=skymap.sequence,
         )  # fmt: skip
 
-    async def _decide(self, items: Sequence[Item]) -> None:
+    async def _decide(self, items: Sequence[IncomingReport]) -> None:
         scan_ids = sorted({item.scan_id for item in items if item.scan_id is not None})
         batch = uuid.uuid4().hex
         context = Context(command_id=f"batch:{batch}", correlation_id=batch, actor="progress")
-        strange: list[Item] = []
+        strange: list[IncomingReport] = []
         async with self._uow.on_scans(context, scan_ids) as tx:
             now = tx.now.timestamp()
             for group in _by_sender(items):
@@ -228,7 +228,9 @@ class Ingest:
         for item in strange:
             await self._tell_of_a_stranger(item)
 
-    def _decide_group(self, tx: Transaction, group: Sequence[Item], now: float, strange: list[Item]) -> None:
+    def _decide_group(
+        self, tx: Transaction, group: Sequence[IncomingReport], now: float, strange: list[IncomingReport]
+    ) -> None:
         """Items of one scan and one sender, in their order."""
         scan_id = group[0].scan_id
         scan = tx.scan(scan_id) if scan_id is not None else None
@@ -257,7 +259,7 @@ class Ingest:
             if item.refusal is not None:
                 self._tell(tx, item, scan_id, now)
 
-    def _came_in_time(self, scan: Scan, item: Item) -> bool:
+    def _came_in_time(self, scan: Scan, item: IncomingReport) -> bool:
         """Whether a message that is handled after the end of its scan's token was sent before, or has been with us since then."""
         failed_at = item.message.failed_at
         if failed_at and not token_has_ended(scan, failed_at, self._token_grace_s):
@@ -266,7 +268,7 @@ class Ingest:
         is_final = isinstance(report, PutResult) and report.is_final
         return place is not None and was_sent_in_time(scan, item.kind, place.producer, place.sequence, is_final=is_final)
 
-    def _take_newest(self, tx: Transaction, group: Sequence[Item], now: float) -> Item | None:
+    def _take_newest(self, tx: Transaction, group: Sequence[IncomingReport], now: float) -> IncomingReport | None:
         """Decide on the newest progress report that is as it must be; None when there is none.
 
         One that says finished stands, whatever comes after it: so the newest of those is taken, if there is one.
@@ -278,7 +280,7 @@ class Ingest:
                 return item
         return None
 
-    def _take(self, tx: Transaction, item: Item, report: Report, now: float) -> bool:
+    def _take(self, tx: Transaction, item: IncomingReport, report: Report, now: float) -> bool:
         """Decide on one report; False when it is refused."""
         scan = tx.scan(report.scan_id)
         assert scan is not None
@@ -292,29 +294,29 @@ class Ingest:
                 tx.append(report.scan_id, events, context=item.context)
                 return True
 
-    def _tell(self, tx: Transaction, item: Item, scan_id: str, now: float) -> None:
+    def _tell(self, tx: Transaction, item: IncomingReport, scan_id: str, now: float) -> None:
         """Make the refusal an event of the scan, if it is not one already."""
         scan = tx.scan(scan_id)
         assert scan is not None
         assert item.refusal is not None
         tx.append(scan_id, decide_refused(scan, item.kind, item.refusal, now), context=item.context)
 
-    async def _tell_of_a_stranger(self, item: Item) -> None:
+    async def _tell_of_a_stranger(self, item: IncomingReport) -> None:
         """Record a refusal that belongs to no scan: once an hour for each kind and code, whichever replica meets it."""
         assert item.refusal is not None
         refusal = item.refusal
-        once = f"refused:{item.kind}:{refusal.code}:{int(time.time() // TOLD_AGAIN_S)}"
+        once = f"refused:{item.kind}:{refusal.code}:{int(time.time() // REFUSAL_REPEAT_S)}"
         if once in self._told:
             return
-        fact = StrangeReportRefused(kind=item.kind, code=refusal.code, reason=refusal.reason)
+        fact = UnknownScanReportRefused(kind=item.kind, code=refusal.code, reason=refusal.reason)
         context = Context(command_id=once, correlation_id=once, actor="progress")
-        await system_log.record(self._pool, self._bell, "progress", context, fact)
+        await system_chain.record(self._pool, self._bell, "progress", context, fact)
         if len(self._told) > 1000:
             self._told.clear()
         self._told.add(once)
 
 
-def _take_back(items: Sequence[Item], refusals: Sequence[Refusal | None]) -> None:
+def _reset_refusals(items: Sequence[IncomingReport], refusals: Sequence[Refusal | None]) -> None:
     """What was decided in a transaction that failed does not count."""
     for item, refusal in zip(items, refusals, strict=True):
         item.refusal = refusal
@@ -324,9 +326,9 @@ def _without_progress(report: Report) -> Report:
     return replace(report, progress=None) if isinstance(report, PatchManifest) else report
 
 
-def _by_sender(items: Sequence[Item]) -> list[list[Item]]:
+def _by_sender(items: Sequence[IncomingReport]) -> list[list[IncomingReport]]:
     """Items of one scan and one producer together, in order of their sequence; groups in order of their first item."""
-    groups: dict[tuple[str | None, str], list[Item]] = {}
+    groups: dict[tuple[str | None, str], list[IncomingReport]] = {}
     for item in items:
         producer = item.envelope.producer if item.envelope is not None else ""
         groups.setdefault((item.scan_id, producer), []).append(item)
@@ -336,5 +338,5 @@ def _by_sender(items: Sequence[Item]) -> list[list[Item]]:
     return list(groups.values())
 
 
-def _sequence(item: Item) -> int:
+def _sequence(item: IncomingReport) -> int:
     return item.envelope.sequence if item.envelope is not None else -1

@@ -7,22 +7,22 @@ from functools import partial
 
 from skydriver_common.auth import Issuer, JwksFile, TokenVerifier
 from skydriver_common.bus import topology
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool, open_pool
-from skydriver_common.db.translate import database_faults
 from skydriver_common.log import blobs
 from skydriver_common.log.another_server import refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import UnitOfWork
-from skydriver_common.runtime.foundation import Foundation, open_foundation, patiently
 from skydriver_common.runtime.service import Service, run
+from skydriver_common.runtime.service_resources import ServiceResources, open_foundation, retry_until_available
 from skydriver_progress import consumers
-from skydriver_progress.adapters.lane import Lane
-from skydriver_progress.hearing import SETTLES_S, Hearing
+from skydriver_progress.adapters.batch_consumer import BatchConsumer
+from skydriver_progress.backlog_gate import SETTLES_S, BacklogGate
 from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import COMPACT, Retention
+from skydriver_progress.scan_token_verifier import ScanTokens
 from skydriver_progress.settings import ProgressSettings
 from skydriver_progress.silence import SILENCE, SilenceWatch
-from skydriver_progress.tokens import ScanTokens
 from skydriver_progress.unwatched import INTERVAL_S, RECONCILE, Unwatched
 
 _IDLE_S = 60.0
@@ -39,8 +39,8 @@ def main() -> None:
     async def build(service: Service) -> None:
         foundation = await open_foundation(service, settings)
         retention = Retention(foundation.uow, foundation.schedule, keep=settings.keep_progress)
-        lanes: list[Lane] = []
-        hearing = Hearing(partial(_all_are_clear, lanes), settles_s=min(SETTLES_S, settings.silence_limit_s))
+        lanes: list[BatchConsumer] = []
+        hearing = BacklogGate(partial(_all_are_clear, lanes), settles_s=min(SETTLES_S, settings.silence_limit_s))
         silence = SilenceWatch(foundation.uow, foundation.schedule, hearing, limit=timedelta(seconds=settings.silence_limit_s))
         housekeeping = Housekeeping(foundation.pool, foundation.schedule, keep=settings.keep_replies)
         short_replies = ShortReplies(foundation.pool, foundation.schedule)
@@ -67,12 +67,14 @@ def _collect_garbage_seldom() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-async def _all_are_clear(lanes: Sequence[Lane]) -> bool:
+async def _all_are_clear(lanes: Sequence[BatchConsumer]) -> bool:
     """Whether they are all at work, with nothing that waits for long."""
     return bool(lanes) and all([await lane.is_clear() for lane in lanes])
 
 
-async def _ingest(service: Service, foundation: Foundation, settings: ProgressSettings, retention: Retention) -> list[Lane]:
+async def _ingest(
+    service: Service, foundation: ServiceResources, settings: ProgressSettings, retention: Retention
+) -> list[BatchConsumer]:
     """A lane for each kind of message, all on a pool of their own."""
 
     async def open_it() -> Pool:
@@ -80,7 +82,7 @@ async def _ingest(service: Service, foundation: Foundation, settings: ProgressSe
             url = settings.database_url.get_secret_value()
             return await open_pool(url, name="progress-ingest", size=_POOL, check=refuse_log_of_another_server)
 
-    pool = await patiently(open_it)
+    pool = await retry_until_available(open_it)
     service.stack.push_async_callback(pool.close)
     issuer, keys = settings.token_issuer
     verifier = TokenVerifier([Issuer(issuer, JwksFile(keys))], audience=settings.auth_audience)
@@ -93,7 +95,7 @@ async def _ingest(service: Service, foundation: Foundation, settings: ProgressSe
             pool, foundation.bell, uow, ScanTokens(verifier),
             coalesces=settings.coalesce_progress, token_grace_s=settings.scan_token_grace_s, retention=retention,
         )  # fmt: skip
-        lane = Lane(
+        lane = BatchConsumer(
             settings.amqp_url.get_secret_value(), topology.scanner_queue(kind), ingest,
             prefetch=prefetch or settings.ingest_prefetch, most=most, stopping=service.stopping,
             settled=service.metrics.command_handled, store_takes=partial(blobs.can_be_written, foundation.pool),

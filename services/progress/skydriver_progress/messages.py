@@ -8,8 +8,8 @@ import orjson
 from pydantic import ValidationError
 
 from skydriver_common.model.commands import PatchManifest
-from skydriver_common.model.wire import may_hold_long_integers
-from skydriver_common.payloads.invalid import InvalidBody, Problem
+from skydriver_common.model.event_codec import may_hold_long_integers
+from skydriver_common.payloads.field_errors import InvalidBody, Problem
 from skydriver_common.payloads.jsonbody import read_object
 from skydriver_common.payloads.reports import (
     ParsedPatch,
@@ -19,7 +19,7 @@ from skydriver_common.payloads.reports import (
     split_result,
 )
 from skydriver_progress.decide import Refusal, Report, ReportFailure
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 
 MALFORMED, TOO_LARGE = "malformed", "too-large"
 _PLAIN_NESTING = 150
@@ -51,22 +51,22 @@ class Envelope:
 
 def most_wire_bytes(key: str) -> int:
     """The largest body, as sent, of a message with this routing key."""
-    return wire.limits(key.partition(".")[0])[0]
+    return protocol.limits(key.partition(".")[0])[0]
 
 
 def addressed_to(key: str) -> tuple[str, str | None]:
     """Kind and scan id in a routing key, as far as they can be read: for telling of a message that can't be."""
     kind, _, scan_id = key.partition(".")
-    return (kind if kind in wire.KINDS else "unknown"), wire.scan_id_of(scan_id)
+    return (kind if kind in protocol.KINDS else "unknown"), protocol.scan_id_of(scan_id)
 
 
 def open_envelope(key: str, headers: Mapping[str, Any], body: bytes, content_encoding: str | None) -> Envelope | Refusal:
     """Check what is on the outside, decompress the inside. Never raises."""
     try:
-        outside = wire.unwrap(key, headers, body, content_encoding=content_encoding)
-    except wire.MessageTooLarge as error:
+        outside = protocol.unwrap(key, headers, body, content_encoding=content_encoding)
+    except protocol.MessageTooLarge as error:
         return Refusal(TOO_LARGE, error.reason)
-    except wire.MessageRefused as error:
+    except protocol.MessageRefused as error:
         return Refusal(MALFORMED, error.reason)
     return Envelope(outside.kind, outside.scan_id, outside.producer, outside.sequence, outside.plain, outside.token)
 
@@ -80,15 +80,15 @@ def parse(envelope: Envelope) -> Report | Skymap | Refusal | None:
     """What a message says. None: nothing (the first, empty skymaps of a scan). Never raises."""
     try:
         match envelope.kind:
-            case wire.PROGRESS:
+            case protocol.PROGRESS:
                 return _progress(envelope)
-            case wire.RESULT:
+            case protocol.RESULT:
                 return _result(envelope)
             case _:
                 return _failure(envelope)
     except InvalidBody as error:
         return Refusal(MALFORMED, error.reason)
-    except wire.MessageRefused as error:
+    except protocol.MessageRefused as error:
         return Refusal(MALFORMED, error.reason)
     except RecursionError:
         return Refusal(MALFORMED, "the body is nested too deeply")
@@ -138,7 +138,7 @@ def _failure(envelope: Envelope) -> ReportFailure:
     body = read_object(envelope.plain)
     if body.problems:
         raise InvalidBody(body.problems)
-    wire.check_content(wire.FAILURE, body.values)
+    protocol.check_content(protocol.FAILURE, body.values)
     return ReportFailure(
         scan_id=envelope.scan_id,
         reason=body.values["reason"],

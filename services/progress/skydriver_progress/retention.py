@@ -11,7 +11,7 @@ from skydriver_common.log.compaction import AT_ONCE, RESULTS_AT_ONCE, compact_pr
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 COMPACT = "progress.compact"
 _AGAIN_AFTER = timedelta(days=1)
@@ -46,7 +46,7 @@ class Retention:
             done = 0 if scan is None else await compact_progress(tx, work.scan_id, before=before)
             results = 0 if scan is None else await compact_results(tx, work.scan_id, before=before)
         if done or results:
-            log.info("progress.compacted", scan_id=work.scan_id, payloads=done, results=results)
+            logger.info("progress.compacted", scan_id=work.scan_id, payloads=done, results=results)
         if done == AT_ONCE or results == RESULTS_AT_ONCE:
             await self._schedule.postpone(work, timedelta(0))
         elif scan is None or (scan.scanner.ended_at is not None and scan.scanner.heard_at < before.timestamp()):

@@ -8,10 +8,10 @@ import structlog
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context
+from skydriver_progress.backlog_gate import BacklogGate
 from skydriver_progress.decide import decide_silence, is_awaited, may_be_silent
-from skydriver_progress.hearing import Hearing
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 SILENCE = "progress.silence"
 _LISTENS_AGAIN_S = 30.0
@@ -20,7 +20,7 @@ _LISTENS_AGAIN_S = 30.0
 class SilenceWatch:
     """``begins`` with a launch; ``step`` is a loop's. The watch over a scan ends when nothing is expected of its scanner."""
 
-    def __init__(self, uow: UnitOfWork, schedule: Schedule, hearing: Hearing, *, limit: timedelta) -> None:
+    def __init__(self, uow: UnitOfWork, schedule: Schedule, hearing: BacklogGate, *, limit: timedelta) -> None:
         self._uow = uow
         self._schedule = schedule
         self._hearing = hearing
@@ -54,7 +54,7 @@ class SilenceWatch:
             await self._schedule.finish(work)
             return True
         if events:
-            log.warning("scanner.silent", scan_id=work.scan_id, silent_s=round(now - scan.scanner.heard_at))
+            logger.warning("scanner.silent", scan_id=work.scan_id, silent_s=round(now - scan.scanner.heard_at))
         spoke_lately = scan.scanner.silent_since is None and not events and not is_natural
         again_s = max(1.0, max(scan.scanner.heard_at, since) + limit_s - now) if spoke_lately else limit_s
         await self._schedule.postpone(work, timedelta(seconds=again_s), note={"is_natural": is_natural, "since": since})

@@ -1,7 +1,7 @@
 """Loop step: running scans whose silence nobody watches, since the delivery of their launch was lost, are watched again."""
 
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool, load_statements
-from skydriver_common.db.translate import database_faults
 from skydriver_progress.silence import SilenceWatch
 
 _sql = load_statements("skydriver_progress", "unwatched.sql")

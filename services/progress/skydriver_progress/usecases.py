@@ -2,7 +2,7 @@
 
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.log.views import manifest_body
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
 from skydriver_common.model.commands import Context, PatchManifest, PutResult
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_progress.decide import decide_patch, decide_result, unknown
@@ -44,6 +44,6 @@ async def put_result(command: PutResult, context: Context, uow: UnitOfWork, rete
             after = tx.append(command.scan_id, decide_result(scan, command))
             assert after is not None
             assert after.result is not None
-            reply = Reply(body=wire.encode({"digest": after.result.digest, "is_final": after.result.is_final}))
+            reply = Reply(body=event_codec.encode({"digest": after.result.digest, "is_final": after.result.is_final}))
         tx.record(reply)
     return reply

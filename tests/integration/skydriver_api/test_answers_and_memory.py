@@ -13,13 +13,14 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from skydriver_api import delivery, reads
-from skydriver_api.limits import Budget
-from skydriver_api.routes import streaming
+from skydriver_api.http import delivery
+from skydriver_api.http.limits import WeightedSemaphore
+from skydriver_api.reads import view_queries as reads
+from skydriver_api.routes import chunked as streaming
 from skydriver_common.bus import topology
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
 from skydriver_common.model.commands import DeleteScan, PutResult
 from skydriver_common.model.events import ProgressReported, ResultReceived
 from skydriver_common.model.ids import new_scan_id
@@ -49,7 +50,7 @@ class Services:
             reply = {"digest": command["digest"], "is_final": command["is_final"]}
         assert message.reply_to
         await self.channel.default_exchange.publish(
-            aio_pika.Message(wire.encode(reply), correlation_id=message.correlation_id), message.reply_to
+            aio_pika.Message(event_codec.encode(reply), correlation_id=message.correlation_id), message.reply_to
         )
         await message.ack()
 
@@ -75,7 +76,7 @@ async def services(clean_bus: str) -> AsyncIterator[Services]:
             await queue.delete(if_unused=False, if_empty=False)
 
 
-async def _until_free(budget: Budget) -> None:
+async def _until_free(budget: WeightedSemaphore) -> None:
     async with asyncio.timeout(30):
         while budget.free < budget.total:  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.02)
@@ -86,8 +87,8 @@ async def test_clients_that_do_not_read_hold_no_more_than_the_budget_and_not_for
     database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(streaming, "WRITE_LIMIT_S", 1.0)
-    large = Budget(64 * MIB, what="large answers", patience_s=0.2)
-    small = Budget(4 * MIB, what="answers", patience_s=0.2)
+    large = WeightedSemaphore(64 * MIB, what="large answers", patience_s=0.2)
+    small = WeightedSemaphore(4 * MIB, what="answers", patience_s=0.2)
     event = json.dumps({"x": _text(12 * MIB)})
     skymap = b'{"y": "%b"}' % _text(10 * MIB).encode()
     async with a_store(database) as store:
@@ -144,7 +145,7 @@ async def test_pages_of_events_are_bounded_by_bytes(database: str, clean_bus: st
 async def test_what_has_taken_effect_is_not_answered_503(
     database: str, clean_bus: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = Budget(20 * MIB, what="large answers", patience_s=0.2)
+    large = WeightedSemaphore(20 * MIB, what="large answers", patience_s=0.2)
     skymap = b'{"y": "%b"}' % _text(10 * MIB).encode()
     async with a_store(database) as store, local_gateway(database, clean_bus, result_bytes=large) as gateway:
         scan = await store.a_scan()
@@ -174,7 +175,7 @@ async def test_a_result_that_is_put_comes_back_as_it_was_sent_unless_little_is_w
 ) -> None:
     skymap = b'{"x": NaN, "y": "%b" }' % _text(n_bytes).encode()
     body = b'{"is_final": false, "skyscan_result": %b}' % skymap
-    budget = Budget(120 * MIB, what="large bodies")
+    budget = WeightedSemaphore(120 * MIB, what="large bodies")
     async with a_store(database) as store, local_gateway(database, clean_bus, body_bytes=budget, deadline_s=20) as gateway:
         scan = await store.a_scan()
         async with gateway.session.put(f"{gateway.url}/scan/{scan}/result", data=io.BytesIO(body)) as answer:
@@ -217,7 +218,7 @@ async def test_the_backlog_comes_in_pages_and_as_a_whole(database: str, clean_bu
 
 
 async def test_small_answers_are_not_counted_and_do_not_wait(database: str, clean_bus: str) -> None:
-    none = Budget(1, what="answers", patience_s=0.1)
+    none = WeightedSemaphore(1, what="answers", patience_s=0.1)
     async with none.taking(), local_gateway(database, clean_bus, answer_bytes=none) as gateway, AsyncExitStack() as stack:
         answers = [await stack.enter_async_context(gateway.session.get(gateway.url)) for _ in range(20)]
         assert {answer.status for answer in answers} == {200}

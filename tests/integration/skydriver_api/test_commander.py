@@ -10,8 +10,8 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.robust_queue import RobustQueue
 
-from skydriver_api import commander as commander_module
-from skydriver_api.commander import Commander, CommandTooLarge
+from skydriver_api.commands import client as commander_module
+from skydriver_api.commands.client import CommandClient, CommandTooLarge
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
 from skydriver_common.faults import TryLater
@@ -77,7 +77,7 @@ def _through(url: str, proxy: Proxy) -> str:
 
 async def test_without_a_broker_the_answer_is_quick(clean_bus: str, proxy: Proxy, service: Service) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = Commander(service.recorded_reply, deadline_s=10)
+    commander = CommandClient(service.recorded_reply, deadline_s=10)
     await commander.open(bus)
     await proxy.close()
     await asyncio.sleep(0.1)
@@ -91,7 +91,7 @@ async def test_without_a_broker_the_answer_is_quick(clean_bus: str, proxy: Proxy
 
 async def test_what_no_broker_takes_is_not_sent(clean_bus: str, service: Service) -> None:
     bus = await connect(clean_bus, name="test")
-    commander = Commander(service.recorded_reply, deadline_s=0.5)
+    commander = CommandClient(service.recorded_reply, deadline_s=0.5)
     await commander.open(bus)
     with pytest.raises(CommandTooLarge):
         await commander.ask(DeleteScan(scan_id="s" * 13 * 2**20), actor="a")
@@ -104,7 +104,7 @@ async def test_a_reply_lost_with_the_connection_is_read_where_it_is_recorded(
     clean_bus: str, proxy: Proxy, service: Service
 ) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = Commander(service.recorded_reply, deadline_s=20)
+    commander = CommandClient(service.recorded_reply, deadline_s=20)
     await commander.open(bus)
     service.then = proxy.cut
     began = time.monotonic()
@@ -118,7 +118,7 @@ async def test_a_command_during_a_slow_reconnection_is_sent_once_the_way_back_is
     clean_bus: str, proxy: Proxy, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = Commander(service.recorded_reply, deadline_s=20)
+    commander = CommandClient(service.recorded_reply, deadline_s=20)
     await commander.open(bus)
     is_restoring, may_go_on, restore = asyncio.Event(), asyncio.Event(), RobustQueue.restore
 
@@ -148,7 +148,7 @@ async def test_a_command_that_was_not_sent_is_refused_without_asking_for_its_rep
 ) -> None:
     monkeypatch.setattr(commander_module, "_BLIP_S", 0.1)
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = Commander(service.recorded_reply, deadline_s=60)
+    commander = CommandClient(service.recorded_reply, deadline_s=60)
     await commander.open(bus)
     channel = commander._channel
     assert channel is not None
@@ -162,12 +162,12 @@ async def test_a_command_that_was_not_sent_is_refused_without_asking_for_its_rep
 
 async def test_before_the_broker_is_there_the_answer_is_quick() -> None:
     with pytest.raises(TryLater, match="broker"):
-        await Commander(Service().recorded_reply, deadline_s=60).ask(COMMAND, actor="a")
+        await CommandClient(Service().recorded_reply, deadline_s=60).ask(COMMAND, actor="a")
 
 
 async def test_more_commands_than_may_wait_are_refused_before_they_are_sent(clean_bus: str, service: Service) -> None:
     bus = await connect(clean_bus, name="test")
-    commander = Commander(service.recorded_reply, deadline_s=1)
+    commander = CommandClient(service.recorded_reply, deadline_s=1)
     await commander.open(bus)
     limit = int(commander.admission(COMMAND.key).limit)
     answers = await asyncio.gather(*(commander.ask(COMMAND, actor="a") for _ in range(limit + 50)), return_exceptions=True)
@@ -178,7 +178,7 @@ async def test_more_commands_than_may_wait_are_refused_before_they_are_sent(clea
 
 async def test_a_command_that_took_effect_without_a_reply_is_not_denied(clean_bus: str, service: Service) -> None:
     bus = await connect(clean_bus, name="test")
-    commander = Commander(service.recorded_reply, deadline_s=0.5)
+    commander = CommandClient(service.recorded_reply, deadline_s=0.5)
     await commander.open(bus)
     assert await commander.ask(COMMAND, actor="a") == DONE
     await bus.close()
@@ -189,7 +189,7 @@ async def test_a_command_that_nobody_handled_is_denied_once_its_time_is_over(cle
         return None
 
     bus = await connect(clean_bus, name="test")
-    commander = Commander(nothing, deadline_s=0.5)
+    commander = CommandClient(nothing, deadline_s=0.5)
     await commander.open(bus)
     with pytest.raises(TryLater):
         await commander.ask(COMMAND, actor="a")

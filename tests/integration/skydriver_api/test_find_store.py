@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from skydriver_api.find.errors import BadFilter, TooSlow
-from skydriver_api.find.store import EXCLUDED, Limits, find_query, statement_for, stream
+from skydriver_api.find.search import EXCLUDED, Limits, find_query, statement_for, stream
 from skydriver_common.db.pool import Pool
 from tests.support.find_manifests import a_manifest, answers, found, pool_with, scan_id
 

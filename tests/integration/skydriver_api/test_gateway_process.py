@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from skydriver_cli.embedded.ports import LOOPBACK, choose
-from skydriver_common.auth.sign import TokenSigner, ensure_key
+from skydriver_common.auth.signing import TokenSigner, ensure_key
 from tests.support.histories import a_store, until
 from tests.support.proxy import proxying
 from tests.support.servers import port_of, through

@@ -10,9 +10,11 @@ import aiohttp
 import orjson
 import pytest
 
-from skydriver_api import middleware
-from skydriver_api.limits import Budget
-from skydriver_api.routes import find, history, streaming
+from skydriver_api.http import middleware
+from skydriver_api.http.limits import WeightedSemaphore
+from skydriver_api.routes import chunked as streaming
+from skydriver_api.routes import events as history
+from skydriver_api.routes import find
 from skydriver_common.log import blobs
 from skydriver_common.model.events import ResultReceived
 from tests.support.find_manifests import a_manifest, scan_id, store
@@ -31,7 +33,7 @@ KILL_SEARCHES = """
 
 @pytest.fixture
 async def gateway(database: str, clean_bus: str) -> AsyncIterator[LocalGateway]:
-    async with local_gateway(database, clean_bus, searches=Budget(8, what="searches", patience_s=0.2)) as gateway:
+    async with local_gateway(database, clean_bus, searches=WeightedSemaphore(8, what="searches", patience_s=0.2)) as gateway:
         yield gateway
 
 
@@ -141,7 +143,7 @@ async def test_large_bodies_wait_for_each_other_and_are_told_to_come_again(datab
         yield b'"}}'
 
     body = b'{"is_final": false, "skyscan_result": {"x": "%b"}}' % (b"a" * 2 * MIB)
-    budget = Budget(3 * MIB, what="large bodies", patience_s=0.2)
+    budget = WeightedSemaphore(3 * MIB, what="large bodies", patience_s=0.2)
     async with local_gateway(database, clean_bus, body_bytes=budget) as gateway, AsyncExitStack() as stack:
         url = f"{gateway.url}/scan/{scan_id(1)}/result"
         # of an unknown scan: what is refused has been read
@@ -165,7 +167,7 @@ async def test_large_results_go_out_as_memory_allows_and_not_to_those_who_don_t_
     monkeypatch.setattr(streaming, "WRITE_LIMIT_S", 1.0)
     monkeypatch.setattr(middleware, "_READ_LIMIT_S", 2.0)
     skymap = b'{"x": "%b", "y": NaN}' % random.Random(1).randbytes(9 * MIB).hex().encode()
-    budget = Budget(20 * MIB, what="large results", patience_s=0.2)
+    budget = WeightedSemaphore(20 * MIB, what="large results", patience_s=0.2)
     async with a_store(database) as store, local_gateway(database, clean_bus, result_bytes=budget) as gateway:
         scan = await store.a_scan()
         digest = await blobs.put(store.pool, skymap)

@@ -14,9 +14,9 @@ import pytest
 from aio_pika.abc import AbstractRobustChannel, AbstractRobustQueue
 from aio_pika.exceptions import AMQPError
 
-from skydriver_api.live import MAX_WAITING_BYTES, LiveEvents
-from skydriver_api.routes import history
-from skydriver_api.routes.streaming import Stream
+from skydriver_api.live.live_events import MAX_WAITING_BYTES, LiveEvents
+from skydriver_api.routes import events as history
+from skydriver_api.routes.chunked import ChunkedResponse
 from skydriver_common.auth import Principal, Role
 from skydriver_common.bus import topology
 from skydriver_common.bus.event_messages import event_message
@@ -265,14 +265,14 @@ async def test_thousands_of_streams_that_come_back_at_once_share_their_look_ups(
 async def test_readers_that_read_nothing_cost_little_each_whatever_the_size_of_events(
     database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    streams: list[Stream] = []
-    bound = Stream.bound_buffer
+    streams: list[ChunkedResponse] = []
+    bound = ChunkedResponse.bound_buffer
 
-    def noted(self: Stream) -> None:
+    def noted(self: ChunkedResponse) -> None:
         bound(self)
         streams.append(self)
 
-    monkeypatch.setattr(Stream, "bound_buffer", noted)
+    monkeypatch.setattr(ChunkedResponse, "bound_buffer", noted)
     async with (
         a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(120), AsyncExitStack() as clients,
     ):  # fmt: skip

@@ -1,6 +1,6 @@
 """Look-ups of the gateway on the real store."""
 
-from skydriver_api.reads import Reads
+from skydriver_api.reads.view_queries import ViewQueries
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
 from tests.support.histories import a_store
@@ -8,7 +8,7 @@ from tests.support.histories import a_store
 
 async def test_the_end_of_a_scan_is_known_whatever_its_log_holds(database: str) -> None:
     async with a_store(database) as store:
-        reads = Reads(store.pool)
+        reads = ViewQueries(store.pool)
         running, deleted, failed = [await store.a_scan() for _ in range(3)]
         after = await store.append("dispatcher", deleted, ev.ScanDeleted())
         await store.append(

@@ -12,8 +12,8 @@ from typing import Any
 import aio_pika
 import pytest
 
-from skydriver_api.catalogs import CachedCatalog, DirectoryCatalog
-from skydriver_api.images import EmbeddedCatalog, ImageResolver
+from skydriver_api.images.catalogs import CachedCatalog, DirectoryCatalog
+from skydriver_api.images.resolver import EmbeddedCatalog, ImageResolver
 from skydriver_common.auth import Issuer, JwksFile, TokenSigner, TokenVerifier, ensure_key
 from skydriver_common.bus import topology
 from skydriver_common.model.commands import RequestScan
@@ -82,10 +82,10 @@ class Catalog(EmbeddedCatalog):
     def __init__(self) -> None:
         self.was_asked, self.may_answer = asyncio.Event(), asyncio.Event()
 
-    async def pushed(self) -> Mapping[str, float]:
+    async def push_times(self) -> Mapping[str, float]:
         self.was_asked.set()
         await self.may_answer.wait()
-        return await super().pushed()
+        return await super().push_times()
 
 
 @pytest.fixture

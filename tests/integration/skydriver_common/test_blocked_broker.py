@@ -10,17 +10,17 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
 
-from skydriver_api.commander import Commander
+from skydriver_api.commands.client import CommandClient
 from skydriver_cli.embedded import rabbitmq
 from skydriver_cli.embedded.ports import choose
-from skydriver_common.bus import sending
+from skydriver_common.bus import publishing
 from skydriver_common.bus.broker import connect
+from skydriver_common.bus.publishing import NotSent, send
 from skydriver_common.bus.replies import Replies
-from skydriver_common.bus.sending import NotSent, send
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import PatchManifest
 from skydriver_common.model.rejections import Reply
-from tests.acceptance.test_broker_rights import _control
+from tests.acceptance.test_broker_permissions import _control
 
 MIB = 1024 * 1024
 
@@ -75,7 +75,7 @@ async def test_while_the_broker_is_blocked_commands_are_refused_at_once_and_go_o
         return None
 
     bus = await connect(node.url, name="test")
-    commander = Commander(nothing, deadline_s=60)
+    commander = CommandClient(nothing, deadline_s=60)
     await commander.open(bus)
     probe = await bus.channel()
     queue = await (await bus.channel()).declare_queue("skydriver.scan.patch-manifest")
@@ -83,12 +83,12 @@ async def test_while_the_broker_is_blocked_commands_are_refused_at_once_and_go_o
     await node.memory_limit("1")
     await _until(lambda: _is_refused(probe))
     connection = (await probe.get_underlay_channel()).connection
-    before = sending._UNCONFIRMED[connection].n_bytes
+    before = publishing._UNCONFIRMED[connection].n_bytes
     command = PatchManifest(scan_id="s", progress={"summary": "x" * 900_000})
     for _ in range(200):
         with pytest.raises(TryLater, match="no room"):
             await commander.ask(command, actor="a")
-    assert sending._UNCONFIRMED[connection].n_bytes == before
+    assert publishing._UNCONFIRMED[connection].n_bytes == before
 
     async def is_taken() -> bool:
         return not await _is_refused(probe)

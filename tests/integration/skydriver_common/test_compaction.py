@@ -7,12 +7,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from skydriver_common.log import blobs, rebuild
-from skydriver_common.log.blob_proof import verify_blobs
+from skydriver_common.log import blobs
 from skydriver_common.log.compaction import compact_progress, compact_results
-from skydriver_common.log.past import state_at
-from skydriver_common.log.verify import verify
+from skydriver_common.log.state_at import state_at
 from skydriver_common.model import events as ev
+from skydriver_ops.eventlog import rebuild
+from skydriver_ops.eventlog.blob_verification import verify_blobs
+from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report, skydriver
 
 SOON = timedelta(hours=1)

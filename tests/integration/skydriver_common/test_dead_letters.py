@@ -12,11 +12,12 @@ import pytest
 from faststream.rabbit import ExchangeType, RabbitExchange, RabbitQueue
 from faststream.rabbit.annotations import RabbitMessage
 
-from skydriver_common.bus import dead_letters, topology
+from skydriver_common.bus import topology
 from skydriver_common.bus.broker import make_broker
-from skydriver_common.bus.letters import headers_of_burial
-from skydriver_common.db.roles import apply_roles
+from skydriver_common.bus.dead_letter import dead_letter_headers
 from skydriver_common.faults import BadMessage
+from skydriver_ops.bus import dead_letters
+from skydriver_ops.db.roles import apply_roles
 from tests.support.histories import Store, skydriver, until
 
 _EXCHANGE = RabbitExchange("dead-letter-tests", type=ExchangeType.DIRECT, auto_delete=True)
@@ -31,7 +32,7 @@ async def _bury(url: str, count: int, *, began: float = 1000.0, queue: str = "q"
         await topology.declare(channel)
         exchange = await channel.get_exchange(topology.DEAD.name)
         for number in range(count):
-            headers = headers_of_burial({}, reason=f"reason {number}", queue=queue, exchange="e", key="k", now=began + number)
+            headers = dead_letter_headers({}, reason=f"reason {number}", queue=queue, exchange="e", key="k", now=began + number)
             await exchange.publish(aio_pika.Message(body, headers=headers, message_id=f"m{number}", delivery_mode=2), "k")
 
 
@@ -75,7 +76,7 @@ async def test_looking_neither_loses_nor_reorders(clean_bus: str, monkeypatch: p
     monkeypatch.setattr(dead_letters, "IN_MEMORY", 3)
     await _bury(clean_bus, 10)
     for _ in range(2):
-        async with dead_letters.looking_through(clean_bus) as letters:
+        async with dead_letters.open_dead_letters(clean_bus) as letters:
             held_in_memory = [held.letter.reason async for held in letters.letters()]
         assert held_in_memory == [f"reason {number}" for number in range(10)]
     await _bury(clean_bus, 2, began=2000.0)
@@ -92,7 +93,7 @@ async def test_a_look_that_is_killed_loses_nothing_and_the_next_one_restores_the
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c",
         "import asyncio, sys\n"
-        "from skydriver_common.bus.dead_letters import looking_through\n"
+        "from skydriver_ops.bus.dead_letters import looking_through\n"
         "async def main():\n"
         "    async with looking_through(sys.argv[1]) as letters:\n"
         "        seen = 0\n"
@@ -154,9 +155,9 @@ async def test_a_letter_goes_back_to_its_consumer_and_keeps_its_first_failure(st
         await until(is_handled)
     assert handled == [b"work"]
     assert await _listed(clean_bus) == []
-    told = (await skydriver("log", "tail", "--json", "--database-url", store.url)).lines
-    assert [fact["data"]["letter_id"] for fact in told] == [first["id"], second["id"]]
-    assert {fact["type"] for fact in told} == {"system.dead-letter-redriven"}
+    on_progress = (await skydriver("log", "tail", "--json", "--database-url", store.url)).lines
+    assert [fact["data"]["letter_id"] for fact in on_progress] == [first["id"], second["id"]]
+    assert {fact["type"] for fact in on_progress} == {"system.dead-letter-redriven"}
 
 
 async def _first_letter(url: str) -> dict[str, Any]:
@@ -180,8 +181,8 @@ async def test_what_has_no_way_back_stays(store: Store, clean_bus: str) -> None:
 
 _DIES = """
 import os, signal, sys
-from skydriver_common.bus.dead_letters import Held
-from skydriver_common.log import system_log
+from skydriver_ops.bus.dead_letters import Held
+from skydriver_common.log import system_chain as system_log
 
 def dies_after(owner, name):
     works = getattr(owner, name)
@@ -211,10 +212,10 @@ async def test_a_redrive_that_is_killed_sends_nothing_unrecorded_and_loses_nothi
         assert await asyncio.wait_for(killed.wait(), 60) == -signal.SIGKILL
         assert await store.pool.fetchval("SELECT count(*) FROM event_log") == 1
 
-        async def is_back() -> bool:
+        async def is_redriven() -> bool:
             return await _depth(clean_bus) == left
 
-        await until(is_back)
+        await until(is_redriven)
         await skydriver(*command)
         assert await _depth(clean_bus) == 0
         assert await store.pool.fetchval("SELECT count(*) FROM event_log") == 1
@@ -246,12 +247,12 @@ async def test_throwing_away_takes_a_reason_and_is_an_event(store: Store, clean_
     ran = await skydriver("dead", "discard", letters[1]["id"], letters[2]["id"], "--why", "asked for again", "--json", *both)
     assert ran.json == {"chosen": 2, "settled": 2}
     assert await _listed(clean_bus) == [letters[0], letters[3]]
-    told = (await skydriver("log", "tail", "--json", "--type", "system.dead-letter-discarded", *both[2:])).lines
-    assert [(fact["data"]["letter_id"], fact["data"]["why"]) for fact in told] == [
+    on_progress = (await skydriver("log", "tail", "--json", "--type", "system.dead-letter-discarded", *both[2:])).lines
+    assert [(fact["data"]["letter_id"], fact["data"]["why"]) for fact in on_progress] == [
         (letters[1]["id"], "asked for again"),
         (letters[2]["id"], "asked for again"),
     ]
-    assert all(fact["actor"].startswith("operator") for fact in told)
+    assert all(fact["actor"].startswith("operator") for fact in on_progress)
     assert (await skydriver("dead", "discard", letters[1]["id"], "--why", "again", *both)).code == 1
 
 

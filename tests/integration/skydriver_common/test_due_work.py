@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from skydriver_common.db import schedule as module
-from skydriver_common.db.schedule import DueChanges, Schedule, Work
+from skydriver_common.db.schedule import DueChanges, DueWork, Schedule
 from tests.support.histories import Store, a_store
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def schedules(store: Store) -> tuple[Schedule, Schedule]:
     return Schedule(store.pool, store.bell, holder="one"), Schedule(store.pool, store.bell, holder="two")
 
 
-async def claimed(schedule: Schedule) -> Work:
+async def claimed(schedule: Schedule) -> DueWork:
     work = await schedule.claim(KIND)
     assert work is not None
     return work
@@ -333,7 +333,7 @@ class Holders(RuleBasedStateMachine):
         """A replica starts again, or stops."""
         self.run(self.holders[which].release_all())
         for row in self.rows.values():
-            if isinstance(row.claim, Work) and row.claim.claim.startswith(f"h{which}#"):
+            if isinstance(row.claim, DueWork) and row.claim.claim.startswith(f"h{which}#"):
                 row.free()
 
     @rule()
@@ -484,7 +484,7 @@ async def test_the_page_says_what_each_verb_does_to_a_row(
 
 def test_the_page_names_every_kind_of_due_work() -> None:
     modules = [importlib.import_module(name) for name in (
-        "skydriver_dispatcher.usecases", "skydriver_ewms.due", "skydriver_progress.retention", "skydriver_progress.silence",
+        "skydriver_dispatcher.usecases", "skydriver_ewms_bridge.due", "skydriver_progress.retention", "skydriver_progress.silence",
         "skydriver_progress.housekeeping",
     )]  # fmt: skip
     no_kinds = {"ewms-workforce", "ewms-probe", "ewms-eyes"}

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule, run_state_machine_as_test
 
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log import blobs, rebuild
-from skydriver_common.log.past import state_at
+from skydriver_common.log import blobs
 from skydriver_common.log.read import history
-from skydriver_common.log.verify import verify
+from skydriver_common.log.state_at import state_at
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import (
     AssignWorkflow,
@@ -32,7 +31,9 @@ from skydriver_common.model.rejections import Reply
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import decide
 from skydriver_dispatcher.usecases import UseCases
-from skydriver_ewms.usecases import UseCases as BridgeUseCases
+from skydriver_ewms_bridge.usecases import UseCases as BridgeUseCases
+from skydriver_ops.eventlog import rebuild
+from skydriver_ops.eventlog.verify import verify
 from skydriver_progress import usecases as progress
 from skydriver_progress.retention import Retention
 from tests.support.histories import Store, a_context, a_report, a_request, a_store
@@ -63,12 +64,12 @@ class _Machine(RuleBasedStateMachine):
             PatchManifest: lambda command, context: progress.patch_manifest(command, context, store.uows["progress"], retention),
             PutResult: lambda command, context: progress.put_result(command, context, store.uows["progress"], retention),
         }  # fmt: skip
-        self.told: list[tuple[Command, Context, Reply]] = []
+        self.on_progress: list[tuple[Command, Context, Reply]] = []
 
     def ask(self, command: Command) -> Reply:
         context = a_context()
         reply = self.runner.run(self._handle(command, context))
-        self.told.append((command, context, reply))
+        self.on_progress.append((command, context, reply))
         return reply
 
     async def _handle(self, command: Command, context: Context) -> Reply:
@@ -155,8 +156,8 @@ class _Machine(RuleBasedStateMachine):
 
     @rule(which=st.randoms(use_true_random=False))
     def repeat(self, which: Any) -> None:
-        if self.told:
-            command, context, reply = which.choice(self.told)
+        if self.on_progress:
+            command, context, reply = which.choice(self.on_progress)
             assert self.runner.run(self._handle(command, context)) == reply
 
     @invariant()
@@ -170,7 +171,7 @@ class _Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_lifecycle_holds(self) -> None:
-        touched = {getattr(command, name) for command, _, _ in getattr(self, "told", ()) for name in ("scan_id", "new_scan_id")
+        touched = {getattr(command, name) for command, _, _ in getattr(self, "on_progress", ()) for name in ("scan_id", "new_scan_id")
                    if hasattr(command, name)}  # fmt: skip
         for scan_id in touched:
             self.runner.run(self._lifecycle(scan_id))

@@ -11,10 +11,11 @@ import asyncpg
 import pytest
 import zstandard
 
-from skydriver_common.log import blobs, rebuild
+from skydriver_common.log import blobs
 from skydriver_common.log.compaction import compact_progress
-from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
+from skydriver_ops.eventlog import rebuild
+from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report, a_request, a_store, skydriver, until
 from tests.support.servers import another_database
 

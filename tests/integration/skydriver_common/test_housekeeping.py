@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from skydriver_common.db.roles import apply_roles
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log import blobs, housekeeping
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import command_id_for_key, digest_of
 from skydriver_common.model.rejections import Reply
+from skydriver_ops.db.roles import apply_roles
 from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
 from tests.support.histories import Store, a_context, a_request
 

@@ -11,10 +11,11 @@ import pytest
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
-from skydriver_common.bus.depths import known_queues
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log import past, selection
+from skydriver_common.log.state_at import state_at
 from skydriver_common.model import events as ev
+from skydriver_ops.bus.queue_stats import known_queues
+from skydriver_ops.eventlog import describe, selection
 from tests.support.histories import Store, a_report, a_store, skydriver, until
 
 
@@ -58,10 +59,10 @@ async def test_the_manifest_of_any_moment_is_the_one_that_was_served_then(store:
     scan_id = await store.a_scan()
     served = [await store.append("progress", scan_id, a_report(n)) for n in range(1, 6)]
     for then in served:
-        assert await past.state_at(store.pool, scan_id, version=then.version) == then
+        assert await state_at(store.pool, scan_id, version=then.version) == then
     moments = await store.pool.fetch("SELECT version, recorded_at FROM event_log WHERE scan_id = $1 ORDER BY version", scan_id)
     for row, then in zip(moments[1:], served, strict=True):
-        assert await past.state_at(store.pool, scan_id, moment=row["recorded_at"]) == then
+        assert await state_at(store.pool, scan_id, moment=row["recorded_at"]) == then
 
 
 async def test_following_prints_what_comes_and_ends_quietly(store: Store) -> None:
@@ -109,7 +110,7 @@ def test_every_event_type_has_its_own_sentence() -> None:
         }
         if type_ == "scan.workforce-changed":
             values["top_errors"] = {"e": 1}
-        assert past.sentence(cls(**values)) != type_
+        assert describe.sentence(cls(**values)) != type_
 
 
 async def test_a_store_without_events_reads_as_empty(database: str) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from skydriver_common.bus.broker import connect
 from skydriver_common.bus.relay import Relay
-from skydriver_common.db.bell import LOG_CHANNEL, Bell
+from skydriver_common.db.errors import database_faults
+from skydriver_common.db.notifier import LOG_CHANNEL, Notifier
 from skydriver_common.db.pool import open_pool
-from skydriver_common.db.translate import database_faults
 from skydriver_common.log.another_server import LogOfAnotherServer, refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import UnitOfWork
 from tests.support.histories import Store, a_context, a_report
@@ -22,7 +22,7 @@ async def test_nobody_writes_or_publishes_until_the_log_is_mended(store: Store, 
     scan_id = await store.a_scan()
     names: dict[str, Any] = {"name": "test", "size": 1, "check": refuse_log_of_another_server}
     pool = await open_pool(store.url, **names)
-    bell, stopping = Bell(pool), asyncio.Event()
+    bell, stopping = Notifier(pool), asyncio.Event()
     uow = UnitOfWork(pool, bell, writer="progress")
     bus = await connect(clean_bus, name="test")
     relay = Relay(store.url, bus)

@@ -14,10 +14,11 @@ import asyncpg
 import psycopg
 import pytest
 
-from skydriver_common.log import blobs, rebuild, schemas
+from skydriver_common.log import blobs
 from skydriver_common.log.unit_of_work import UnitOfWork
-from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
+from skydriver_ops.eventlog import rebuild, rebuild_schema
+from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report, skydriver, until
 
 
@@ -305,8 +306,8 @@ async def test_what_a_killed_rebuild_has_left_is_dropped_by_the_next(store: Stor
     await store.a_finished_scan()
     async with store.pool.acquire() as reading, store.pool.acquire() as alive, store.pool.acquire() as writing:
         for name in ("rebuild_0123", "rebuild_4567", "mine"):
-            await schemas.create(writing, name)
-        await schemas.hold(alive, "rebuild_4567")
+            await rebuild_schema.create(writing, name)
+        await rebuild_schema.hold(alive, "rebuild_4567")
         await rebuild.into(reading, writing, "rebuild_89ab")
         left = await reading.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^(rebuild|mine)' ORDER BY 1")
         assert [row["nspname"] for row in left] == ["mine", "rebuild_4567", "rebuild_89ab"]
@@ -332,7 +333,7 @@ async def test_a_walk_through_the_log_holds_no_snapshot(store: Store, walk: Any)
 
             writing = asyncio.gather(*(report(scan_id) for scan_id in scans))
             while not writing.done():
-                found = await walk(connection, told=look)
+                found = await walk(connection, on_progress=look)
                 assert (found.breaks if walk is verify else found.differences) == []
             await writing
     assert set(held) == {(None,)}

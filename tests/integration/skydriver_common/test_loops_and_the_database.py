@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from skydriver_common.db.schedule import NOW, Schedule
 from skydriver_common.runtime import loops
-from skydriver_common.runtime.loops import Pulse, forever
+from skydriver_common.runtime.loops import LoopSignals, run_loop
 from tests.support.faulty_database import DEFECTS, OF_DATA, OUTAGES, OWN, PLACES, faulty_database
 from tests.support.histories import Store, a_context, a_report, until
 
@@ -19,7 +19,7 @@ async def test_a_loop_outlives_every_error_of_the_database_and_does_the_work_onc
     """What waits for a repair is logged as an error, what passes by itself is not, and the data's own fault is a bug of ours."""
     monkeypatch.setattr(loops, "OUTAGE_CAP_S", 0.001)
     monkeypatch.setattr(loops, "FAILURE_CAP_S", 0.001)
-    scan_id, pulse, done, failed = await store.a_scan(), Pulse(), 0, Counter[str]()
+    scan_id, pulse, done, failed = await store.a_scan(), LoopSignals(), 0, Counter[str]()
     number = 0
 
     async def step() -> bool:
@@ -35,7 +35,7 @@ async def test_a_loop_outlives_every_error_of_the_database_and_does_the_work_onc
     async def is_done() -> bool:
         return done == number
 
-    loop = asyncio.create_task(forever(step, pulse, name="test", idle_s=0.01, on_failure=lambda name: failed.update([name])))
+    loop = asyncio.create_task(run_loop(step, pulse, name="test", idle_s=0.01, on_failure=lambda name: failed.update([name])))
     try:
         with capture_logs() as logs:
             async with faulty_database(monkeypatch) as database:
@@ -48,8 +48,8 @@ async def test_a_loop_outlives_every_error_of_the_database_and_does_the_work_onc
                         pulse.wake()
                         await until(is_done)
                         assert (database.met, failed["test"] - before) == (3, 3), (code, place)
-                        told = {entry["event"] for entry in logs if entry["event"].startswith("loop.")}
-                        assert told == {"loop.failed" if code in OF_DATA else "loop.waiting"}, (code, place)
+                        on_progress = {entry["event"] for entry in logs if entry["event"].startswith("loop.")}
+                        assert on_progress == {"loop.failed" if code in OF_DATA else "loop.waiting"}, (code, place)
                         is_defect = any(entry["event"] == "database.defect" for entry in logs)
                         assert is_defect == (code in DEFECTS), (code, place)
     finally:
@@ -62,7 +62,7 @@ async def test_due_work_that_meets_an_error_of_the_database_stays_due(store: Sto
     """A launcher or a watch that could not record what it did finds the same work again."""
     monkeypatch.setattr(loops, "OUTAGE_CAP_S", 0.001)
     monkeypatch.setattr(loops, "FAILURE_CAP_S", 0.001)
-    schedule, pulse = Schedule(store.pool, store.bell, holder="test"), Pulse()
+    schedule, pulse = Schedule(store.pool, store.bell, holder="test"), LoopSignals()
     ended = Counter[str]()
 
     async def step() -> bool:
@@ -80,7 +80,7 @@ async def test_due_work_that_meets_an_error_of_the_database_stays_due(store: Sto
         ended[work.scan_id] += 1
         return True
 
-    loop = asyncio.create_task(forever(step, pulse, name="test", idle_s=0.01))
+    loop = asyncio.create_task(run_loop(step, pulse, name="test", idle_s=0.01))
     try:
         with capture_logs():
             async with faulty_database(monkeypatch) as database:

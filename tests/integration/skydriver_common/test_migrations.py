@@ -15,8 +15,8 @@ import psycopg
 import pytest
 
 from skydriver_common.db import migrate as migrations
-from skydriver_common.db import roles
 from skydriver_common.db.migrate import Busy, HalfDone, Migration, Refused, SchemaTooNew, check, known, look, migrate
+from skydriver_ops.db import roles
 from tests.support import previous_release, schema_page
 from tests.support.histories import skydriver, until
 

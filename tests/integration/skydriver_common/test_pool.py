@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import open_pool
-from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from tests.support.proxy import Proxy
 

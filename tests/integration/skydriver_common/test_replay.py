@@ -65,7 +65,9 @@ async def test_events_come_as_they_were_and_in_order(store: Store, clean_bus: st
 
 
 @pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
-async def test_an_interrupted_replay_says_how_to_go_on(store: Store, clean_bus: str, told: signal.Signals, code: int) -> None:
+async def test_an_interrupted_replay_says_how_to_go_on(
+    store: Store, clean_bus: str, on_progress: signal.Signals, code: int
+) -> None:
     scan_id = await store.a_scan()
     await store.append("progress", scan_id, *(a_report(number) for number in range(1, 200)))
     where = ("--database-url", store.url, "--amqp-url", clean_bus)
@@ -79,7 +81,7 @@ async def test_an_interrupted_replay_says_how_to_go_on(store: Store, clean_bus: 
             return await queue.get(fail=False, no_ack=True) is not None
 
         await until(has_begun)
-        process.send_signal(told)
+        process.send_signal(on_progress)
         _, err = await process.communicate()
         assert process.returncode == code
         position = err.decode().partition("--from-position ")[2].split()[0]

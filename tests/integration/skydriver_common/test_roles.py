@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from skydriver_common.db.roles import SERVICE_ROLES, apply_roles
-from skydriver_common.log import rebuild
-from skydriver_common.log.fold import VIEWS
-from skydriver_common.log.together import recorded_reply
-from skydriver_common.log.verify import verify
-from skydriver_common.log.writing import sql
+from skydriver_common.log.group_commit import recorded_reply
+from skydriver_common.log.pending_writes import sql
+from skydriver_ops.db.roles import SERVICE_ROLES, apply_roles
+from skydriver_ops.eventlog import rebuild
+from skydriver_ops.eventlog.fold import VIEWS
+from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, skydriver
 
 _ALL = (*SERVICE_ROLES.values(), "skydriver_operator", "skydriver_break_glass")
@@ -119,9 +119,9 @@ async def test_break_glass_opens_the_log_for_one_transaction_and_leaves_an_event
                         await connection.execute(hiding)
         with pytest.raises(asyncpg.PostgresError, match="append-only"):
             await connection.execute("UPDATE event_log SET data = '{}' WHERE position = 3")
-    told = await skydriver("log", "history", "system", "--json", "--database-url", guarded.url)
-    assert [fact["data"]["reason"] for fact in told.lines] == [reason]
-    assert told.lines[0]["actor"].startswith("database:")
+    on_progress = await skydriver("log", "history", "system", "--json", "--database-url", guarded.url)
+    assert [fact["data"]["reason"] for fact in on_progress.lines] == [reason]
+    assert on_progress.lines[0]["actor"].startswith("database:")
     async with guarded.pool.acquire() as connection:
         broken = (await verify(connection)).breaks
     assert "system" not in {found.scan_id for found in broken}, "its own event is chained as all others are"

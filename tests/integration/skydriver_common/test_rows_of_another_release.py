@@ -7,18 +7,19 @@ import pytest
 
 from skydriver_common.bus.envelope import reply_of
 from skydriver_common.faults import TryLater
-from skydriver_common.log import rebuild, together
-from skydriver_common.log.rebuild import Comparison
-from skydriver_common.log.states import States
+from skydriver_common.log import group_commit as together
+from skydriver_common.log.scan_state_cache import ScanStateCache
 from skydriver_common.model import events as ev
 from skydriver_common.model.scan import STATE_VERSION
+from skydriver_ops.eventlog import rebuild
+from skydriver_ops.eventlog.rebuild import Comparison
 from tests.support.histories import Store, a_context, a_report, a_store
 
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every store of these tests reads rows as a process does that has just started."""
-    monkeypatch.setattr(together, "PROCESS_STATES", States(max_state_bytes=0))
+    monkeypatch.setattr(together, "PROCESS_STATES", ScanStateCache(max_state_bytes=0))
 
 
 async def _alter(store: Store, scan_id: str, **changes: object) -> None:

@@ -7,7 +7,7 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
 from skydriver_common.bus.relay import Relay
 from skydriver_common.model import events as ev
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 from tests.support.histories import Store
 
 
@@ -29,8 +29,8 @@ async def test_an_event_that_ends_a_scan_reaches_its_stop_queue_and_no_other(
         await topology.declare(channel)
         queues = {}
         for scan_id in (mine, other):
-            queues[scan_id] = await channel.declare_queue(wire.stop_queue(scan_id, "test"), exclusive=True)
-            await queues[scan_id].bind(wire.STOP_EXCHANGE, scan_id)
+            queues[scan_id] = await channel.declare_queue(protocol.stop_queue(scan_id, "test"), exclusive=True)
+            await queues[scan_id].bind(protocol.STOP_EXCHANGE, scan_id)
         await store.append(writer, mine, event)
         bus = await connect(clean_bus, name="test")
         relay = Relay(store.url, bus, name="test")
@@ -39,5 +39,5 @@ async def test_an_event_that_ends_a_scan_reaches_its_stop_queue_and_no_other(
         await relay.close()
         await bus.close()
         heard = await queues[mine].get(no_ack=True, fail=False)
-        assert (wire.stop_reason(heard.body) if heard is not None else None) == reason
+        assert (protocol.stop_reason(heard.body) if heard is not None else None) == reason
         assert await queues[other].get(no_ack=True, fail=False) is None

@@ -12,14 +12,14 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
 from skydriver_common.bus.relay import Relay
 from skydriver_common.faults import TryLater
-from skydriver_common.log import selection
-from skydriver_common.log.selection import START, Cursor
-from skydriver_common.log.together import recorded_reply
-from skydriver_common.log.unit_of_work import DeadlinePassed, ForeignEvent, UnitOfWork
-from skydriver_common.log.verify import verify
+from skydriver_common.log.group_commit import recorded_reply
+from skydriver_common.log.unit_of_work import DeadlinePassed, EventNotOwned, UnitOfWork
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Code, Reply
+from skydriver_ops.eventlog import selection
+from skydriver_ops.eventlog.selection import START, Cursor
+from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report, a_request
 
 
@@ -80,7 +80,7 @@ async def test_an_error_before_the_commit_leaves_nothing(store: Store) -> None:
         await fails_at_the_end()
     with pytest.raises(DeadlinePassed):
         await store.append("progress", scan_id, a_report(1), context=a_context(deadline=1.0))
-    with pytest.raises(ForeignEvent):
+    with pytest.raises(EventNotOwned):
         await store.append("progress", scan_id, ev.ScanDeleted())
     assert await store.views() == views
     assert await _events(store) == 1

@@ -11,8 +11,8 @@ import pytest
 from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
-from skydriver_dispatcher.news import NewsBoard
-from skydriver_dispatcher.ports import LaunchRefused, NoRoom
+from skydriver_dispatcher.launcher_events import PendingEvents
+from skydriver_dispatcher.ports import CapacityExceeded, LaunchRefused
 from tests.support.kmock_cluster import NAMESPACE, Cluster, a_cluster
 from tests.support.launchers import JOBS, a_queued_scan, kubernetes_launcher
 
@@ -35,7 +35,7 @@ class Setup:
 @pytest.fixture
 async def at() -> AsyncIterator[Setup]:
     async with a_cluster() as (cluster, client):
-        yield Setup(cluster, kubernetes_launcher(client, NewsBoard()), a_queued_scan())
+        yield Setup(cluster, kubernetes_launcher(client, PendingEvents()), a_queued_scan())
 
 
 async def test_a_launch_makes_one_job_and_one_secret_which_the_job_owns(at: Setup) -> None:
@@ -90,7 +90,7 @@ async def test_the_secret_of_a_former_job_is_not_taken_for_the_new_ones(at: Setu
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        pytest.param({"status": 403, "message": QUOTA, "reason": "Forbidden"}, NoRoom, id="quota"),
+        pytest.param({"status": 403, "message": QUOTA, "reason": "Forbidden"}, CapacityExceeded, id="quota"),
         pytest.param({"status": 429, "message": "too many", "headers": {"Retry-After": "7"}}, TryLater, id="429"),
         pytest.param({"status": 500, "message": "etcdserver: request timed out"}, TryLater, id="500"),
         pytest.param({"status": 503, "message": "unavailable"}, TryLater, id="503"),
@@ -111,7 +111,7 @@ async def test_answers_are_sorted_by_whether_trying_again_can_help(
     at.cluster.fail("POST", kind, **fault)
     with pytest.raises(expected) as raised:
         await at.launcher.launch(at.scan)
-    assert isinstance(raised.value, NoRoom) == (expected is NoRoom)
+    assert isinstance(raised.value, CapacityExceeded) == (expected is CapacityExceeded)
     if isinstance(raised.value, TryLater):
         assert raised.value.after_s == (7.0 if fault.get("headers") else raised.value.after_s)
         await at.launcher.launch(at.scan)
@@ -157,13 +157,13 @@ async def test_stop_says_so_when_it_could_not(at: Setup) -> None:
 
 
 async def test_what_is_there_is_read_page_by_page_and_only_ours(at: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skydriver_dispatcher.adapters.kubernetes.reading._PAGE", 2)
+    monkeypatch.setattr("skydriver_dispatcher.adapters.kubernetes.list_watch._PAGE", 2)
     scans = [a_queued_scan() for _ in range(5)]
     await asyncio.gather(*(at.launcher.launch(scan) for scan in scans))
     await at.cluster.place("jobs", {"metadata": {"name": "theirs", "labels": {"app": "scanner-instance"}}})
     job = at.cluster.objects["jobs", NAMESPACE, f"skyscan-{scans[0].scan_id}"]
     job["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
-    assert await at.launcher.present() == {scan.scan_id: scan is not scans[0] for scan in scans}
+    assert await at.launcher.running_scans() == {scan.scan_id: scan is not scans[0] for scan in scans}
     assert at.cluster.count("GET", "jobs") == 3
 
 

@@ -13,7 +13,7 @@ from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.adapters.local import LocalLauncher
-from skydriver_dispatcher.news import NewsBoard
+from skydriver_dispatcher.launcher_events import PendingEvents
 from skydriver_dispatcher.ports import Launcher, ScannerExit
 from tests.support import pods
 from tests.support.kmock_cluster import NAMESPACE, a_cluster
@@ -41,7 +41,7 @@ class Place:
         """The next end."""
         async with asyncio.timeout(20):
             woken = asyncio.Event()
-            self.launcher.news.on_news(woken.set)
+            self.launcher.news.on_event(woken.set)
             while True:
                 news = self.launcher.news.take()
                 if isinstance(news, ScannerExit):
@@ -53,7 +53,7 @@ class Place:
     async def until_present(self, expected: dict[str, bool]) -> None:
         """Wait until just these are there."""
         async with asyncio.timeout(20):
-            while await self.launcher.present() != expected:  # noqa: ASYNC110  (nobody tells)
+            while await self.launcher.running_scans() != expected:  # noqa: ASYNC110  (nobody tells)
                 await asyncio.sleep(0.02)
 
 
@@ -71,7 +71,7 @@ async def _local(folder: Path) -> AsyncIterator[Place]:
         return launchers[-1]
 
     yield Place(launchers[0], end, another)
-    for scan_id in await launchers[0].present():
+    for scan_id in await launchers[0].running_scans():
         await launchers[0].stop(scan_id)
     for launcher in launchers:
         await launcher.close()
@@ -79,7 +79,7 @@ async def _local(folder: Path) -> AsyncIterator[Place]:
 
 async def _kubernetes() -> AsyncIterator[Place]:
     async with a_cluster() as (cluster, client):
-        board = NewsBoard()
+        board = PendingEvents()
         leadership = Leadership(client, namespace=NAMESPACE, name="skydriver", holder="one")
         watch = ClusterWatch(client, JOBS, leadership, board, on_listed=lambda: None, timeout_s=2.0)
         stopping = asyncio.Event()
@@ -89,7 +89,7 @@ async def _kubernetes() -> AsyncIterator[Place]:
         async def end(scan: Scan, code: int) -> None:
             await cluster.run_pod(scan.scan_id, **pods.terminated(scan.scan_id, code, message="last words"))
 
-        yield Place(kubernetes_launcher(client, board), end, lambda: kubernetes_launcher(client, NewsBoard()))
+        yield Place(kubernetes_launcher(client, board), end, lambda: kubernetes_launcher(client, PendingEvents()))
         stopping.set()
         await watching
 
@@ -104,7 +104,7 @@ async def test_launching_twice_is_one_scanner_server(place: Place) -> None:
     scan = a_queued_scan()
     job = await place.launcher.launch(scan)
     assert await place.launcher.launch(scan) == job
-    assert await place.launcher.present() == {scan.scan_id: True}
+    assert await place.launcher.running_scans() == {scan.scan_id: True}
 
 
 async def test_scanner_servers_do_not_get_into_each_others_way(place: Place) -> None:
@@ -136,14 +136,14 @@ async def test_another_dispatcher_finds_and_ends_what_the_first_has_launched(pla
     scan = a_queued_scan()
     job = await place.launcher.launch(scan)
     other = place.another()
-    assert await other.present() == {scan.scan_id: True}
+    assert await other.running_scans() == {scan.scan_id: True}
     assert await other.launch(scan) == job
     await other.stop(scan.scan_id)
     async with asyncio.timeout(20):
-        while await other.present() != {}:  # noqa: ASYNC110  (nobody tells)
+        while await other.running_scans() != {}:  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.02)
     # the first, which did not ask for the end, may still have to tell it
-    assert set((await place.launcher.present()).values()) <= {False}
+    assert set((await place.launcher.running_scans()).values()) <= {False}
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from skydriver_common.db.schedule import Schedule, Work
+from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
 from skydriver_common.model.scan import Scan
-from skydriver_common.runtime.loops import Pulse, forever
+from skydriver_common.runtime.loops import LoopSignals, run_loop
 from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.launching import Launching
-from skydriver_dispatcher.ports import RoomMade
+from skydriver_dispatcher.ports import CapacityFreed
 from skydriver_dispatcher.usecases import STOP
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context, until
@@ -42,7 +42,7 @@ async def claim(store: Store, holder: str = "x") -> Any:
 
 async def order(store: Store) -> list[str]:
     names = []
-    while isinstance(work := await claim(store), Work):
+    while isinstance(work := await claim(store), DueWork):
         names.append(work.scan_id)
     return names
 
@@ -50,10 +50,11 @@ async def order(store: Store) -> list[str]:
 @asynccontextmanager
 async def hands(dispatcher: Dispatcher) -> AsyncIterator[None]:
     """All hands of one replica at work, as in the service."""
-    pulses = [Pulse() for _ in range(HANDS + 1)]
+    pulses = [LoopSignals() for _ in range(HANDS + 1)]
     steps = [*(dispatcher.launching.hand() for _ in range(HANDS)), dispatcher.launching.urgent_hand()]
     loops = [
-        asyncio.create_task(forever(step, pulse, name="launch", idle_s=0.03)) for step, pulse in zip(steps, pulses, strict=True)
+        asyncio.create_task(run_loop(step, pulse, name="launch", idle_s=0.03))
+        for step, pulse in zip(steps, pulses, strict=True)
     ]
     try:
         yield
@@ -97,7 +98,7 @@ async def test_the_interval_holds_over_all_replicas_and_urgent_scans_neither_wai
     await set_throttle(store, interval_s=300)
     await queue(store, **{f"low{n}": (n, 0) for n in range(5)}, **{f"urgent{n}": (100, 0) for n in range(3)})
     claimed = await asyncio.gather(*(claim(store, f"replica{n}") for n in range(8)))
-    names = sorted(work.scan_id for work in claimed if isinstance(work, Work))
+    names = sorted(work.scan_id for work in claimed if isinstance(work, DueWork))
     assert names == ["low4", "urgent0", "urgent1", "urgent2"]
     wait = await claim(store)
     assert isinstance(wait, float)
@@ -109,7 +110,7 @@ async def test_the_cap_counts_what_runs_and_what_is_being_started(store: Store, 
     await dispatcher.launched()
     await queue(store, **{f"low{n}": (0, 0) for n in range(6)})
     claimed = await asyncio.gather(*(claim(store, f"replica{n}") for n in range(5)))
-    assert sum(isinstance(work, Work) for work in claimed) == 2
+    assert sum(isinstance(work, DueWork) for work in claimed) == 2
     await queue(store, urgent=(100, 0))
     assert (await claim(store)).scan_id == "urgent"
 
@@ -133,7 +134,7 @@ async def test_a_launch_that_is_written_down_while_another_replica_counts_counts
             await other.execute("UPDATE kept_manifests SET launch_state = 'launched' WHERE scan_id = $1", first)
             await other.execute("DELETE FROM due_work WHERE scan_id = $1", first)
         await connection.execute("SELECT pg_advisory_unlock(77)")
-        assert not isinstance(await counting, Work)
+        assert not isinstance(await counting, DueWork)
 
 
 async def test_what_was_set_at_run_time_stands_above_the_settings(store: Store) -> None:
@@ -184,7 +185,7 @@ async def test_a_full_quota_holds_the_others_back_but_not_an_urgent_scan(dispatc
     await dispatcher.settle_down()
     assert dispatcher.cluster.count("POST", "jobs") == 2
     # when a Job is gone there is room: the hold ends, and what was put off is due
-    dispatcher.board.put(RoomMade())
+    dispatcher.board.put(CapacityFreed())
     await dispatcher.delete(urgent)
     await dispatcher.settle_down()
     assert {(await dispatcher.scan(scan_id)).launch.state for scan_id in waiting} == {"launched"}
@@ -223,7 +224,7 @@ async def test_room_ends_the_wait_for_room_and_no_other(dispatcher: Dispatcher) 
     asked = dispatcher.cluster.count("POST", "jobs")
     assert asked == 4
     for _ in range(3):
-        dispatcher.board.put(RoomMade())
+        dispatcher.board.put(CapacityFreed())
         await dispatcher.settle_down()
     launched = {scan_id for scan_id in (urgent, slow, refused, roomless) if dispatcher.has_job(scan_id)}
     assert launched == {roomless}
@@ -235,7 +236,7 @@ async def test_room_made_while_kubernetes_is_away_changes_nothing_for_the_others
     dispatcher.cluster.fail("POST", "jobs", 503, "away", headers={"Retry-After": "30"}, times=1)
     waiting = [await dispatcher.request() for _ in range(3)]
     await dispatcher.settle_down()
-    dispatcher.board.put(RoomMade())
+    dispatcher.board.put(CapacityFreed())
     await dispatcher.settle_down()
     assert dispatcher.cluster.count("POST", "jobs") == 1
     await dispatcher.hasten()

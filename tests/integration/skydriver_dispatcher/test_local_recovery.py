@@ -62,7 +62,7 @@ class Life:
     async def end(self, scan_id: str, code: int) -> None:
         """Let the scanner server end by itself, and wait until its end is known."""
         known = asyncio.Event()
-        self.launcher.news.on_news(known.set)
+        self.launcher.news.on_event(known.set)
         (self.work_dir / scan_id / "end").write_text(str(code))
         async with asyncio.timeout(20):
             await known.wait()
@@ -126,7 +126,7 @@ async def machine(store: Store, tmp_path: Path) -> AsyncIterator[Machine]:
     machine = Machine(store, tmp_path / "work")
     yield machine
     life = await machine.start()
-    for scan_id in await life.launcher.present():
+    for scan_id in await life.launcher.running_scans():
         await life.launcher.stop(scan_id)
     await machine.stop()
 
@@ -138,7 +138,7 @@ async def test_ordinary_stops_of_the_system_are_no_failure_of_a_scan_however_man
     for n in range(6):
         await machine.kill_all()
         life = await machine.start()
-        assert await life.launcher.present() == {scan_id: True}
+        assert await life.launcher.running_scans() == {scan_id: True}
         scan = await machine.scan(scan_id)
         assert (scan.launch.state, scan.launch.restarts) == ("launched", 0)
         assert len(await machine.restarts(scan_id)) == n + 1
@@ -194,7 +194,7 @@ async def test_a_process_that_is_gone_without_news_is_found_by_the_next_look(mac
     life.launcher.news.clear()
     await life.watchdog.reconcile()
     await life.settle_down()
-    assert await life.launcher.present() == {scan_id: True}
+    assert await life.launcher.running_scans() == {scan_id: True}
     assert [event.restarts for event in await machine.restarts(scan_id)] == [1]
 
 
@@ -202,16 +202,16 @@ async def test_what_was_started_again_during_the_look_is_not_missing(machine: Ma
     life = await machine.start()
     scan_id = await machine.request()
     await life.settle_down()
-    present = life.launcher.present
+    running_scans = life.launcher.running_scans
 
     async def and_it_ends_and_is_started_again() -> dict[str, bool]:
-        found = await present()
+        found = await running_scans()
         await life.end(scan_id, 3)
         await life.settle_down()
         return {each: runs for each, runs in found.items() if each != scan_id}
 
     with monkeypatch.context() as patched:
-        patched.setattr(life.launcher, "present", and_it_ends_and_is_started_again)
+        patched.setattr(life.launcher, "running_scans", and_it_ends_and_is_started_again)
         assert await life.watchdog.reconcile() == 5.0, "it looks again soon"
     await life.settle_down()
     assert [event.restarts for event in await machine.restarts(scan_id)] == [1]

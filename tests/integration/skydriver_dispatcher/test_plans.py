@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from skydriver_common.db.pool import Connection
-from skydriver_common.db.schedule import Work
+from skydriver_common.db.schedule import DueWork
 from skydriver_dispatcher import store as statements
 from tests.support.dispatchers import set_throttle
 from tests.support.histories import Store
@@ -27,7 +27,7 @@ async def test_a_claim_reads_a_handful_of_rows_of_a_long_backlog(store: Store, m
         for _ in range(50):
             await connection.fetchrow("SELECT * FROM claim_launch_v1(now(), 60, 'x')")
         assert (await touched_by(connection) - before) / 50 < 60
-    assert isinstance(await statements.claim_launch(store.pool, holder="x", lease=timedelta(seconds=60)), Work)
+    assert isinstance(await statements.claim_launch(store.pool, holder="x", lease=timedelta(seconds=60)), DueWork)
 
 
 async def touched_by(connection: Connection) -> int:

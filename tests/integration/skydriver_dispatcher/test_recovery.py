@@ -8,7 +8,7 @@ import pytest
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
-from skydriver_dispatcher.news import MAX_TRIES
+from skydriver_dispatcher.launcher_events import MAX_TRIES
 from skydriver_dispatcher.ports import ScannerExit, ScannerStage
 from skydriver_dispatcher.usecases import RELAUNCH, STOP
 from tests.support import pods

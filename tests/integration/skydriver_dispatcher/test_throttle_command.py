@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from skydriver_common.db.schedule import Schedule, Work
+from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_dispatcher import store as statements
 from tests.support.dispatchers import set_throttle
 from tests.support.histories import Store, skydriver
@@ -17,7 +17,7 @@ async def test_the_throttle_is_shown_changed_for_all_at_once_noted_and_reset(sto
 
     async def claimed() -> int:
         number = 0
-        while isinstance(await statements.claim_launch(store.pool, holder="x", lease=timedelta(seconds=60)), Work):
+        while isinstance(await statements.claim_launch(store.pool, holder="x", lease=timedelta(seconds=60)), DueWork):
             number += 1
         return number
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skydriver_progress.adapters import lane
+from skydriver_progress.adapters import batch_consumer
 from tests.support.histories import Store, a_store
 from tests.support.scanner_bus import DeadLetters, ScannerBus, scanner_bus
 
@@ -40,11 +40,11 @@ async def rig(database: str, clean_bus: str, tmp_path: Path) -> AsyncIterator[Ri
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sessions that lanes have begun, by queue."""
     begun: list[str] = []
-    session = lane.Lane._session
+    session = batch_consumer.BatchConsumer._session
 
-    async def counted(self: lane.Lane, *, is_careful: bool) -> None:
+    async def counted(self: batch_consumer.BatchConsumer, *, is_careful: bool) -> None:
         begun.append(self.name)
         await session(self, is_careful=is_careful)
 
-    monkeypatch.setattr(lane.Lane, "_session", counted)
+    monkeypatch.setattr(batch_consumer.BatchConsumer, "_session", counted)
     return begun

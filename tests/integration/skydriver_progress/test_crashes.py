@@ -13,11 +13,11 @@ from skydriver_common.db.schedule import Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
 from skydriver_common.model.ids import digest_of
-from skydriver_progress.adapters import lane
+from skydriver_progress.adapters import batch_consumer as lane
 from skydriver_progress.ingest import Ingest, Message
 from skydriver_progress.retention import Retention
-from skydriver_progress.tokens import ScanTokens
-from skydriver_scanner import wire
+from skydriver_progress.scan_token_verifier import ScanTokens
+from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import a_store
 from tests.support.proxy import Proxy
@@ -33,10 +33,10 @@ async def test_a_skymap_that_a_crash_has_lost_is_put_again_before_a_decision_ref
         retention=Retention(rig.store.uows["progress"], Schedule(rig.store.pool, rig.store.bell, holder="t"), keep=timedelta(1)),
     )  # fmt: skip
     content = {"skyscan_result": {"nside-8": {"data": [1]}}, "is_final": True}
-    packed = wire.pack(
-        "result", scan_id, content, token=rig.bus.token(scan_id), producer="p", sequence=1, content_encoding=wire.NONE
+    packed = protocol.pack(
+        "result", scan_id, content, token=rig.bus.token(scan_id), producer="p", sequence=1, content_encoding=protocol.NONE
     )
-    message = Message(packed.routing_key, packed.headers, packed.body, wire.NONE, "p-1", None, len(packed.body), 1)
+    message = Message(packed.routing_key, packed.headers, packed.body, protocol.NONE, "p-1", None, len(packed.body), 1)
     items = await ingest.prepare([message])
     await rig.store.pool.execute("DELETE FROM blobs")  # what a crash does to a row that the disk had not got yet
     with pytest.raises(TryLater):

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from skydriver_common.bus import topology
-from skydriver_progress.adapters import lane
+from skydriver_progress.adapters import batch_consumer as lane
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.faulty_database import BLOB, DEFECTS, OF_DATA, OUTAGES, SYSTEM, faulty_database
 from tests.support.histories import until

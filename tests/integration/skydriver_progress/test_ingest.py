@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from skydriver_common.auth import TokenSigner, ensure_key
-from skydriver_common.log import blobs, rebuild
-from skydriver_common.log.verify import verify
+from skydriver_common.log import blobs
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan
+from skydriver_ops.eventlog import rebuild
+from skydriver_ops.eventlog.verify import verify
 from skydriver_progress import messages
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.scanner_bus import AUDIENCE, ISSUER, METADATA, a_progress, lanes, size_of
 
@@ -39,12 +40,12 @@ async def test_a_scan_from_its_first_report_to_its_last(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
     assert 3500 < size_of(a_progress(1)) < 4500
     async with lanes(rig.amqp_url, rig.store, rig.jwks):
-        for n, encoding in enumerate(wire.ENCODINGS, 1):
+        for n, encoding in enumerate(protocol.ENCODINGS, 1):
             await rig.bus.send("progress", scan_id, a_progress(n), sequence=n, encoding=encoding)
             await rig.bus.until(scan_id, partial(_has_sequence, n))
         skymap = {"nside-8": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")]], "metadata": {"nside": 8}}}
         await rig.bus.send("result", scan_id, {"skyscan_result": {}, "is_final": False}, sequence=4)
-        await rig.bus.send("result", scan_id, {"skyscan_result": skymap, "is_final": True}, sequence=5, encoding=wire.ZSTD)
+        await rig.bus.send("result", scan_id, {"skyscan_result": skymap, "is_final": True}, sequence=5, encoding=protocol.ZSTD)
         await rig.bus.until(scan_id, lambda scan: scan.has_final_result)
         await rig.bus.send("progress", scan_id, a_progress(6, finished=True), sequence=6)
         scan = await rig.bus.until(scan_id, lambda scan: scan.sequence == 6)
@@ -116,7 +117,7 @@ async def test_messages_that_are_not_as_they_must_be_change_nothing_and_say_why(
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     scan_id, other = await rig.store.a_scan(), await rig.store.a_scan()
     foreign = rig.bus.token(other)
-    good = wire.pack("progress", scan_id, a_progress(1), token=rig.bus.token(scan_id), producer="p1", sequence=1)
+    good = protocol.pack("progress", scan_id, a_progress(1), token=rig.bus.token(scan_id), producer="p1", sequence=1)
     bad_field = a_progress(1)
     bad_field["progress"]["summary"] = 7
     unstorable = a_progress(1)

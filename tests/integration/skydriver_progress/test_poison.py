@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
-from skydriver_common.bus.dead_letters import looking_through
-from skydriver_common.bus.letters import Letter
+from skydriver_common.bus.dead_letter import DeadLetter
 from skydriver_common.bus.relay import Relay
-from skydriver_common.runtime.loops import Pulse, forever
-from skydriver_scanner import wire
+from skydriver_common.runtime.loops import LoopSignals, run_loop
+from skydriver_ops.bus.dead_letters import open_dead_letters
+from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import skydriver, until
 from tests.support.raw_amqp import OUTSIDES, SHORT_TEXTS, Outside, RawSender, entry, short
@@ -41,17 +41,17 @@ def _outsides() -> list[Outside]:
     return found
 
 
-async def _letters(amqp_url: str) -> list[Letter]:
-    async with looking_through(amqp_url) as look:
+async def _letters(amqp_url: str) -> list[DeadLetter]:
+    async with open_dead_letters(amqp_url) as look:
         return [held.letter async for held in look.letters()]
 
 
 async def test_no_property_of_any_message_holds_up_lanes_relay_or_operators(rig: Rig, sessions: list[str]) -> None:
     outsides = await asyncio.to_thread(_outsides)
-    pulse, accepted, refused = Pulse(), 0, 0
+    pulse, accepted, refused = LoopSignals(), 0, 0
     bus = await connect(rig.amqp_url, name="test")
     relay = Relay(rig.store.url, bus, name="poison")
-    relaying = asyncio.create_task(forever(relay.step, pulse, name="relay", idle_s=0.1))
+    relaying = asyncio.create_task(run_loop(relay.step, pulse, name="relay", idle_s=0.1))
     try:
         channel = await bus.channel()
         everything = await channel.declare_queue("poison-tests.events", auto_delete=True)
@@ -60,7 +60,7 @@ async def test_no_property_of_any_message_holds_up_lanes_relay_or_operators(rig:
             for number, outside in enumerate(outsides):
                 scan_id = await rig.store.a_scan()
                 for token in (rig.bus.token(scan_id), "no token"):
-                    packed = wire.pack("progress", scan_id, a_progress(number), token=token, producer="p1", sequence=1)
+                    packed = protocol.pack("progress", scan_id, a_progress(number), token=token, producer="p1", sequence=1)
                     ours = b"".join(entry(name, value) for name, value in packed.headers.items())
                     properties = outside.with_headers(ours)
                     is_taken = await sender.publish(topology.SCANNER.name, packed.routing_key.encode(), properties, packed.body)

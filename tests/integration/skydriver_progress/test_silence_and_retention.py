@@ -4,15 +4,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log import rebuild
 from skydriver_common.log.compaction import AT_ONCE
-from skydriver_common.log.verify import verify
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import PatchManifest
 from skydriver_common.model.problems import problems_of
 from skydriver_common.payloads.reports import ParsedPatch, PatchBody
+from skydriver_ops.eventlog import rebuild
+from skydriver_ops.eventlog.verify import verify
 from skydriver_progress import usecases
-from skydriver_progress.hearing import Hearing
+from skydriver_progress.backlog_gate import BacklogGate
 from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.silence import SILENCE, SilenceWatch
 from skydriver_progress.unwatched import Unwatched
@@ -24,11 +24,11 @@ def _schedule(store: Store) -> Schedule:
     return Schedule(store.pool, store.bell, holder="test", lease=timedelta(seconds=1))
 
 
-def _hears(*, is_clear: bool = True) -> Hearing:
+def _hears(*, is_clear: bool = True) -> BacklogGate:
     async def answer() -> bool:
         return is_clear
 
-    return Hearing(answer, settles_s=0)
+    return BacklogGate(answer, settles_s=0)
 
 
 async def _launched(store: Store) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import aio_pika
 import pytest
 
-from skydriver_scanner import wire
+from skydriver_scanner import protocol
 from tests.integration.skydriver_sandbox.test_scan import SMALL, Stage, staged
 from tests.support.sandbox_parts import SCAN_ID, until
 
@@ -20,17 +20,17 @@ class Reports:
     def __init__(self, queue: aio_pika.abc.AbstractQueue, channel: aio_pika.abc.AbstractChannel) -> None:
         self._queue = queue
         self._channel = channel
-        self.seen: list[wire.Received] = []
+        self.seen: list[protocol.Received] = []
 
-    async def take(self) -> list[wire.Received]:
+    async def take(self) -> list[protocol.Received]:
         while (message := await self._queue.get(no_ack=True, fail=False)) is not None:
             headers, encoding = dict(message.headers), message.content_encoding
-            self.seen.append(wire.unpack(message.routing_key or "", headers, message.body, content_encoding=encoding))
+            self.seen.append(protocol.unpack(message.routing_key or "", headers, message.body, content_encoding=encoding))
         return self.seen
 
     async def stop_scan(self, reason: str) -> None:
-        exchange = await self._channel.get_exchange(wire.STOP_EXCHANGE, ensure=False)
-        await exchange.publish(aio_pika.Message(wire.stop_signal(reason)), SCAN_ID, mandatory=True)
+        exchange = await self._channel.get_exchange(protocol.STOP_EXCHANGE, ensure=False)
+        await exchange.publish(aio_pika.Message(protocol.stop_signal(reason)), SCAN_ID, mandatory=True)
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ async def reports(amqp_url: str) -> AsyncIterator[Reports]:
     connection = await aio_pika.connect(amqp_url)
     async with connection:
         channel = await connection.channel()
-        for kind in wire.KINDS:  # a service's own queues, if an earlier test has left them
+        for kind in protocol.KINDS:  # a service's own queues, if an earlier test has left them
             await channel.queue_delete(f"skydriver.scanner.{kind}")
-        for name in (wire.EXCHANGE, wire.STOP_EXCHANGE):
+        for name in (protocol.EXCHANGE, protocol.STOP_EXCHANGE):
             await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
         queue = await channel.declare_queue(exclusive=True)
-        await queue.bind(wire.EXCHANGE, f"*.{SCAN_ID}")
+        await queue.bind(protocol.EXCHANGE, f"*.{SCAN_ID}")
         yield Reports(queue, channel)
 
 
@@ -52,7 +52,7 @@ def _on_the_bus(stage: Stage, amqp_url: str) -> None:
     stage.scanner.environment["SKYSCAN_SKYDRIVER_BUS_URL"] = amqp_url
 
 
-def _check(received: list[wire.Received], nsides: list[str]) -> dict[str, Any]:
+def _check(received: list[protocol.Received], nsides: list[str]) -> dict[str, Any]:
     """The final result came before the last progress, which says that all is done; nothing went over REST."""
     result, progress = received[-2:]
     assert (result.kind, progress.kind) == ("result", "progress")

@@ -11,7 +11,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 
-from skydriver_scanner import SessionSettings, wire
+from skydriver_scanner import SessionSettings, protocol
 from tests.support.proxy import Proxy, proxying
 from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, serving
 
@@ -31,9 +31,9 @@ class Reader:
         self.messages.append(message)
         self._arrived.set()
 
-    def received(self) -> list[wire.Received]:
+    def received(self) -> list[protocol.Received]:
         return [
-            wire.unpack(one.routing_key or "", dict(one.headers), one.body, content_encoding=one.content_encoding)
+            protocol.unpack(one.routing_key or "", dict(one.headers), one.body, content_encoding=one.content_encoding)
             for one in self.messages
         ]
 
@@ -51,9 +51,9 @@ async def bus(clean_bus: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
     connection = await aio_pika.connect(clean_bus)
     async with connection:
         channel = await connection.channel()
-        for kind in wire.KINDS:  # a service's own queues, if an earlier test has left them
+        for kind in protocol.KINDS:  # a service's own queues, if an earlier test has left them
             await channel.queue_delete(f"skydriver.scanner.{kind}")
-        for name in (wire.EXCHANGE, wire.STOP_EXCHANGE):
+        for name in (protocol.EXCHANGE, protocol.STOP_EXCHANGE):
             await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
         yield channel
 
@@ -62,7 +62,7 @@ async def bus(clean_bus: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
 async def reader(bus: aio_pika.abc.AbstractChannel) -> Reader:
     """Reads what scanners publish. Only this test's queue is bound: an unread message is unroutable."""
     queue = await bus.declare_queue(exclusive=True)
-    await queue.bind(wire.EXCHANGE, f"*.{SCAN_ID}")
+    await queue.bind(protocol.EXCHANGE, f"*.{SCAN_ID}")
     reader = Reader(queue)
     await reader.start()
     return reader

@@ -16,13 +16,13 @@ from skydriver_scanner import (
     AsyncScannerSession,
     MessageRefused,
     NotDelivered,
-    ScannerProblem,
+    ScannerError,
     ScannerSession,
     SessionSettings,
-    SettingsProblem,
+    SettingsError,
     SpoolFull,
     engine,
-    wire,
+    protocol,
 )
 from tests.integration.skydriver_scanner.conftest import Reader
 from tests.support.proxy import Proxy
@@ -59,7 +59,7 @@ async def test_each_kind_arrives_as_the_protocol_says(settings: SessionSettings,
 
 async def test_a_folder_belongs_to_one_session(rest_settings: SessionSettings) -> None:
     async with AsyncScannerSession(rest_settings):
-        with pytest.raises(SettingsProblem, match="another session"):
+        with pytest.raises(SettingsError, match="another session"):
             AsyncScannerSession(rest_settings)
     await AsyncScannerSession(rest_settings).close()
 
@@ -165,7 +165,7 @@ async def test_a_message_that_no_queue_takes_goes_over_rest(
 async def test_what_is_too_large_for_the_bus_goes_over_rest(
     settings: SessionSettings, reader: Reader, skydriver: FakeSkyDriver
 ) -> None:
-    skymap = {"filler": "x" * wire.MAX_CONTENT_BYTES}
+    skymap = {"filler": "x" * protocol.MAX_CONTENT_BYTES}
     async with AsyncScannerSession(settings) as session:
         await session.put_result(skymap, is_final=True)
         await session.report_progress(**BODY)
@@ -213,7 +213,7 @@ async def test_a_failure_is_told_whatever_its_text_is(settings: SessionSettings,
         await session.report_failure(reason, log_tail=f"{reason}\0" + "\x1b\ud800" * 100_000)
     await reader.until(lambda received: len(received) == 1)
     content = reader.received()[0].content
-    wire.check_content(wire.FAILURE, content)
+    protocol.check_content(protocol.FAILURE, content)
     assert content["reason"].strip()
     assert len(content["log_tail"]) > 4_000
     assert "\0" not in json.dumps(content, ensure_ascii=False)
@@ -248,7 +248,7 @@ async def test_closing_again_does_nothing(settings: SessionSettings, reader: Rea
     with pytest.raises(NotDelivered):
         await session.close(0)
     await session.close()
-    with pytest.raises(ScannerProblem, match="closed"):
+    with pytest.raises(ScannerError, match="closed"):
         await session.put_result({}, is_final=True)
 
 
@@ -256,7 +256,7 @@ async def test_closing_again_does_nothing(settings: SessionSettings, reader: Rea
 async def test_a_failure_and_an_inherited_final_result_are_waited_for(
     settings: SessionSettings, reader: Reader, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(engine, "_SHORT_PATIENCE_S", 0.1)
+    monkeypatch.setattr(engine, "_SHORT_RETRY_S", 0.1)
     proxy.refuse = True
     if what == "inherited":
         earlier = AsyncScannerSession(settings)
@@ -282,7 +282,7 @@ async def test_what_comes_while_the_session_closes_is_delivered_or_named_or_refu
 
     async def put() -> None:
         nonlocal taken
-        with contextlib.suppress(ScannerProblem):
+        with contextlib.suppress(ScannerError):
             while True:
                 await session.put_result({"number": taken}, is_final=False)
                 taken += 1

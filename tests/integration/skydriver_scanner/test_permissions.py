@@ -17,7 +17,7 @@ from skydriver_cli.embedded.ports import choose
 from skydriver_common.auth import TokenSigner, ensure_key
 from skydriver_common.bus import topology
 from skydriver_common.model.ids import ScanId
-from skydriver_scanner import AsyncScannerSession, SessionSettings, Stop, wire
+from skydriver_scanner import AsyncScannerSession, SessionSettings, Stop, protocol
 from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, serving
 
 OTHER = "18e0f1a2b3cx4f5e6d7c8b9a0d1e2f3b"
@@ -74,8 +74,8 @@ async def _publish(channel: AbstractChannel, exchange: str, key: str) -> None:
 
 
 async def _bind(channel: AbstractChannel, key: str) -> None:
-    queue = await channel.declare_queue(wire.stop_queue(SCAN_ID, "mine"), exclusive=True)
-    await queue.bind(wire.STOP_EXCHANGE, key)
+    queue = await channel.declare_queue(protocol.stop_queue(SCAN_ID, "mine"), exclusive=True)
+    await queue.bind(protocol.STOP_EXCHANGE, key)
 
 
 async def _read(channel: AbstractChannel, queue: str) -> None:
@@ -83,21 +83,21 @@ async def _read(channel: AbstractChannel, queue: str) -> None:
 
 
 REFUSED: dict[str, Callable[[AbstractChannel], Awaitable[object]]] = {
-    "report for another scan": lambda channel: _publish(channel, wire.EXCHANGE, f"progress.{OTHER}"),
-    "result for another scan": lambda channel: _publish(channel, wire.EXCHANGE, f"result.{OTHER}"),
+    "report for another scan": lambda channel: _publish(channel, protocol.EXCHANGE, f"progress.{OTHER}"),
+    "result for another scan": lambda channel: _publish(channel, protocol.EXCHANGE, f"result.{OTHER}"),
     "command": lambda channel: _publish(channel, topology.COMMANDS.name, "scan.delete"),
     "event": lambda channel: _publish(channel, topology.EVENTS.name, "scan.deleted"),
     "dead letter": lambda channel: _publish(channel, topology.DEAD.name, "scan.deleted"),
-    "stop signal": lambda channel: _publish(channel, wire.STOP_EXCHANGE, SCAN_ID),
+    "stop signal": lambda channel: _publish(channel, protocol.STOP_EXCHANGE, SCAN_ID),
     "straight into a queue": lambda channel: _publish(channel, "", "reports"),
     "hear of another scan's end": lambda channel: _bind(channel, OTHER),
     "hear of every scan's end": lambda channel: _bind(channel, "#"),
     "read the reports": lambda channel: _read(channel, "reports"),
     "read the dead letters": lambda channel: _read(channel, topology.DEAD_LETTERS),
-    "another scan's stop queue": lambda channel: channel.declare_queue(wire.stop_queue(OTHER, "x"), exclusive=True),
+    "another scan's stop queue": lambda channel: channel.declare_queue(protocol.stop_queue(OTHER, "x"), exclusive=True),
     "a queue of its own": lambda channel: channel.declare_queue("mine", exclusive=True),
     "an exchange of its own": lambda channel: channel.declare_exchange("mine"),
-    "delete the exchange": lambda channel: channel.exchange_delete(wire.EXCHANGE),
+    "delete the exchange": lambda channel: channel.exchange_delete(protocol.EXCHANGE),
     "delete the reports": lambda channel: channel.queue_delete("reports"),
 }
 
@@ -143,8 +143,8 @@ async def test_a_session_needs_its_token_only(guarded: Guarded, tmp_path: Path) 
                 report = await (await channel.get_queue("reports", ensure=False)).get(no_ack=True)
                 assert report is not None
                 assert report.headers["token"] == token
-                stops = await channel.get_exchange(wire.STOP_EXCHANGE, ensure=False)
-                await stops.publish(aio_pika.Message(wire.stop_signal("deleted")), SCAN_ID, mandatory=True)
+                stops = await channel.get_exchange(protocol.STOP_EXCHANGE, ensure=False)
+                await stops.publish(aio_pika.Message(protocol.stop_signal("deleted")), SCAN_ID, mandatory=True)
                 async with asyncio.timeout(10):
                     assert await heard.get() == Stop("deleted")
         assert skydriver.progress == []

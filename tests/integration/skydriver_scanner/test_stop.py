@@ -6,7 +6,7 @@ import threading
 
 import aio_pika
 
-from skydriver_scanner import AsyncScannerSession, ScannerSession, ScanStopped, SessionSettings, Stop, wire
+from skydriver_scanner import AsyncScannerSession, ScannerSession, ScanStopped, SessionSettings, Stop, protocol
 from tests.support.proxy import Proxy
 from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, until
 
@@ -14,8 +14,8 @@ Channel = aio_pika.abc.AbstractChannel
 
 
 async def _publish_stop(bus: Channel, scan_id: str, reason: str = "deleted") -> None:
-    exchange = await bus.get_exchange(wire.STOP_EXCHANGE, ensure=False)
-    await exchange.publish(aio_pika.Message(wire.stop_signal(reason)), scan_id, mandatory=scan_id == SCAN_ID)
+    exchange = await bus.get_exchange(protocol.STOP_EXCHANGE, ensure=False)
+    await exchange.publish(aio_pika.Message(protocol.stop_signal(reason)), scan_id, mandatory=scan_id == SCAN_ID)
 
 
 async def _is_listening(skydriver: FakeSkyDriver, asked: int = 2) -> None:

@@ -16,14 +16,14 @@ import pytest
 from skydriver_cli.embedded import rabbitmq
 from skydriver_cli.embedded.ports import choose
 from skydriver_common.bus import topology
-from skydriver_common.log import rebuild
-from skydriver_common.log.verify import verify
 from skydriver_common.model.commands import PatchManifest, PutResult
 from skydriver_common.model.events import Event
 from skydriver_common.model.rejections import Rejection
 from skydriver_common.model.scan import Scan
+from skydriver_ops.eventlog import rebuild
+from skydriver_ops.eventlog.verify import verify
 from skydriver_progress.decide import Report, decide_report
-from skydriver_scanner import AsyncScannerSession, SessionSettings, wire
+from skydriver_scanner import AsyncScannerSession, SessionSettings, protocol
 from skydriver_scanner.bus import Bus
 from tests.support.histories import a_store
 from tests.support.sandbox_parts import until
@@ -76,7 +76,7 @@ def confirmed(monkeypatch: pytest.MonkeyPatch) -> set[Place]:
     places: set[Place] = set()
     publish = Bus.publish
 
-    async def published(self: Bus, packed: wire.Packed) -> None:
+    async def published(self: Bus, packed: protocol.Packed) -> None:
         await publish(self, packed)
         kind, _, scan_id = packed.routing_key.partition(".")
         places.add((scan_id, kind, packed.headers["sequence"]))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from skydriver_api.batched import BatchedLookup
+from skydriver_api.reads.batched import BatchedLookup
 
 
 class Database:

@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from skydriver_api import images
-from skydriver_api.catalogs import CachedCatalog, DirectoryCatalog, open_images
-from skydriver_api.images import CatalogAway, ImageNotFound, ImageResolver, ImageTooOld
+from skydriver_api.images import resolver as images
+from skydriver_api.images.catalogs import CachedCatalog, DirectoryCatalog, open_images
+from skydriver_api.images.resolver import CatalogUnavailable, ImageNotFound, ImageResolver, ImageTooOld
 
 OLD, NEW = "2024-01-01T00:00:00.123456Z", "2025-01-01T00:00:00Z"
 
@@ -73,7 +73,7 @@ async def test_a_folder_of_unpacked_images_is_listed(tmp_path: Path, session: ai
 
 
 async def test_a_folder_that_is_away_is_no_missing_image(tmp_path: Path, session: aiohttp.ClientSession) -> None:
-    with pytest.raises(CatalogAway):
+    with pytest.raises(CatalogUnavailable):
         await open_images(f"directory:{tmp_path / 'nowhere'}", minimum="v4", session=session).resolve("latest")
 
 
@@ -105,7 +105,7 @@ async def test_the_minimum_need_not_be_unpacked_but_must_be_known(
     with pytest.raises(ImageTooOld):
         await both.resolve("3.9.9")
     for source in (f"directory:{folder}", f"registry:{registry[1]}"):
-        with pytest.raises(CatalogAway, match=r"v7\.7\.7"):  # nobody can tell what is too old
+        with pytest.raises(CatalogUnavailable, match=r"v7\.7\.7"):  # nobody can tell what is too old
             await open_images(source, minimum="v7.7.7", session=session).resolve("4.1.0")
 
 
@@ -115,7 +115,7 @@ async def test_a_page_of_another_form_is_no_list(session: aiohttp.ClientSession,
         return web.json_response({"results": page} if page else page)
 
     async with _serving(answer) as url:
-        with pytest.raises(CatalogAway):
+        with pytest.raises(CatalogUnavailable):
             await open_images(f"registry:{url}", minimum="v4", session=session).resolve("latest")
 
 
@@ -132,7 +132,7 @@ async def test_a_page_without_end_is_not_read_to_its_end(session: aiohttp.Client
         return response
 
     async with _serving(answer) as url:
-        with pytest.raises(CatalogAway):
+        with pytest.raises(CatalogUnavailable):
             await open_images(f"registry:{url}", minimum="v4", session=session).resolve("latest")
     assert sent < 50
 
@@ -147,7 +147,7 @@ async def _serving(answer: Callable[[web.Request], Awaitable[web.StreamResponse]
 
 async def test_a_registry_that_fails_is_away(registry: tuple[Registry, str], session: aiohttp.ClientSession) -> None:
     registry[0].status = 500
-    with pytest.raises(CatalogAway):
+    with pytest.raises(CatalogUnavailable):
         await open_images(f"registry:{registry[1]}", minimum="v4", session=session).resolve("latest")
 
 
@@ -160,7 +160,7 @@ async def test_a_registry_that_leads_elsewhere_is_not_followed(
     app = web.Application()
     app.router.add_get("/tags", elsewhere)
     async with TestServer(app) as other:
-        with pytest.raises(CatalogAway):
+        with pytest.raises(CatalogUnavailable):
             await open_images(f"registry:{other.make_url('/tags')}", minimum="v4", session=session).resolve("latest")
 
 
@@ -170,11 +170,11 @@ class Source:
         self.is_away = False
         self.asked = 0
 
-    async def pushed(self) -> Mapping[str, float]:
+    async def push_times(self) -> Mapping[str, float]:
         self.asked += 1
         await asyncio.sleep(0)
         if self.is_away:
-            raise CatalogAway("away")
+            raise CatalogUnavailable("away")
         return self.tags
 
 
@@ -185,44 +185,44 @@ class HangingSource(Source):
         super().__init__()
         self.may_answer = asyncio.Event()
 
-    async def pushed(self) -> Mapping[str, float]:
+    async def push_times(self) -> Mapping[str, float]:
         self.asked += 1
         await self.may_answer.wait()
         if self.is_away:
-            raise CatalogAway("away")
+            raise CatalogUnavailable("away")
         return self.tags
 
 
 async def test_a_list_is_believed_for_minutes_and_used_for_an_hour_when_the_source_is_away() -> None:
     now, source = [0.0], Source()
     cached = CachedCatalog(source, clock=lambda: now[0])
-    await asyncio.gather(*(cached.pushed() for _ in range(5)))
+    await asyncio.gather(*(cached.push_times() for _ in range(5)))
     assert source.asked == 1
     now[0] = 299
-    await cached.pushed()
+    await cached.push_times()
     assert source.asked == 1
     now[0], source.is_away = 301, True
-    assert await cached.pushed() == source.tags
+    assert await cached.push_times() == source.tags
     now[0] = 3600
-    assert await cached.pushed() == source.tags
+    assert await cached.push_times() == source.tags
     now[0] = 3601
-    with pytest.raises(CatalogAway):
-        await cached.pushed()
+    with pytest.raises(CatalogUnavailable):
+        await cached.push_times()
 
 
 async def test_an_older_list_is_served_at_once_and_refreshed_behind() -> None:
     now, source = [0.0], HangingSource()
     cached = CachedCatalog(source, clock=lambda: now[0])
     source.may_answer.set()
-    await cached.pushed()
+    await cached.push_times()
     now[0] = 301
     source.may_answer.clear()
     source.tags = {"2.0.0": 2.0}
-    lists = await asyncio.wait_for(asyncio.gather(*(cached.pushed() for _ in range(50))), 20)
+    lists = await asyncio.wait_for(asyncio.gather(*(cached.push_times() for _ in range(50))), 20)
     assert {*map(str, lists)} == {"{'1.0.0': 1.0}"}
     assert source.asked == 2
     source.may_answer.set()
-    while await cached.pushed() != source.tags:  # noqa: ASYNC110  (the refresh behind tells nobody)
+    while await cached.push_times() != source.tags:  # noqa: ASYNC110  (the refresh behind tells nobody)
         await asyncio.sleep(0)
     assert source.asked == 2
 
@@ -230,24 +230,24 @@ async def test_an_older_list_is_served_at_once_and_refreshed_behind() -> None:
 async def test_one_look_serves_everybody_and_after_one_that_failed_nobody_waits_for_another() -> None:
     now, source = [0.0], HangingSource()
     cached = CachedCatalog(source, clock=lambda: now[0])
-    callers = [asyncio.create_task(cached.pushed()) for _ in range(50)]
+    callers = [asyncio.create_task(cached.push_times()) for _ in range(50)]
     await asyncio.sleep(0)
     callers[0].cancel()  # the look goes on for the others
     await asyncio.sleep(0)
     source.is_away = True
     source.may_answer.set()
     outcomes = await asyncio.gather(*callers, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes[1:]] == [CatalogAway] * 49
+    assert [type(outcome) for outcome in outcomes[1:]] == [CatalogUnavailable] * 49
     assert source.asked == 1
     source.may_answer.clear()
     for _ in range(10):
-        with pytest.raises(CatalogAway):
-            await asyncio.wait_for(cached.pushed(), 20)
+        with pytest.raises(CatalogUnavailable):
+            await asyncio.wait_for(cached.push_times(), 20)
     assert source.asked == 1
     now[0] = 11
     source.is_away = False
     source.may_answer.set()
-    assert await cached.pushed() == source.tags
+    assert await cached.push_times() == source.tags
 
 
 async def test_a_tag_that_is_not_listed_is_not_said_to_be_missing_while_the_list_cannot_be_read() -> None:
@@ -255,14 +255,14 @@ async def test_a_tag_that_is_not_listed_is_not_said_to_be_missing_while_the_list
     resolver = ImageResolver(CachedCatalog(source, clock=lambda: now[0]), minimum="1.0.0")
     assert await resolver.resolve("1.0.0") == "1.0.0"
     now[0], source.is_away = 20, True
-    with pytest.raises(CatalogAway):
+    with pytest.raises(CatalogUnavailable):
         await resolver.resolve("2.0.0")
     assert await resolver.resolve("1.0.0") == "1.0.0"
 
 
 async def test_a_request_waits_for_a_catalogue_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_WAIT_LIMIT_S", 0.05)
-    with pytest.raises(CatalogAway, match="in time"):
+    with pytest.raises(CatalogUnavailable, match="in time"):
         await ImageResolver(CachedCatalog(HangingSource()), minimum="1.0.0").resolve("1.0.0")
 
 
@@ -279,8 +279,8 @@ async def test_a_folder_that_hangs_takes_one_thread_of_its_own(tmp_path: Path, m
     catalog = CachedCatalog(DirectoryCatalog(folder, limit_s=0.02), clock=lambda: now[0])
     try:
         for _ in range(50):
-            with pytest.raises(CatalogAway):
-                await catalog.pushed()
+            with pytest.raises(CatalogUnavailable):
+                await catalog.push_times()
             now[0] += 11
         assert [thread.name for thread in threading.enumerate()].count("image-folder") == 1
         assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 20) == 1  # what others use is free
@@ -290,20 +290,20 @@ async def test_a_folder_that_hangs_takes_one_thread_of_its_own(tmp_path: Path, m
         while True:  # as soon as the call has returned there is room for another
             now[0] += 11
             try:
-                assert await catalog.pushed() == {"4.0.0": 1000}
+                assert await catalog.push_times() == {"4.0.0": 1000}
                 break
-            except CatalogAway:
+            except CatalogUnavailable:
                 await asyncio.sleep(0.01)
 
 
 async def test_a_missing_tag_is_looked_for_again_soon_but_not_at_once() -> None:
     now, source = [0.0], Source()
     cached = CachedCatalog(source, clock=lambda: now[0])
-    await cached.pushed()
+    await cached.push_times()
     source.tags = {"1.0.0": 1.0, "2.0.0": 2.0}
-    assert "2.0.0" not in await cached.pushed_again()
+    assert "2.0.0" not in await cached.refresh_push_times()
     now[0] = 11
-    assert "2.0.0" in await cached.pushed_again()
+    assert "2.0.0" in await cached.refresh_push_times()
 
 
 @pytest.mark.parametrize(

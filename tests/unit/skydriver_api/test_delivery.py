@@ -11,22 +11,22 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
-from skydriver_api.delivery import hold_memory
-from skydriver_api.deps import DEPS, Deps
-from skydriver_api.limits import Budget
-from skydriver_api.middleware import answers
-from skydriver_api.routes import streaming
+from skydriver_api.http.delivery import hold_memory
+from skydriver_api.http.deps import DEPS, Deps
+from skydriver_api.http.limits import WeightedSemaphore
+from skydriver_api.http.middleware import answers
+from skydriver_api.routes import chunked as streaming
 
 MIB = 1024 * 1024
 
 
 class _Deps:
     def __init__(self) -> None:
-        self.result_bytes = Budget(40 * MIB, what="large answers", patience_s=0.1)
-        self.answer_bytes = Budget(2 * MIB, what="answers", patience_s=0.1)
+        self.result_bytes = WeightedSemaphore(40 * MIB, what="large answers", patience_s=0.1)
+        self.answer_bytes = WeightedSemaphore(2 * MIB, what="answers", patience_s=0.1)
 
     @property
-    def budgets(self) -> tuple[Budget, Budget]:
+    def budgets(self) -> tuple[WeightedSemaphore, WeightedSemaphore]:
         return self.result_bytes, self.answer_bytes
 
 

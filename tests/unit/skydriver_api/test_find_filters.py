@@ -12,7 +12,7 @@ from skydriver_api.find.errors import BadFilter, Place
 from skydriver_api.find.filters import parse_filter
 from skydriver_api.find.nodes import ALL, Equals, Field, IsIn
 from skydriver_api.find.nodes import Any as AnyOf
-from skydriver_api.find.store import find_query, projected_fields, statement_for
+from skydriver_api.find.search import find_query, projected_fields, statement_for
 from tests.support.find_cases import any_filter
 
 KEYS = st.one_of(

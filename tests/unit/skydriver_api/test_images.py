@@ -2,7 +2,7 @@
 
 import pytest
 
-from skydriver_api.images import EmbeddedCatalog, ImageNotFound, ImageResolver, ImageTooOld, resolve_tag
+from skydriver_api.images.resolver import EmbeddedCatalog, ImageNotFound, ImageResolver, ImageTooOld, resolve_tag
 
 TAGS = {"3.1.5": 1.0, "3.10.0": 1.0, "4.0.1": 1.0, "eqscan-6207146": 1.0, "3.1.12": 1.0}
 

@@ -6,12 +6,12 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from skydriver_api.limits import AdmissionLimit, Budget
+from skydriver_api.http.limits import AdmissionLimit, WeightedSemaphore
 from skydriver_common.faults import TryLater
 
 
 async def test_no_more_is_lent_than_there_is_and_all_of_it_comes_back() -> None:
-    budget, most, now = Budget(10, what="things"), 0, 0
+    budget, most, now = WeightedSemaphore(10, what="things"), 0, 0
 
     async def take(amount: int) -> None:
         nonlocal most, now
@@ -26,7 +26,7 @@ async def test_no_more_is_lent_than_there_is_and_all_of_it_comes_back() -> None:
 
 
 async def test_a_large_one_is_not_passed_by_and_who_waits_too_long_is_told() -> None:
-    budget = Budget(10, what="things", patience_s=0.05)
+    budget = WeightedSemaphore(10, what="things", patience_s=0.05)
     async with budget.taking(6):
         large = asyncio.create_task(_held(budget, 9))
         await asyncio.sleep(0)
@@ -38,7 +38,7 @@ async def test_a_large_one_is_not_passed_by_and_who_waits_too_long_is_told() -> 
 
 
 async def test_whoever_is_cancelled_holds_nothing() -> None:
-    budget = Budget(1, what="things")
+    budget = WeightedSemaphore(1, what="things")
     async with budget.taking():
         waiting = asyncio.create_task(_held(budget, 1))
         await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_whoever_is_cancelled_holds_nothing() -> None:
     await _held(budget, 1)
 
 
-async def _held(budget: Budget, amount: int) -> None:
+async def _held(budget: WeightedSemaphore, amount: int) -> None:
     async with budget.taking(amount):
         await asyncio.sleep(0)
 
@@ -126,7 +126,7 @@ def test_under_sustained_overload_nearly_all_of_the_service_s_work_is_in_time(fa
 
 
 async def test_a_share_is_given_back_in_parts_and_no_part_twice() -> None:
-    budget = Budget(10, what="things", patience_s=0.05)
+    budget = WeightedSemaphore(10, what="things", patience_s=0.05)
     share = await budget.take(8)
     share.shrink_to(3)
     share.shrink_to(5)
@@ -138,7 +138,7 @@ async def test_a_share_is_given_back_in_parts_and_no_part_twice() -> None:
 
 
 async def test_what_can_t_be_refused_is_taken_at_once_and_others_wait_for_it() -> None:
-    budget = Budget(10, what="things", patience_s=0.05)
+    budget = WeightedSemaphore(10, what="things", patience_s=0.05)
     first, second = budget.take_at_once(8), budget.take_at_once(8)
     first.give_back()
     with pytest.raises(TryLater):

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from skydriver_api import live as live_module
-from skydriver_api.live import LiveEvent, LiveEvents
+from skydriver_api.live import live_events as live_module
+from skydriver_api.live.live_events import LiveEvent, LiveEvents
 from skydriver_common.faults import TryLater
 
 

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from skydriver_api.log_links import LogLinks
+from skydriver_api.reads.log_links import LogLinks
 from skydriver_common.model.ids import new_scan_id
 
 START = 1_700_000_000.0

@@ -14,7 +14,7 @@ from skydriver_api.payloads.requests import (
     parse_scan_request,
     parse_workflow_id,
 )
-from skydriver_common.payloads.invalid import InvalidBody
+from skydriver_common.payloads.field_errors import InvalidBody
 from skydriver_common.payloads.reports import split_result
 
 CLUSTERS = {"osg": 100, "sub-2": 100, "local": 5}

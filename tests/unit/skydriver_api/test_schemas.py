@@ -9,18 +9,18 @@ import orjson
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from skydriver_api.app import ROUTES
-from skydriver_api.openapi import document
+from skydriver_api.http.app import ROUTES
+from skydriver_api.http.openapi import document
+from skydriver_api.http.schemas import COMPONENTS
 from skydriver_api.payloads.requests import parse_scan_request
-from skydriver_api.schemas import COMPONENTS
 from skydriver_common.log.read import LoggedEvent
-from skydriver_common.model import wire
-from skydriver_common.payloads.invalid import InvalidBody
+from skydriver_common.model import event_codec
+from skydriver_common.payloads.field_errors import InvalidBody
 
 DATA = b'{"progress":{},"producer":"","sequence":0}'
 
 
-@pytest.mark.parametrize("data", [DATA, wire.let_go(DATA)], ids=["whole", "let go"])
+@pytest.mark.parametrize("data", [DATA, event_codec.compact_payload(DATA)], ids=["whole", "let go"])
 def test_an_event_is_as_described_even_when_its_content_was_let_go(data: bytes) -> None:
     event = LoggedEvent(
         1, uuid.uuid4(), "s", 1, "scan.progress-reported", 1, datetime.now(UTC), "somebody", "command", "correlation", data

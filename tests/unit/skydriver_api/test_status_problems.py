@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from skydriver_api.reads import StatusView
+from skydriver_api.reads.view_queries import StatusView
 from skydriver_api.routes.ewms import _problems
 
 STORED = b'[{"code":"waiting-for-workers","text":"No worker runs yet"}]'

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from skydriver_api.app import ROUTES
-from skydriver_api.openapi import document
+from skydriver_api.http.app import ROUTES
+from skydriver_api.http.openapi import document
 from skydriver_api.payloads.requests import parse_add_workers, parse_scan_request
 from skydriver_common.model.worker_limits import WorkerLimits
-from skydriver_common.payloads.invalid import InvalidBody
+from skydriver_common.payloads.field_errors import InvalidBody
 
 LIMITS = WorkerLimits(per_scan=1000, per_cluster={"sub-2": 10})
 CLUSTERS: dict[str, int | None] = {"osg": 100, "sub-2": None}

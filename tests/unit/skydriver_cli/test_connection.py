@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from skydriver_cli.client import find_connection
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 
 STORED = {"url": "http://127.0.0.1:1", "user_token": "of-the-folder"}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from skydriver_cli.app import parse_replicas
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 
 
 def test_counts_by_service() -> None:

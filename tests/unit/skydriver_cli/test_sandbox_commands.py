@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from skydriver_cli.app import app
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 from skydriver_cli.sandbox_commands import parse_faults
 
 

@@ -7,7 +7,7 @@ import healpy
 import pytest
 
 from skydriver_cli.app import parse_pairs
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 from skydriver_cli.skymap import best_fit, picture, pixel_counts, pixel_to_angles
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from skydriver_cli import system as module
 from skydriver_cli.embedded import processes
-from skydriver_cli.system import Part, Server, System
+from skydriver_cli.embedded import system as module
+from skydriver_cli.embedded.system import Component, Server, System
 
 
-def _system(folder: Path, parts: list[Part], servers: list[Server], said: list[str]) -> System:
+def _system(folder: Path, parts: list[Component], servers: list[Server], said: list[str]) -> System:
     return System(folder, "http://127.0.0.1:1", servers, parts, {}, {}, said.append)
 
 
@@ -38,7 +38,7 @@ async def test_a_part_that_cannot_be_started_is_tried_again(tmp_path: Path, monk
 
     monkeypatch.setattr(processes, "start", start)
     lives_on = [sys.executable, "-c", "import signal; signal.pause()"]
-    part = Part("part", [sys.executable, "-c", ""], {}, "http://127.0.0.1:1")
+    part = Component("part", [sys.executable, "-c", ""], {}, "http://127.0.0.1:1")
     system = _system(tmp_path, [part], [], said)
     await module._start(tmp_path, part)
     part.argv = lives_on

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from skydriver_cli import system as module
-from skydriver_cli.problems import Problem
+from skydriver_cli.embedded import system as module
+from skydriver_cli.embedded.system import Options, System
+from skydriver_cli.embedded.up_settings import _SET_BY_UP, given_settings, place
+from skydriver_cli.errors import Problem
 from skydriver_cli.settings_page import names_by_service
-from skydriver_cli.system import Options, System
-from skydriver_cli.up_settings import _SET_BY_UP, given_settings, place
 from skydriver_common.runtime.settings import CLIENT_NAMES, KNOWN_NAMES
 
 EWMS = {

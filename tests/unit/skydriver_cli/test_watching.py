@@ -10,7 +10,7 @@ from rich.console import Console
 
 from skydriver_cli import watching
 from skydriver_cli.client import Client, Unavailable
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 
 RUNNING = {
     "scan_state": "IN_PROGRESS__PARTIAL_RESULT_GENERATED",

@@ -11,11 +11,11 @@ import pytest
 from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes.client import (
     AlreadyExists,
-    Gone,
-    NoCluster,
+    ClusterConfigError,
     NotFound,
     QuotaExceeded,
     Refused,
+    ResourceVersionExpired,
     meaning,
     open_client,
 )
@@ -39,7 +39,7 @@ async def test_a_configuration_that_cannot_be_used_is_one_readable_line_without_
     path = tmp_path / "config.yaml"
     if content is not None:
         path.write_text(content + "\n# a-secret-token")
-    with pytest.raises(NoCluster) as raised:
+    with pytest.raises(ClusterConfigError) as raised:
         async with open_client(str(path)):
             pass
     assert str(raised.value).startswith("KUBECONFIG: ")
@@ -93,7 +93,7 @@ async def test_the_token_of_an_exec_plugin_is_renewed_even_if_it_fails_in_betwee
 )
 async def test_what_cannot_be_renewed_is_refused_at_the_start(tmp_path: Path, user: dict[str, Any] | None, words: str) -> None:
     certificate = a_plugin(tmp_path, '{"clientCertificateData": "c", "clientKeyData": "k"}')
-    with pytest.raises(NoCluster, match=words):
+    with pytest.raises(ClusterConfigError, match=words):
         async with open_client(a_config_with(tmp_path, user or certificate)):
             pass
 
@@ -106,7 +106,8 @@ async def test_what_cannot_be_renewed_is_refused_at_the_start(tmp_path: Path, us
         (403, '{"message": "cannot create jobs"}', Refused), (422, '{"message": "invalid"}', Refused), (400, "", Refused),
         (404, '{"message": "jobs \\"x\\" not found"}', NotFound), (404, '{"message": "namespaces \\"x\\" not found"}', TryLater),
         (409, '{"reason": "AlreadyExists"}', AlreadyExists), (409, '{"reason": "Conflict", "message": "modified"}', TryLater),
-        (410, "{}", Gone), (401, "", TryLater), (408, "", TryLater), (429, "<html>", TryLater), (500, None, TryLater), (0, "", TryLater),
+        (410, "{}", ResourceVersionExpired), (401, "", TryLater), (408, "", TryLater),
+        (429, "<html>", TryLater), (500, None, TryLater), (0, "", TryLater),
     ],
 )  # fmt: skip
 def test_each_answer_has_one_meaning(status: int, body: str | None, expected: type[Exception]) -> None:

@@ -8,14 +8,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from skydriver_common.faults import TryLater
-from skydriver_common.runtime.loops import Pulse, forever, within
+from skydriver_common.runtime.loops import LoopSignals, run_loop, wait_or_timeout
 from tests.support import virtual_time
 
 
 class Script:
     """A step that plays a list of results and notes when it was called; stops the pulse after the last."""
 
-    def __init__(self, pulse: Pulse, results: Sequence[bool | float | Exception]) -> None:
+    def __init__(self, pulse: LoopSignals, results: Sequence[bool | float | Exception]) -> None:
         self.pulse = pulse
         self.results = list(results)
         self.called_at: list[float] = []
@@ -31,21 +31,21 @@ class Script:
 
 
 def play(
-    *results: bool | float | Exception, idle_s: float = 10.0, meanwhile: Callable[[Pulse], None] | None = None
+    *results: bool | float | Exception, idle_s: float = 10.0, meanwhile: Callable[[LoopSignals], None] | None = None
 ) -> list[float]:
     async def main() -> list[float]:
-        pulse = Pulse()
+        pulse = LoopSignals()
         script = Script(pulse, results)
         if meanwhile is not None:
             meanwhile(pulse)
-        await forever(script, pulse, name="test", idle_s=idle_s)
+        await run_loop(script, pulse, name="test", idle_s=idle_s)
         return script.called_at
 
     return virtual_time.run(main())
 
 
-def wake_at(*seconds: float) -> Callable[[Pulse], None]:
-    def plan(pulse: Pulse) -> None:
+def wake_at(*seconds: float) -> Callable[[LoopSignals], None]:
+    def plan(pulse: LoopSignals) -> None:
         for at in seconds:
             asyncio.get_running_loop().call_at(at, pulse.wake)
 
@@ -81,7 +81,7 @@ def test_a_wake_up_ends_the_idle_wait() -> None:
 
 def test_a_wake_up_during_a_step_is_not_lost() -> None:
     async def main() -> list[float]:
-        pulse = Pulse()
+        pulse = LoopSignals()
         called_at: list[float] = []
 
         async def step() -> bool:
@@ -93,7 +93,7 @@ def test_a_wake_up_during_a_step_is_not_lost() -> None:
             await asyncio.sleep(1.0)
             return False
 
-        await forever(step, pulse, name="test", idle_s=10.0)
+        await run_loop(step, pulse, name="test", idle_s=10.0)
         return called_at
 
     assert virtual_time.run(main()) == [0.0, 1.0]
@@ -101,7 +101,7 @@ def test_a_wake_up_during_a_step_is_not_lost() -> None:
 
 def test_a_stop_lets_the_step_in_hand_finish_and_takes_no_other() -> None:
     async def main() -> tuple[int, int, float]:
-        pulse = Pulse()
+        pulse = LoopSignals()
         started = finished = 0
 
         async def step() -> bool:
@@ -112,7 +112,7 @@ def test_a_stop_lets_the_step_in_hand_finish_and_takes_no_other() -> None:
             return True
 
         asyncio.get_running_loop().call_at(2.0, pulse.stop)
-        await forever(step, pulse, name="test", idle_s=10.0)
+        await run_loop(step, pulse, name="test", idle_s=10.0)
         return started, finished, asyncio.get_running_loop().time()
 
     assert virtual_time.run(main()) == (1, 1, 5.0)
@@ -120,9 +120,9 @@ def test_a_stop_lets_the_step_in_hand_finish_and_takes_no_other() -> None:
 
 def test_a_stop_ends_the_idle_wait_and_the_back_off() -> None:
     async def main(result: bool | Exception) -> float:
-        pulse = Pulse()
+        pulse = LoopSignals()
         asyncio.get_running_loop().call_at(0.25, pulse.stop)
-        await forever(Script(pulse, [result, False]), pulse, name="test", idle_s=10.0)
+        await run_loop(Script(pulse, [result, False]), pulse, name="test", idle_s=10.0)
         return asyncio.get_running_loop().time()
 
     assert virtual_time.run(main(False)) == 0.25
@@ -173,9 +173,9 @@ def test_each_failure_is_counted_under_the_name_of_the_loop() -> None:
     counted: list[str] = []
 
     async def main() -> None:
-        pulse = Pulse()
+        pulse = LoopSignals()
         script = Script(pulse, [RuntimeError("broken"), TryLater("away"), True, False])
-        await forever(script, pulse, name="relay", idle_s=1.0, on_failure=counted.append)
+        await run_loop(script, pulse, name="relay", idle_s=1.0, on_failure=counted.append)
 
     with capture_logs():
         virtual_time.run(main())
@@ -184,7 +184,7 @@ def test_each_failure_is_counted_under_the_name_of_the_loop() -> None:
 
 def test_a_busy_loop_lets_other_tasks_run() -> None:
     async def main() -> int:
-        pulse = Pulse()
+        pulse = LoopSignals()
         steps = 0
 
         async def step() -> bool:
@@ -196,7 +196,7 @@ def test_a_busy_loop_lets_other_tasks_run() -> None:
             pulse.stop()
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(forever(step, pulse, name="test", idle_s=1.0))
+            group.create_task(run_loop(step, pulse, name="test", idle_s=1.0))
             group.create_task(other())
         return steps
 
@@ -209,7 +209,7 @@ def test_cancelling_goes_through_a_step() -> None:
             await asyncio.sleep(100.0)
             return True
 
-        task = asyncio.create_task(forever(step, Pulse(), name="test", idle_s=1.0))
+        task = asyncio.create_task(run_loop(step, LoopSignals(), name="test", idle_s=1.0))
         await asyncio.sleep(1.0)
         task.cancel()
         await asyncio.wait([task])
@@ -222,10 +222,10 @@ def test_within_says_whether_the_event_came_in_time() -> None:
     async def main() -> list[tuple[bool, float]]:
         loop = asyncio.get_running_loop()
         event = asyncio.Event()
-        answers = [(await within(event, 2.0), loop.time()), (await within(event, 0.0), loop.time())]
+        answers = [(await wait_or_timeout(event, 2.0), loop.time()), (await wait_or_timeout(event, 0.0), loop.time())]
         loop.call_later(1.0, event.set)
-        answers.append((await within(event, 5.0), loop.time()))
-        answers.append((await within(event, 0.0), loop.time()))
+        answers.append((await wait_or_timeout(event, 5.0), loop.time()))
+        answers.append((await wait_or_timeout(event, 0.0), loop.time()))
         return answers
 
     assert virtual_time.run(main()) == [(False, 2.0), (False, 2.0), (True, 3.0), (True, 3.0)]

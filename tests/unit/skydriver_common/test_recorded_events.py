@@ -6,17 +6,17 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
+from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.events import EVENTS, Event, ScanRequested, SystemEvent
 from skydriver_common.model.scan import evolve
-from skydriver_common.model.wire import UnknownEvent
 from tests.support.recorded import FILE, line_for, recorded
 
 _SCAN = "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c"
 
 
 def _parsed(line: dict[str, Any]) -> Event:
-    return wire.parse_event(line["type"], line["schema_version"], orjson.dumps(line["data"]))
+    return event_codec.parse_event(line["type"], line["schema_version"], orjson.dumps(line["data"]))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_file_holds_every_type_in_every_version_and_with_the_fields_of_today
 
 def test_every_old_version_has_its_way_up() -> None:
     ways = {(type_, version) for type_, cls in EVENTS.items() for version in range(1, cls.schema_version)}
-    assert set(wire.UPCASTS) == ways
+    assert set(event_codec.UPCASTS) == ways
 
 
 def test_versions_are_upcast_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,25 +65,25 @@ def test_versions_are_upcast_one_after_the_other(monkeypatch: pytest.MonkeyPatch
         by: str
 
     monkeypatch.setitem(EVENTS, Measured.type, Measured)
-    monkeypatch.setitem(wire.UPCASTS, (Measured.type, 1), lambda data: {"length_m": data["length_km"] * 1000})
-    monkeypatch.setitem(wire.UPCASTS, (Measured.type, 2), lambda data: {**data, "by": "unknown"})
-    assert wire.parse_event(Measured.type, 1, b'{"length_km": 2}') == Measured(length_m=2000, by="unknown")
-    assert wire.parse_event(Measured.type, 2, b'{"length_m": 3.0}') == Measured(length_m=3.0, by="unknown")
-    assert wire.parse_event(Measured.type, 3, b'{"length_m": 3.0, "by": "me"}') == Measured(length_m=3.0, by="me")
+    monkeypatch.setitem(event_codec.UPCASTS, (Measured.type, 1), lambda data: {"length_m": data["length_km"] * 1000})
+    monkeypatch.setitem(event_codec.UPCASTS, (Measured.type, 2), lambda data: {**data, "by": "unknown"})
+    assert event_codec.parse_event(Measured.type, 1, b'{"length_km": 2}') == Measured(length_m=2000, by="unknown")
+    assert event_codec.parse_event(Measured.type, 2, b'{"length_m": 3.0}') == Measured(length_m=3.0, by="unknown")
+    assert event_codec.parse_event(Measured.type, 3, b'{"length_m": 3.0, "by": "me"}') == Measured(length_m=3.0, by="me")
     with pytest.raises(UnknownEvent):
-        wire.parse_event(Measured.type, 4, b"{}")
+        event_codec.parse_event(Measured.type, 4, b"{}")
     with pytest.raises(UnknownEvent):
-        wire.parse_event(Measured.type, 3, b'{"length_m": 3.0}')
+        event_codec.parse_event(Measured.type, 3, b'{"length_m": 3.0}')
     with pytest.raises(UnknownEvent):
-        wire.parse_event("scan.never-heard-of", 1, b"{}")
+        event_codec.parse_event("scan.never-heard-of", 1, b"{}")
 
 
 @pytest.mark.parametrize(
     "value", [{"a": 2**70, "b": 1e-7, "c": [-(2**64)]}, {"a": 2**64 - 1, "b": 1e22}, {"a": 1.5}, {" ": [None]}]
 )
 def test_what_is_read_back_is_written_the_same(value: dict[str, Any]) -> None:
-    written = wire.encode(value)
-    assert wire.decode(written) == value
-    assert wire.encode(wire.decode(written)) == written
+    written = event_codec.encode(value)
+    assert event_codec.decode(written) == value
+    assert event_codec.encode(event_codec.decode(written)) == written
     with pytest.raises(ValueError, match="NaN"):
-        wire.decode(b" [NaN]")
+        event_codec.decode(b" [NaN]")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from skydriver_common.db.errors import database_faults, fault_of
 from skydriver_common.db.sqlstates import Meaning, meaning_of
-from skydriver_common.db.translate import database_faults, fault_of
 from skydriver_common.faults import TryLater
 
 OUTAGES = (

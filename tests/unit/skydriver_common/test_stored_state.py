@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from skydriver_common.faults import TryLater
 from skydriver_common.log import stored_state
 from skydriver_common.log.stored_state import scan_of_row
+from skydriver_common.model import event_codec
 from skydriver_common.model import events as ev
 from skydriver_common.model import scan as states
-from skydriver_common.model import wire
 from skydriver_common.model.scan import STATE_VERSION, Scan, evolve, fold
 from tests.support import previous_release
 from tests.support.histories import a_report, a_request
@@ -45,12 +45,12 @@ def _row(scan: Scan) -> dict[str, Any]:
 
 
 def _altered(row: dict[str, Any], column: str, **changes: Any) -> dict[str, Any]:
-    return row | {column: wire.encode(wire.decode(row[column]) | changes)}
+    return row | {column: event_codec.encode(event_codec.decode(row[column]) | changes)}
 
 
 def _as_the_previous_release_reads(rest: bytes) -> None:
     """Its reader gives each part's keys to a class that knows just these, and asks for the rest by name."""
-    content = wire.decode(rest)
+    content = event_codec.decode(rest)
     for name, cls in _PARTS.items():
         if content[name] is not None:
             assert content[name].keys() == previous_release.STATE_FIELDS[cls], "the release before can't read this part"
@@ -77,7 +77,7 @@ def test_what_a_newer_release_stored_is_carried_over(place: str, value: Any) -> 
     elif place == "added":
         row = _altered(row, "rest", added={"launch": {"newer": value}, "a_part": {}})
     else:
-        rest = wire.decode(row["rest"])
+        rest = event_codec.decode(row["rest"])
         row = _altered(row, "rest", **{place: rest[place] | {"newer": value}})
     scan = scan_of_row(row)
     assert scan == _folded()
@@ -85,7 +85,7 @@ def test_what_a_newer_release_stored_is_carried_over(place: str, value: Any) -> 
     assert after == evolve(_folded(), a_report(2), scan_id=_SCAN, recorded_at=99.0)
     again = _row(after)
     _as_the_previous_release_reads(again["rest"])
-    kept = wire.decode(again["body" if place == "body" else "rest"])
+    kept = event_codec.decode(again["body" if place == "body" else "rest"])
     part = "launch" if place == "added" else place
     assert (kept if place in ("body", "rest") else kept["added"][part])["newer"] == value
     assert _row(scan_of_row(again)) == again
@@ -94,15 +94,15 @@ def test_what_a_newer_release_stored_is_carried_over(place: str, value: Any) -> 
 def test_what_an_older_row_lacks_has_its_default() -> None:
     scan = replace(_folded(2), launch=states.Launch(), ewms=states.Ewms(), scanner=states.Scanner())
     row = _row(scan)
-    rest = wire.decode(row["rest"])
+    rest = event_codec.decode(row["rest"])
     for name in ("launch", "ewms", "scanner"):
         rest[name] = {}
     for name in ("scanner", "producer", "sequence", "written"):
         del rest[name]
-    body = wire.decode(row["body"])
+    body = event_codec.decode(row["body"])
     for name in ("replaced_by_scan_id", "scan_metadata"):
         del body[name]
-    read = scan_of_row(row | {"rest": wire.encode(rest), "body": wire.encode(body)})
+    read = scan_of_row(row | {"rest": event_codec.encode(rest), "body": event_codec.encode(body)})
     assert read == scan
     assert stored_state.is_older(read)
     assert not stored_state.is_older(scan_of_row(row))
@@ -111,30 +111,30 @@ def test_what_an_older_row_lacks_has_its_default() -> None:
 def test_a_row_that_only_a_newer_release_can_read_waits() -> None:
     row = _row(_folded())
     newer = {"by": STATE_VERSION + 1, "for": STATE_VERSION}
-    carried = wire.decode(_row(scan_of_row(_altered(row, "rest", written=newer)))["rest"])["written"]
+    carried = event_codec.decode(_row(scan_of_row(_altered(row, "rest", written=newer)))["rest"])["written"]
     assert carried == {"by": STATE_VERSION, "for": STATE_VERSION}, "what readers must understand stays as it was"
     with pytest.raises(TryLater, match="newer release"):
         scan_of_row(_altered(row, "rest", written={"by": STATE_VERSION + 1, "for": STATE_VERSION + 1}))
 
 
 def test_an_event_with_a_field_more_is_read() -> None:
-    data = wire.encode({"launcher": "local", "job": "j", "newer": 1})
-    assert wire.parse_event("scan.launched", 1, data) == ev.ScanLaunched(launcher="local", job="j")
+    data = event_codec.encode({"launcher": "local", "job": "j", "newer": 1})
+    assert event_codec.parse_event("scan.launched", 1, data) == ev.ScanLaunched(launcher="local", job="j")
     for broken in (b'{"launcher":"local"}', b"[]", b"5"):
-        with pytest.raises(wire.UnknownEvent):
-            wire.parse_event("scan.launched", 1, broken)
+        with pytest.raises(event_codec.UnknownEvent):
+            event_codec.parse_event("scan.launched", 1, broken)
 
 
 def test_rows_of_two_releases_agree_in_what_both_know() -> None:
     ours = _row(_folded())["rest"]
-    content = wire.decode(ours)
+    content = event_codec.decode(ours)
     without = {name: value for name, value in content.items() if name not in ("written", "added")}
-    assert stored_state.agree(ours, wire.encode(without))
-    assert stored_state.is_of_another_release(wire.encode(without))
+    assert stored_state.agree(ours, event_codec.encode(without))
+    assert stored_state.is_of_another_release(event_codec.encode(without))
     assert not stored_state.is_of_another_release(ours)
-    assert stored_state.agree(ours, wire.encode(without | {"launch": content["launch"] | {"newer": 1}}))
-    assert not stored_state.agree(ours, wire.encode(without | {"launch": content["launch"] | {"attempts": 7}}))
-    assert not stored_state.agree(ours, wire.encode(without | {"result": None}))
+    assert stored_state.agree(ours, event_codec.encode(without | {"launch": content["launch"] | {"newer": 1}}))
+    assert not stored_state.agree(ours, event_codec.encode(without | {"launch": content["launch"] | {"attempts": 7}}))
+    assert not stored_state.agree(ours, event_codec.encode(without | {"result": None}))
 
 
 def test_a_release_whose_state_has_other_fields_than_the_one_before_has_another_version() -> None:

@@ -38,7 +38,7 @@ async def a_launcher(folder: Path, command: Sequence[str] = SLEEPS) -> AsyncIter
 
 async def the_end(launcher: LocalLauncher) -> ScannerExit:
     woken = asyncio.Event()
-    launcher.news.on_news(woken.set)
+    launcher.news.on_event(woken.set)
     async with asyncio.timeout(20):
         while (news := launcher.news.take()) is None:
             await woken.wait()
@@ -58,7 +58,7 @@ async def test_a_scanner_whose_dispatcher_died_before_it_wrote_down_its_pid_is_f
         (tmp_path / scan.scan_id / "scanner.pid.json").unlink()
         try:
             assert await second.launch(scan) == job
-            assert await second.present() == {scan.scan_id: True}
+            assert await second.running_scans() == {scan.scan_id: True}
         finally:
             await second.stop(scan.scan_id)
 
@@ -71,11 +71,11 @@ async def test_such_a_one_is_found_by_a_look_at_all_and_ended_by_a_stop_as_well(
         await first.close()
         for scan in scans:
             (tmp_path / scan.scan_id / "scanner.pid.json").unlink()
-        assert await second.present() == {scan.scan_id: True for scan in scans}
+        assert await second.running_scans() == {scan.scan_id: True for scan in scans}
         await second.close()
         for scan in scans:
             await third.stop(scan.scan_id)
-        assert await third.present() == {}
+        assert await third.running_scans() == {}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ async def test_scanners_that_end_at_once_tell_how_and_leave_nothing_behind(
             await launcher.launch(scan)
             assert (await the_end(launcher)).exit_code == code
         await launcher.stop(scan.scan_id)
-        assert await launcher.present() == {}
+        assert await launcher.running_scans() == {}
 
 
 @pytest.mark.parametrize("has_gone", [True, False], ids=["reaped before we look", "dead when we look"])
@@ -118,7 +118,7 @@ async def test_one_that_is_dead_before_it_is_identified_leaves_no_file_and_its_e
         await launcher.launch(scan)
         assert (await the_end(launcher)).exit_code == 2
         assert not (tmp_path / scan.scan_id / "scanner.pid.json").exists()
-        assert await launcher.present() == {}
+        assert await launcher.running_scans() == {}
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ async def test_a_file_of_any_content_stops_neither_its_own_scan_nor_the_others(t
     async with a_launcher(tmp_path) as launcher:
         await launcher.launch(fine)
         try:
-            assert await launcher.present() == {fine.scan_id: True}
+            assert await launcher.running_scans() == {fine.scan_id: True}
             await launcher.stop(damaged.scan_id)
             await launcher.launch(damaged)
-            assert await launcher.present() == {fine.scan_id: True, damaged.scan_id: True}
+            assert await launcher.running_scans() == {fine.scan_id: True, damaged.scan_id: True}
         finally:
             for scan in (fine, damaged):
                 await launcher.stop(scan.scan_id)
@@ -161,7 +161,7 @@ async def test_a_shell_that_somebody_has_opened_in_the_folder_is_not_taken_for_t
             while os.readlink(f"/proc/{shell}/cwd") != str(folder):  # noqa: ASYNC110  (nobody tells)
                 await asyncio.sleep(0.01)
         async with a_launcher(tmp_path) as launcher:
-            assert await launcher.present() == {}
+            assert await launcher.running_scans() == {}
             assert await launcher.launch(scan) != str(shell)
             await launcher.stop(scan.scan_id)
         assert psutil.pid_exists(shell)
@@ -177,7 +177,7 @@ async def test_calls_for_the_same_scan_at_once_start_one_process(tmp_path: Path)
         assert len(set(await asyncio.gather(*(launcher.launch(scan) for _ in range(5))))) == 1
         # what is started while it is being stopped is not ended with it
         _, job = await asyncio.gather(launcher.stop(scan.scan_id), launcher.launch(scan))
-        assert await launcher.present() == {scan.scan_id: True}
+        assert await launcher.running_scans() == {scan.scan_id: True}
         assert json.loads((tmp_path / scan.scan_id / "scanner.pid.json").read_text())["pid"] == int(job)
         await launcher.stop(scan.scan_id)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
-from skydriver_dispatcher.podfacts import POD_DELAYED, POD_REFUSED, POD_WITHOUT_QUOTA, is_given_up, refused_pod
-from skydriver_dispatcher.ports import News, ScannerStage
+from skydriver_dispatcher.pod_status import POD_DELAYED, POD_REFUSED, POD_WITHOUT_QUOTA, is_terminal_problem, refused_pod
+from skydriver_dispatcher.ports import LauncherEvent, ScannerStage
 
 SCAN_ID = "abc"
 QUOTA = 'Error creating: pods "skyscan-abc-x" is forbidden: exceeded quota: scans, requested: requests.memory=1Gi'
@@ -23,8 +23,8 @@ def _event(uid: str = "job-1", message: str = QUOTA, minute: int = 0) -> dict[st
     return {"involvedObject": {"kind": "Job", "uid": uid}, "reason": "FailedCreate", "message": message, "lastTimestamp": at}
 
 
-def _tracker() -> tuple[Tracker, list[News]]:
-    told: list[News] = []
+def _tracker() -> tuple[Tracker, list[LauncherEvent]]:
+    told: list[LauncherEvent] = []
     return Tracker(told.append), told
 
 
@@ -58,7 +58,7 @@ def test_an_old_refusal_of_a_job_that_has_its_pod_is_not_told() -> None:
 
 def test_a_full_quota_is_waited_for_another_refusal_is_not() -> None:
     texts = (QUOTA, "Error creating: pods is forbidden: status unknown for quota: scans", RULE)
-    assert [is_given_up(refused_pod(SCAN_ID, text).code) for text in texts] == [False, False, True]
+    assert [is_terminal_problem(refused_pod(SCAN_ID, text).code) for text in texts] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_full_quota_is_waited_for_another_refusal_is_not() -> None:
 )
 def test_a_webhook_or_server_that_does_not_respond_is_waited_for_without_limit(message: str) -> None:
     stage = refused_pod(SCAN_ID, f"Error creating: {message}")
-    assert (stage.stage, stage.code, is_given_up(stage.code)) == ("pending", POD_DELAYED, False)
+    assert (stage.stage, stage.code, is_terminal_problem(stage.code)) == ("pending", POD_DELAYED, False)
     assert message[:20] in stage.text
 
 
@@ -93,7 +93,7 @@ def test_a_webhook_or_server_that_does_not_respond_is_waited_for_without_limit(m
 )
 def test_what_was_looked_at_and_refused_is_given_up_in_the_end(message: str) -> None:
     stage = refused_pod(SCAN_ID, f"Error creating: {message}")
-    assert (stage.code, is_given_up(stage.code)) == (POD_REFUSED, True)
+    assert (stage.code, is_terminal_problem(stage.code)) == (POD_REFUSED, True)
 
 
 @pytest.mark.parametrize("messages", [(RULE, QUOTA), (QUOTA, RULE)], ids=["first a rule", "first the quota"])

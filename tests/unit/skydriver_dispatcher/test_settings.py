@@ -8,7 +8,7 @@ import pytest
 from skydriver_common.model.scanner_variables import refusal
 from skydriver_common.runtime.settings import BadSettings
 from skydriver_dispatcher.settings import DispatcherSettings
-from skydriver_ewms.settings import BridgeSettings
+from skydriver_ewms_bridge.settings import BridgeSettings
 
 COMMON = {
     "DATABASE_URL": "postgresql://u:p@localhost/x", "AMQP_URL": "amqp://u:p@localhost/", "PUBLIC_URL": "https://skydriver",

@@ -14,7 +14,7 @@ from skydriver_common.model.scan import Scan, evolve
 from skydriver_common.model.scan_tokens import is_last_word, token_has_ended
 from skydriver_progress.decide import (
     LATE_S,
-    TOLD_AGAIN_S,
+    REFUSAL_REPEAT_S,
     Refusal,
     Report,
     ReportFailure,
@@ -162,7 +162,7 @@ def test_a_refusal_is_told_once_an_hour_for_each_code() -> None:
         for code in codes:
             scan = _fold(scan, decide_refused(scan, "progress", Refusal(code, "r"), NOW))
     assert scan.version == 1 + len(codes)
-    assert len(decide_refused(scan, "result", Refusal("malformed", "r"), NOW + TOLD_AGAIN_S + 1)) == 1
+    assert len(decide_refused(scan, "result", Refusal("malformed", "r"), NOW + REFUSAL_REPEAT_S + 1)) == 1
 
 
 def test_the_token_ends_with_the_scan_after_a_grace() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from skydriver_api.payloads.requests import parse_patch
 from skydriver_common.model.commands import PatchManifest
-from skydriver_common.payloads.invalid import InvalidBody
+from skydriver_common.payloads.field_errors import InvalidBody
 from skydriver_progress import messages
 from skydriver_progress.decide import Refusal
 from skydriver_progress.messages import Envelope

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skydriver_sandbox.events import Facts
 from skydriver_sandbox.likelihood import Reconstruction, reconstruct
-from skydriver_sandbox.scanner.book import Arrival, Book
+from skydriver_sandbox.scanner.pixel_ledger import Arrival, Book
 from skydriver_sandbox.scanner.progression import ScanRefusedError, read_progression, read_threshold, thresholds, variations_of
 from skydriver_sandbox.scanner.refinement import Pixel, first_round, refine, steep_pixels
 

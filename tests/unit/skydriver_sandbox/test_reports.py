@@ -10,7 +10,7 @@ import pytest
 from skydriver_sandbox.events import Metadata, read_event
 from skydriver_sandbox.likelihood import reconstruct
 from skydriver_sandbox.sample_event import sample_event
-from skydriver_sandbox.scanner.book import Book
+from skydriver_sandbox.scanner.pixel_ledger import Book
 from skydriver_sandbox.scanner.progress import Report, manifest_json, predicted_total
 from skydriver_sandbox.scanner.progression import read_progression
 from skydriver_sandbox.scanner.results import COLUMNS, result_json

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skydriver_scanner import SessionSettings, SettingsProblem
+from skydriver_scanner import SessionSettings, SettingsError
 
 GOOD = {
     "SKYSCAN_SKYDRIVER_SCAN_ID": "abc1",
@@ -42,7 +42,7 @@ def test_each_problem_is_named_and_no_value() -> None:
         "SKYSCAN_SKYDRIVER_SPOOL_MAX_BYTES": "much",
         "SKYSCAN_KILL_SWITCH_CHECK_INTERVAL": "-1",
     }
-    with pytest.raises(SettingsProblem) as caught:
+    with pytest.raises(SettingsError) as caught:
         SessionSettings.from_env(wrong)
     for name in (*wrong, "SKYSCAN_SKYDRIVER_AUTH"):
         assert name in str(caught.value)

@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from skydriver_scanner import SettingsProblem, SpoolFull
+from skydriver_scanner import SettingsError, SpoolFull
 from skydriver_scanner.spool import Entry, Spool, make_private
 
 LIMIT = 4000
@@ -227,7 +227,7 @@ def test_what_is_set_aside_is_bounded_too(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_not_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsProblem, match="can't be used"):
+    with pytest.raises(SettingsError, match="can't be used"):
         Spool(tmp_path / "file" / "spool", "p", max_bytes=LIMIT)
 
 
@@ -426,7 +426,7 @@ def test_a_file_with_any_damage_is_never_sent(place: int, bit: int, is_cut: bool
 def test_a_folder_that_could_not_be_opened_is_free_for_the_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Spool, "_take_over", _no_room)
-        with pytest.raises(SettingsProblem, match="No space left"):
+        with pytest.raises(SettingsError, match="No space left"):
             Spool(tmp_path, "p", max_bytes=LIMIT)
     Spool(tmp_path, "p", max_bytes=LIMIT).close()
 
@@ -475,8 +475,8 @@ def test_a_folder_that_others_may_have_prepared_is_refused(tmp_path: Path, monke
     (tmp_path / "link").symlink_to(tmp_path / "new")
     (tmp_path / "file").touch()
     for name in ("open", "link", "file"):
-        with pytest.raises(SettingsProblem, match="SKYSCAN_SKYDRIVER_SPOOL_DIR"):
+        with pytest.raises(SettingsError, match="SKYSCAN_SKYDRIVER_SPOOL_DIR"):
             make_private(tmp_path / name)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    with pytest.raises(SettingsProblem, match="another user"):
+    with pytest.raises(SettingsError, match="another user"):
         make_private(tmp_path / "new")

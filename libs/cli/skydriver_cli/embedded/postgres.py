@@ -21,7 +21,7 @@ from pathlib import Path
 from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK
 from skydriver_cli.embedded.secret_files import secret, write_private
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 
 USER = "skydriver"
 DATABASE = "skydriver"
@@ -70,7 +70,7 @@ async def start(
     data = home / "data"
     if not (data / "PG_VERSION").exists():
         await _initialise(home, programs, password, log, durable=durable)
-    _forget_a_stranger(data / "postmaster.pid")
+    _remove_stale_lock(data / "postmaster.pid")
     child = await processes.start(
         "postgres",
         [str(programs / "postgres"), "-D", str(data), *_settings(port, settings or {}, durable=durable)],
@@ -183,7 +183,7 @@ async def _ready(server: Postgres, password: str) -> None:
         await connection.close(timeout=5)
 
 
-def _forget_a_stranger(lock_file: Path) -> None:
+def _remove_stale_lock(lock_file: Path) -> None:
     """After a crash, the number in the lock file may belong to a stranger, or to a process that is dead and not yet reaped
     by init: Postgres would take either for its twin."""
     try:

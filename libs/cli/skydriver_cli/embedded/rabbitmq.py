@@ -16,7 +16,7 @@ from urllib.parse import quote
 from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK
 from skydriver_cli.embedded.secret_files import secret, write_private
-from skydriver_cli.problems import Problem
+from skydriver_cli.errors import Problem
 
 USER = "skydriver"
 NODE = "skydriver@localhost"

@@ -5,8 +5,8 @@ Admission rule: tokens and keys only. What a role may do is decided by the route
 
 from skydriver_common.auth.keys import JwksFile, KeySource, OidcDiscovery, VerificationKey
 from skydriver_common.auth.principals import DEFAULT_ROLE_RULES, InvalidToken, Principal, Role, RoleRule
-from skydriver_common.auth.sign import TokenSigner, ensure_key
-from skydriver_common.auth.verify import Issuer, TokenVerifier, bearer_token
+from skydriver_common.auth.signing import TokenSigner, ensure_key
+from skydriver_common.auth.verification import Issuer, TokenVerifier, bearer_token
 
 __all__ = [
     "DEFAULT_ROLE_RULES",

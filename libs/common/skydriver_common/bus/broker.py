@@ -11,12 +11,12 @@ from faststream import AckPolicy
 from faststream.message import StreamMessage
 from faststream.rabbit import Channel, RabbitBroker
 
-from skydriver_common.bus import foreign_bytes
-from skydriver_common.bus.outcomes import Handled, Settle
+from skydriver_common.bus import lenient_decoding
+from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.replies import Replies
-from skydriver_common.bus.translate import broker_faults
+from skydriver_common.bus.settlement import Handled, SettlementMiddleware
 from skydriver_common.faults import BadMessage
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
 
 PREFETCH = 32
 GRACE_S = 8.0
@@ -32,8 +32,8 @@ def make_broker(
 
     stopping: set when the service stops; waiting messages are then given back. handled: for metrics.
     """
-    foreign_bytes.tolerate()
-    settle = Settle(stopping, handled, Replies(lambda: broker.connect()))
+    lenient_decoding.install()
+    settle = SettlementMiddleware(stopping, handled, Replies(lambda: broker.connect()))
     broker = RabbitBroker(
         watched(amqp_url),
         reconnect_interval=RECONNECT_S,
@@ -52,7 +52,7 @@ async def _decoded(message: StreamMessage[Any], original: Callable[[StreamMessag
     """The content of a message; one of ours with integers beyond 64 bits keeps them (see ``wire.encode``). Raises BadMessage."""
     body = message.body
     try:
-        return wire.decode(body) if isinstance(body, bytes) and body[:1] == b" " else await original(message)
+        return event_codec.decode(body) if isinstance(body, bytes) and body[:1] == b" " else await original(message)
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"the body can't be read: {type(error).__name__}") from error
 

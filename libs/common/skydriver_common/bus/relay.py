@@ -18,19 +18,19 @@ import structlog
 from aio_pika.abc import AbstractRobustConnection
 
 from skydriver_common.bus import topology
+from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.event_messages import event_message
-from skydriver_common.bus.foreign_bytes import UNWRITABLE, without_unwritable
-from skydriver_common.bus.sending import send
-from skydriver_common.bus.stops import stop_message
-from skydriver_common.bus.translate import broker_faults
+from skydriver_common.bus.lenient_decoding import UNWRITABLE, without_unwritable
+from skydriver_common.bus.publishing import send
+from skydriver_common.bus.stop_signals import stop_message
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import connect
-from skydriver_common.db.translate import database_faults
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
 from skydriver_common.log.another_server import LogOfAnotherServer, refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import sql
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 _LOCK_KEY = 7_311_002
 _BATCH = 500
@@ -144,10 +144,10 @@ class Relay:
                     try:
                         await refuse_log_of_another_server(self._connection)
                     except LogOfAnotherServer:
-                        log.error("relay.log_of_another_server", see="docs/limits.md: the log was restored from a dump")
+                        logger.error("relay.log_of_another_server", see="docs/limits.md: the log was restored from a dump")
                         raise
             if self._is_active:
-                log.info("relay.active")
+                logger.info("relay.active")
         return self._connection if self._is_active else None
 
     async def close(self) -> None:
@@ -168,5 +168,5 @@ async def _send_event(channel: aio_pika.abc.AbstractChannel, event: read.LoggedE
         taken = without_unwritable(message)
         if not taken:
             raise
-        log.warning("relay.properties_left_out", event_id=str(event.event_id), scan_id=event.scan_id, properties=taken)
+        logger.warning("relay.properties_left_out", event_id=str(event.event_id), scan_id=event.scan_id, properties=taken)
         await send(channel, message, exchange=exchange, routing_key=event.type)

@@ -10,8 +10,8 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from skydriver_common.bus.envelope import reply_headers
-from skydriver_common.bus.sending import send
-from skydriver_common.bus.translate import broker_faults
+from skydriver_common.bus.errors import broker_faults
+from skydriver_common.bus.publishing import send
 from skydriver_common.model.rejections import Reply
 
 _LIMIT_S = 5.0

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import structlog
 
 from skydriver_common.clock import CLOCK, SharedClock
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool
-from skydriver_common.db.translate import database_faults
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 WARN_S = 2.0
 """From this difference on the machine's clock needs to be looked after."""
@@ -41,7 +41,7 @@ class ClockComparison:
         self._clock.compared(ahead_s)
         self._on_compared(ahead_s)
         if abs(ahead_s) - took_s / 2 > WARN_S:
-            log.warning(
+            logger.warning(
                 "clock.differs", database_is_ahead_s=round(ahead_s, 1),
                 note="The clock of this machine and the database's differ. Times in events are wrong by that much. Check NTP.",
             )  # fmt: skip

@@ -15,7 +15,7 @@ from aiosql.adapters.asyncpg import AsyncPGAdapter
 from skydriver_common.db.addresses import writable
 from skydriver_common.db.sqlstates import is_of_a_lost_primary
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -41,7 +41,7 @@ _ACQUIRE_LIMIT_S = 5.0
 _LISTENS_S = 20.0
 
 
-async def _leave_as_it_is(_: Connection) -> None:
+async def no_reset(_: Connection) -> None:
     """Nothing of a session has to be taken back: all our settings and locks end with their transaction (the driver still rolls
     back an open one). The driver's own way asks the server once more for each statement."""
 
@@ -72,7 +72,7 @@ async def open_pool(
         timeout=10,
         command_timeout=command_timeout_s,
         init=set_up,
-        reset=_leave_as_it_is,
+        reset=no_reset,
         server_settings={"application_name": f"skydriver-{name}"},
     )
 
@@ -203,7 +203,7 @@ class Listener:
             try:
                 connection = await connect(self._url, name=f"{self._name}-listen")
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("listener.away", error=type(error).__name__, retry_in_s=pause_s)
+                logger.warning("listener.away", error=type(error).__name__, retry_in_s=pause_s)
                 await first(stopping.wait(), asyncio.sleep(pause_s))
                 pause_s = min(5.0, pause_s * 2)
                 continue
@@ -218,7 +218,7 @@ class Listener:
                     await first(stopping.wait(), lost.wait(), asyncio.sleep(_LISTENS_S))
                     await connection.fetchval("SELECT true", timeout=_ACQUIRE_LIMIT_S)  # is anybody at the other end?
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("listener.lost", error=type(error).__name__)
+                logger.warning("listener.lost", error=type(error).__name__)
             finally:
                 with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     await connection.close(timeout=2)

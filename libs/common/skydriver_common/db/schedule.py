@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from skydriver_common.db.bell import DUE_CHANNEL, Bell
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.jsonb import jsonb_text
+from skydriver_common.db.notifier import DUE_CHANNEL, Notifier
 from skydriver_common.db.pool import Connection, Pool, load_statements
-from skydriver_common.db.translate import database_faults
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
 from skydriver_common.model.ranks import rank
 
 _sql = load_statements("skydriver_common.db", "schedule.sql")
@@ -29,7 +29,7 @@ LONGEST_IDLE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class DueWork:
     """One claimed piece of due work.
 
     claim: token to be shown when it is finished or postponed. age_s: seconds since it was put first. tries counts this claim.
@@ -75,7 +75,7 @@ class DueChanges:
         """Note down work; see `Schedule.put`. waited: how long it has waited already."""
         self._add((kind, scan_id), _Put(after.total_seconds(), waited.total_seconds(), priority, note or {}))
 
-    def finish(self, work: Work) -> None:
+    def finish(self, work: DueWork) -> None:
         """The work is done; see `Schedule.finish`."""
         self._finished.add((work.kind, work.scan_id, work.claim))
 
@@ -117,7 +117,7 @@ class DueChanges:
 class Schedule:
     """Put, claim, finish, postpone. ``holder`` names this replica; an expired lease is anyone's."""
 
-    def __init__(self, pool: Pool, bell: Bell, *, holder: str, lease: timedelta = timedelta(seconds=60)) -> None:
+    def __init__(self, pool: Pool, bell: Notifier, *, holder: str, lease: timedelta = timedelta(seconds=60)) -> None:
         self._pool = pool
         self._bell = bell
         self._holder = holder
@@ -154,15 +154,15 @@ class Schedule:
         if after < LONGEST_IDLE:
             self.ring(kind)
 
-    async def claim(self, kind: str, *, min_priority: int = ANY_PRIORITY) -> Work | None:
+    async def claim(self, kind: str, *, min_priority: int = ANY_PRIORITY) -> DueWork | None:
         """Lease the most urgent due work of this kind (priority, then due time), or None. Raises TryLater."""
         with database_faults():
             row = await _sql.claim(
                 self._pool, kind=kind, holder=self._holder, lease_s=self._lease.total_seconds(), min_priority=min_priority
             )
-        return None if row is None else Work(kind=kind, **{**row, "note": wire.decode(row["note"])})
+        return None if row is None else DueWork(kind=kind, **{**row, "note": event_codec.decode(row["note"])})
 
-    async def finish(self, work: Work) -> None:
+    async def finish(self, work: DueWork) -> None:
         """The work is done. What was put again since the claim stays, and is due as put. Raises TryLater."""
         with database_faults():
             await _finish(self._pool, {(work.kind, work.scan_id, work.claim)})
@@ -172,7 +172,7 @@ class Schedule:
         with database_faults():
             await _sql.drop_all(self._pool, kinds=[kind], scan_ids=[scan_id])
 
-    async def postpone(self, work: Work, after: timedelta, *, note: dict[str, Any] | None = None) -> None:
+    async def postpone(self, work: DueWork, after: timedelta, *, note: dict[str, Any] | None = None) -> None:
         """Give the lease back; the work is due again after this time, or as put since the claim, if that is earlier.
 
         note: None leaves the one that is there. Raises TryLater.

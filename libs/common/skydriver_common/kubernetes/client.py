@@ -23,7 +23,7 @@ from skydriver_common.faults import Fault, TryLater
 from skydriver_common.kubernetes import quota
 from skydriver_common.kubernetes.credentials import NotRenewable, keep_fresh, uses_plugin
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 _IN_CLUSTER_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _QUOTA_AFTER_S = 30.0
@@ -33,7 +33,7 @@ _POOL = 32
 _LOAD_TIMEOUT_S = 60.0
 
 
-class NoCluster(Exception):
+class ClusterConfigError(Exception):
     """There is no usable configuration of a cluster; the text says what was looked for."""
 
 
@@ -67,7 +67,7 @@ class Forbidden(Refused):
     """We may not do this. Asking again a little later helps when the API server has just started and does not know its Roles yet."""
 
 
-class Gone(Fault):
+class ResourceVersionExpired(Fault):
     """The resource version is too old: list again."""
 
 
@@ -89,17 +89,17 @@ async def open_client(kubeconfig: str | None = None, *, renew_s: float = 60.0) -
         elif _IN_CLUSTER_TOKEN.exists():
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            raise NoCluster("KUBECONFIG: is not set, and this is no pod with a service account")
+            raise ClusterConfigError("KUBECONFIG: is not set, and this is no pod with a service account")
         configuration.connection_pool_maxsize = _POOL
         client = ApiClient(configuration)
-    except NoCluster:
+    except ClusterConfigError:
         raise
     except (config.ConfigException, NotRenewable) as error:
-        raise NoCluster(f"KUBECONFIG: can't be used: {_one_line(str(error))}") from error
+        raise ClusterConfigError(f"KUBECONFIG: can't be used: {_one_line(str(error))}") from error
     except OSError as error:  # the file, or one that it names
-        raise NoCluster(f"KUBECONFIG: can't be used: {error.strerror or type(error).__name__}") from error
+        raise ClusterConfigError(f"KUBECONFIG: can't be used: {error.strerror or type(error).__name__}") from error
     except Exception as error:  # a file of any content; its text is not repeated, it may hold a token
-        raise NoCluster(f"KUBECONFIG: is no usable configuration of a cluster ({type(error).__name__})") from error
+        raise ClusterConfigError(f"KUBECONFIG: is no usable configuration of a cluster ({type(error).__name__})") from error
     try:
         async with client:
             yield client
@@ -128,9 +128,9 @@ def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what
     """What an answer that is no success means. body: a Status object of the API, or anything."""
     reason, message = _status(body)
     match status:
-        case 403 if quota.is_full(message):
+        case 403 if quota.is_quota_exceeded(message):
             return QuotaExceeded(f"Kubernetes has no room: {message}", _QUOTA_AFTER_S)
-        case 403 if quota.is_uncounted(message):
+        case 403 if quota.is_quota_unknown(message):
             return TryLater(f"Kubernetes: {message}", _QUOTA_UNCOUNTED_AFTER_S)
         case 404 if "namespaces" in message:
             return TryLater(f"Kubernetes: {message}", 30.0)
@@ -139,12 +139,12 @@ def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what
         case 409 if reason == "AlreadyExists" or "exists" in message.lower():
             return AlreadyExists(what)
         case 410:
-            return Gone(message)
+            return ResourceVersionExpired(message)
         case 401:
-            log.error("kubernetes.not_authenticated", what=what)
+            logger.error("kubernetes.not_authenticated", what=what)
             return TryLater("Kubernetes does not accept our credentials", 10.0)
         case 403:
-            log.error("kubernetes.forbidden", what=what, message=message)
+            logger.error("kubernetes.forbidden", what=what, message=message)
             return Forbidden(f"Kubernetes forbids it: {message}")
         case 400 | 404 | 405 | 413 | 415 | 422:
             return Refused(f"Kubernetes refuses it: {message or f'HTTP {status}'}")

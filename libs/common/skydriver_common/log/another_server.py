@@ -6,7 +6,7 @@ restored from a dump) would place new events before those that are published alr
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.faults import TryLater
-from skydriver_common.log.writing import sql
+from skydriver_common.log.pending_writes import sql
 
 __all__ = ["LogOfAnotherServer", "refuse_log_of_another_server"]
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import asyncpg
 import zstandard
 
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, Pool
-from skydriver_common.db.translate import database_faults
 from skydriver_common.log.unit_of_work import sql
 from skydriver_common.model.ids import Digest, digest_of
 

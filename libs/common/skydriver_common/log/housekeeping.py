@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, Pool, load_statements
-from skydriver_common.db.translate import database_faults
 
 sql = load_statements("skydriver_common.log", "housekeeping.sql")
 

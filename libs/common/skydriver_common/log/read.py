@@ -8,10 +8,10 @@ from uuid import UUID
 
 import orjson
 
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, Pool
-from skydriver_common.db.translate import database_faults
-from skydriver_common.log.writing import sql
-from skydriver_common.model import wire
+from skydriver_common.log.pending_writes import sql
+from skydriver_common.model import event_codec
 from skydriver_common.model.events import Event
 
 
@@ -36,7 +36,7 @@ class LoggedEvent(NamedTuple):
     @property
     def event(self) -> Event:
         """The parsed event. Raises UnknownEvent."""
-        return wire.parse_event(self.type, self.schema_version, self.data)
+        return event_codec.parse_event(self.type, self.schema_version, self.data)
 
     def as_json(self) -> bytes:
         """The event with its envelope, for the bus and for readers; ``data`` is passed on as it is stored.
@@ -50,8 +50,8 @@ class LoggedEvent(NamedTuple):
                 "actor": self.actor, "command_id": self.command_id, "correlation_id": self.correlation_id,
             }
         )  # fmt: skip
-        if wire.is_let_go(self.data):
-            return b'%b,"data":null,"data_sha256":"%b"}' % (head[:-1], wire.payload_digest(self.data).hex().encode())
+        if event_codec.is_compacted(self.data):
+            return b'%b,"data":null,"data_sha256":"%b"}' % (head[:-1], event_codec.payload_digest(self.data).hex().encode())
         return b"".join((head[:-1], b',"data":', self.data, b"}"))
 
 

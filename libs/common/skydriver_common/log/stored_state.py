@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from skydriver_common.faults import TryLater
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
 from skydriver_common.model.scan import STATE_VERSION, Ewms, Launch, ResultRef, Scan, Scanner
 
 NEEDED_VERSION = 1
@@ -64,7 +64,7 @@ class WrittenByNewer(TryLater):
 def body(scan: Scan) -> bytes:
     """The Manifest as JSON, as it is stored and served."""
     manifest = scan.manifest()
-    return wire.encode(manifest | scan.unknown["body"] if scan.unknown.get("body") else manifest)
+    return event_codec.encode(manifest | scan.unknown["body"] if scan.unknown.get("body") else manifest)
 
 
 def rest(scan: Scan) -> bytes:
@@ -84,7 +84,7 @@ def rest(scan: Scan) -> bytes:
     if added:
         content[_ADDED] = added
     content[_WRITTEN] = {"by": STATE_VERSION, "for": max(NEEDED_VERSION, scan.unknown.get(_WRITTEN, {}).get("for", 1))}
-    return wire.encode(content)
+    return event_codec.encode(content)
 
 
 def scan_of_row(row: Any) -> Scan:
@@ -92,7 +92,7 @@ def scan_of_row(row: Any) -> Scan:
 
     Raises WrittenByNewer when this release can't read it.
     """
-    stored, manifest = wire.decode(row["rest"]), wire.decode(row["body"])
+    stored, manifest = event_codec.decode(row["rest"]), event_codec.decode(row["body"])
     written = stored.get(_WRITTEN, {})
     by = written.get("by", 1)
     if written.get("for", 1) > STATE_VERSION:
@@ -103,7 +103,7 @@ def scan_of_row(row: Any) -> Scan:
     for name in _BESIDE:
         if name in _PARTS and stored.get(name) is not None:
             everything = stored[name] | added.get(name, {})
-            values[name] = wire.read_as(_PARTS[name], everything)
+            values[name] = event_codec.read_as(_PARTS[name], everything)
             _keep(unknown, name, everything, _FIELDS[name])
         elif name in stored:
             values[name] = stored[name]
@@ -123,17 +123,17 @@ def is_older(scan: Scan) -> bool:
 
 def is_of_another_release(rest: bytes) -> bool:
     """Whether a release with another version of the state wrote this row."""
-    return bool(wire.decode(rest).get(_WRITTEN, {}).get("by", 1) != STATE_VERSION)
+    return bool(event_codec.decode(rest).get(_WRITTEN, {}).get("by", 1) != STATE_VERSION)
 
 
 def agree(ours: bytes, theirs: bytes) -> bool:
     """Whether two bodies or rests of different releases say the same of what both releases know."""
-    mine, other = wire.decode(ours), wire.decode(theirs)
+    mine, other = event_codec.decode(ours), event_codec.decode(theirs)
     for content in (mine, other):
         content.pop(_ADDED, None)
         content.pop(_WRITTEN, None)
     return all(
-        _of_both(mine[name], other[name]) if name in _PARTS else wire.same_json(mine[name], other[name])
+        _of_both(mine[name], other[name]) if name in _PARTS else event_codec.same_json(mine[name], other[name])
         for name in mine.keys() & other.keys()
     )
 
@@ -141,7 +141,7 @@ def agree(ours: bytes, theirs: bytes) -> bool:
 def _of_both(mine: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
     if mine is None or other is None:
         return mine is other
-    return all(wire.same_json(mine[name], other[name]) for name in mine.keys() & other.keys())
+    return all(event_codec.same_json(mine[name], other[name]) for name in mine.keys() & other.keys())
 
 
 def _keep(unknown: dict[str, dict[str, Any]], place: str, found: Mapping[str, Any], known: tuple[str, ...]) -> None:

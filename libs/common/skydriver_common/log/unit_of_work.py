@@ -11,23 +11,23 @@ from hashlib import sha256
 from typing import Any
 
 from skydriver_common.clock import CLOCK
-from skydriver_common.db.bell import LOG_CHANNEL, Bell
+from skydriver_common.db.errors import database_faults
+from skydriver_common.db.notifier import LOG_CHANNEL, Notifier
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.schedule import DueChanges
-from skydriver_common.db.translate import database_faults
-from skydriver_common.log.together import DeadlinePassed, Member, OnAppended, Together, Turn
-from skydriver_common.log.writing import Gathered, RecordedReply, sql
-from skydriver_common.model import wire
+from skydriver_common.log.group_commit import CommitSlot, DeadlinePassed, GroupCommit, OnAppended, PendingDecision
+from skydriver_common.log.pending_writes import PendingWrites, RecordedReply, sql
+from skydriver_common.model import event_codec
 from skydriver_common.model.commands import Context
-from skydriver_common.model.events import WRITERS, Event
+from skydriver_common.model.events import EVENT_OWNERS, Event
 from skydriver_common.model.ids import new_uuid7
 from skydriver_common.model.rejections import Reply
 from skydriver_common.model.scan import Scan, evolve
 
-__all__ = ["DeadlinePassed", "ForeignEvent", "Transaction", "UnitOfWork", "chained", "microseconds", "sql"]
+__all__ = ["DeadlinePassed", "EventNotOwned", "Transaction", "UnitOfWork", "chained", "microseconds", "sql"]
 
 
-class ForeignEvent(Exception):
+class EventNotOwned(Exception):
     """A service tried to append an event that another service owns: a bug."""
 
 
@@ -39,8 +39,8 @@ class Transaction:
     writer: str
     recorded_reply: Reply | None
     now: datetime
-    _turn: Turn
-    _gathered: Gathered = field(default_factory=Gathered)
+    _turn: CommitSlot
+    _gathered: PendingWrites = field(default_factory=PendingWrites)
     rings: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -68,12 +68,12 @@ class Transaction:
 
         Raises ForeignEvent, HistoryBroken.
         """
-        scan, head_hash = self._found(scan_id) or (None, wire.GENESIS)
+        scan, head_hash = self._found(scan_id) or (None, event_codec.GENESIS)
         if events:
             self._gathered.before.setdefault(scan_id, scan)
         for event in events:
-            if event.type not in WRITERS[self.writer]:
-                raise ForeignEvent(f"{self.writer} may not append {event.type}")
+            if event.type not in EVENT_OWNERS[self.writer]:
+                raise EventNotOwned(f"{self.writer} may not append {event.type}")
             scan = evolve(scan, event, scan_id=scan_id, recorded_at=self.now.timestamp())
             row = chained(
                 event, scan_id=scan_id, version=scan.version, prev_hash=head_hash, now=self.now, context=context or self.context
@@ -94,7 +94,7 @@ class Transaction:
         if self._gathered.events:
             self.rings.append((LOG_CHANNEL, ""))
         self._turn.so_far.take_in(self._gathered)
-        self._gathered = Gathered()
+        self._gathered = PendingWrites()
         await self._turn.so_far.write(self._turn.connection)
 
     def _found(self, scan_id: str) -> tuple[Scan, bytes] | None:
@@ -104,8 +104,8 @@ class Transaction:
 class UnitOfWork:
     """Makes transactions for one service. The writer's name decides which events it may append."""
 
-    def __init__(self, pool: Pool, bell: Bell, *, writer: str, on_appended: OnAppended = lambda *_: None) -> None:
-        self._together = Together(pool, bell, on_appended)
+    def __init__(self, pool: Pool, bell: Notifier, *, writer: str, on_appended: OnAppended = lambda *_: None) -> None:
+        self._together = GroupCommit(pool, bell, on_appended)
         self._writer = writer
 
     @asynccontextmanager
@@ -119,7 +119,7 @@ class UnitOfWork:
         nothing. Raises TryLater (database, in statements of the use case's own too; decided together with one that failed),
         DeadlinePassed.
         """
-        member = Member(context, tuple(scan_ids))
+        member = PendingDecision(context, tuple(scan_ids))
         turn = await self._together.join(member)
         transaction = Transaction(
             context=context,
@@ -140,8 +140,8 @@ class UnitOfWork:
 
 def chained(event: Event, *, scan_id: str, version: int, prev_hash: bytes, now: datetime, context: Context) -> tuple[Any, ...]:
     """The event's row of the log, in the order of its columns, tied to the one before it; the hash comes last."""
-    event_id, data = new_uuid7(now.timestamp()), wire.encode_event(event)
-    digest = wire.chain_hash(
+    event_id, data = new_uuid7(now.timestamp()), event_codec.encode_event(event)
+    digest = event_codec.chain_hash(
         prev_hash=prev_hash, event_id=str(event_id), scan_id=scan_id, version=version, type_=event.type,
         schema_version=event.schema_version, recorded_at_us=microseconds(now), actor=context.actor,
         command_id=context.command_id, correlation_id=context.correlation_id, data_digest=sha256(data).digest(),

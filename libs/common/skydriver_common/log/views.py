@@ -9,7 +9,7 @@ from typing import Any
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.log import stored_state
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.ranks import rank
 from skydriver_common.model.scan import Scan
@@ -54,17 +54,19 @@ def manifest_body(scan: Scan) -> bytes:
 
 def problems_body(scan: Scan) -> bytes:
     """Why the scan waits or fails as JSON, as it is stored and served."""
-    return wire.encode(problems_of(scan))
+    return event_codec.encode(problems_of(scan))
 
 
 def scan_request_body(scan: Scan) -> bytes:
     """The ScanRequest (REST contract 5.4) as JSON, as it is stored and served."""
-    return wire.encode({"scan_id": scan.scan_id, "rescan_ids": list(scan.rescan_ids), **scan.request})
+    return event_codec.encode({"scan_id": scan.scan_id, "rescan_ids": list(scan.rescan_ids), **scan.request})
 
 
 def workforce_body(scan: Scan) -> bytes:
     """What EWMS told of the workers: statuses, n_running, top_errors."""
-    return wire.encode({"statuses": scan.ewms.statuses, "n_running": scan.ewms.n_running, "top_errors": scan.ewms.top_errors})
+    return event_codec.encode(
+        {"statuses": scan.ewms.statuses, "n_running": scan.ewms.n_running, "top_errors": scan.ewms.top_errors}
+    )
 
 
 async def write_side_views(sql: Any, connection: Connection, before: Scan | None, after: Scan) -> None:

@@ -395,7 +395,7 @@ class DeadLetterDiscarded(SystemEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrangeReportRefused(SystemEvent):
+class UnknownScanReportRefused(SystemEvent):
     """A message on the scanners' exchange was refused that belongs to no scan we know; told once an hour for each code."""
 
     type: ClassVar[str] = "system.strange-report-refused"
@@ -442,7 +442,7 @@ _LIFECYCLE = (
 _PROGRESS = (
     ProgressReported, ProgressCompacted, ResultsCompacted, EventMetadataSet, ScanMetadataSet, ResultReceived, FailureReported,
     ScannerTookOver,
-    ScannerSilent, ReportRefused, StrangeReportRefused,
+    ScannerSilent, ReportRefused, UnknownScanReportRefused,
 )  # fmt: skip
 _EWMS = (
     WorkflowAssigned, WorkflowAwaited, WorkflowRefused, QueuesAwaited, QueuesActivated, QueueTokensEnding, StartupFileMissing,
@@ -458,7 +458,7 @@ _DATABASE = (BreakGlassUsed,)
 
 EVENTS: dict[str, type[Event]] = {event.type: event for event in (*_LIFECYCLE, *_PROGRESS, *_EWMS, *_OPERATOR, *_DATABASE)}
 
-WRITERS: dict[str, frozenset[str]] = {
+EVENT_OWNERS: dict[str, frozenset[str]] = {
     "dispatcher": frozenset(event.type for event in _LIFECYCLE),
     "progress": frozenset(event.type for event in _PROGRESS),
     "ewms_bridge": frozenset(event.type for event in _EWMS),

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from skydriver_common.model.wire import may_hold_long_integers, read_json
-from skydriver_common.payloads.invalid import InvalidBody, Problem, dotted
+from skydriver_common.model.event_codec import may_hold_long_integers, read_json
+from skydriver_common.payloads.field_errors import InvalidBody, Problem, dotted
 
 MAX_DEPTH = 200
 """Levels of nesting that are accepted; real bodies have ten. Whatever walks a value later may recurse."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, WithJsonSchema
 
-from skydriver_common.payloads.invalid import InvalidBody, Problem, expected, problems_of
+from skydriver_common.payloads.field_errors import InvalidBody, Problem, expected, problems_of
 from skydriver_common.payloads.jsonbody import Body, read_object
 
 LARGEST_INTEGER = 2**63 - 1

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from skydriver_common.runtime.requests import Answer, ClientServer, OnFault
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 MOST_DESCRIPTORS = 65_536
 """More are not asked for, even where the hard limit is far higher: some libraries step through all of them."""
@@ -108,7 +108,7 @@ class ConnectionLimits:
         self._refused_since += 1
         now = asyncio.get_running_loop().time()
         if now - self._warned_at >= _WARN_EVERY_S:  # a flood must not become one of the log
-            log.warning(
+            logger.warning(
                 "connections.refused", reason=reason, address=address, refused=self._refused_since, open=self.n_open,
                 most=self.most, most_per_address=self.most_per_address,
             )  # fmt: skip

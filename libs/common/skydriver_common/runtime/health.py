@@ -19,11 +19,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, note_request
-from skydriver_common.runtime.telemetry import Metrics
+from skydriver_common.runtime.logs import Metrics
 
 __all__ = ["Check", "Health", "HealthServer"]
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 Check = Callable[[], bool | Awaitable[bool]]
 """True when ready. May be asynchronous; it is asked at each probe, so it looks at a state rather than working it out."""
@@ -61,7 +61,7 @@ class Health:
         failing = [name for name, passes in zip(checks, results, strict=True) if not passes]
         if frozenset(failing) != self._failing:  # once per change, not per probe
             self._failing = frozenset(failing)
-            log.info("health.changed", not_ready=failing)
+            logger.info("health.changed", not_ready=failing)
         return failing if self.started.is_set() else ["starting", *failing]
 
     async def _passes(self, name: str, check: Check) -> bool:
@@ -72,7 +72,7 @@ class Health:
         except (TryLater, TimeoutError, OSError):
             return False
         except Exception:
-            log.exception("health.check_failed", check=name)
+            logger.exception("health.check_failed", check=name)
             return False
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from skydriver_common.db.translate import fault_of
+from skydriver_common.db.errors import fault_of
 from skydriver_common.faults import TryLater
 
-__all__ = ["Pulse", "Step", "forever", "insistently", "within"]
+__all__ = ["LoopSignals", "Step", "retry_for", "run_loop", "wait_or_timeout"]
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 Step = Callable[[], Awaitable[bool | float]]
@@ -32,7 +32,7 @@ fault itself is honoured, up to the failure cap."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class LoopSignals:
     """What one loop listens to: work to do, and the end.
 
     A pulse belongs to one loop, because the loop clears `work`. `wake` and `stop` may be called from callbacks of the same
@@ -52,7 +52,7 @@ class Pulse:
         self.work.set()  # an idle loop waits for work only
 
 
-async def within(event: asyncio.Event, seconds: float) -> bool:
+async def wait_or_timeout(event: asyncio.Event, seconds: float) -> bool:
     """Wait for the event, but not longer than `seconds`; True when it is set. Lets other tasks run in any case."""
     if event.is_set() or seconds <= 0:
         await asyncio.sleep(0)
@@ -65,9 +65,9 @@ async def within(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-async def forever(
+async def run_loop(
     step: Step,
-    pulse: Pulse,
+    pulse: LoopSignals,
     *,
     name: str,
     idle_s: float,
@@ -93,21 +93,21 @@ async def forever(
             failures += 1
             if (fault := error if isinstance(error, TryLater) else fault_of(error)) is not None:
                 pause_s = max(min(fault.after_s, FAILURE_CAP_S), _backoff_s(failures, OUTAGE_CAP_S))
-                log.warning("loop.waiting", loop=name, failures=failures, what=fault.what, retry_in_s=round(pause_s, 3))
+                logger.warning("loop.waiting", loop=name, failures=failures, what=fault.what, retry_in_s=round(pause_s, 3))
             else:
                 pause_s = _backoff_s(failures, FAILURE_CAP_S)
-                log.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
+                logger.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
         else:
             failures = 0
-            if await within(pulse.work, _wait_s(result, idle_s)) and result is not True:
-                await within(pulse.stopping, began + gather_s - clock())
+            if await wait_or_timeout(pulse.work, _wait_s(result, idle_s)) and result is not True:
+                await wait_or_timeout(pulse.stopping, began + gather_s - clock())
             continue
         if on_failure is not None:
             on_failure(name)
-        await within(pulse.stopping, pause_s)
+        await wait_or_timeout(pulse.stopping, pause_s)
 
 
-async def insistently(attempt: Callable[[], Awaitable[None]], *, for_s: float) -> None:
+async def retry_for(attempt: Callable[[], Awaitable[None]], *, for_s: float) -> None:
     """Within a step: record what has happened outside, again and again while the database is away. Raises TryLater after for_s."""
     clock = asyncio.get_running_loop().time
     deadline, pause_s = clock() + for_s, 0.1
@@ -117,7 +117,7 @@ async def insistently(attempt: Callable[[], Awaitable[None]], *, for_s: float) -
         except TryLater as fault:
             if clock() + pause_s > deadline:
                 raise
-            log.warning("record.waiting", what=fault.what, retry_in_s=round(pause_s, 2))
+            logger.warning("record.waiting", what=fault.what, retry_in_s=round(pause_s, 2))
         await asyncio.sleep(pause_s)
         pause_s = min(1.0, pause_s * 2)
 

@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 ABORT, BODY, ENCODING, MALFORMED, TOO_LONG = "abort", "body", "encoding", "malformed", "too-long"
 KINDS = (ABORT, BODY, ENCODING, MALFORMED, TOO_LONG)
@@ -42,7 +42,7 @@ class ClientRequests(web.RequestHandler):
 
     def fault(self, kind: str) -> None:
         """Log and count something that the client has done wrong."""
-        log.info("client.fault", kind=kind)
+        logger.info("client.fault", kind=kind)
         self._on_fault(kind)
 
     def handle_error(
@@ -56,7 +56,7 @@ class ClientRequests(web.RequestHandler):
             self.fault(kind)
             text = _TEXTS[kind]
         else:
-            log.error("request.failed", exc_info=exc)
+            logger.error("request.failed", exc_info=exc)
             text = _SERVER_ERROR
         if request.writer.output_size > 0:
             raise ConnectionResetError("a part of an answer was sent already")

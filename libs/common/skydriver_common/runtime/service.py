@@ -27,15 +27,15 @@ import uvloop
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.connections import raise_descriptor_limit
 from skydriver_common.runtime.health import Check, Health, HealthServer
-from skydriver_common.runtime.loops import Pulse, Step, forever
+from skydriver_common.runtime.logs import Metrics, configure_logging
+from skydriver_common.runtime.loops import LoopSignals, Step, run_loop
 from skydriver_common.runtime.memory import keep_little_memory
 from skydriver_common.runtime.redaction import redact_text
 from skydriver_common.runtime.settings import PREFIX, ServiceSettings
-from skydriver_common.runtime.telemetry import Metrics, configure_logging
 
 __all__ = ["Build", "Service", "StartupProblem", "run", "serve"]
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 _GATHER_S = 0.02
 """So often at most does a loop look that is woken all the time; under load one look then does for many wake-ups."""
@@ -79,7 +79,7 @@ class Service:
         self.failed = False
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pulses: list[Pulse] = []
+        self._pulses: list[LoopSignals] = []
         self._on_stop: list[Callable[[], Awaitable[None]]] = []
         self._building: asyncio.Task[Any] | None = None
         self._build_cancelled = False
@@ -96,14 +96,14 @@ class Service:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def loop(self, name: str, step: Step, *, idle_s: float, pulse: Pulse | None = None) -> Pulse:
+    def loop(self, name: str, step: Step, *, idle_s: float, pulse: LoopSignals | None = None) -> LoopSignals:
         """Run a background loop (see `runtime.loops`) as a root task; wake it through the pulse, stopping is done here."""
-        pulse = pulse if pulse is not None else Pulse()
+        pulse = pulse if pulse is not None else LoopSignals()
         self._pulses.append(pulse)
         if self.stopping.is_set():
             pulse.stop()
         self.spawn(
-            name, forever(step, pulse, name=name, idle_s=idle_s, gather_s=_GATHER_S, on_failure=self.metrics.loop_failed)
+            name, run_loop(step, pulse, name=name, idle_s=idle_s, gather_s=_GATHER_S, on_failure=self.metrics.loop_failed)
         )
         return pulse
 
@@ -123,7 +123,7 @@ class Service:
         self.health.stopping = True
         if not self.stopping.is_set():
             self.stopping.set()
-            log.info("service.stopping", failed=self.failed)
+            logger.info("service.stopping", failed=self.failed)
             if self._stop_began is not None:
                 self._stop_began()
             # Not at once: a cancellation asked for by the task itself would strike at some later await.
@@ -139,12 +139,12 @@ class Service:
         except Exception:
             # Logged here and not raised: the rest is to stop in order, not to be cancelled by the task group.
             self.failed = True
-            log.exception("service.task_failed", task=name)
+            logger.exception("service.task_failed", task=name)
             self.request_stop()
         finally:
             if not may_end and not self.stopping.is_set():
                 self.failed = True
-                log.error("service.task_ended", task=name)
+                logger.error("service.task_ended", task=name)
                 self.request_stop()
 
     async def _live(self, build: "Build", grace_s: float) -> int:
@@ -153,7 +153,7 @@ class Service:
         try:
             if await self._start(build):
                 self.health.started.set()
-                log.info("service.ready")
+                logger.info("service.ready")
                 await self.stopping.wait()
         except StartupProblem as problem:
             code = EXIT_IMPOSSIBLE
@@ -163,7 +163,7 @@ class Service:
             _say(self.name, f"cannot start now: {fault.what}")
         except Exception:
             code = EXIT_FAILED
-            log.exception("service.start_failed")
+            logger.exception("service.start_failed")
         await self._stop(grace_s)
         return code
 
@@ -197,16 +197,16 @@ class Service:
                 async with asyncio.timeout_at(deadline):
                     await stop()
             except TimeoutError:
-                log.warning("service.cut_off", what=what)
+                logger.warning("service.cut_off", what=what)
             except Exception:
                 self.failed = True
-                log.exception("service.stop_failed", what=what)
+                logger.exception("service.stop_failed", what=what)
         for pulse in self._pulses:
             pulse.stop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, deadline - clock()))
         for task in self._tasks:
-            log.warning("service.cut_off", what=task.get_name())
+            logger.warning("service.cut_off", what=task.get_name())
             task.cancel()
 
 
@@ -232,7 +232,7 @@ async def serve(
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         _say(name, f"cannot start: {PREFIX}HEALTH_PORT: cannot listen on {settings.health_host}:{settings.health_port}: {why}")
         return EXIT_IMPOSSIBLE
-    log.info(
+    logger.info(
         "service.starting", health=f"http://{settings.health_host}:{server.port}/readyz", descriptors=raise_descriptor_limit()
     )
     stack = AsyncExitStack()
@@ -248,7 +248,7 @@ async def serve(
         await server.__aexit__()
     if code == EXIT_STOPPED and (service.failed or not closed):
         code = EXIT_FAILED
-    log.info("service.stopped", exit_code=code)
+    logger.info("service.stopped", exit_code=code)
     return code
 
 
@@ -258,7 +258,7 @@ async def _close(stack: AsyncExitStack) -> bool:
         async with asyncio.timeout(CLOSE_LIMIT_S):
             await stack.aclose()
     except Exception:
-        log.exception("service.close_failed")
+        logger.exception("service.close_failed")
         return False
     return True
 
@@ -315,4 +315,4 @@ def _replica() -> str:
 
 def _log_unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """What asyncio reports of its own accord: errors nobody awaited, callbacks that raised."""
-    log.error("service.unhandled", message=context.get("message"), exc_info=context.get("exception"))
+    logger.error("service.unhandled", message=context.get("message"), exc_info=context.get("exception"))

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from skydriver_api.payloads.sizes import MAX_BYTES, NoSize, parse_size
 from skydriver_common.model import scanner_variables
-from skydriver_common.payloads.invalid import expected, expected_within
+from skydriver_common.payloads.field_errors import expected, expected_within
 from skydriver_common.payloads.reports import INTEGER_SCHEMA, LARGEST_INTEGER, Boolean, JsonObject, Text, integer, number
 
 __all__ = ["Boolean", "JsonObject", "Text"]  # the shared ones, under the one name that models know

@@ -1,7 +1,7 @@
 """Projections of a stored Manifest. Source: REST contract 1.6."""
 
-from skydriver_api.failures import HttpProblem
-from skydriver_common.model import wire
+from skydriver_api.http.failures import HttpProblem
+from skydriver_common.model import event_codec
 
 Projection = frozenset[str] | None
 """Manifest fields to keep; None: all."""
@@ -11,7 +11,7 @@ def project(manifest: bytes, projection: Projection) -> bytes:
     """The Manifest with these fields only; all fields: the very bytes. Values are never changed, only chosen."""
     if projection is None:
         return manifest
-    return wire.encode({name: value for name, value in wire.read_json(manifest).items() if name in projection})
+    return event_codec.encode({name: value for name, value in event_codec.read_json(manifest).items() if name in projection})
 
 
 def projection_of_query(text: str) -> Projection:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from skydriver_api.payloads import fields as f
 from skydriver_common.model.worker_limits import WorkerLimits
-from skydriver_common.payloads.invalid import InvalidBody, Problem, shown
+from skydriver_common.payloads.field_errors import InvalidBody, Problem, shown
 from skydriver_common.payloads.jsonbody import Body, NotJson, located, member_extents, read_object
 from skydriver_common.payloads.reports import ParsedPatch, PatchBody, checked
 

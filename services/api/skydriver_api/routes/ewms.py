@@ -7,14 +7,14 @@ from contextlib import suppress
 import orjson
 from aiohttp import web
 
-from skydriver_api.deps import DEPS, Deps
-from skydriver_api.failures import body_of
-from skydriver_api.idempotency import ask
-from skydriver_api.middleware import PRINCIPAL
+from skydriver_api.commands.idempotency import ask
+from skydriver_api.http.deps import DEPS, Deps
+from skydriver_api.http.failures import body_of
+from skydriver_api.http.middleware import PRINCIPAL
 from skydriver_api.payloads.requests import parse_add_workers, parse_workflow_id
-from skydriver_api.reads import StatusView
-from skydriver_api.routes.answers import json_response
-from skydriver_api.routes.lookup import ask_about, scan_id_of, visible
+from skydriver_api.reads.view_queries import StatusView
+from skydriver_api.routes.responses import json_response
+from skydriver_api.routes.scan_lookup import ask_about, scan_id_of, visible
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.ids import NOT_YET_REQUESTED

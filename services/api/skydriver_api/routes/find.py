@@ -5,14 +5,14 @@ from contextlib import aclosing
 
 from aiohttp import web
 
-from skydriver_api.deps import DEPS
-from skydriver_api.find.store import FindQuery, Statement, find_query, statement_for, stream
-from skydriver_api.middleware import check_client
+from skydriver_api.find.search import FindQuery, Statement, find_query, statement_for, stream
+from skydriver_api.http.deps import DEPS
+from skydriver_api.http.middleware import check_client
 from skydriver_api.payloads.requests import parse_find
-from skydriver_api.routes.answers import json_response, parsed_body
-from skydriver_api.routes.streaming import streaming
+from skydriver_api.routes.chunked import streaming
+from skydriver_api.routes.responses import json_response, parsed_body
+from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool
-from skydriver_common.db.translate import database_faults
 
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _OFF_THE_LOOP_BYTES = 10_000

@@ -6,12 +6,12 @@ from contextlib import aclosing
 import orjson
 from aiohttp import web
 
-from skydriver_api.deps import DEPS
-from skydriver_api.failures import HttpProblem
-from skydriver_api.queries import whole_number
-from skydriver_api.reads import BacklogRow
-from skydriver_api.routes.answers import json_response
-from skydriver_api.routes.streaming import streaming
+from skydriver_api.http.deps import DEPS
+from skydriver_api.http.failures import HttpProblem
+from skydriver_api.http.query_params import parse_integer
+from skydriver_api.reads.view_queries import BacklogRow
+from skydriver_api.routes.chunked import streaming
+from skydriver_api.routes.responses import json_response
 
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _ID = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -32,7 +32,7 @@ async def get_backlog(request: web.Request) -> web.StreamResponse:
     """``GET /scans/backlog``: REST contract 4.4, oldest first; the whole list, or ``limit`` entries after the scan ``after``."""
     deps = request.app[DEPS]
     after = request.query.get("after", "").strip() or None
-    limit = whole_number(request.query.get("limit", ""), "limit", default=0, least=1)
+    limit = parse_integer(request.query.get("limit", ""), "limit", default=0, least=1)
     if after is not None and _ID.fullmatch(after) is None:
         raise HttpProblem(400, "after: must be the id of a scan")
     async with streaming(request, _JSON) as answer, deps.searches.taking():

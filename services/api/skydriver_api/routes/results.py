@@ -2,17 +2,17 @@
 
 from aiohttp import web
 
-from skydriver_api.deps import DEPS
-from skydriver_api.failures import body_of
-from skydriver_api.idempotency import ask
-from skydriver_api.middleware import forget_body
-from skydriver_api.reads import ResultView, envelope_of_result
-from skydriver_api.route import MIB
-from skydriver_api.routes.answers import ResultInHand, json_response, parsed_body, with_result
-from skydriver_api.routes.lookup import not_found, scan_id_of, visible
-from skydriver_api.routes.sender import sender_of
+from skydriver_api.commands.idempotency import ask
+from skydriver_api.http.deps import DEPS
+from skydriver_api.http.failures import body_of
+from skydriver_api.http.middleware import forget_body
+from skydriver_api.http.route import MIB
+from skydriver_api.reads.view_queries import ResultView, envelope_of_result
+from skydriver_api.routes.producer_headers import sender_of
+from skydriver_api.routes.responses import ResultInHand, json_response, parsed_body, with_result
+from skydriver_api.routes.scan_lookup import not_found, scan_id_of, visible
 from skydriver_common.log import blobs
-from skydriver_common.model import wire
+from skydriver_common.model import event_codec
 from skydriver_common.model.commands import PutResult
 from skydriver_common.payloads.reports import is_empty_object, split_result
 
@@ -41,7 +41,7 @@ async def put_result(request: web.Request) -> web.StreamResponse:
     forget_body(request, keeping=len(packed.body))
     await request.app[DEPS].blobs.store(packed)
     command = PutResult(scan_id=scan_id, digest=packed.digest, size_bytes=packed.size, is_final=is_final, **sender)
-    stands = wire.decode(body_of(await ask(request, command, b"")))
+    stands = event_codec.decode(body_of(await ask(request, command, b"")))
     if _wants_little(request):
         return web.Response(body=b"{}", content_type="application/json", headers={"Preference-Applied": "return=minimal"})
     if stands["digest"] != packed.digest:

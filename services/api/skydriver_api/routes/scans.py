@@ -4,12 +4,12 @@ from functools import partial
 
 from aiohttp import web
 
-from skydriver_api.delivery import hold_memory
-from skydriver_api.deps import DEPS, Deps
-from skydriver_api.failures import HttpProblem, body_of
-from skydriver_api.idempotency import ask, reply_before
-from skydriver_api.images import CatalogAway, ImageNotFound, ImageTooOld
-from skydriver_api.middleware import ROLES, check_client
+from skydriver_api.commands.idempotency import ask, recorded_reply_for
+from skydriver_api.http.delivery import hold_memory
+from skydriver_api.http.deps import DEPS, Deps
+from skydriver_api.http.failures import HttpProblem, body_of
+from skydriver_api.http.middleware import ROLES, check_client
+from skydriver_api.images.resolver import CatalogUnavailable, ImageNotFound, ImageTooOld
 from skydriver_api.payloads.projections import Projection, project, projection_of_query
 from skydriver_api.payloads.requests import (
     parse_delete,
@@ -17,10 +17,10 @@ from skydriver_api.payloads.requests import (
     parse_rescan,
     parse_scan_request,
 )
-from skydriver_api.reads import ManifestView
-from skydriver_api.routes.answers import ResultInHand, json_response, parsed_body, result_in_hand
-from skydriver_api.routes.lookup import ask_about, not_found, scan_id_of, visible
-from skydriver_api.routes.sender import sender_of
+from skydriver_api.reads.view_queries import ManifestView
+from skydriver_api.routes.producer_headers import sender_of
+from skydriver_api.routes.responses import ResultInHand, json_response, parsed_body, result_in_hand
+from skydriver_api.routes.scan_lookup import ask_about, not_found, scan_id_of, visible
 from skydriver_common.auth import Role
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
@@ -35,7 +35,7 @@ async def request_scan(request: web.Request) -> web.StreamResponse:
     deps = request.app[DEPS]
     raw = await request.read()
     parsed = await parsed_body(raw, partial(parse_scan_request, clusters=deps.clusters, limits=deps.worker_limits))
-    before = await reply_before(request, raw)
+    before = await recorded_reply_for(request, raw)
     if before is not None:
         return json_response(project(body_of(before), parsed.manifest_projection))
     tag = await _resolved_tag(deps, parsed.docker_tag)
@@ -160,5 +160,5 @@ async def _resolved_tag(deps: Deps, docker_tag: str) -> str:
         return await deps.images.resolve(docker_tag)
     except (ImageNotFound, ImageTooOld) as error:
         raise HttpProblem(400, f"docker_tag: {error}") from error
-    except CatalogAway as error:
+    except CatalogUnavailable as error:
         raise TryLater(str(error), 5.0) from error

@@ -21,10 +21,10 @@ from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters import process_identity
 from skydriver_dispatcher.adapters.process_identity import Identity
-from skydriver_dispatcher.news import NewsBoard
+from skydriver_dispatcher.launcher_events import PendingEvents
 from skydriver_dispatcher.ports import ScannerExit, ScannerStage
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 SANDBOX_SCANNER = (sys.executable, "-m", "skydriver_sandbox.scanner")
 _IN_THE_IMAGE = "python -m skymap_scanner.server "
@@ -44,12 +44,12 @@ class LocalLauncher:
     """Starts ``command`` as scanner server; see ``ports.Launcher``. command: words before the scanner's own arguments."""
 
     name = "local"
-    revives = True
+    can_restart_in_place = True
 
     def __init__(
         self, work_dir: Path, environment: Callable[[Scan, Path], dict[str, str]], *, command: Sequence[str] = SANDBOX_SCANNER
     ) -> None:
-        self.news = NewsBoard()
+        self.news = PendingEvents()
         self._work_dir = work_dir
         self._environment = environment
         self._command = tuple(command)
@@ -85,7 +85,7 @@ class LocalLauncher:
                     return
             raise TryLater("the scanner server does not end though it was killed", 5.0)
 
-    async def present(self) -> dict[str, bool]:
+    async def running_scans(self) -> dict[str, bool]:
         """Scans whose process is alive, those of an earlier dispatcher included, and those whose end is still to be told."""
         found = await asyncio.to_thread(_living, self._work_dir)
         for scan_id, identity in found.items():
@@ -95,11 +95,11 @@ class LocalLauncher:
             try:
                 self._adopt(scan_id, identity)
             except OSError as error:
-                log.warning("scanner.not_adopted", scan_id=scan_id, pid=identity.pid, error=error.strerror)
+                logger.warning("scanner.not_adopted", scan_id=scan_id, pid=identity.pid, error=error.strerror)
         ended = dict.fromkeys((*self.news.ends(), *self._ending), False)
         return ended | dict.fromkeys(self._running, True)
 
-    async def lack(self, scan_id: str) -> str:
+    async def missing_prerequisite(self, scan_id: str) -> str:
         """See ``ports.Launcher``: a process has all it needs."""
         return ""
 
@@ -139,7 +139,7 @@ class LocalLauncher:
                 process_identity.write(folder / _IDENTITY_FILE, identity)
             except OSError as error:
                 # it runs, and is found by its folder
-                log.warning("scanner.identity_not_written", scan_id=scan.scan_id, pid=child.pid, error=error.strerror)
+                logger.warning("scanner.identity_not_written", scan_id=scan.scan_id, pid=child.pid, error=error.strerror)
         self._watch(scan.scan_id, child.pid, child)
         return child.pid
 
@@ -167,7 +167,7 @@ class LocalLauncher:
         if scan_id in self._running or scan_id in self._ending or process_identity.identify(identity.pid) != identity:
             return
         self._watch(scan_id, identity.pid, None)
-        log.info("scanner.adopted", scan_id=scan_id, pid=identity.pid)
+        logger.info("scanner.adopted", scan_id=scan_id, pid=identity.pid)
 
     def _watch(self, scan_id: str, pid: int, child: asyncio.subprocess.Process | None) -> None:
         try:

@@ -7,7 +7,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import watched
-from skydriver_common.bus.translate import broker_faults
+from skydriver_common.bus.errors import broker_faults
 
 _LIMIT_S = 10.0
 

@@ -16,21 +16,21 @@ from skydriver_common.kubernetes import names
 from skydriver_common.kubernetes.client import (
     AlreadyExists,
     Forbidden,
-    Gone,
     NotFound,
     QuotaExceeded,
     Refused,
+    ResourceVersionExpired,
     kubernetes_faults,
 )
 from skydriver_common.model.scan import KUBERNETES, Scan
-from skydriver_dispatcher.adapters.kubernetes.reading import ListCall, Page, list_pages
+from skydriver_dispatcher.adapters.kubernetes.list_watch import ListCall, Page, list_pages
 from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracker
 from skydriver_dispatcher.jobspec import JobSettings, job_of, secret_of
-from skydriver_dispatcher.news import NewsBoard
-from skydriver_dispatcher.podfacts import is_finished, scan_id_of
-from skydriver_dispatcher.ports import LaunchRefused, News, NoRoom, RoomMade, ScannerExit, ScannerStage
+from skydriver_dispatcher.launcher_events import PendingEvents
+from skydriver_dispatcher.pod_status import is_finished, scan_id_of
+from skydriver_dispatcher.ports import CapacityExceeded, CapacityFreed, LauncherEvent, LaunchRefused, ScannerExit, ScannerStage
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class KubernetesLauncher:
@@ -40,7 +40,7 @@ class KubernetesLauncher:
     """
 
     name = KUBERNETES
-    revives = False
+    can_restart_in_place = False
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class KubernetesLauncher:
         *,
         environment: Callable[[Scan], dict[str, str]],
         token: Callable[[str], str],
-        board: NewsBoard,
+        board: PendingEvents,
         timeout_s: float = 15.0,
     ) -> None:
         self._jobs = BatchV1Api(client)
@@ -68,7 +68,7 @@ class KubernetesLauncher:
             secret = secret_of(scan, self._settings, job_uid=uid, token=self._token(scan.scan_id))
             await self._create_secret(scan.scan_id, secret, uid)
         except QuotaExceeded as fault:
-            raise NoRoom(fault.what, fault.after_s) from fault
+            raise CapacityExceeded(fault.what, fault.after_s) from fault
         except Refused as refusal:
             # an API server that has just started forbids everything until it has read its Roles
             raise LaunchRefused(refusal.reason, is_final=not isinstance(refusal, Forbidden)) from refusal
@@ -93,20 +93,20 @@ class KubernetesLauncher:
                     self._settings.namespace, label_selector=selector, _request_timeout=self._timeout_s
                 )
         except Refused as refusal:
-            log.error("kubernetes.stop_refused", scan_id=scan_id, reason=refusal.reason)
+            logger.error("kubernetes.stop_refused", scan_id=scan_id, reason=refusal.reason)
             raise TryLater(f"a Job can't be deleted: {refusal.reason}", 30.0) from refusal
 
-    async def present(self) -> dict[str, bool]:
+    async def running_scans(self) -> dict[str, bool]:
         """Scans with a Job that is not being deleted, and whether it has not finished. Raises TryLater."""
-        present: dict[str, bool] = {}
+        running_scans: dict[str, bool] = {}
         async for page in self._pages(self._jobs.list_namespaced_job):
             for job in page.items:
                 scan_id = scan_id_of(job)
                 if scan_id and "deletionTimestamp" not in job["metadata"]:
-                    present[scan_id] = not is_finished(job)
-        return present
+                    running_scans[scan_id] = not is_finished(job)
+        return running_scans
 
-    async def lack(self, scan_id: str) -> str:
+    async def missing_prerequisite(self, scan_id: str) -> str:
         """See ``ports.Launcher``: a pod whose Secret is gone never starts, and the cluster does not say why. Raises TryLater."""
         try:
             with kubernetes_faults("look at the Secret of a scan"):
@@ -124,8 +124,8 @@ class KubernetesLauncher:
         found: dict[str, ScannerExit | ScannerStage] = {}
         now = 0.0
 
-        def note(news: News) -> None:
-            if not isinstance(news, RoomMade):
+        def note(news: LauncherEvent) -> None:
+            if not isinstance(news, CapacityFreed):
                 found[news.scan_id] = news
 
         tracker = Tracker(note, clock=lambda: now)
@@ -144,7 +144,7 @@ class KubernetesLauncher:
             async for page in list_pages(call, self._settings, timeout_s=self._timeout_s):
                 yield page
                 await asyncio.sleep(0)
-        except (Refused, Gone, NotFound) as fault:
+        except (Refused, ResourceVersionExpired, NotFound) as fault:
             raise TryLater(f"our Jobs and pods can't be listed: {fault}", 5.0) from fault
 
     async def _create_job(self, scan_id: str, job: V1Job) -> str:

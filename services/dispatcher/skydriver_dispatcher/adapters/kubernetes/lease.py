@@ -19,7 +19,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes.client import AlreadyExists, NotFound, Refused, kubernetes_faults
 from skydriver_dispatcher.divergence import HELP
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 INSTALLATION_ANNOTATION = "skydriver.icecube.wisc.edu/installation"
 _SURE_SHARE = 0.9
@@ -84,11 +84,11 @@ class Leadership:
         led = self.leads
         if not await self._is_placed_right():
             self._until, self.is_elsewhere, self.is_misplaced = 0.0, True, True
-            log.error("lease.misplaced", lease=self._name, namespace=self._namespace, help=HELP)
+            logger.error("lease.misplaced", lease=self._name, namespace=self._namespace, help=HELP)
         elif await self._try():
             self._until, self.is_elsewhere, self.is_misplaced = began + self._lease_s * _SURE_SHARE, False, False
         if self.leads != led:
-            log.info("lease.taken" if self.leads else "lease.lost", lease=self._name)
+            logger.info("lease.taken" if self.leads else "lease.lost", lease=self._name)
         return self._lease_s / 3 * random.uniform(0.8, 1.0)  # noqa: S311  (spreads replicas, no secret)
 
     async def _is_placed_right(self) -> bool:
@@ -97,7 +97,7 @@ class Leadership:
         except TryLater as fault:
             if not self.leads:
                 raise
-            log.warning("lease.not_compared", what=fault.what)  # who leads already goes on
+            logger.warning("lease.not_compared", what=fault.what)  # who leads already goes on
             return True
 
     async def give_back(self) -> None:
@@ -111,7 +111,7 @@ class Leadership:
                 lease.spec.holder_identity = ""
                 await self._replace(lease)
         except (TryLater, Refused, NotFound):
-            log.info("lease.not_given_back", lease=self._name)
+            logger.info("lease.not_given_back", lease=self._name)
 
     async def _try(self) -> bool:
         try:
@@ -147,7 +147,7 @@ class Leadership:
         owner = (lease.metadata.annotations or {}).get(INSTALLATION_ANNOTATION) or self._installation
         self.is_misplaced = owner != self._installation
         if self.is_misplaced:
-            log.error("lease.of_another_installation", lease=self._name, namespace=self._namespace, holder=holder, help=HELP)
+            logger.error("lease.of_another_installation", lease=self._name, namespace=self._namespace, holder=holder, help=HELP)
             duration_s *= _OTHER_INSTALLATION_FACTOR
         return self._clock() - self._seen_at > duration_s
 

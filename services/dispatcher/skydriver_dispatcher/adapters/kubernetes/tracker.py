@@ -6,18 +6,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from skydriver_dispatcher.podfacts import (
+from skydriver_dispatcher.pod_status import (
     TOO_LONG,
     deadline_of,
+    event_of_pod,
     exit_of_job,
     has_pod,
     is_ended_by,
     job_end,
-    news_of_pod,
     refused_pod,
     scan_id_of,
 )
-from skydriver_dispatcher.ports import News, RoomMade, ScannerExit
+from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit
 
 POD_GRACE_S = 5.0
 """A Job that has failed is judged without its pod only after so long: the pod knows why, but may be told later."""
@@ -50,7 +50,7 @@ class _Seen:
 class Tracker:
     """Feed it every Job and Pod; ``tell`` gets the news. Bounded by the Jobs in the cluster."""
 
-    tell: Callable[[News], None]
+    tell: Callable[[LauncherEvent], None]
     clock: Callable[[], float] = time.monotonic
     _jobs: dict[str, _Seen] = field(default_factory=dict)
     _refused_early: dict[str, _Refusal] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Tracker:
         end = job_end(job)
         if end is not None and not seen.has_ended and seen.overdue_at is None:
             seen.overdue_at, seen.job_exit = self.clock() + POD_GRACE_S, exit_of_job(scan_id, end)
-            self.tell(RoomMade())  # for another pod
+            self.tell(CapacityFreed())  # for another pod
             if end.is_success:
                 self._end(seen, seen.job_exit)
         if uid in self._refused_early:
@@ -75,7 +75,7 @@ class Tracker:
 
     def saw_pod(self, pod: dict[str, Any], *, is_gone: bool = False) -> None:
         """A pod was listed, made, changed or (is_gone) deleted. Without an end of its own, its Job will tell what that means."""
-        news = news_of_pod(pod)
+        news = event_of_pod(pod)
         owner = next((each["uid"] for each in pod["metadata"].get("ownerReferences") or () if each["kind"] == "Job"), None)
         if news is None or owner is None:
             return
@@ -145,4 +145,4 @@ class Tracker:
             )
         if forget:
             del self._jobs[uid]
-            self.tell(RoomMade())  # for another Job
+            self.tell(CapacityFreed())  # for another Job

@@ -13,10 +13,10 @@ import structlog
 from kubernetes_asyncio.client import ApiClient, BatchV1Api, CoreV1Api
 
 from skydriver_common.faults import TryLater
-from skydriver_common.kubernetes.client import Gone, NotFound, Refused
-from skydriver_common.runtime.loops import within
+from skydriver_common.kubernetes.client import NotFound, Refused, ResourceVersionExpired
+from skydriver_common.runtime.loops import wait_or_timeout
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.reading import (
+from skydriver_dispatcher.adapters.kubernetes.list_watch import (
     REFUSED_PODS,
     SILENCE_S,
     ListCall,
@@ -26,9 +26,9 @@ from skydriver_dispatcher.adapters.kubernetes.reading import (
 )
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
 from skydriver_dispatcher.jobspec import JobSettings
-from skydriver_dispatcher.news import NewsBoard
+from skydriver_dispatcher.launcher_events import PendingEvents
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 _LONGEST_PAUSE_S = 10.0
 _OVERDUE_EVERY_S = 1.0
@@ -42,7 +42,7 @@ class ClusterWatch:
         client: ApiClient,
         settings: JobSettings,
         leadership: Leadership,
-        board: NewsBoard,
+        board: PendingEvents,
         *,
         on_listed: Callable[[], None],
         timeout_s: float = 15.0,
@@ -76,7 +76,7 @@ class ClusterWatch:
                 for task in watching:
                     if task.done():
                         task.result()  # a bug: it ends the service, loudly
-                await within(stopping, pause_s)
+                await wait_or_timeout(stopping, pause_s)
         finally:
             await self._end(watching)
             await self._leadership.give_back()
@@ -85,7 +85,7 @@ class ClusterWatch:
         try:
             return await self._leadership.renew()
         except TryLater as fault:
-            log.warning("lease.waiting", what=fault.what, leads=self._leadership.leads)
+            logger.warning("lease.waiting", what=fault.what, leads=self._leadership.leads)
             return max(1.0, fault.after_s)
 
     def _start(self) -> list[asyncio.Task[None]]:
@@ -128,14 +128,14 @@ class ClusterWatch:
                         version = change.resource_version
                         self._see(kind, change.type, change.item)
                 failures, pause_s = 0, random.uniform(0.0, 0.5)  # noqa: S311  (spreads reconnects, no secret)
-            except Gone:
+            except ResourceVersionExpired:
                 failures += 1  # a list that is too old at once must not be followed by the next one at once
                 version, pause_s = None, _pause_s(failures)
-                log.info("watch.version_gone", kind=kind, again_in_s=round(pause_s, 2))
+                logger.info("watch.version_gone", kind=kind, again_in_s=round(pause_s, 2))
             except (TryLater, Refused, NotFound) as fault:
                 failures += 1
                 pause_s = max(_pause_s(failures), fault.after_s if isinstance(fault, TryLater) else 0.0)
-                log.warning("watch.interrupted", kind=kind, what=str(fault), again_in_s=round(pause_s, 2))
+                logger.warning("watch.interrupted", kind=kind, what=str(fault), again_in_s=round(pause_s, 2))
             await asyncio.sleep(pause_s)
 
     async def _list(self, kind: str, call: ListCall) -> str:
@@ -148,7 +148,7 @@ class ClusterWatch:
                 self._see(kind, "LISTED", item)
             await asyncio.sleep(0)
         self.tracker.listed(kind, set(found))
-        log.info("watch.listed", kind=kind, objects=len(found))
+        logger.info("watch.listed", kind=kind, objects=len(found))
         if kind == "jobs":
             self._on_listed()
         return version

@@ -1,0 +1,1 @@
+"""What an operator does with the message broker: dead letters, queues, replay of recorded events."""

@@ -1,0 +1,1 @@
+"""What an operator does with the database: roles and the launch throttle."""

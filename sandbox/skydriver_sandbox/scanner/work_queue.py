@@ -1,0 +1,119 @@
+"""How the scanner talks to SkyDriver: by the client library, over the bus first, or as scanners always did, by HTTP calls alone."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from skydriver_sandbox.scanner.skydriver import URGENT, RetryPolicy
+from skydriver_scanner import AsyncScannerSession, CallFailed, NotDelivered, ScannerError, ScanStopped, SessionSettings, Stop
+
+log = logging.getLogger("sandbox.scanner")
+
+_URGENT_S = 3600.0
+_PARTING_S = 3.0
+"""How long a scanner that was told to stop, or has failed, tries to get rid of its last words."""
+_TAIL_LINES = 50
+
+
+class Line(Protocol):
+    """What a scan needs of SkyDriver. All raise CallFailed where it does not answer, or refuses."""
+
+    async def event(self) -> object:
+        """The event to scan."""
+
+    async def wait_for_workers(self, poll_s: float) -> None:
+        """Until one runs, for ever."""
+
+    async def report_progress(self, body: dict[str, Any], patience: RetryPolicy) -> None:
+        """Body as in `PATCH /scan/{id}/manifest`. Urgent: returns when it has arrived."""
+
+    async def send_result(self, result: dict[str, Any], *, is_final: bool, patience: RetryPolicy) -> None:
+        """The whole map so far. Urgent: returns when it has arrived."""
+
+    async def report_failure(self, reason: str) -> None:
+        """Say why this scanner ends, if there is a way to."""
+
+    async def until_stopped(self, poll_s: float) -> str:
+        """Return why, when the scan must stop. poll_s: seconds between two looks where nobody tells."""
+
+
+class TailHandler(logging.Handler):
+    """Keeps the last lines of the log for a failure report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+class SessionLine:
+    """Over the bus, by the client library. Use as an async context manager; leaving it delivers what still waits."""
+
+    def __init__(
+        self, *, scan_id: str, address: str, token: str, bus_url: str, spool_dir: Path, status_interval_s: float
+    ) -> None:
+        self._settings = SessionSettings(
+            scan_id, address, token, bus_url, spool_dir=spool_dir, status_interval_s=status_interval_s
+        )
+        self._tail = TailHandler()
+        self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._is_failing = False
+
+    async def __aenter__(self) -> "SessionLine":
+        self._session = AsyncScannerSession(self._settings)
+        self._session.on_stop(self._stopped.set_result)
+        logging.getLogger().addHandler(self._tail)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        logging.getLogger().removeHandler(self._tail)
+        is_parting = kind is not None or self._is_failing or self._stopped.done()
+        try:
+            await self._session.close(_PARTING_S if is_parting else None)
+        except NotDelivered as problem:
+            if not is_parting:
+                raise CallFailed(str(problem), None) from problem
+            log.warning("%s", problem)
+
+    async def event(self) -> object:
+        return await self._session.event()
+
+    async def wait_for_workers(self, poll_s: float) -> None:
+        try:
+            await self._session.wait_for_workers(poll_s=poll_s)
+        except ScanStopped:
+            await asyncio.shield(self._stopped)
+            await asyncio.get_running_loop().create_future()  # whoever hears of the stop cancels us
+
+    async def report_progress(self, body: dict[str, Any], patience: RetryPolicy) -> None:
+        await self._session.report_progress(**body)
+        await self._arrived(patience)
+
+    async def send_result(self, result: dict[str, Any], *, is_final: bool, patience: RetryPolicy) -> None:
+        try:
+            await self._session.put_result(result, is_final=is_final)
+        except ScannerError as problem:
+            raise CallFailed(str(problem), None) from problem
+        await self._arrived(patience)
+
+    async def report_failure(self, reason: str) -> None:
+        self._is_failing = True
+        await self._session.report_failure(reason, "\n".join(self._tail.lines))
+
+    async def until_stopped(self, poll_s: float) -> str:
+        return (await asyncio.shield(self._stopped)).reason
+
+    async def _arrived(self, patience: RetryPolicy) -> None:
+        if patience is URGENT and not await self._session.flush(_URGENT_S):
+            raise CallFailed(f"the end of the scan can't be reported; it waits in {self._settings.folder}", None)
+
+
+async def stop_when_told(line: Line, poll_s: float, stop: Callable[[], None]) -> None:
+    """Call ``stop`` when the scan was deleted or its workflow has ended."""
+    log.warning("stopping: %s", await line.until_stopped(poll_s))
+    stop()

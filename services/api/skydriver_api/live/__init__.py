@@ -1,0 +1,1 @@
+"""Live events for watchers, and hints for the bridge that somebody watches."""

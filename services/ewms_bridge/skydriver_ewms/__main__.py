@@ -1,5 +1,0 @@
-"""``python -m skydriver_ewms``."""
-
-from skydriver_ewms.main import main
-
-main()

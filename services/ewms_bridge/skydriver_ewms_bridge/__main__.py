@@ -1,0 +1,5 @@
+"""``python -m skydriver_ewms_bridge``."""
+
+from skydriver_ewms_bridge.main import main
+
+main()

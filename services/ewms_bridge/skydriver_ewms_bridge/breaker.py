@@ -1,0 +1,154 @@
+"""The circuit breaker before EWMS, one for all replicas: after some failures in a row nobody asks for a while, then one does.
+
+Every call goes through `call`. While EWMS is away, a call fails at once and due work is not even claimed (`open_for_s`), so that
+nothing piles up in front of EWMS and nothing uses up its tries. One replica at a time asks whether EWMS is back (`probe`); then
+everybody is woken, and a turnstile lets the most urgent calls through first. Every method may raise TryLater (the database).
+"""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from skydriver_common.db.errors import database_faults
+from skydriver_common.db.notifier import DUE_CHANNEL, Notifier
+from skydriver_common.db.pool import Pool, load_statements
+from skydriver_common.faults import Fault, TryLater
+from skydriver_ewms_bridge.ports import OutcomeUnknown
+from skydriver_ewms_bridge.priority_limiter import PriorityLimiter
+
+_sql = load_statements("skydriver_ewms_bridge", "breaker.sql")
+logger = structlog.get_logger(__name__)
+
+THRESHOLD = 3
+"""So many calls without an answer in a row, of all replicas together, mean that EWMS is away."""
+FIRST_PAUSE_S = 2.0
+MAX_CONCURRENT_CALLS = 8
+"""Calls to EWMS at a time per replica."""
+RECOVERING = timedelta(seconds=30)
+PROBE = "ewms-probe"
+"""No due row: the name under which the loop that asks whether EWMS is back is woken."""
+_PROBE_HOLD = timedelta(seconds=45)
+_SHORTEST_WAIT_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """How EWMS was found last. open_until: nobody asks before; None: it is asked. failures, openings: in a row.
+
+    closed_s: until open_until; recovered_ago_s: since EWMS was back, both by the database's clock.
+    """
+
+    failures: int
+    openings: int
+    since: datetime
+    open_until: datetime | None
+    closed_s: float | None
+    recovered_ago_s: float | None
+
+
+@contextmanager
+def _suppress_bookkeeping_faults() -> Iterator[None]:
+    """The database away must not look like "EWMS has done nothing": that would let a workflow be made twice."""
+    try:
+        yield
+    except TryLater as fault:
+        logger.warning("ewms.not-noted", what=fault.what)
+
+
+class Breaker:
+    """The port `Guard`. longest_pause_s: between two questions whether EWMS is back (a longer Retry-After of its own is honoured)."""
+
+    def __init__(self, pool: Pool, bell: Notifier, *, longest_pause_s: float = 60.0) -> None:
+        self._pool = pool
+        self._bell = bell
+        self._longest_pause_s = longest_pause_s
+        self._turnstile = PriorityLimiter(MAX_CONCURRENT_CALLS)
+
+    async def outage(self) -> Outage | None:
+        """What is known of EWMS; None: it has never failed."""
+        with database_faults():
+            row = await _sql.outage(self._pool)
+        return None if row is None else Outage(**dict(row))
+
+    async def open_for_s(self) -> float:
+        """Seconds for which EWMS is not to be asked, 0.0 while it is."""
+        outage = await self.outage()
+        if outage is None or outage.closed_s is None:
+            return 0.0
+        return max(_SHORTEST_WAIT_S, outage.closed_s)
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """Around one call to EWMS. Raises TryLater without it while EWMS is away."""
+        await self._ask_leave()
+        async with self._turnstile.passing() as has_waited:
+            if has_waited:
+                await self._ask_leave()  # much may have happened meanwhile
+            try:
+                yield
+            except (TryLater, OutcomeUnknown) as fault:
+                with _suppress_bookkeeping_faults():
+                    await self._failed(fault)
+                raise
+            except Fault:
+                with _suppress_bookkeeping_faults():
+                    await self._answered()  # EWMS says no: it is there
+                raise
+            with _suppress_bookkeeping_faults():
+                await self._answered()
+
+    async def probe(self, ping: Callable[[], Awaitable[None]]) -> bool | float:
+        """Loop step: when the pause is over, ask whether EWMS is back. ping: one call past this breaker."""
+        closed_s = await self.open_for_s()
+        if not closed_s:
+            return False
+        if closed_s > _SHORTEST_WAIT_S:
+            return closed_s
+        with database_faults():
+            is_mine = await _sql.claim_probe(self._pool, hold_s=_PROBE_HOLD.total_seconds())
+        if not is_mine:
+            return _SHORTEST_WAIT_S  # another replica's turn, or not quite time yet
+        try:
+            await ping()
+        except TryLater as fault:
+            with database_faults():
+                until = await _sql.probe_failed(self._pool, **self._pause(fault))
+            logger.warning("ewms.still-away", what=fault.what, asked_again_at=until.isoformat())
+            return True
+        with database_faults():
+            await _sql.probe_answered(self._pool, failures=THRESHOLD - 1)
+        logger.info("ewms.is-back")
+        self._bell.ring(DUE_CHANNEL, "")  # all kinds of work, all replicas
+        return False
+
+    async def _ask_leave(self) -> None:
+        outage = await self.outage()
+        if outage is None:
+            return
+        if outage.closed_s is not None:
+            raise TryLater("EWMS is away", max(_SHORTEST_WAIT_S, outage.closed_s))
+        ago_s = outage.recovered_ago_s
+        self._turnstile.narrow(None if ago_s is None or ago_s > RECOVERING.total_seconds() else ago_s)
+
+    async def _failed(self, fault: TryLater | OutcomeUnknown) -> None:
+        with database_faults():
+            until = await _sql.failed(self._pool, threshold=THRESHOLD, **self._pause(fault))
+        if until is not None:
+            logger.warning("ewms.away", what=str(fault), asked_again_at=until.isoformat())
+            self._bell.ring(DUE_CHANNEL, PROBE)
+
+    async def _answered(self) -> None:
+        # always: what was known before the call does not tell whether calls beside it have failed meanwhile
+        with database_faults():
+            await _sql.answered(self._pool)
+
+    def _pause(self, fault: Fault) -> dict[str, object]:
+        return {
+            "first_s": FIRST_PAUSE_S, "cap_s": self._longest_pause_s,
+            "jitter": random.uniform(0.5, 1.0),  # noqa: S311  (no secret)
+            "at_least_s": fault.after_s if isinstance(fault, TryLater) else 0.0,
+        }  # fmt: skip

@@ -1,0 +1,143 @@
+"""Wires the EWMS bridge together."""
+
+from datetime import timedelta
+
+from skydriver_common.db.notifier import VIEWER_HINTS_CHANNEL
+from skydriver_common.db.pool import Listener
+from skydriver_common.kubernetes.client import ClusterConfigError, open_client
+from skydriver_common.runtime.loops import LoopSignals
+from skydriver_common.runtime.service import Service, StartupProblem, run
+from skydriver_common.runtime.service_resources import ServiceResources, open_foundation
+from skydriver_ewms_bridge import consumers, due
+from skydriver_ewms_bridge.adapters.ewms_rest import open_ewms
+from skydriver_ewms_bridge.adapters.object_store import open_store
+from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
+from skydriver_ewms_bridge.adapters.profile_secrets import ProfileSecrets
+from skydriver_ewms_bridge.breaker import PROBE, Breaker
+from skydriver_ewms_bridge.due import DueStep, Handler
+from skydriver_ewms_bridge.ports import CredentialSink
+from skydriver_ewms_bridge.reconciliation import INTERVAL_S, RECONCILE, Reconciliation
+from skydriver_ewms_bridge.settings import BridgeSettings
+from skydriver_ewms_bridge.start_checks import Checks
+from skydriver_ewms_bridge.taskforces import Taskforces
+from skydriver_ewms_bridge.teardown import Teardown
+from skydriver_ewms_bridge.usecases import UseCases
+from skydriver_ewms_bridge.viewer_hints import EYES, ViewerHints
+from skydriver_ewms_bridge.worker_replacement import TopUpPolicy, TopUps
+from skydriver_ewms_bridge.worker_requests import WorkerRequests
+from skydriver_ewms_bridge.workflows import Workflows
+from skydriver_ewms_bridge.workforce import Workforces
+
+IDLE_S = 15.0
+"""The poll behind the wake-ups."""
+WORKERS_PER_KIND = {
+    due.ASSIGN: 4, due.STOP: 4, due.QUEUES: 2, due.ADDITIONS: 1, due.DUPLICATES: 1, due.AFTERMATH: 1, due.STARTUP: 1,
+    due.TOKENS: 1, due.TOP_UP: 1,
+}  # fmt: skip
+"""Loops per kind of work: a question that EWMS does not answer must not hold up the other scans."""
+WRITE_TIMEOUT_S = 45.0
+"""Less than the lease of due work, so that its holder still holds it when EWMS has answered."""
+
+
+async def build(service: Service, settings: BridgeSettings) -> None:
+    """Open everything the bridge works with, and start it."""
+    foundation = await open_foundation(service, settings)
+    breaker = Breaker(foundation.pool, foundation.bell, longest_pause_s=settings.ewms_longest_pause_s)
+    ewms = await service.stack.enter_async_context(
+        open_ewms(
+            url=settings.ewms_url,
+            issuer=settings.ewms_issuer,
+            client_id=settings.ewms_client_id,
+            client_secret=settings.ewms_client_secret,
+            instance=settings.instance,
+            write_timeout_s=WRITE_TIMEOUT_S,
+            guard=breaker,
+        )
+    )
+    objects = await service.stack.enter_async_context(
+        open_store(
+            url=settings.s3_url,
+            key_id=settings.s3_key_id,
+            secret=settings.s3_secret,
+            bucket=settings.s3_bucket,
+            region=settings.s3_region,
+        )
+    )
+    sink = await _sink(service, settings)
+    pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
+    usecases = UseCases(uow, schedule, teardown_delay=settings.teardown_delay, startup_limit=settings.startup_limit)
+    workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, settings)
+    teardown = Teardown(usecases, ewms, sink)
+    checks = Checks(usecases, objects)
+    taskforces = Taskforces(pool, usecases, ewms)
+    additions = WorkerRequests(pool, uow, schedule, ewms, unclear_wait=settings.unclear_wait, limits=settings.worker_limits)
+    policy = TopUpPolicy(is_wanted=settings.top_up, most_times=settings.top_up_most_times, pause_s=settings.top_up_pause_s)
+    top_ups = TopUps(usecases, schedule, ewms, additions, policy)
+    workforces = Workforces(
+        pool,
+        uow,
+        usecases,
+        ewms,
+        interval=timedelta(seconds=settings.workforce_interval_s),
+        fast_interval=timedelta(seconds=settings.workforce_fast_interval_s),
+        closed=breaker.open_for_s,
+        top_ups=top_ups,
+    )
+    _loop(foundation, breaker, due.ASSIGN, workflows.assign)
+    _loop(foundation, breaker, due.DUPLICATES, workflows.duplicates)
+    _loop(foundation, breaker, due.QUEUES, workflows.queues)
+    _loop(foundation, breaker, due.STOP, teardown.stop)
+    _loop(foundation, breaker, due.AFTERMATH, teardown.aftermath)
+    _loop(foundation, breaker, due.STARTUP, checks.startup)
+    _loop(foundation, breaker, due.TOKENS, checks.tokens)
+    _loop(foundation, breaker, due.ADDITIONS, additions.resolve)
+    _loop(foundation, breaker, due.TOP_UP, top_ups.top_up)
+    reconciliation = Reconciliation(pool, usecases, schedule, unclear_wait=settings.unclear_wait)
+    service.loop(RECONCILE, reconciliation.step, idle_s=INTERVAL_S)
+    probing = service.loop(PROBE, lambda: breaker.probe(ewms.ping), idle_s=IDLE_S)
+    foundation.wake_when_due([PROBE], probing)
+    pulse = service.loop(due.WORKFORCE, workforces.refresh, idle_s=IDLE_S)
+    foundation.wake_when_due([due.WORKFORCE], pulse)
+    watching = LoopSignals()
+    eyes = ViewerHints(workforces.eyes_on, pulse.wake, watching)
+    service.loop(EYES, eyes.step, idle_s=IDLE_S, pulse=watching)
+    listener = Listener(
+        settings.database_url.get_secret_value(), {VIEWER_HINTS_CHANNEL: eyes.seen}, name=f"{service.name}-eyes"
+    )
+    service.spawn("eyes", listener.run(service.stopping))
+    consumers.register(foundation.broker, usecases, additions, taskforces)
+    await foundation.start_consuming()
+
+
+async def _sink(service: Service, settings: BridgeSettings) -> CredentialSink:
+    if settings.hand_over == "files":
+        assert settings.work_dir is not None
+        return ProfileFiles(settings.work_dir)
+    assert settings.kubernetes_namespace is not None
+    try:
+        client = await service.stack.enter_async_context(open_client())
+    except ClusterConfigError as problem:
+        raise StartupProblem(str(problem)) from problem
+    return ProfileSecrets(client, namespace=settings.kubernetes_namespace, timeout_s=settings.kubernetes_timeout_s)
+
+
+def _loop(foundation: ServiceResources, breaker: Breaker, kind: str, handle: Handler) -> None:
+    for number in range(WORKERS_PER_KIND[kind]):
+        pulse = LoopSignals()
+        foundation.wake_when_due([kind], pulse)
+        name = f"{kind}-{number}"
+        step = DueStep(
+            foundation.schedule, kind, handle, closed=breaker.open_for_s,
+            on_fault=lambda _, name=name: foundation.service.metrics.loop_failed(name),  # type: ignore[misc]
+        )  # fmt: skip
+        foundation.service.loop(name, step, idle_s=IDLE_S, pulse=pulse)
+
+
+def main() -> None:
+    """Run the service until it is told to stop."""
+    settings = BridgeSettings.load()
+
+    async def start(service: Service) -> None:
+        await build(service, settings)
+
+    run("ewms_bridge", settings, start)

@@ -1,0 +1,179 @@
+"""What the bridge needs from the outside, and how it learns that something went wrong.
+
+Besides the exceptions below every method may raise `skydriver_common.faults.TryLater`: the other side is away or busy, and
+nothing was changed.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from skydriver_common.faults import Fault, TryLater
+from skydriver_ewms_bridge.ewms_types import Json, QueueProfile, StartupUpload, TaskDirective, Taskforce, Workflow, WorkflowSpec
+
+OnUnreadable = Callable[[str], None]
+"""Told the workflow id ("" if that is unreadable, too) of a document in an answer that is not what the contract promises."""
+
+__all__ = [
+    "CredentialSink",
+    "Ewms",
+    "EwmsFault",
+    "Guard",
+    "NotFound",
+    "ObjectStore",
+    "OnUnreadable",
+    "OutcomeUnknown",
+    "Refused",
+    "RefusedForNow",
+    "ScanNotReady",
+    "WorkflowEnded",
+]
+
+
+class EwmsFault(Fault):
+    """The base of EWMS's answers that are no success; never raised itself.
+
+    `str()` is fit for users: it names no token, no address and no text of EWMS's.
+    """
+
+
+class OutcomeUnknown(EwmsFault):
+    """The request was sent and its effect is unknown: it may exist already, or come to exist minutes later.
+
+    Only calls that make something raise it. Look before asking again. Source: EWMS contract 12.
+    longer_by_s: seconds for which EWMS says that it is busy (Retry-After): the effect may come so much later.
+    """
+
+    def __init__(self, what: str, *, longer_by_s: float = 0.0) -> None:
+        super().__init__(f"EWMS gave no clear answer to the request to {what}")
+        self.longer_by_s = longer_by_s
+
+
+class Refused(EwmsFault):
+    """EWMS says the request itself is wrong. Final: the same request is refused again.
+
+    reason: EWMS's own words, one line, without addresses; for operators and logs. It names the offending field.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("EWMS refuses the request")
+        self.reason = reason
+
+
+class RefusedForNow(EwmsFault):
+    """EWMS says no and has done nothing, but the same request may be taken later: an image that is not uploaded yet, a lock.
+
+    reason: as of `Refused`. after_s: seconds to wait before the next try, 0.0: EWMS names none.
+    """
+
+    def __init__(self, reason: str, *, after_s: float = 0.0) -> None:
+        super().__init__("EWMS refuses the request for now")
+        self.reason = reason
+        self.after_s = after_s
+
+
+class WorkflowEnded(EwmsFault):
+    """The workflow is deactivated, so it gets no more workers (422)."""
+
+    def __init__(self) -> None:
+        super().__init__("EWMS says that the workflow has ended")
+
+
+class NotFound(EwmsFault):
+    """EWMS knows no such id, or, for a stop, the workflow is stopped already (404). Look at the workflow to tell."""
+
+    def __init__(self) -> None:
+        super().__init__("EWMS does not know this id")
+
+
+class ScanNotReady(TryLater):
+    """This scan has to wait, while nothing is away for the others: its folder or Secret is not there, say."""
+
+
+class Guard(Protocol):
+    """What every call to EWMS passes through."""
+
+    def call(self) -> AbstractAsyncContextManager[None]:
+        """Around one call; learns from how it ends. Raises TryLater without the call while EWMS is away."""
+
+
+class Ewms(Protocol):
+    """The workflow service. Reads may be repeated at will; `create_workflow` and `add_workers` are never repeated blindly."""
+
+    async def ping(self) -> None:
+        """Whether EWMS answers us; asked past the guard."""
+
+    async def find_workflows_of(self, scan_id: str, since: float) -> tuple[Workflow, ...]:
+        """All workflows marked with this scan and this installation, stopped ones too, created at or after `since`.
+
+        since: Unix seconds; leave 300 s for the difference of clocks. Source: EWMS contract 12.
+        """
+
+    async def create_workflow(self, spec: WorkflowSpec) -> Workflow:
+        """Make a workflow, once. Raises Refused, RefusedForNow, UnclearOutcome."""
+
+    async def get_workflow(self, workflow_id: str) -> Workflow:
+        """Raises NotFound."""
+
+    async def get_workflows(
+        self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
+    ) -> tuple[Workflow, ...]:
+        """Those of them that EWMS knows, in no particular order. on_unreadable: see `find_taskforces`."""
+
+    async def queue_profiles(self, workflow_id: str) -> tuple[QueueProfile, ...]:
+        """The public queues of a workflow; empty for an unknown one. Source: EWMS contract 8."""
+
+    async def waiting_for_queues(self) -> tuple[Taskforce, ...]:
+        """The taskforces of all tenants that wait for their queues to be activated (for the place in the line).
+
+        Those that can't be read are left out.
+        """
+
+    async def abort(self, workflow_id: str) -> None:
+        """Stop it with the label ABORTED. Raises NotFound, also when it is stopped already."""
+
+    async def finish(self, workflow_id: str) -> None:
+        """Stop it with the label FINISHED. Raises NotFound, also when it is stopped already."""
+
+    def find_taskforces(
+        self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
+    ) -> AsyncIterator[Sequence[Taskforce]]:
+        """The taskforces of many workflows at once, page by page, in order of creation.
+
+        on_unreadable: who asks for many scans passes one over that can't be read; without it TryLater is raised for all of them.
+        """
+
+    def raw_taskforces(self, workflow_id: str) -> AsyncIterator[Sequence[dict[str, Json]]]:
+        """All taskforces of one workflow with all their fields, untouched, page by page."""
+
+    async def task_directives(self, workflow_id: str) -> tuple[TaskDirective, ...]:
+        """The tasks of a workflow, in order of creation."""
+
+    async def add_workers(self, task_id: str, cluster_location: str, n_workers: int) -> Taskforce:
+        """Ask for one more batch, once. Raises Refused, RefusedForNow, WorkflowEnded, NotFound, UnclearOutcome."""
+
+
+class ObjectStore(Protocol):
+    """Where `startup.json` passes from the scanner to its workers. Presigning needs no network."""
+
+    def presigned_get(self, key: str) -> str:
+        """A URL that reads the object, for anyone who has it."""
+
+    def presigned_put(self, key: str) -> str:
+        """A URL that writes the object, for anyone who has it."""
+
+    async def exists(self, key: str) -> bool:
+        """Whether the object has been written."""
+
+
+class CredentialSink(Protocol):
+    """Hands a scan's credentials to its scanner. Each method may be repeated and replaces what was there as a whole."""
+
+    async def put_upload(self, scan_id: str, upload: StartupUpload) -> None:
+        """Where the scanner puts `startup.json`; useful as soon as it is known."""
+
+    async def put_profile(self, scan_id: str, profile: dict[str, Json]) -> None:
+        """The content of `ewms.json`, see `decide.queue_profile`."""
+
+    async def remove(self, scan_id: str) -> None:
+        """Take both back; nothing there is fine."""

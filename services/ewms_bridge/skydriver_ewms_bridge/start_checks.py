@@ -1,0 +1,40 @@
+"""Due work: what can go wrong quietly is looked at and told. Source: REST contract 9.5, EWMS contract 8."""
+
+from datetime import timedelta
+
+import structlog
+
+from skydriver_common.db.schedule import DueWork
+from skydriver_ewms_bridge.decide import is_working, startup_object_key
+from skydriver_ewms_bridge.ports import ObjectStore
+from skydriver_ewms_bridge.usecases import UseCases
+
+logger = structlog.get_logger(__name__)
+
+LOOK_AGAIN = timedelta(minutes=5)
+
+
+class Checks:
+    """Handlers of due work `STARTUP` and `TOKENS`."""
+
+    def __init__(self, usecases: UseCases, objects: ObjectStore) -> None:
+        self._usecases = usecases
+        self._objects = objects
+
+    async def startup(self, work: DueWork) -> timedelta | None:
+        """Look whether `startup.json` is uploaded: without it every worker waits, and dies after half an hour."""
+        scan = await self._usecases.scan(work.scan_id)
+        if scan is None or not is_working(scan):
+            return None
+        is_there = await self._objects.exists(startup_object_key(scan.scan_id))
+        await self._usecases.startup_file_seen(scan.scan_id, is_there=is_there, waited_s=work.age_s)
+        if is_there:
+            return None
+        logger.warning("startup-file.missing", waited_s=round(work.age_s))
+        return LOOK_AGAIN
+
+    async def tokens(self, work: DueWork) -> timedelta | None:
+        """Say that the queues' tokens end soon; EWMS has no call that renews them."""
+        if await self._usecases.tokens_ending(work.scan_id):
+            logger.warning("queue-tokens.ending")
+        return None

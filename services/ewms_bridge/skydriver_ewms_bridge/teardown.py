@@ -1,0 +1,105 @@
+"""Due work: a workflow that is to end is stopped for certain. Source: EWMS contract 5, 9; REST contract 8.8."""
+
+from datetime import timedelta
+
+import structlog
+
+from skydriver_common.db.schedule import DueWork
+from skydriver_common.model.scan import Scan
+from skydriver_ewms_bridge.decide import CLOCK_SKEW_S, is_submission_given_up, stop_label
+from skydriver_ewms_bridge.due import LONGEST_PAUSE_S
+from skydriver_ewms_bridge.ewms_types import Workflow
+from skydriver_ewms_bridge.ports import CredentialSink, Ewms, NotFound
+from skydriver_ewms_bridge.usecases import AFTERMATH_DELAY, UseCases
+
+logger = structlog.get_logger(__name__)
+
+CONFIRM_AFTER = timedelta(seconds=2)
+LOOK_AGAIN = timedelta(minutes=10)
+"""While workers of a stopped workflow run on."""
+NEXT_LOOK = AFTERMATH_DELAY
+LAST_LOOK = timedelta(minutes=20)
+"""After a stop: so long EWMS repeats its own calls when its queue service is unwell. Source: EWMS contract 12."""
+COMING_BACK = frozenset({"pre-mq-activation", "pre-launch", "pending-starter", "condor-submit"})
+"""Phases that a stopped workflow's taskforces have left for good, unless EWMS's own loops have raced with the stop."""
+
+
+class Teardown:
+    """Handlers of due work `STOP` and `AFTERMATH`."""
+
+    def __init__(self, usecases: UseCases, ewms: Ewms, sink: CredentialSink) -> None:
+        self._usecases = usecases
+        self._ewms = ewms
+        self._sink = sink
+
+    async def stop(self, work: DueWork) -> timedelta | None:
+        """Stop the workflow and look, until EWMS shows it stopped."""
+        scan = await self._usecases.scan(work.scan_id)
+        if scan is None or (label := stop_label(scan)) is None:
+            return None
+        if not scan.has_workflow or scan.ewms.deactivated:
+            await self._sink.remove(scan.scan_id)
+            return None
+        assert scan.ewms_workflow_id is not None
+        workflow = await self._look(scan.ewms_workflow_id)
+        if workflow is not None and workflow.deactivated is None:
+            # looked at before, so that a repeat after a crash does not stop it twice
+            try:
+                await (self._ewms.abort if label == "ABORTED" else self._ewms.finish)(workflow.workflow_id)
+            except NotFound:
+                logger.info("workflow.stopped-meanwhile", workflow_id=workflow.workflow_id)
+            workflow = await self._look(scan.ewms_workflow_id)
+        if workflow is None:
+            logger.warning("workflow.unknown", workflow_id=scan.ewms_workflow_id, label=label)
+            await self._sink.remove(scan.scan_id)
+            await self._usecases.workflow_gone(scan.scan_id)
+        elif workflow.deactivated is None:
+            return CONFIRM_AFTER * min(work.tries, LONGEST_PAUSE_S / CONFIRM_AFTER.total_seconds())
+        else:
+            # before the end is recorded: as long as it is not, somebody comes back to do the rest
+            await self._sink.remove(scan.scan_id)
+            await self._stop_others(scan)
+            await self._usecases.workflow_deactivated(scan.scan_id, workflow.workflow_id, workflow.deactivated)
+            logger.info("workflow.stopped", workflow_id=workflow.workflow_id, label=workflow.deactivated)
+        return None
+
+    async def aftermath(self, work: DueWork) -> timedelta | None:
+        """Look whether workers of a stopped workflow have come back; EWMS has no call that stops them, so tell a human."""
+        scan = await self._usecases.scan(work.scan_id)
+        if scan is None or scan.ewms_workflow_id is None:
+            return None
+        await self._sink.remove(scan.scan_id)  # whoever stopped the workflow: its queues are gone
+        n_workers = 0
+        async for page in self._ewms.find_taskforces([scan.ewms_workflow_id]):
+            for taskforce in page:
+                if taskforce.phase in COMING_BACK and not is_submission_given_up(taskforce):
+                    n_workers += taskforce.n_workers
+                    logger.error(
+                        "workflow.workers-came-back", workflow_id=taskforce.workflow_id, phase=taskforce.phase,
+                        taskforce_uuid=taskforce.taskforce_uuid, n_workers=taskforce.n_workers, cluster_id=taskforce.cluster_id,
+                    )  # fmt: skip
+        await self._usecases.workers_came_back(scan.scan_id, n_workers)
+        if n_workers:
+            return LOOK_AGAIN
+        for look_at in (NEXT_LOOK, LAST_LOOK):
+            left = look_at - timedelta(seconds=work.age_s)
+            if left > timedelta(0):
+                return left
+        await self._usecases.workflow_gone(scan.scan_id)
+        return None
+
+    async def _stop_others(self, scan: Scan) -> None:
+        """Abort what else is alive of this scan: a workflow made by a request whose answer was lost may have come to light late."""
+        for other in await self._ewms.find_workflows_of(scan.scan_id, scan.timestamp - CLOCK_SKEW_S):
+            if other.deactivated is None and other.workflow_id != scan.ewms_workflow_id:
+                logger.warning("workflow.superfluous", workflow_id=other.workflow_id)
+                try:
+                    await self._ewms.abort(other.workflow_id)
+                except NotFound:
+                    continue  # stopped meanwhile
+
+    async def _look(self, workflow_id: str) -> Workflow | None:
+        try:
+            return await self._ewms.get_workflow(workflow_id)
+        except NotFound:
+            return None

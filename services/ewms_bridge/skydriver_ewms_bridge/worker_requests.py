@@ -1,0 +1,265 @@
+"""The command "add workers": asked of EWMS once per request, although EWMS may lose its answers, and we ours.
+
+EWMS has no idempotency key and users repeat a request after a 500. So a request is on disk before EWMS is asked, and one of
+the same shape (scan, cluster, number) whose answer nobody has got is taken up instead of making another: its workers are
+looked for first. Source: REST contract 4.7, EWMS contract 7, 12.
+"""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from skydriver_common.bus.envelope import seconds_left
+from skydriver_common.clock import CLOCK
+from skydriver_common.db.notifier import DUE_CHANNEL
+from skydriver_common.db.pool import Pool
+from skydriver_common.db.schedule import DueWork, Schedule
+from skydriver_common.faults import TryLater
+from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
+from skydriver_common.model import event_codec
+from skydriver_common.model.commands import AddWorkers, Context
+from skydriver_common.model.events import WorkersAdded
+from skydriver_common.model.rejections import Rejection, Reply
+from skydriver_common.model.worker_limits import WorkerLimits
+from skydriver_ewms_bridge import store
+from skydriver_ewms_bridge.decide import (
+    added_taskforce,
+    cluster_refused,
+    decide_add_workers,
+    ewms_failed,
+    task_for_cluster,
+    workflow_ended,
+)
+from skydriver_ewms_bridge.due import ADDITIONS, WORKFORCE, context_of
+from skydriver_ewms_bridge.ewms_types import Taskforce
+from skydriver_ewms_bridge.ports import Ewms, NotFound, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
+from skydriver_ewms_bridge.store import Addition
+
+logger = structlog.get_logger(__name__)
+
+REPLY_TIME_S = 1.0
+"""Of the caller's time, kept for telling it that EWMS gave no answer."""
+HOLD = timedelta(seconds=60)
+LOOK_AGAIN = timedelta(seconds=10)
+UNCLAIMED_FOR = timedelta(minutes=10)
+"""How long workers that nobody was told of answer the next request of the same shape."""
+LONGEST_ASK_S = 45.0
+
+
+class WorkerRequests:
+    """Handlers of the command and of due work `ADDITIONS`."""
+
+    def __init__(
+        self, pool: Pool, uow: UnitOfWork, schedule: Schedule, ewms: Ewms, *, unclear_wait: timedelta, limits: WorkerLimits
+    ) -> None:
+        self._pool = pool
+        self._uow = uow
+        self._schedule = schedule
+        self._ewms = ewms
+        self._unclear_wait = unclear_wait
+        self._limits = limits
+
+    async def add_workers(self, command: AddWorkers, context: Context) -> Reply:
+        """Replies ``{"taskforce_uuid", "n_workers"}``. EWMS failing is a refusal that is not recorded: it may be repeated."""
+        addition = await self._open(command, context)
+        if isinstance(addition, Reply):
+            return addition
+        try:
+            async with asyncio.timeout(min(LONGEST_ASK_S, seconds_left(context.deadline) - REPLY_TIME_S)):
+                outcome = await self._ask(addition)
+        except (TryLater, NotFound, OutcomeUnknown, TimeoutError) as fault:
+            logger.warning("workers.not-added", fault=str(fault), addition_id=addition.addition_id)
+            await self._put_down(addition)
+            return Reply.refused(ewms_failed())
+        if isinstance(outcome, Rejection):
+            return await self._refuse(addition, outcome, context)
+        return await self._added(addition, outcome, context)
+
+    async def top_up(self, scan_id: str, workflow_id: str, cluster_location: str, n_workers: int) -> bool:
+        """Add workers that nobody has asked for; False when an earlier top-up is not yet clear, or EWMS refuses these.
+
+        Raises TryLater, NotFound, UnclearOutcome; what became of the request is found out then by `resolve`.
+        """
+        async with self._uow.on_scans(context_of(ADDITIONS, scan_id, "top-up"), [scan_id]) as tx:
+            if await store.has_open_top_up(tx.connection, scan_id):
+                return False
+            addition = await store.new_addition(
+                tx.connection, scan_id, workflow_id, cluster_location, n_workers, now=tx.now, hold=HOLD, is_automatic=True
+            )
+            tx.due.put(ADDITIONS, scan_id, after=HOLD + LOOK_AGAIN)
+        try:
+            async with asyncio.timeout(LONGEST_ASK_S):  # shorter than the request is held
+                outcome = await self._ask(addition)
+        except TimeoutError as fault:
+            await self._put_down(addition)
+            raise TryLater("EWMS takes too long to add workers") from fault
+        except (TryLater, NotFound, OutcomeUnknown):
+            await self._put_down(addition)
+            raise
+        if isinstance(outcome, Rejection):
+            await store.drop_addition(self._pool, addition)
+            return False
+        await self._added(addition, outcome, None)
+        return True
+
+    async def resolve(self, work: DueWork) -> timedelta | None:
+        """Find out what became of requests without an answer; what is found is told to the next who asks for the same."""
+        async with self._uow.on_scans(context_of(ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
+            addition = await store.unclear_addition(tx.connection, work.scan_id)
+            if addition is not None:
+                addition = await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
+            held_s = None if addition is not None else await store.seconds_held(tx.connection, work.scan_id)
+        if addition is None:
+            # somebody has the last one in hand: whoever it is may die with it
+            return None if held_s is None else timedelta(seconds=held_s) + LOOK_AGAIN
+        if addition.attempted_at is None:
+            await store.drop_addition(self._pool, addition)
+            return timedelta(0)
+        found = await self._find(addition, await self._taskforces(addition))
+        if found is not None:
+            await self._added(addition, found, None)
+        elif CLOCK.now() - addition.attempted_at > self._unclear_wait:
+            await store.drop_addition(self._pool, addition)
+        else:
+            await store.release_addition(self._pool, addition, now=CLOCK.now())
+            return LOOK_AGAIN
+        return timedelta(0)
+
+    async def _open(self, command: AddWorkers, context: Context) -> Addition | Reply:
+        """The request, taken in hand; or the reply, if it needs no question to EWMS."""
+        async with self._uow.on_scans(context, [command.scan_id]) as tx:
+            if tx.recorded_reply is not None:
+                return tx.recorded_reply
+            scan = tx.scan(command.scan_id)
+            shape = command.scan_id, command.cluster_location, command.n_workers
+            addition = None if scan is None else await store.untold_addition(tx.connection, *shape)
+            added = () if addition is not None else await store.users_additions(tx.connection, command.scan_id)
+            no = decide_add_workers(scan, command, added=added, limits=self._limits)
+            if no is not None:
+                tx.record(Reply.refused(no))
+                return Reply.refused(no)
+            assert scan is not None
+            assert scan.ewms_workflow_id is not None
+            # should this process die with the question in hand, somebody finds out what became of it
+            tx.due.put(ADDITIONS, command.scan_id, after=HOLD + LOOK_AGAIN)
+            if addition is None:
+                workflow_id = scan.ewms_workflow_id
+                return await store.new_addition(
+                    tx.connection, shape[0], workflow_id, shape[1], shape[2], now=tx.now, hold=HOLD
+                )  # fmt: skip
+            if addition.taskforce_uuid is not None and addition.got_n_workers is not None:
+                uuid, n_workers = addition.taskforce_uuid, addition.got_n_workers
+                await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_told=True)
+                if tx.now - addition.asked_at < UNCLAIMED_FOR:
+                    return _recorded(tx, uuid, n_workers)
+                return await store.new_addition(
+                    tx.connection, shape[0], addition.workflow_id, shape[1], shape[2], now=tx.now, hold=HOLD
+                )  # fmt: skip
+            if addition.held_until > tx.now:
+                raise TryLater("the same workers are being asked for just now", 0.5)
+            return await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
+
+    async def _ask(self, addition: Addition) -> Taskforce | Rejection:
+        """Look for the workers of an earlier try, else ask EWMS. Raises TryLater, NotFound, UnclearOutcome."""
+        there = await self._taskforces(addition)
+        if addition.attempted_at is not None:
+            found = await self._find(addition, there)
+            if found is not None:
+                return found
+            if CLOCK.now() - addition.attempted_at < self._unclear_wait:
+                raise OutcomeUnknown("add workers")  # the earlier try may still come true
+        task = task_for_cluster(await self._ewms.task_directives(addition.workflow_id), addition.cluster_location)
+        if task is None:
+            raise NotFound
+        before = [t.taskforce_uuid for t in there]
+        if not await store.attempt_addition(self._pool, addition, task.task_id, before, now=CLOCK.now()):
+            raise TryLater("the request for workers has been taken up by somebody else", 0.5)
+        try:
+            return await self._ewms.add_workers(task.task_id, addition.cluster_location, addition.n_workers)
+        except Refused as refused:
+            logger.warning("workers.refused", reason=refused.reason)
+            return cluster_refused()
+        except WorkflowEnded:
+            return workflow_ended()
+        except RefusedForNow as refused:
+            logger.warning("workers.refused-for-now", reason=refused.reason)
+            await store.unattempt_addition(self._pool, addition)
+            raise TryLater("EWMS refuses these workers for now", refused.after_s or LOOK_AGAIN.total_seconds()) from refused
+        except (TryLater, NotFound):
+            await store.unattempt_addition(self._pool, addition)
+            raise
+
+    async def _taskforces(self, addition: Addition) -> list[Taskforce]:
+        return [t async for page in self._ewms.find_taskforces([addition.workflow_id]) for t in page]
+
+    async def _find(self, addition: Addition, there: list[Taskforce]) -> Taskforce | None:
+        assert addition.attempted_at is not None
+        assert addition.task_id is not None
+        taken = await store.taken_taskforces(self._pool, addition.scan_id)
+        return added_taskforce(
+            there,
+            before={*addition.before, *taken},
+            task_id=addition.task_id,
+            n_workers=addition.n_workers,
+            since=addition.attempted_at.timestamp(),
+        )
+
+    async def _put_down(self, addition: Addition) -> None:
+        now = CLOCK.now()
+        await store.release_addition(self._pool, addition, now=now)
+        await self._schedule.put(ADDITIONS, addition.scan_id, after=LOOK_AGAIN)
+
+    async def _refuse(self, addition: Addition, no: Rejection, context: Context) -> Reply:
+        reply = Reply.refused(no)
+        async with self._uow.on_scans(_without_deadline(context), [addition.scan_id]) as tx:
+            await store.drop_addition(tx.connection, addition)
+            if tx.recorded_reply is None:
+                tx.record(reply)
+        await store.hasten_watched(self._pool, addition.scan_id, now=CLOCK.now())
+        return reply
+
+    async def _added(self, addition: Addition, taskforce: Taskforce, context: Context | None) -> Reply:
+        """Record the workers. context: of the caller; None, or one whose time is up, gets no answer: the next one does."""
+        is_told = addition.is_automatic or (context is not None and seconds_left(context.deadline) > 0)
+        own = context_of(ADDITIONS, addition.scan_id, taskforce.taskforce_uuid)
+        async with self._uow.on_scans(_without_deadline(context) if context else own, [addition.scan_id]) as tx:
+            tx.append(
+                addition.scan_id,
+                [
+                    WorkersAdded(
+                        taskforce_uuid=taskforce.taskforce_uuid,
+                        n_workers=taskforce.n_workers,
+                        cluster_location=addition.cluster_location,
+                        is_automatic=addition.is_automatic,
+                    )
+                ],
+            )
+            uuid, n_workers = taskforce.taskforce_uuid, taskforce.n_workers
+            await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_told=is_told)
+            tx.rings.append((DUE_CHANNEL, WORKFORCE))
+            reply = _recorded(tx, uuid, n_workers) if context is not None else _reply(uuid, n_workers)
+        await store.hasten_watched(self._pool, addition.scan_id, now=CLOCK.now())
+        logger.info("workers.added", taskforce_uuid=uuid, n_workers=n_workers, is_told=is_told)
+        return reply
+
+
+def _recorded(tx: Transaction, taskforce_uuid: str, n_workers: int) -> Reply:
+    reply = _reply(taskforce_uuid, n_workers)
+    if tx.recorded_reply is None:
+        tx.record(reply)
+    return reply
+
+
+def _reply(taskforce_uuid: str, n_workers: int) -> Reply:
+    return Reply(body=event_codec.encode({"taskforce_uuid": taskforce_uuid, "n_workers": n_workers}))
+
+
+def _without_deadline(context: Context) -> Context:
+    """For recording what EWMS has done already: that takes effect however late it is."""
+    return Context(
+        command_id=context.command_id,
+        correlation_id=context.correlation_id,
+        actor=context.actor,
+        fingerprint=context.fingerprint,
+    )

@@ -1,0 +1,199 @@
+"""Loop step: what the workers of all live workflows are doing, by few questions for all of them together."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from hashlib import sha256
+
+import structlog
+
+from skydriver_common.clock import CLOCK
+from skydriver_common.db.pool import Pool
+from skydriver_common.faults import TryLater
+from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.model import event_codec
+from skydriver_common.model.events import WorkforceChanged
+from skydriver_ewms_bridge import store
+from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, is_working, urgency_of
+from skydriver_ewms_bridge.due import WORKFORCE, Closed, context_of
+from skydriver_ewms_bridge.ports import Ewms
+from skydriver_ewms_bridge.priority_limiter import urgent
+from skydriver_ewms_bridge.store import Watched
+from skydriver_ewms_bridge.usecases import UseCases
+from skydriver_ewms_bridge.worker_replacement import TopUps
+
+logger = structlog.get_logger(__name__)
+
+LOOKING = timedelta(seconds=90)
+"""So long a look lasts; who goes on looking says so again."""
+YOUNG = timedelta(minutes=5)
+HOLD = timedelta(seconds=60)
+MOST = 2000
+AT_ONCE = 50
+"""Changes that are written side by side."""
+RETRY_AFTER = timedelta(seconds=5)
+
+
+class Workforces:
+    """Step `refresh` of the workforce loop."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        uow: UnitOfWork,
+        usecases: UseCases,
+        ewms: Ewms,
+        *,
+        interval: timedelta,
+        fast_interval: timedelta,
+        closed: Closed,
+        top_ups: TopUps,
+    ) -> None:
+        self._pool = pool
+        self._uow = uow
+        self._usecases = usecases
+        self._ewms = ewms
+        self._closed = closed
+        self._top_ups = top_ups
+        self._interval = interval
+        self._fast_interval = min(interval, fast_interval)
+
+    async def refresh(self) -> bool | float:
+        """Ask for all workflows that are due, with two queries; changes become events. Raises TryLater."""
+        if (closed_s := await self._closed()) > 0:
+            return closed_s
+        now = CLOCK.now()
+        # those due a little later come along: so workflows of the same pace end up in the same question
+        watched = await store.claim_watched(self._pool, ahead=self._fast_interval / 2, hold=HOLD, most=MOST)
+        if not watched:
+            next_at = await store.next_refresh(self._pool)
+            return False if next_at is None else max(0.1, (next_at - now).total_seconds())
+        try:
+            with urgent(urgency_of(starts_a_scan=False, stops_workers=False, counts_workers=True, priority=0)):
+                folds = await self._ask(watched)
+                stopped = await self._stopped(folds)
+        except TryLater as fault:
+            await self._ask_again(watched, fault)
+            raise
+        await self._note(watched, folds, stopped, now)
+        return True
+
+    async def _note(
+        self, watched: Sequence[Watched], folds: Mapping[str, WorkforceFold], stopped: Mapping[str, str], now: datetime
+    ) -> None:
+        """Make events of what has changed, and note when to ask again.
+
+        A scan for which that fails is asked for again soon, and the others go on. Raises TryLater when it fails for all of them.
+        """
+        noted: list[tuple[str, str, datetime]] = []
+        failed: list[Watched] = []
+        over: list[str] = []
+        faults: list[Exception] = []
+        for start in range(0, len(watched), AT_ONCE):
+            batch = watched[start : start + AT_ONCE]
+            workforces = [folds[one.workflow_id].result() for one in batch]
+            # decisions that come together share a transaction
+            ends = await asyncio.gather(
+                *(
+                    self._note_one(one, workforce, stopped.get(one.workflow_id))
+                    for one, workforce in zip(batch, workforces, strict=True)
+                ),
+                return_exceptions=True,
+            )
+            for one, workforce, end in zip(batch, workforces, ends, strict=True):
+                if isinstance(end, str):
+                    noted.append((one.scan_id, end, CLOCK.now() + self._pace(one, now)))
+                    if one.workflow_id in stopped and (
+                        workforce.has_ended or (workforce.is_complete and not workforce.n_alive)
+                    ):
+                        over.append(one.scan_id)
+                elif isinstance(end, Exception):
+                    if isinstance(end, TryLater):
+                        logger.warning("workforce.not-noted", scan_id=one.scan_id, what=end.what)
+                    else:
+                        logger.error("workforce.not-noted", scan_id=one.scan_id, exc_info=end)
+                    failed.append(one)
+                    faults.append(end)
+                else:
+                    raise end
+        await store.refreshed(self._pool, noted, now=CLOCK.now())
+        for scan_id in over:
+            await self._usecases.workflow_gone(scan_id)
+        if failed:
+            waits = next((fault for fault in faults if isinstance(fault, TryLater)), None)
+            await self._ask_again(failed, waits)
+            if waits is not None and not noted:
+                raise waits
+
+    async def _note_one(self, one: Watched, workforce: Workforce, label: str | None) -> str:
+        """What there is to note of one workflow; the digest of its workers. label: with which it was stopped."""
+        if label is not None:
+            await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
+        seen = _digest(workforce)
+        if seen != one.seen:
+            await self._tell(one.scan_id, workforce)
+        if label is None:
+            await self._top_ups.seen(one.scan_id, workforce)
+        return seen
+
+    async def _ask_again(self, watched: Sequence[Watched], fault: TryLater | None) -> None:
+        after = max(RETRY_AFTER, timedelta(seconds=0.0 if fault is None else fault.after_s))
+        await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=CLOCK.now() + after)
+
+    async def eyes_on(self, scan_ids: Collection[str]) -> bool:
+        """Somebody looks at these scans: for a while their workers are asked for as often as just after their launch.
+
+        True when that is news: then the loop must be woken.
+        """
+        now = CLOCK.now()
+        return await store.eyes_on(self._pool, scan_ids, until=now + LOOKING, soon=now + self._fast_interval)
+
+    def _pace(self, one: Watched, now: datetime) -> timedelta:
+        is_looked_at = one.eyes_until is not None and one.eyes_until > now
+        return self._fast_interval if is_looked_at or now - one.since < YOUNG else self._interval
+
+    async def _ask(self, watched: Sequence[Watched]) -> Mapping[str, WorkforceFold]:
+        folds = {one.workflow_id: WorkforceFold() for one in watched}
+        async for page in self._ewms.find_taskforces(list(folds), on_unreadable=partial(_count_unreadable, folds)):
+            for taskforce in page:
+                if (fold := folds.get(taskforce.workflow_id)) is not None:
+                    fold.add(taskforce)
+        return folds
+
+    async def _stopped(self, folds: Mapping[str, WorkforceFold]) -> dict[str, str]:
+        """Workflow id to label, of those that somebody has stopped."""
+        workflows = await self._ewms.get_workflows(set(folds), on_unreadable=partial(_count_unreadable, folds))
+        return {w.workflow_id: w.deactivated for w in workflows if w.deactivated is not None}
+
+    async def _tell(self, scan_id: str, workforce: Workforce) -> None:
+        async with self._uow.on_scans(context_of(WORKFORCE, scan_id), [scan_id]) as tx:
+            scan = tx.scan(scan_id)
+            if scan is None:
+                return
+            # ended workers are what a scan without work left should have
+            problems = [{"code": p.code.value, "text": p.text} for p in workforce.problems] if is_working(scan) else []
+            event = WorkforceChanged(
+                statuses={status: dict(counts) for status, counts in workforce.statuses.items()},
+                n_running=workforce.n_running,
+                top_errors=dict(workforce.top_errors),
+                problems=problems,
+            )
+            known = scan.ewms
+            if (known.statuses, known.n_running, known.top_errors, known.problems) != (
+                event.statuses, event.n_running, event.top_errors, event.problems,
+            ):  # fmt: skip
+                tx.append(scan_id, [event])
+        if problems:
+            logger.warning("workforce.trouble", scan_id=scan_id, problems=[p["code"] for p in problems])
+
+
+def _count_unreadable(folds: Mapping[str, WorkforceFold], workflow_id: str) -> None:
+    """Something of this workflow could not be read."""
+    if (fold := folds.get(workflow_id)) is not None:
+        fold.add_unreadable()
+
+
+def _digest(workforce: Workforce) -> str:
+    told = [workforce.statuses, workforce.n_running, workforce.top_errors, [p.code for p in workforce.problems]]
+    return sha256(event_codec.encode(told)).hexdigest()

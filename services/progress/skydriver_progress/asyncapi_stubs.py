@@ -1,0 +1,68 @@
+"""What the lanes take from scanners, said in FastStream's terms: for the AsyncAPI document only, nothing here is ever started."""
+
+from typing import Any
+
+from faststream.rabbit import RabbitBroker
+from pydantic import BaseModel, ConfigDict, Field
+
+from skydriver_common.bus import topology
+from skydriver_common.payloads.reports import ResultBody, TolerantPatchBody
+from skydriver_scanner import protocol
+
+
+class FailureBody(BaseModel):
+    """``failure.<scan_id>``: the scanner's own word of why it failed."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    reason: str = Field(min_length=1)
+    log_tail: str = ""
+
+
+HEADERS: dict[str, Any] = {
+    "type": "object",
+    "required": ["token", "producer", "sequence", "schema_version"],
+    "properties": {
+        "token": {"type": "string", "description": "The scan's token, without Bearer"},
+        "producer": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": "One life of one scanner process"},
+        "sequence": {
+            "type": "integer", "minimum": 0, "maximum": protocol.MAX_SEQUENCE,
+            "description": "Grows with every message of a producer; the newest report wins",
+        },
+        "schema_version": {
+            "type": "string", "pattern": r"^[0-9]{1,4}\.[0-9]{1,4}$", "examples": [protocol.SCHEMA_VERSION],
+            "description": "A newer minor version is accepted, another major one is refused",
+        },
+    },
+}  # fmt: skip
+"""Headers of every message of a scanner."""
+
+ENCODINGS = protocol.ENCODINGS
+
+
+def register(broker: RabbitBroker) -> None:
+    """Subscribers as the lanes are: the same queues, exchange and bodies."""
+
+    @broker.subscriber(
+        topology.scanner_queue(protocol.PROGRESS), topology.SCANNER, description=_limits(protocol.PROGRESS), no_reply=True
+    )
+    async def progress(report: TolerantPatchBody) -> None: ...
+
+    @broker.subscriber(
+        topology.scanner_queue(protocol.RESULT), topology.SCANNER, description=_limits(protocol.RESULT), no_reply=True
+    )
+    async def result(report: ResultBody) -> None: ...
+
+    @broker.subscriber(
+        topology.scanner_queue(protocol.FAILURE), topology.SCANNER, description=_limits(protocol.FAILURE), no_reply=True
+    )
+    async def failure(report: FailureBody) -> None: ...
+
+
+def _limits(kind: str) -> str:
+    sent, content = protocol.limits(kind)
+    nan = " NaN and infinity may stand in skyscan_result as bare tokens." if kind == protocol.RESULT else ""
+    return (
+        f"Routing key {kind}.<scan_id>. JSON, content_encoding {', '.join(ENCODINGS)}; at most {sent} bytes as sent and {content} "
+        f"decompressed.{nan} Fields that are not known are ignored."
+    )
