@@ -23,9 +23,8 @@ from skydriver_common.model.ids import ScanId, created_at
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.scanner_args import scanner_server_args
+from skydriver_common.model.stages import LaunchState, ScannerStage
 
-URGENT = 100
-"""From this priority on a scan never waits for the throttle. Source: REST contract 8.5. The claim of a launch knows it, too."""
 REFUSED_EXIT_CODE = 2
 """With this code a scanner server says that its input is wrong: starting it again can't help."""
 MAX_RESTARTS = 3
@@ -78,7 +77,7 @@ def decide_attempt(scan: Scan) -> list[Event]:
 
 def decide_launched(scan: Scan, *, launcher: str, job: str) -> list[Event]:
     """The scanner server runs, or ran; nothing when the scan was deleted meanwhile (the caller then stops it)."""
-    is_new = scan.launch.state == "queued" and not scan.is_deleted
+    is_new = scan.launch.state == LaunchState.QUEUED and not scan.is_deleted
     return [ScanLaunched(launcher=launcher, job=job)] if is_new else []
 
 
@@ -103,7 +102,7 @@ def decide_failed_launch(scan: Scan, reason: str, *, is_final: bool, max_attempt
     return events
 
 
-def decide_stage(scan: Scan, *, stage: str, code: str, text: str) -> list[Event]:
+def decide_stage(scan: Scan, *, stage: ScannerStage, code: str, text: str) -> list[Event]:
     """The scanner server came further, or something holds it up; told on change, and not for each wording of the same."""
     if not scan.may_run or (scan.launch.stage, scan.launch.trouble.get("code", "")) == (stage, code):
         return []
@@ -128,7 +127,7 @@ def decide_without_queues(scan: Scan) -> list[LaunchAbandoned | ScannerFailed]:
 
 def can_end(scan: Scan) -> bool:
     """Whether the end of its scanner server still means anything for this scan."""
-    return scan.may_run and scan.launch.state == "launched"
+    return scan.may_run and scan.launch.state == LaunchState.LAUNCHED
 
 
 def decide_last_exit(scan: Scan, *, exit_code: int | None, log_tail: str, cause: str) -> list[Event]:

@@ -35,9 +35,9 @@ from kubernetes_asyncio.client import (
 )
 
 from skydriver_common.kubernetes import names
+from skydriver_common.model.priorities import URGENT_PRIORITY
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.scanner_variables import TOKEN
-from skydriver_dispatcher.decide import URGENT
 
 SHARED_DIR = "/common-space"
 STARTUP_FILE = f"{SHARED_DIR}/startup.json"
@@ -182,7 +182,7 @@ def _pod(scan: Scan, settings: JobSettings, environment: dict[str, str]) -> V1Po
 
 
 def _priority_class(scan: Scan, settings: JobSettings) -> str | None:
-    if scan.priority >= URGENT and settings.urgent_priority_class:
+    if scan.priority >= URGENT_PRIORITY and settings.urgent_priority_class:
         return settings.urgent_priority_class
     return settings.priority_class
 

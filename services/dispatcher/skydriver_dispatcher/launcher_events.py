@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
 
 MAX_TRIES = 5
 _PAUSES_S = (1.0, 4.0, 15.0, 60.0)
@@ -13,7 +13,7 @@ _PAUSES_S = (1.0, 4.0, 15.0, 60.0)
 
 @dataclass(frozen=True, slots=True)
 class _Delayed:
-    news: ScannerExit | ScannerStage
+    news: ScannerExit | ScannerStatus
     failures: int
     due_at: float
 
@@ -27,7 +27,7 @@ class PendingEvents:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._news: dict[str, ScannerExit | ScannerStage] = {}
+        self._news: dict[str, ScannerExit | ScannerStatus] = {}
         self._delayed: dict[str, _Delayed] = {}
         self._has_room = False
         self._taken: tuple[LauncherEvent, int] | None = None

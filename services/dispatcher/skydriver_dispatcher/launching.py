@@ -12,10 +12,10 @@ from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.model.priorities import URGENT_PRIORITY
 from skydriver_common.runtime.loops import Step, retry_for
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import (
-    URGENT,
     decide_attempt,
     decide_deferred_launch,
     decide_failed_launch,
@@ -114,7 +114,7 @@ class Launching:
         return await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
 
     async def _claim_urgent(self) -> DueWork | None:
-        return await self._schedule.claim(LAUNCH, min_priority=URGENT)
+        return await self._schedule.claim(LAUNCH, min_priority=URGENT_PRIORITY)
 
     async def _launch(self, work: DueWork) -> None:
         if await self._is_launched(work):
@@ -184,7 +184,7 @@ class Launching:
             tx.append(work.scan_id, decide_deferred_launch(scan, fault.what))
         logger.warning("launch.deferred", reason=fault.what)
         has_no_room = isinstance(fault, CapacityExceeded)
-        if work.priority >= URGENT:
+        if work.priority >= URGENT_PRIORITY:
             pause_s = min(_URGENT_CAP_S, 0.5 * 2 ** min(work.tries, 8))
             await self._put_off(work, pause_s if has_no_room else max(fault.after_s, pause_s), for_room=has_no_room)
             return

@@ -10,7 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from skydriver_common.kubernetes import names, quota
-from skydriver_dispatcher.ports import ScannerExit, ScannerStage
+from skydriver_common.model.problem_codes import ProblemCode
+from skydriver_common.model.stages import ScannerStage
+from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
 
 TRANSIENT_REASONS = frozenset({"OOMKilled", "Evicted", "DeadlineExceeded", "StartError"})
 TRANSIENT_EXIT_CODES = frozenset({137, 143})
@@ -19,12 +21,6 @@ LOST_REASONS = frozenset({"NodeLost", "NodeShutdown", "Terminated", "Shutdown", 
 """More pod reasons of the same kind, told by the kubelet or the node controller about a pod that ran. One that never ran was taken
 away whatever the reason: a kubelet that refuses a pod at admission (OutOfcpu, NodeAffinity, TaintToleration, ... a growing list) does not
 say anything about the scanner."""
-
-POD_REFUSED, POD_WITHOUT_QUOTA, POD_DELAYED, UNSCHEDULABLE, IMAGE_PULL, CONTAINER_CONFIG, UPLOAD = (
-    "scanner-pod-refused", "scanner-pod-without-quota", "scanner-pod-delayed", "scanner-unschedulable", "scanner-image-pull-failed",
-    "scanner-container-refused", "startup-upload-failing",
-)  # fmt: skip
-"""Codes of what holds a scanner server up."""
 
 TOO_LONG = "the scan ran longer than allowed (DeadlineExceeded)"
 """A new try would run as long again; the contract's DeadlineExceeded is that of a container."""
@@ -106,16 +102,19 @@ def has_pod(job: dict[str, Any]) -> bool:
     return any(status.get(count) for count in ("active", "succeeded", "failed"))
 
 
-def refused_pod(scan_id: str, message: str) -> ScannerStage:
+def refused_pod(scan_id: str, message: str) -> ScannerStatus:
     """The cluster can't make the Job's pod; it tries again by itself. message: its words."""
     if quota.is_quota_exceeded(message) or quota.is_quota_unknown(message):
-        code, what = POD_WITHOUT_QUOTA, "the cluster does not take the scanner server's pod"
+        code, what = ProblemCode.SCANNER_POD_WITHOUT_QUOTA, "the cluster does not take the scanner server's pod"
     elif _JUDGED.search(message) and not _NOT_JUDGED.search(message):
-        code, what = POD_REFUSED, "the cluster does not take the scanner server's pod"
+        code, what = ProblemCode.SCANNER_POD_REFUSED, "the cluster does not take the scanner server's pod"
     else:
-        code, what = POD_DELAYED, "the cluster cannot create the scanner server's pod at the moment and keeps trying"
+        code, what = (
+            ProblemCode.SCANNER_POD_DELAYED,
+            "the cluster cannot create the scanner server's pod at the moment and keeps trying",
+        )
     text = _words(what, None, message.removeprefix("Error creating: "))
-    return ScannerStage(scan_id=scan_id, stage="pending", code=code, text=text)
+    return ScannerStatus(scan_id=scan_id, stage=ScannerStage.PENDING, code=code, text=text)
 
 
 def is_terminal_problem(code: str) -> bool:
@@ -123,10 +122,14 @@ def is_terminal_problem(code: str) -> bool:
 
     A full quota or full nodes empty by themselves; a webhook or an API server that does not respond says nothing about the scan.
     """
-    return code in (IMAGE_PULL, CONTAINER_CONFIG, POD_REFUSED)
+    return code in (
+        ProblemCode.SCANNER_IMAGE_PULL_FAILED,
+        ProblemCode.SCANNER_CONTAINER_REFUSED,
+        ProblemCode.SCANNER_POD_REFUSED,
+    )
 
 
-def event_of_pod(pod: dict[str, Any]) -> ScannerExit | ScannerStage | None:
+def event_of_pod(pod: dict[str, Any]) -> ScannerExit | ScannerStatus | None:
     """What the pod's status says now, or None when it belongs to no scan."""
     scan_id = scan_id_of(pod)
     if scan_id is None:
@@ -181,26 +184,33 @@ def _end(scan_id: str, pod: dict[str, Any], status: dict[str, Any], scanner: dic
     return ScannerExit(scan_id=scan_id, exit_code=exit_code, log_tail=tail, cause=cause, was_taken=was_taken)
 
 
-def _stage(scan_id: str, status: dict[str, Any], scanner: dict[str, Any], upload: dict[str, Any]) -> ScannerStage:
+def _stage(scan_id: str, status: dict[str, Any], scanner: dict[str, Any], upload: dict[str, Any]) -> ScannerStatus:
     for container, words in ((scanner, "the scanner's image"), (upload, "the image of the upload")):
         waiting = (container.get("state") or {}).get("waiting") or {}
         why = waiting.get("reason") or ""
         if why in _IMAGE_REASONS:
             text = _words(f"{words} can't be pulled", why, waiting.get("message"))
-            return ScannerStage(scan_id=scan_id, stage="scheduled", code=IMAGE_PULL, text=text)
+            return ScannerStatus(
+                scan_id=scan_id, stage=ScannerStage.SCHEDULED, code=ProblemCode.SCANNER_IMAGE_PULL_FAILED, text=text
+            )
         if why in _CONFIG_REASONS:
             text = _words("a container can't be started", why, waiting.get("message"))
-            return ScannerStage(scan_id=scan_id, stage="scheduled", code=CONTAINER_CONFIG, text=text)
-    stage = "running" if "running" in (scanner.get("state") or {}) else "scheduled" if _is_scheduled(status) else "pending"
+            return ScannerStatus(
+                scan_id=scan_id, stage=ScannerStage.SCHEDULED, code=ProblemCode.SCANNER_CONTAINER_REFUSED, text=text
+            )
+    if "running" in (scanner.get("state") or {}):
+        stage = ScannerStage.RUNNING
+    else:
+        stage = ScannerStage.SCHEDULED if _is_scheduled(status) else ScannerStage.PENDING
     unscheduled = _condition(status, "PodScheduled", "False")
-    if stage == "pending" and unscheduled is not None and unscheduled.get("reason") == "Unschedulable":
+    if stage == ScannerStage.PENDING and unscheduled is not None and unscheduled.get("reason") == "Unschedulable":
         text = _words("no node has room for the scanner server", None, unscheduled.get("message"))
-        return ScannerStage(scan_id=scan_id, stage="pending", code=UNSCHEDULABLE, text=text)
+        return ScannerStatus(scan_id=scan_id, stage=ScannerStage.PENDING, code=ProblemCode.SCANNER_UNSCHEDULABLE, text=text)
     if ((upload.get("state") or {}).get("waiting") or {}).get("reason") == "CrashLoopBackOff":
         last = (upload.get("lastState") or {}).get("terminated") or {}
         text = _words("the upload of startup.json keeps failing", last.get("reason"), None)
-        return ScannerStage(scan_id=scan_id, stage=stage, code=UPLOAD, text=text)
-    return ScannerStage(scan_id=scan_id, stage=stage)
+        return ScannerStatus(scan_id=scan_id, stage=stage, code=ProblemCode.STARTUP_UPLOAD_FAILING, text=text)
+    return ScannerStatus(scan_id=scan_id, stage=stage)
 
 
 def _is_scheduled(status: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.stages import ScannerStage
 
 if TYPE_CHECKING:
     from skydriver_dispatcher.launcher_events import PendingEvents
@@ -41,14 +42,14 @@ class ScannerExit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScannerStage:
-    """How far a scanner server is on its way to running. stage: ``pending``, ``scheduled``, ``running``.
+class ScannerStatus:
+    """How far a scanner server is on its way to running.
 
-    code, text: what holds it up, both empty while all is well.
+    code: a ``ProblemCode``; text: what holds it up. Both are empty while nothing does.
     """
 
     scan_id: str
-    stage: str
+    stage: ScannerStage
     code: str = ""
     text: str = ""
 
@@ -58,7 +59,7 @@ class CapacityFreed:
     """Something that took up room is gone for good."""
 
 
-LauncherEvent = ScannerExit | ScannerStage | CapacityFreed
+LauncherEvent = ScannerExit | ScannerStatus | CapacityFreed
 
 
 class Launcher(Protocol):
@@ -82,5 +83,5 @@ class Launcher(Protocol):
     async def missing_prerequisite(self, scan_id: str) -> str:
         """What a scanner server that has not started waits for in vain, in words; empty: nothing. Raises TryLater."""
 
-    async def survey(self) -> list[ScannerExit | ScannerStage]:
+    async def survey(self) -> list[ScannerExit | ScannerStatus]:
         """How each scanner server is now, read anew, as far as ``news`` could have missed it. Raises TryLater."""

@@ -10,6 +10,7 @@ from skydriver_common.db.jsonb import jsonb_text
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.schedule import DueWork
 from skydriver_common.model import event_codec
+from skydriver_common.model.stages import ScannerStage
 
 _PAGE = 200
 _sql = load_statements("skydriver_dispatcher", "dispatcher.sql")
@@ -35,11 +36,11 @@ async def request_holder(pool: Pool, scan_id: str) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A launched scan that is neither deleted nor complete. stage, code: as ``ScannerStage`` has them."""
+    """A launched scan that is neither deleted nor complete. code: of what holds its scanner server up, or empty."""
 
     scan_id: str
     version: int
-    stage: str
+    stage: ScannerStage
     code: str
 
 
@@ -54,7 +55,7 @@ async def should_run(pool: Pool) -> dict[str, Running]:
             after = row["scan_id"]
             launch = event_codec.decode(row["rest"])["launch"]
             found[after] = Running(
-                scan_id=after, version=row["version"], stage=launch.get("stage", ""),
+                scan_id=after, version=row["version"], stage=ScannerStage(launch.get("stage", "")),
                 code=(launch.get("trouble") or {}).get("code", ""),
             )  # fmt: skip
         if len(rows) < _PAGE:

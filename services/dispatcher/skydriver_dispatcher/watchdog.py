@@ -16,6 +16,7 @@ from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import ScannerFailed, ScannerRestarted
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher import store
 from skydriver_dispatcher.decide import (
     RESTARTS_WITHIN_S,
@@ -27,7 +28,7 @@ from skydriver_dispatcher.decide import (
 )
 from skydriver_dispatcher.divergence import DivergenceGuard
 from skydriver_dispatcher.pod_status import is_terminal_problem
-from skydriver_dispatcher.ports import CapacityFreed, Launcher, ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import CapacityFreed, Launcher, ScannerExit, ScannerStatus
 from skydriver_dispatcher.store import Running
 from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases, context_of_loop
 
@@ -111,7 +112,9 @@ class Watchdog:
         await self._stop_superfluous(wanted, running)
         survey = {news.scan_id: news for news in await self._launcher.survey()}
         await self._each(survey.keys() & wanted.keys(), lambda scan_id: self._catch_up(wanted[scan_id], survey[scan_id]))
-        starting = sorted(scan_id for scan_id, scan in wanted.items() if scan.stage == "scheduled" and scan_id in running)
+        starting = sorted(
+            scan_id for scan_id, scan in wanted.items() if scan.stage == ScannerStage.SCHEDULED and scan_id in running
+        )
         await self._each(starting[:_MOST_STARTING], self._look_for_lack)
         self._has_compared = True
         waits_s = [s for guard in (self._missing, self._unknown) if (s := guard.seconds_to_next()) is not None]
@@ -144,7 +147,7 @@ class Watchdog:
             logger.warning("reconcile.unknown", number=len(believed), scans=sorted(believed)[:20])
         await self._each((running - wanted.keys() - unknown) | believed, self._stop_if_superfluous)
 
-    async def _catch_up(self, scan: Running, news: ScannerExit | ScannerStage) -> None:
+    async def _catch_up(self, scan: Running, news: ScannerExit | ScannerStatus) -> None:
         """Handle what news should have told of this scan."""
         if isinstance(news, ScannerExit):
             logger.warning("reconcile.ended", scan_id=scan.scan_id, cause=news.cause, exit_code=news.exit_code)
@@ -193,7 +196,7 @@ class Watchdog:
             return False if wait_s is None else max(wait_s, 0.05)
         try:
             match news:
-                case ScannerStage():
+                case ScannerStatus():
                     await self._came_to(news)
                 case ScannerExit():
                     await self._ended(news)
@@ -272,7 +275,7 @@ class Watchdog:
         await self._schedule.finish(work)
         return True
 
-    async def _came_to(self, news: ScannerStage) -> None:
+    async def _came_to(self, news: ScannerStatus) -> None:
         async with self._on(news.scan_id) as tx:
             scan = tx.scan(news.scan_id)
             if scan is None:

@@ -18,6 +18,7 @@ from skydriver_common.model.events import (
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import ResultRef, Scan
 from skydriver_common.model.scan_tokens import is_last_word
+from skydriver_common.model.stages import LaunchState
 from skydriver_scanner.protocol import FAILURE, PROGRESS, RESULT
 
 LATE_S = 120.0
@@ -165,7 +166,7 @@ def decide_refused(scan: Scan, kind: str, refusal: Refusal, now: float) -> list[
 
 def is_awaited(scan: Scan) -> bool:
     """Whether the scan's scanner should be heard: it was launched, and the scan has no end yet."""
-    return scan.may_run and scan.launch.state == "launched"
+    return scan.may_run and scan.launch.state == LaunchState.LAUNCHED
 
 
 def may_be_silent(scan: Scan) -> bool:

@@ -29,6 +29,7 @@ from skydriver_common.model.commands import (
 from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Reply
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher import decide
 from skydriver_dispatcher.usecases import UseCases
 from skydriver_ewms_bridge.usecases import UseCases as BridgeUseCases
@@ -136,8 +137,10 @@ class _Machine(RuleBasedStateMachine):
     def scanner_ends(self, scan: str, exit_code: int | None) -> None:
         self.decide("dispatcher", scan, lambda it: decide.decide_exit(it, exit_code=exit_code, log_tail=""))
 
-    @rule(scan=scans, stage=st.sampled_from(["pending", "running"]), code=st.sampled_from(["", "a-trouble"]))
-    def scanner_comes_to(self, scan: str, stage: str, code: str) -> None:
+    @rule(
+        scan=scans, stage=st.sampled_from([ScannerStage.PENDING, ScannerStage.RUNNING]), code=st.sampled_from(["", "a-trouble"])
+    )
+    def scanner_comes_to(self, scan: str, stage: ScannerStage, code: str) -> None:
         self.decide("dispatcher", scan, lambda it: decide.decide_stage(it, stage=stage, code=code, text=code))
 
     @rule(target=scans, scan=scans)

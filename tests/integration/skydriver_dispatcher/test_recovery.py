@@ -8,8 +8,9 @@ import pytest
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
+from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher.launcher_events import MAX_TRIES
-from skydriver_dispatcher.ports import ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
 from skydriver_dispatcher.usecases import RELAUNCH, STOP
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
@@ -86,7 +87,7 @@ async def test_news_that_break_us_are_tried_again_and_at_last_left_to_the_compar
         real = dispatcher.watchdog._on
         patched.setattr(dispatcher.watchdog, "_on", lambda each: 1 / 0 if each == scan_id else real(each))
         for n in range(MAX_TRIES):
-            board.put(ScannerStage(scan_id=other, stage=("scheduled", "running")[n % 2]))
+            board.put(ScannerStatus(scan_id=other, stage=(ScannerStage.SCHEDULED, ScannerStage.RUNNING)[n % 2]))
             with pytest.raises(ZeroDivisionError):
                 await dispatcher.watchdog.follow()
             assert await dispatcher.watchdog.follow() is True  # the news of the other

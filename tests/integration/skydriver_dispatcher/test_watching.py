@@ -11,8 +11,9 @@ import pytest
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher import store as statements
-from skydriver_dispatcher.ports import ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context
@@ -574,7 +575,7 @@ async def test_who_no_longer_leads_does_not_act_on_what_it_saw_before(store: Sto
     leads = [False]
     former = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two", may_act=lambda: leads[0])
     scan_id = await dispatcher.launched()
-    former.board.put(ScannerStage(scan_id=scan_id, stage="running"))
+    former.board.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
     assert await former.watchdog.follow() is not True
     assert await stage(dispatcher, scan_id) == ("", "")
     leads[0] = True  # it was late with its lease, and nobody had taken it: nothing is lost
@@ -585,7 +586,7 @@ async def test_who_no_longer_leads_does_not_act_on_what_it_saw_before(store: Sto
 async def test_news_that_cannot_be_dealt_with_now_are_not_lost(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = await dispatcher.launched(), await dispatcher.launched()
     for scan_id in (first, second):
-        dispatcher.board.put(ScannerStage(scan_id=scan_id, stage="running"))
+        dispatcher.board.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
     with monkeypatch.context() as patched:
         patched.setattr(dispatcher.watchdog, "_on", lambda _: away())
         for _ in range(3):
@@ -598,7 +599,7 @@ async def test_news_that_cannot_be_dealt_with_now_are_not_lost(dispatcher: Dispa
 async def test_news_that_break_us_do_not_hold_up_the_others(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = await dispatcher.launched(), await dispatcher.launched()
     for scan_id in (first, second):
-        dispatcher.board.put(ScannerStage(scan_id=scan_id, stage="running"))
+        dispatcher.board.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
     with monkeypatch.context() as patched:
         patched.setattr(dispatcher.watchdog, "_on", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -653,8 +654,8 @@ async def test_a_scanner_that_prints_what_jsonb_does_not_take_is_judged_all_the_
 
 async def test_a_text_that_jsonb_does_not_take_hides_no_scan_that_should_run(dispatcher: Dispatcher) -> None:
     waits, runs = await dispatcher.launched(), await dispatcher.launched()
-    await dispatcher.store.append("dispatcher", waits, ev.ScannerStageChanged(stage="scheduled", code="", text=""))
-    await dispatcher.store.append("dispatcher", runs, ev.ScannerStageChanged(stage="running", code="", text=""))
+    await dispatcher.store.append("dispatcher", waits, ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED, code="", text=""))
+    await dispatcher.store.append("dispatcher", runs, ev.ScannerStageChanged(stage=ScannerStage.RUNNING, code="", text=""))
     for scan_id in (waits, runs):
         errors = {'a \0 and "stage":"scheduled"': 3}
         await dispatcher.store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={}, n_running=0, top_errors=errors))

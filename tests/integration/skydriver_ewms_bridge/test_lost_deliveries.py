@@ -17,6 +17,7 @@ from skydriver_common.bus.relay import Relay
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AddWorkers
+from skydriver_common.model.stages import ScannerStage
 from skydriver_ewms_bridge import consumers
 from skydriver_ewms_bridge.due import ADDITIONS, AFTERMATH, ASSIGN, DUPLICATES, QUEUES, STARTUP, STOP, TOKENS
 from skydriver_ewms_bridge.usecases import UseCases
@@ -125,7 +126,7 @@ class Run:
             await self.bridge.append("dispatcher", scan_id, ev.ScanLaunched(launcher=plan.launcher, job=scan_id))
             self.published[scan_id] += 1
             if plan.launcher == "kubernetes":
-                stage = ev.ScannerStageChanged(stage="scheduled" if plan.has_node else "pending")
+                stage = ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED if plan.has_node else ScannerStage.PENDING)
                 await self.bridge.append("dispatcher", scan_id, stage)
                 self.published[scan_id] += 1
             if plan.ends_early:

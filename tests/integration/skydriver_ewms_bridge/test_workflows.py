@@ -10,6 +10,7 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.rejections import Code
+from skydriver_common.model.stages import ScannerStage
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
 from skydriver_ewms_bridge.due import ASSIGN, DUPLICATES, QUEUES, STOP
 from skydriver_ewms_bridge.ewms_types import StartupUpload, Taskforce, Workflow, WorkflowSpec
@@ -152,13 +153,13 @@ async def test_workers_are_ordered_when_the_pod_of_the_scanner_server_has_its_no
     scan_id = await bridge.new_scan()
     await bridge.append("dispatcher", scan_id, ev.ScanLaunched(launcher="kubernetes", job=scan_id))
     await bridge.usecases.scan_launched(scan_id)
-    pending = ev.ScannerStageChanged(stage="pending", code="scanner-unschedulable", text="no node has room")
+    pending = ev.ScannerStageChanged(stage=ScannerStage.PENDING, code="scanner-unschedulable", text="no node has room")
     await bridge.append("dispatcher", scan_id, pending)
     await bridge.usecases.scan_launched(scan_id)
     await bridge.work(ASSIGN, until_s=7200)
     assert (ewms.calls, await bridge.due(ASSIGN)) == ([], []), "no worker waits for a scanner server without a node"
 
-    for stage in ("scheduled", "running"):
+    for stage in (ScannerStage.SCHEDULED, ScannerStage.RUNNING):
         await bridge.append("dispatcher", scan_id, ev.ScannerStageChanged(stage=stage))
         await bridge.usecases.scan_launched(scan_id)
         await bridge.work(ASSIGN)
@@ -172,7 +173,7 @@ async def test_the_time_of_waiting_for_a_node_does_not_count_as_waiting_for_queu
     await bridge.usecases.scan_launched(scan_id)
     for kind in (ASSIGN, QUEUES):
         await bridge.pass_time(kind, 22_000)
-    await bridge.append("dispatcher", scan_id, ev.ScannerStageChanged(stage="scheduled"))
+    await bridge.append("dispatcher", scan_id, ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED))
     await bridge.usecases.scan_launched(scan_id)
     await bridge.work(ASSIGN)
     await bridge.work(QUEUES)
@@ -186,11 +187,11 @@ async def test_what_was_ordered_while_the_pod_had_a_node_is_adopted_though_it_lo
 ) -> None:
     scan_id = await bridge.new_scan()
     launched = ev.ScanLaunched(launcher="kubernetes", job=scan_id)
-    await bridge.append("dispatcher", scan_id, launched, ev.ScannerStageChanged(stage="scheduled"))
+    await bridge.append("dispatcher", scan_id, launched, ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED))
     await bridge.usecases.scan_launched(scan_id)
     ewms.faults.extend([None, LOST])
     await bridge.work(ASSIGN)
-    await bridge.append("dispatcher", scan_id, ev.ScannerStageChanged(stage="pending"))
+    await bridge.append("dispatcher", scan_id, ev.ScannerStageChanged(stage=ScannerStage.PENDING))
     await bridge.work(ASSIGN, until_s=60)
 
     assert [(await bridge.scan(scan_id)).ewms_workflow_id] == ewms.live()

@@ -9,6 +9,7 @@ import pytest
 from skydriver_common.model import events as ev
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan, fold
+from skydriver_common.model.stages import LaunchState, ScannerStage
 
 ID = "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c"
 REQUESTED = ev.ScanRequested(
@@ -43,22 +44,29 @@ def codes(*events: ev.Event) -> list[str]:
         pytest.param((ev.LaunchAbandoned(reason="no image"),), ["launch-abandoned"]),
         pytest.param((ev.LaunchAttempted(attempt=1), ev.LaunchDeferred(reason="exceeded quota")), ["launch-deferred"]),
         pytest.param((ev.LaunchDeferred(reason="exceeded quota"), *RUNNING), []),
-        pytest.param((*RUNNING, ev.ScannerStageChanged(stage="pending")), ["scanner-pending"]),
-        pytest.param((*RUNNING, ev.ScannerStageChanged(stage="scheduled")), ["scanner-starting"]),
-        pytest.param((*RUNNING, ev.ScannerStageChanged(stage="scheduled", code="a-trouble", text="because")), ["a-trouble"]),
-        pytest.param((*RUNNING, ev.ScannerStageChanged(stage="pending"), ev.ScannerStageChanged(stage="running")), []),
+        pytest.param((*RUNNING, ev.ScannerStageChanged(stage=ScannerStage.PENDING)), ["scanner-pending"]),
+        pytest.param((*RUNNING, ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED)), ["scanner-starting"]),
+        pytest.param((*RUNNING, ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED, code="a-trouble", text="because")), ["a-trouble"]),
         pytest.param(
-            (*RUNNING, ev.ScannerStageChanged(stage="pending", code="a-trouble", text="because"), ev.ScannerFailed(reason="it")),
+            (
+                *RUNNING,
+                ev.ScannerStageChanged(stage=ScannerStage.PENDING),
+                ev.ScannerStageChanged(stage=ScannerStage.RUNNING),
+            ),
+            [],
+        ),
+        pytest.param(
+            (*RUNNING, ev.ScannerStageChanged(stage=ScannerStage.PENDING, code="a-trouble", text="because"), ev.ScannerFailed(reason="it")),
             ["scanner-failed"],
         ),
         pytest.param((LAUNCHED,), ["waiting-for-workflow"]),
         pytest.param((IN_CLUSTER,), ["scanner-pending"], id="no pod yet"),
-        pytest.param((IN_CLUSTER, ev.ScannerStageChanged(stage="pending")), ["scanner-pending"], id="no node yet"),
+        pytest.param((IN_CLUSTER, ev.ScannerStageChanged(stage=ScannerStage.PENDING)), ["scanner-pending"], id="no node yet"),
         pytest.param(
-            (IN_CLUSTER, ev.ScannerStageChanged(stage="pending", code="a-trouble", text="because")), ["a-trouble"], id="no node"
+            (IN_CLUSTER, ev.ScannerStageChanged(stage=ScannerStage.PENDING, code="a-trouble", text="because")), ["a-trouble"], id="no node"
         ),
         pytest.param(
-            (IN_CLUSTER, ev.ScannerStageChanged(stage="scheduled")), ["scanner-starting", "waiting-for-workflow"], id="node"
+            (IN_CLUSTER, ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED)), ["scanner-starting", "waiting-for-workflow"], id="node"
         ),
         pytest.param((LAUNCHED, ev.WorkflowRefused(reason="tasks.0: no such cluster")), ["workflow-refused"]),
         pytest.param((LAUNCHED, ASSIGNED), ["waiting-for-queues"]),
@@ -181,5 +189,5 @@ def test_an_end_time_of_tokens_is_told_in_utc() -> None:
 
 def test_a_reason_nobody_gave_is_not_made_up() -> None:
     scan = a_scan(LAUNCHED)
-    problem = problems_of(replace(scan, launch=replace(scan.launch, state="failed", reason="")))[0]
+    problem = problems_of(replace(scan, launch=replace(scan.launch, state=LaunchState.FAILED, reason="")))[0]
     assert problem["text"].endswith("no reason is known")

@@ -14,6 +14,7 @@ from skydriver_common.model import event_codec
 from skydriver_common.model import events as ev
 from skydriver_common.model import scan as states
 from skydriver_common.model.scan import STATE_VERSION, Scan, evolve, fold
+from skydriver_common.model.stages import ScannerStage
 from tests.support import previous_release
 from tests.support.histories import a_report, a_request
 
@@ -23,7 +24,7 @@ _HISTORY = (
     a_request(_SCAN),
     ev.LaunchAttempted(attempt=1),
     ev.ScanLaunched(launcher="local", job="j"),
-    ev.ScannerStageChanged(stage="scheduled", code="c", text="t"),
+    ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED, code="c", text="t"),
     ev.WorkflowAssigned(workflow_id="w", ewms_address="http://ewms"),
     ev.WorkforceChanged(statuses={"RUNNING": {"osg": 1}}, n_running=1, top_errors={"x": 2}),
     a_report(1),

@@ -11,6 +11,7 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.commands import RescanScan
 from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.scan import Ewms, Launch, Scan
+from skydriver_common.model.stages import LaunchState, ScannerStage
 from skydriver_dispatcher import decide
 from tests.support.launchers import a_queued_scan
 
@@ -19,7 +20,7 @@ HOUR = 3600.0
 
 
 def launched(**launch: object) -> Scan:
-    return replace(a_queued_scan(), launch=Launch(state="launched", launcher="kubernetes", job="j", **launch))  # type: ignore[arg-type]
+    return replace(a_queued_scan(), launch=Launch(state=LaunchState.LAUNCHED, launcher="kubernetes", job="j", **launch))  # type: ignore[arg-type]
 
 
 def types(events: list[ev.Event]) -> list[str]:
@@ -57,8 +58,8 @@ def test_only_failures_of_its_own_use_attempts_up() -> None:
 @pytest.mark.parametrize(
     "scan",
     [
-        replace(launched(), is_deleted=True), replace(launched(), launch=Launch(state="failed")), a_queued_scan(),
-        replace(launched(), launch=Launch(state="abandoned")),
+        replace(launched(), is_deleted=True), replace(launched(), launch=Launch(state=LaunchState.FAILED)), a_queued_scan(),
+        replace(launched(), launch=Launch(state=LaunchState.ABANDONED)),
     ],
     ids=["deleted", "failed", "waiting", "given up"],
 )  # fmt: skip
@@ -84,11 +85,11 @@ def test_a_scanner_server_that_will_never_have_queues_has_failed(ewms: Ewms, tol
 
 
 def test_a_stage_is_told_when_it_or_the_trouble_changes_not_for_other_words() -> None:
-    scan = launched(stage="pending", trouble={"code": "a", "text": "3 nodes"})
-    assert decide.decide_stage(scan, stage="pending", code="a", text="4 nodes") == []
-    assert len(decide.decide_stage(scan, stage="pending", code="", text="")) == 1
-    assert len(decide.decide_stage(scan, stage="running", code="a", text="3 nodes")) == 1
-    assert decide.decide_stage(replace(scan, is_deleted=True), stage="running", code="", text="") == []
+    scan = launched(stage=ScannerStage.PENDING, trouble={"code": "a", "text": "3 nodes"})
+    assert decide.decide_stage(scan, stage=ScannerStage.PENDING, code="a", text="4 nodes") == []
+    assert len(decide.decide_stage(scan, stage=ScannerStage.PENDING, code="", text="")) == 1
+    assert len(decide.decide_stage(scan, stage=ScannerStage.RUNNING, code="a", text="3 nodes")) == 1
+    assert decide.decide_stage(replace(scan, is_deleted=True), stage=ScannerStage.RUNNING, code="", text="") == []
 
 
 @given(hours=st.lists(st.floats(0, 30), max_size=8))

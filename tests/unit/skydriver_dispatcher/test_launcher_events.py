@@ -2,8 +2,9 @@
 
 import pytest
 
+from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher.launcher_events import MAX_TRIES, PendingEvents
-from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
 
 
 class Clocked:
@@ -14,8 +15,8 @@ class Clocked:
         self.board = PendingEvents(clock=lambda: self.now)
 
 
-def stage(scan_id: str = "a", name: str = "running") -> ScannerStage:
-    return ScannerStage(scan_id=scan_id, stage=name)
+def stage(scan_id: str = "a", name: ScannerStage = ScannerStage.RUNNING) -> ScannerStatus:
+    return ScannerStatus(scan_id=scan_id, stage=name)
 
 
 def end(scan_id: str = "a", code: int = 1) -> ScannerExit:
@@ -71,21 +72,21 @@ def test_an_end_is_replaced_by_nothing_wherever_it_is() -> None:
 
 def test_a_newer_stage_replaces_one_that_was_put_back() -> None:
     board = Clocked().board
-    board.put(stage(name="pending"))
+    board.put(stage(name=ScannerStage.PENDING))
     news = taken(board)
-    board.put(stage(name="scheduled"))
+    board.put(stage(name=ScannerStage.SCHEDULED))
     board.put_back(news, has_failed=False)
-    assert board.take() == stage(name="scheduled")
-    board.put_back(stage(name="scheduled"), has_failed=False)
-    board.put(stage(name="running"))
-    assert board.take() == stage(name="running")
+    assert board.take() == stage(name=ScannerStage.SCHEDULED)
+    board.put_back(stage(name=ScannerStage.SCHEDULED), has_failed=False)
+    board.put(stage(name=ScannerStage.RUNNING))
+    assert board.take() == stage(name=ScannerStage.RUNNING)
     assert board.take() is None
 
 
 @pytest.mark.parametrize("has_failed", [True, False])
 def test_what_is_in_hand_when_the_board_is_cleared_does_not_come_back(has_failed: bool) -> None:
     board = Clocked().board
-    board.put(stage(name="scheduled"))
+    board.put(stage(name=ScannerStage.SCHEDULED))
     news = taken(board)
     board.clear()
     board.put_back(news, has_failed=has_failed)

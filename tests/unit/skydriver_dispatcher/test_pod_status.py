@@ -6,7 +6,7 @@ import pytest
 
 from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracker
 from skydriver_dispatcher.pod_status import event_of_pod
-from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
 from tests.support import pods
 
 S = "0193a1b2c3dx0123456789abcdef0123"
@@ -38,7 +38,7 @@ def a_job(uid: str = "job-1", condition: str = "", reason: str = "", **metadata:
 )
 def test_stages(status: dict[str, Any], stage: str, code: str) -> None:
     news = event_of_pod(a_pod(status))
-    assert isinstance(news, ScannerStage)
+    assert isinstance(news, ScannerStatus)
     assert (news.scan_id, news.stage, news.code) == (S, stage, code)
     assert bool(news.text) == bool(code)
 
@@ -47,7 +47,7 @@ def test_an_upload_that_keeps_failing_is_told_beside_the_stage() -> None:
     status = pods.running(S)
     status["initContainerStatuses"][0]["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
     news = event_of_pod(a_pod(status))
-    assert isinstance(news, ScannerStage)
+    assert isinstance(news, ScannerStatus)
     assert (news.stage, news.code) == ("running", "startup-upload-failing")
 
 
@@ -107,7 +107,7 @@ def test_nor_is_one_whose_container_was_still_waiting(waiting: dict[str, Any]) -
 
 def test_a_pod_on_a_lost_node_has_ended_when_it_is_to_be_deleted() -> None:
     status = pods.lost_node(S)
-    assert isinstance(event_of_pod(a_pod(status)), ScannerStage)
+    assert isinstance(event_of_pod(a_pod(status)), ScannerStatus)
     news = event_of_pod(a_pod(status, deletionTimestamp="2026-01-01T00:00:00Z"))
     assert isinstance(news, ScannerExit)
     assert news.was_taken

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
-from skydriver_dispatcher.pod_status import POD_DELAYED, POD_REFUSED, POD_WITHOUT_QUOTA, is_terminal_problem, refused_pod
-from skydriver_dispatcher.ports import LauncherEvent, ScannerStage
+from skydriver_dispatcher.pod_status import is_terminal_problem, refused_pod
+from skydriver_dispatcher.ports import LauncherEvent, ScannerStatus
 
 SCAN_ID = "abc"
 QUOTA = 'Error creating: pods "skyscan-abc-x" is forbidden: exceeded quota: scans, requested: requests.memory=1Gi'
@@ -34,8 +35,8 @@ def test_a_refusal_is_told_once_with_the_words_of_the_cluster() -> None:
     tracker.saw_refusal(_event())
     tracker.saw_refusal(_event())
     (stage,) = told
-    assert isinstance(stage, ScannerStage)
-    assert stage.code == POD_WITHOUT_QUOTA
+    assert isinstance(stage, ScannerStatus)
+    assert stage.code == ProblemCode.SCANNER_POD_WITHOUT_QUOTA
     assert "exceeded quota" in stage.text
     assert "Error creating" not in stage.text
 
@@ -78,7 +79,7 @@ def test_a_full_quota_is_waited_for_another_refusal_is_not() -> None:
 )
 def test_a_webhook_or_server_that_does_not_respond_is_waited_for_without_limit(message: str) -> None:
     stage = refused_pod(SCAN_ID, f"Error creating: {message}")
-    assert (stage.stage, stage.code, is_terminal_problem(stage.code)) == ("pending", POD_DELAYED, False)
+    assert (stage.stage, stage.code, is_terminal_problem(stage.code)) == ("pending", ProblemCode.SCANNER_POD_DELAYED, False)
     assert message[:20] in stage.text
 
 
@@ -93,7 +94,7 @@ def test_a_webhook_or_server_that_does_not_respond_is_waited_for_without_limit(m
 )
 def test_what_was_looked_at_and_refused_is_given_up_in_the_end(message: str) -> None:
     stage = refused_pod(SCAN_ID, f"Error creating: {message}")
-    assert (stage.code, is_terminal_problem(stage.code)) == (POD_REFUSED, True)
+    assert (stage.code, is_terminal_problem(stage.code)) == (ProblemCode.SCANNER_POD_REFUSED, True)
 
 
 @pytest.mark.parametrize("messages", [(RULE, QUOTA), (QUOTA, RULE)], ids=["first a rule", "first the quota"])
@@ -103,7 +104,7 @@ def test_a_refusal_for_another_reason_is_told_and_an_old_one_that_is_listed_agai
     first, second = (_event(message=message, minute=minute) for minute, message in enumerate(messages))
     for event in (first, second, first, second):
         tracker.saw_refusal(event)
-    assert [stage.code for stage in told if isinstance(stage, ScannerStage)] == [
+    assert [stage.code for stage in told if isinstance(stage, ScannerStatus)] == [
         refused_pod(SCAN_ID, message).code for message in messages
     ]
 

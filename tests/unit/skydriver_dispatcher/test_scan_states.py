@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 
 from skydriver_common.model.scan import Launch, ResultRef
+from skydriver_common.model.stages import LaunchState
 from skydriver_dispatcher.decide import can_end
 from tests.support.launchers import a_queued_scan
 
@@ -18,7 +19,7 @@ def test_the_table_of_the_documentation_is_true_and_complete() -> None:
     header = rows.index(["launch", "deleted", "final result", "waiting", "may run", "over", "can end"])
     table = {tuple(row[:3]): row[3:] for row in rows[header + 2 : header + 18]}
     word = {True: "yes", False: "no"}
-    states = list(product(("queued", "launched", "abandoned", "failed"), (False, True), (False, True)))
+    states = list(product(LaunchState, (False, True), (False, True)))
     assert set(table) == {(launch, word[is_deleted], word[is_final]) for launch, is_deleted, is_final in states}
     for launch, is_deleted, is_final in states:
         scan = replace(

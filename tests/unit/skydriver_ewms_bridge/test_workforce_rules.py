@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skydriver_ewms_bridge.decide import ProblemCode, WorkforceFold, aggregate, is_ended
+from skydriver_common.model.problem_codes import ProblemCode
+from skydriver_ewms_bridge.decide import WorkforceFold, aggregate, is_ended
 from skydriver_ewms_bridge.ewms_types import PhaseChange, Taskforce
 
 Statuses = Mapping[str, Mapping[str, int]]
@@ -142,14 +143,16 @@ def test_three_failed_submissions_are_noticed_and_two_are_not() -> None:
 def test_all_workers_held_is_noticed_unless_others_are_coming() -> None:
     held = a_taskforce({"HELD: over its memory limit": {"null": 3}, "COMPLETED": {"Done": 1}}, n_workers=4)
 
-    assert codes(held) == [ProblemCode.ALL_HELD]
+    assert codes(held) == [ProblemCode.ALL_WORKERS_HELD]
     assert codes(held, a_taskforce(n_workers=5, phase="pre-launch", cluster_id=None)) == []
     assert codes(held, a_taskforce({"IDLE": {"null": 1}})) == []
 
 
 def test_all_workers_ended_is_noticed_in_either_form() -> None:
-    assert codes(a_taskforce({"COMPLETED": {"Done": 2}}, phase="condor-complete")) == [ProblemCode.ALL_ENDED]
-    assert codes(a_taskforce({"COMPLETED": {"Done": 1}, "REMOVED": {"Tasking": 1}}, n_workers=2)) == [ProblemCode.ALL_ENDED]
+    assert codes(a_taskforce({"COMPLETED": {"Done": 2}}, phase="condor-complete")) == [ProblemCode.ALL_WORKERS_ENDED]
+    assert codes(a_taskforce({"COMPLETED": {"Done": 1}, "REMOVED": {"Tasking": 1}}, n_workers=2)) == [
+        ProblemCode.ALL_WORKERS_ENDED
+    ]
     assert codes(a_taskforce({"COMPLETED": {"Done": 1}, "RUNNING": {"Tasking": 1}})) == []
 
 
@@ -157,7 +160,7 @@ def test_the_same_error_on_every_started_worker_is_noticed() -> None:
     broken = {"COMPLETED": {"FatalError": 2}, "RUNNING": {"FatalError": 3}, "IDLE": {"null": 40}}
     error = {"init-container failed (exit code 22): 404": 5}
 
-    assert codes(a_taskforce(broken, error, n_workers=45)) == [ProblemCode.SAME_ERROR]
+    assert codes(a_taskforce(broken, error, n_workers=45)) == [ProblemCode.SAME_ERROR_EVERYWHERE]
     assert codes(a_taskforce({**broken, "RUNNING": {"FatalError": 3, "Tasking": 1}}, error, n_workers=46)) == []
 
 

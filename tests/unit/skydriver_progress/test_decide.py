@@ -12,6 +12,7 @@ from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Rejection
 from skydriver_common.model.scan import Scan, evolve
 from skydriver_common.model.scan_tokens import is_last_word, token_has_ended
+from skydriver_common.model.stages import ScannerStage
 from skydriver_progress.decide import (
     LATE_S,
     REFUSAL_REPEAT_S,
@@ -186,9 +187,9 @@ def test_silence_is_counted_from_the_last_word() -> None:
 
 
 def test_a_scanner_server_without_a_node_is_not_called_silent_and_its_time_begins_with_the_node() -> None:
-    scan = _fold(_scan(), [ev.ScanLaunched(launcher="kubernetes", job="j"), ev.ScannerStageChanged(stage="pending")])
+    scan = _fold(_scan(), [ev.ScanLaunched(launcher="kubernetes", job="j"), ev.ScannerStageChanged(stage=ScannerStage.PENDING)])
     assert decide_silence(scan, NOW + 999, 10.0) == []
-    scan = _fold(scan, [ev.ScannerStageChanged(stage="scheduled")])
+    scan = _fold(scan, [ev.ScannerStageChanged(stage=ScannerStage.SCHEDULED)])
     assert decide_silence(scan, NOW + 1005, 10.0, since=NOW + 999) == []
     assert [event.type for event in decide_silence(scan, NOW + 1010, 10.0, since=NOW + 999)] == ["scan.scanner-silent"]
 

@@ -18,7 +18,7 @@ from skydriver_common.db.jsonb import jsonb_text
 from skydriver_common.db.notifier import DUE_CHANNEL, Notifier
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.model import event_codec
-from skydriver_common.model.ranks import rank
+from skydriver_common.model.priorities import rank
 
 _sql = load_statements("skydriver_common.db", "schedule.sql")
 

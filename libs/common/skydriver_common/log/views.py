@@ -10,8 +10,8 @@ from typing import Any
 from skydriver_common.db.pool import Connection
 from skydriver_common.log import stored_state
 from skydriver_common.model import event_codec
+from skydriver_common.model.priorities import rank
 from skydriver_common.model.problems import problems_of
-from skydriver_common.model.ranks import rank
 from skydriver_common.model.scan import Scan
 
 

@@ -5,11 +5,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import orjson
 
 from skydriver_common.model.events import EVENTS, MAY_BE_LET_GO, Event, PayloadLetGo
+from skydriver_common.model.stages import StoredText
 
 GENESIS = bytes(32)
 """What stands as ``prev_hash`` before a scan's first event."""
@@ -30,6 +31,7 @@ _ANY_DIGIT = bytes.maketrans(b"123456789", b"000000000")
 _MANY_DIGITS = b"0" * 19
 
 _FIELDS: dict[type[Any], tuple[str, ...]] = {}
+_ENUM_FIELDS: dict[type[Any], tuple[tuple[str, type[StoredText]], ...]] = {}
 
 
 def _fields_of(cls: type[Any]) -> tuple[str, ...]:
@@ -37,6 +39,19 @@ def _fields_of(cls: type[Any]) -> tuple[str, ...]:
     if names is None:
         names = _FIELDS[cls] = tuple(f.name for f in fields(cls))
     return names
+
+
+def _enum_fields_of(cls: type[Any]) -> tuple[tuple[str, type[StoredText]], ...]:
+    """The fields whose stored text becomes a member of an enumeration."""
+    found = _ENUM_FIELDS.get(cls)
+    if found is None:
+        hints = get_type_hints(cls)
+        found = _ENUM_FIELDS[cls] = tuple(
+            (name, hints[name])
+            for name in _fields_of(cls)
+            if isinstance(hints[name], type) and issubclass(hints[name], StoredText)
+        )
+    return found
 
 
 class UnknownEvent(Exception):
@@ -73,7 +88,11 @@ def read_as(cls: type[T], content: Mapping[str, Any]) -> T:
 
     Raises TypeError when a field without a default is missing.
     """
-    return cls(**{name: content[name] for name in _fields_of(cls) if name in content})
+    values = {name: content[name] for name in _fields_of(cls) if name in content}
+    for name, enum in _enum_fields_of(cls):
+        if name in values:
+            values[name] = enum(values[name])
+    return cls(**values)
 
 
 def is_compacted(data: bytes) -> bool:

@@ -6,6 +6,8 @@ All fields are JSON-native; a field added later has a default. ``WRITERS`` says 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from skydriver_common.model.stages import ScannerStage
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -102,13 +104,13 @@ class LaunchAbandoned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannerStageChanged(Event):
-    """The scanner server came further, or something holds it up. stage: ``pending``, ``scheduled``, ``running``.
+    """The scanner server reached another stage, or something holds it up.
 
-    code, text: what holds it up, empty while all is well.
+    code: a ``ProblemCode``; text: what holds it up. Both are empty while nothing does.
     """
 
     type: ClassVar[str] = "scan.scanner-stage-changed"
-    stage: str
+    stage: ScannerStage
     code: str = ""
     text: str = ""
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_common.model.scan import Ewms, Launch, Scan
 from skydriver_common.model.scanner_variables import left_out
+from skydriver_common.model.stages import LaunchState, ScannerStage
 
 Problem = dict[str, str]
 """``{"code", "text"}``: text is one line of whole sentences, without secrets and without an end mark."""
@@ -37,19 +39,19 @@ def problems_of(scan: Scan) -> list[Problem]:
 def ewms_away(since: float) -> Problem:
     """What is added for every scan while EWMS does not answer. since: Unix seconds."""
     text = f"EWMS has not answered since {_moment(since)}: what is told of the workers may be out of date, changes have to wait"
-    return {"code": "ewms-away", "text": text}
+    return {"code": ProblemCode.EWMS_AWAY, "text": text}
 
 
 def workers_unknown(since: float) -> Problem:
     """What is added for a scan whose workers nobody has asked for in a while. since: Unix seconds."""
     text = f"Nobody has asked EWMS for the scan's workers since {_moment(since)}: the service that does it is not well"
-    return {"code": "workers-unknown", "text": text}
+    return {"code": ProblemCode.WORKERS_UNKNOWN, "text": text}
 
 
 def _came_back(ewms: Ewms) -> Iterator[tuple[str, str]]:
     if ewms.n_came_back:
         yield (
-            "workers-came-back",
+            ProblemCode.WORKERS_CAME_BACK,
             f"{ewms.n_came_back} workers run on although their workflow is stopped, which only the operators of EWMS can end",
         )
 
@@ -57,30 +59,30 @@ def _came_back(ewms: Ewms) -> Iterator[tuple[str, str]]:
 def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
     launch = scan.launch
     match launch.state:
-        case "abandoned":
+        case LaunchState.ABANDONED:
             yield (
-                "launch-abandoned",
+                ProblemCode.LAUNCH_ABANDONED,
                 f"The scanner server could not be started and is not tried again: {_line(launch.reason, _MAX_REFUSAL)}",
             )
-        case "failed":
+        case LaunchState.FAILED:
             yield (
-                "scanner-failed",
+                ProblemCode.SCANNER_FAILED,
                 f"The scanner server has ended without a result: {_line(launch.reason, _MAX_REFUSAL)}{_last_words(launch)}",
             )
-        case "queued" if launch.is_deferred:
+        case LaunchState.QUEUED if launch.is_deferred:
             yield (
-                "launch-deferred",
+                ProblemCode.LAUNCH_DEFERRED,
                 f"The scan waits until it can be started; no attempt is used up: {_line(launch.reason, _MAX_REFUSAL)}",
             )
-        case "queued" if launch.reason:
+        case LaunchState.QUEUED if launch.reason:
             yield (
-                "launch-failed",
+                ProblemCode.LAUNCH_FAILED,
                 f"The scanner server could not be started so far ({_count(launch.attempts, 'attempt')}); it is tried again: "
                 f"{_line(launch.reason, _MAX_REFUSAL)}",
             )
-        case "launched" if launch.restarts:
+        case LaunchState.LAUNCHED if launch.restarts:
             yield (
-                "scanner-restarted",
+                ProblemCode.SCANNER_RESTARTED,
                 f"The scanner server was started again ({_count(launch.restarts, 'time')} since its last progress): "
                 f"{_line(launch.reason, _MAX_REFUSAL)}",
             )
@@ -95,7 +97,7 @@ def _environment(scan: Scan) -> Iterator[tuple[str, str]]:
     """What an older request wants of the scanner server's environment and does not get."""
     if names := left_out(scan.request.get("scanner_server_env_from_user") or ()):
         yield (
-            "variables-left-out",
+            ProblemCode.VARIABLES_LEFT_OUT,
             f"The scanner server does not get these variables of the request, which are reserved: {', '.join(names)}",
         )
 
@@ -103,57 +105,69 @@ def _environment(scan: Scan) -> Iterator[tuple[str, str]]:
 def _scanner(scan: Scan) -> Iterator[tuple[str, str]]:
     """What holds the scanner server up on its way to running."""
     launch = scan.launch
-    if launch.state == "launched" and launch.trouble:
+    if launch.state == LaunchState.LAUNCHED and launch.trouble:
         yield launch.trouble["code"], f"The scanner server does not get on: {_line(launch.trouble['text'], _MAX_REFUSAL)}"
-    elif launch.state == "launched" and (launch.stage == "pending" or not launch.has_node):
+    elif launch.state == LaunchState.LAUNCHED and (launch.stage == ScannerStage.PENDING or not launch.has_node):
         then = "" if scan.has_workflow else "; its workers are ordered when it has one"
-        yield "scanner-pending", f"The scanner server waits for a node of the cluster{then}"
-    elif launch.state == "launched" and launch.stage == "scheduled":
-        yield "scanner-starting", "The scanner server has its node; its container starts as soon as image and queues are there"
+        yield ProblemCode.SCANNER_PENDING, f"The scanner server waits for a node of the cluster{then}"
+    elif launch.state == LaunchState.LAUNCHED and launch.stage == ScannerStage.SCHEDULED:
+        yield (
+            ProblemCode.SCANNER_STARTING,
+            "The scanner server has its node; its container starts as soon as image and queues are there",
+        )
 
 
 def _reports(scan: Scan) -> Iterator[tuple[str, str]]:
     """What the scanner server itself said, or did not say."""
     scanner = scan.scanner
     if scanner.failure:
-        yield "scanner-reported-failure", f"The scanner server told that it failed: {_line(scanner.failure)}"
-    if scan.launch.state == "launched" and scanner.silent_since is not None:
+        yield ProblemCode.SCANNER_REPORTED_FAILURE, f"The scanner server told that it failed: {_line(scanner.failure)}"
+    if scan.launch.state == LaunchState.LAUNCHED and scanner.silent_since is not None:
         yield (
-            "scanner-silent",
+            ProblemCode.SCANNER_SILENT,
             f"The scanner server has said nothing since {_moment(scanner.silent_since)}, though its job lives",
         )
     if "metadata-is-set" in scanner.refusals:
-        yield "reports-refused", "Reports of the scanner server were refused: their metadata is not what it reported first"
+        yield (
+            ProblemCode.REPORTS_REFUSED,
+            "Reports of the scanner server were refused: their metadata is not what it reported first",
+        )
 
 
 def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:
     ewms = scan.ewms
     if ewms.refused:
-        yield "workflow-refused", f"The scan gets no workers: {_line(ewms.refused)}"
+        yield ProblemCode.WORKFLOW_REFUSED, f"The scan gets no workers: {_line(ewms.refused)}"
     elif ewms.deactivated:
-        yield "workflow-stopped", f"The scan's workers were stopped at EWMS ({ewms.deactivated}) before it had its result"
+        yield (
+            ProblemCode.WORKFLOW_STOPPED,
+            f"The scan's workers were stopped at EWMS ({ewms.deactivated}) before it had its result",
+        )
     elif scan.launch.has_node and not scan.has_workflow and ewms.refused_so_far:
         yield (
-            "waiting-for-workflow",
+            ProblemCode.WAITING_FOR_WORKFLOW,
             f"EWMS does not take the order for the scan's workers so far; it is asked again until {_moment(ewms.asked_until)}: "
             f"{_line(ewms.refused_so_far, _MAX_REFUSAL)}",
         )
     elif scan.launch.has_node and not scan.has_workflow:
-        yield "waiting-for-workflow", "The scanner server is launched and waits for EWMS to take the order for its workers"
+        yield (
+            ProblemCode.WAITING_FOR_WORKFLOW,
+            "The scanner server is launched and waits for EWMS to take the order for its workers",
+        )
 
 
 def _workers(scan: Scan) -> Iterator[tuple[str, str]]:
     ewms = scan.ewms
-    if not ewms.queues and scan.launch.state == "launched":
-        yield "waiting-for-queues", _waiting_for_queues(ewms)
+    if not ewms.queues and scan.launch.state == LaunchState.LAUNCHED:
+        yield ProblemCode.WAITING_FOR_QUEUES, _waiting_for_queues(ewms)
     if ewms.is_startup_file_missing:
         yield (
-            "startup-file-missing",
+            ProblemCode.STARTUP_FILE_MISSING,
             "The scanner server has not uploaded startup.json, which every worker needs to begin: workers wait in vain",
         )
     if ewms.are_tokens_ending and ewms.tokens_end_at is not None:
         yield (
-            "queue-tokens-ending",
+            ProblemCode.QUEUE_TOKENS_ENDING,
             f"The passwords of the scan's queues end at {_moment(ewms.tokens_end_at)} and EWMS can't renew them: workers that "
             "come later can't connect",
         )
@@ -161,7 +175,7 @@ def _workers(scan: Scan) -> Iterator[tuple[str, str]]:
     for problem in ewms.problems:
         yield problem["code"], f"{_sentence(problem['text'])}{common}"
     if ewms.queues and not ewms.problems and not ewms.n_running:
-        yield "waiting-for-workers", _waiting_for_workers(scan)
+        yield ProblemCode.WAITING_FOR_WORKERS, _waiting_for_workers(scan)
 
 
 def _waiting_for_queues(ewms: Ewms) -> str:

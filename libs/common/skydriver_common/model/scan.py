@@ -6,6 +6,7 @@ from typing import Any
 
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import NOT_YET_REQUESTED
+from skydriver_common.model.stages import LaunchState, ScannerStage
 
 USE_WORKFLOW_ID = "use 'ewms_workflow_id'"
 USE_I3_EVENT_ID = "use 'i3_event_id'"
@@ -20,13 +21,13 @@ KUBERNETES = "kubernetes"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How far the launch is. state: queued, launched, abandoned, failed. taken_at: Unix seconds, 0.0 = never.
+    """How far the launch is. taken_at: Unix seconds, 0.0 = never.
 
     failures: attempts that failed by the scan's own doing. is_deferred: waits for room or an answer, see reason. stage: of the
     scanner server, see ``ScannerStageChanged``; trouble: ``{"code", "text"}`` of what holds it up, empty while all is well.
     """
 
-    state: str = "queued"
+    state: LaunchState = LaunchState.QUEUED
     attempts: int = 0
     taken_at: float = 0.0
     launcher: str = ""
@@ -36,14 +37,16 @@ class Launch:
     log_tail: str = ""
     failures: int = 0
     is_deferred: bool = False
-    stage: str = ""
+    stage: ScannerStage = ScannerStage.UNKNOWN
     trouble: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = None
 
     @property
     def has_node(self) -> bool:
         """Whether the launched scanner server has a machine to run on; a process of the launcher `local` always has."""
-        return self.state == "launched" and (self.launcher != KUBERNETES or self.stage in ("scheduled", "running"))
+        return self.state == LaunchState.LAUNCHED and (
+            self.launcher != KUBERNETES or self.stage in (ScannerStage.SCHEDULED, ScannerStage.RUNNING)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,17 +168,21 @@ class Scan:
     @property
     def is_waiting(self) -> bool:
         """Whether the scan stands on the backlog. One that has its final result does not, though its launch was never recorded."""
-        return self.launch.state == "queued" and not self.is_deleted and not self.has_final_result
+        return self.launch.state == LaunchState.QUEUED and not self.is_deleted and not self.has_final_result
 
     @property
     def is_over(self) -> bool:
         """Whether the scan was deleted, given up or has failed: no scanner server may be left."""
-        return self.is_deleted or self.launch.state in ("abandoned", "failed")
+        return self.is_deleted or self.launch.state in (LaunchState.ABANDONED, LaunchState.FAILED)
 
     @property
     def may_run(self) -> bool:
         """Whether a scanner server and workers have anything left to do here."""
-        return not self.is_deleted and not self.has_final_result and self.launch.state in ("queued", "launched")
+        return (
+            not self.is_deleted
+            and not self.has_final_result
+            and self.launch.state in (LaunchState.QUEUED, LaunchState.LAUNCHED)
+        )
 
     def manifest(self) -> dict[str, Any]:
         """The Manifest of the REST contract, 5.1, in its order of fields."""
@@ -216,7 +223,7 @@ class Scan:
             prefix = self.ewms.deactivated
         elif not self.has_workflow and self.is_deleted:
             prefix = "ABORTED"
-        elif not self.has_workflow and (self.launch.state in ("abandoned", "failed") or self.ewms.refused):
+        elif not self.has_workflow and (self.launch.state in (LaunchState.ABANDONED, LaunchState.FAILED) or self.ewms.refused):
             prefix = "STOPPED"
         else:
             prefix = running
@@ -355,14 +362,16 @@ def _evolve_launch(launch: Launch, event: ev.Event, recorded_at: float) -> Launc
         case ev.LaunchAttempted():
             return replace(launch, attempts=event.attempt, taken_at=recorded_at)
         case ev.ScanLaunched():
-            return replace(launch, state="launched", launcher=event.launcher, job=event.job, reason="", is_deferred=False)
+            return replace(
+                launch, state=LaunchState.LAUNCHED, launcher=event.launcher, job=event.job, reason="", is_deferred=False
+            )
         case ev.LaunchFailed():
             return replace(launch, reason=event.reason, failures=launch.failures + 1, is_deferred=False)
         case ev.LaunchDeferred():
             attempts = launch.attempts if launch.is_deferred else max(0, launch.attempts - 1)
             return replace(launch, reason=event.reason, attempts=attempts, is_deferred=True)
         case ev.LaunchAbandoned():
-            return replace(launch, state="abandoned", reason=event.reason)
+            return replace(launch, state=LaunchState.ABANDONED, reason=event.reason)
         case ev.ScannerStageChanged():
             trouble = {"code": event.code, "text": event.text} if event.code else {}
             return replace(launch, stage=event.stage, trouble=trouble)
@@ -372,7 +381,12 @@ def _evolve_launch(launch: Launch, event: ev.Event, recorded_at: float) -> Launc
             return replace(launch, restarts=event.restarts, reason=event.reason)
         case ev.ScannerFailed():
             return replace(
-                launch, state="failed", reason=event.reason, log_tail=event.log_tail, exit_code=event.exit_code, trouble={}
+                launch,
+                state=LaunchState.FAILED,
+                reason=event.reason,
+                log_tail=event.log_tail,
+                exit_code=event.exit_code,
+                trouble={},
             )
         case _:
             return None

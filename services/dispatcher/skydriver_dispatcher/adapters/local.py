@@ -22,7 +22,7 @@ from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters import process_identity
 from skydriver_dispatcher.adapters.process_identity import Identity
 from skydriver_dispatcher.launcher_events import PendingEvents
-from skydriver_dispatcher.ports import ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
 
 logger = structlog.get_logger(__name__)
 
@@ -103,7 +103,7 @@ class LocalLauncher:
         """See ``ports.Launcher``: a process has all it needs."""
         return ""
 
-    async def survey(self) -> list[ScannerExit | ScannerStage]:
+    async def survey(self) -> list[ScannerExit | ScannerStatus]:
         """See ``ports.Launcher``: each end is told by its process, and there are no stages."""
         return []
 

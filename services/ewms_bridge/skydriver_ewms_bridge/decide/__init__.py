@@ -38,13 +38,12 @@ from skydriver_ewms_bridge.decide.workflow import (
     workflow_spec,
 )
 from skydriver_ewms_bridge.decide.workforce import Workforce, WorkforceFold, aggregate
-from skydriver_ewms_bridge.decide.workforce_problems import Problem, ProblemCode, is_ended, is_submission_given_up
+from skydriver_ewms_bridge.decide.workforce_problems import Problem, is_ended, is_submission_given_up
 
 __all__ = [
     "CLOCK_SKEW_S",
     "Choice",
     "Problem",
-    "ProblemCode",
     "Workforce",
     "WorkforceFold",
     "added_taskforce",

@@ -7,9 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from skydriver_ewms_bridge.ewms_types import FROM_CLIENT, TO_CLIENT, Json, QueueProfile, Taskforce
 
-ACTIVATION_PERIOD_S = 15.0
-"""EWMS activates one workflow per this many seconds, for all its tenants together."""
-
 
 def all_activated(profiles: Sequence[QueueProfile]) -> bool:
     """Whether a scanner can connect: both queues are there, and every queue is activated and complete.

@@ -6,6 +6,7 @@ from skydriver_common.model.commands import AddWorkers, AssignWorkflow
 from skydriver_common.model.events import Event, WorkflowAssigned, WorkflowAwaited, WorkflowDeactivated, WorkflowRefused
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.stages import LaunchState
 from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_ewms_bridge.ewms_types import WorkflowOrder
 
@@ -17,7 +18,7 @@ _NO_OTHER_LIMITS = WorkerLimits()
 
 def wants_workflow(scan: Scan) -> bool:
     """Whether a workflow is to be made, or one that was made is to be assigned."""
-    return scan.may_run and scan.launch.state == "launched" and not scan.has_workflow and not scan.ewms.refused
+    return scan.may_run and scan.launch.state == LaunchState.LAUNCHED and not scan.has_workflow and not scan.ewms.refused
 
 
 def may_order_workflow(scan: Scan) -> bool:
@@ -55,7 +56,7 @@ def stop_label(scan: Scan) -> str | None:
         return ABORTED
     if scan.has_final_result:
         return FINISHED
-    if scan.launch.state in ("abandoned", "failed") or scan.ewms.refused:
+    if scan.launch.state in (LaunchState.ABANDONED, LaunchState.FAILED) or scan.ewms.refused:
         return ABORTED
     return None
 

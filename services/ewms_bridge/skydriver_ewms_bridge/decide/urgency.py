@@ -1,7 +1,6 @@
 """In which order EWMS is asked when much is due at once, as after an outage."""
 
-ALERT_PRIORITY = 100
-"""From here on a scan is a real-time alert. Source: REST contract 8.5."""
+from skydriver_common.model.priorities import URGENT_PRIORITY
 
 
 def urgency_of(*, starts_a_scan: bool, stops_workers: bool, counts_workers: bool, priority: int) -> tuple[int, int]:
@@ -11,7 +10,7 @@ def urgency_of(*, starts_a_scan: bool, stops_workers: bool, counts_workers: bool
     scans that wait for workers. 3: how the workers do. 4: what is only looked after.
     """
     if starts_a_scan:
-        return (0 if priority >= ALERT_PRIORITY else 2), -priority
+        return (0 if priority >= URGENT_PRIORITY else 2), -priority
     if stops_workers:
         return 1, -priority
     return (3 if counts_workers else 4), -priority

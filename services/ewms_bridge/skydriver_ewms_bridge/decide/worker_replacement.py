@@ -5,16 +5,16 @@ Careful by design: workers cost money, and what killed the first ones kills the 
 
 from collections.abc import Sequence
 
+from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge.decide.scan import is_working
 from skydriver_ewms_bridge.decide.workflow import merged_clusters
 from skydriver_ewms_bridge.decide.workforce import Workforce
-from skydriver_ewms_bridge.decide.workforce_problems import ProblemCode
 from skydriver_ewms_bridge.ewms_types import TaskDirective
 
 LEFT = 0.5
 """Workers are replaced when fewer than this part of a cluster's are left, so that a few losses do not make many batches."""
-_HOPELESS = frozenset({ProblemCode.SAME_ERROR, ProblemCode.SUBMISSION_FAILED, ProblemCode.ALL_HELD})
+_HOPELESS = frozenset({ProblemCode.SAME_ERROR_EVERYWHERE, ProblemCode.SUBMISSION_FAILED, ProblemCode.ALL_WORKERS_HELD})
 
 
 def may_top_up(scan: Scan, workforce: Workforce, *, most_times: int, pause_s: float, now: float) -> bool:

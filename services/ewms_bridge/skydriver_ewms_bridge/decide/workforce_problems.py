@@ -5,8 +5,8 @@ EWMS never restarts or tops up workers, so these are the signs that a scan waits
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
+from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_ewms_bridge.ewms_types import Statuses, Taskforce
 
 SUBMISSION_TRIES = 3
@@ -17,16 +17,6 @@ STOPPING = frozenset({"pending-stopper", "condor-rm"})
 OVER = frozenset({"COMPLETED", "REMOVED"})
 HELD = "HELD"
 NO_PILOT_YET = "null"
-
-
-class ProblemCode(StrEnum):
-    """Stored in events, so never renamed."""
-
-    SUBMISSION_FAILED = "submission-failed"
-    ALL_HELD = "all-workers-held"
-    ALL_ENDED = "all-workers-ended"
-    SAME_ERROR = "same-error-everywhere"
-    UNREADABLE = "workforce-unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +70,15 @@ def problems_of(
         found.append(Problem(ProblemCode.SUBMISSION_FAILED, text))
     if n_unreadable:
         text = "what EWMS reports of some workers cannot be read; they are missing from the counts"
-        return (*found, Problem(ProblemCode.UNREADABLE, text))
+        return (*found, Problem(ProblemCode.WORKFORCE_UNREADABLE, text))
     if n_held and not n_alive and not n_coming:
-        found.append(Problem(ProblemCode.ALL_HELD, f"all {n_held} workers are held by their pool"))
+        found.append(Problem(ProblemCode.ALL_WORKERS_HELD, f"all {n_held} workers are held by their pool"))
     if has_ended or (total and n_over == total and not n_coming):
-        found.append(Problem(ProblemCode.ALL_ENDED, f"all workers have ended ({n_over} jobs); EWMS starts no new ones"))
+        found.append(Problem(ProblemCode.ALL_WORKERS_ENDED, f"all workers have ended ({n_over} jobs); EWMS starts no new ones"))
     if (n_same := _same_error(statuses, top_errors)) is not None:
-        found.append(Problem(ProblemCode.SAME_ERROR, f"all {n_same} workers that have started report the same error"))
+        found.append(
+            Problem(ProblemCode.SAME_ERROR_EVERYWHERE, f"all {n_same} workers that have started report the same error")
+        )
     return tuple(found)
 
 

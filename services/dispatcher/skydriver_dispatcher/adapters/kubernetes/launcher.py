@@ -28,7 +28,7 @@ from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracke
 from skydriver_dispatcher.jobspec import JobSettings, job_of, secret_of
 from skydriver_dispatcher.launcher_events import PendingEvents
 from skydriver_dispatcher.pod_status import is_finished, scan_id_of
-from skydriver_dispatcher.ports import CapacityExceeded, CapacityFreed, LauncherEvent, LaunchRefused, ScannerExit, ScannerStage
+from skydriver_dispatcher.ports import CapacityExceeded, CapacityFreed, LauncherEvent, LaunchRefused, ScannerExit, ScannerStatus
 
 logger = structlog.get_logger(__name__)
 
@@ -119,9 +119,9 @@ class KubernetesLauncher:
             raise TryLater(f"the Secret of a scan can't be looked at: {refusal.reason}", 30.0) from refusal
         return ""
 
-    async def survey(self) -> list[ScannerExit | ScannerStage]:
+    async def survey(self) -> list[ScannerExit | ScannerStatus]:
         """See ``ports.Launcher``: Jobs and pods as they are now, judged as those of the watch are. Raises TryLater."""
-        found: dict[str, ScannerExit | ScannerStage] = {}
+        found: dict[str, ScannerExit | ScannerStatus] = {}
         now = 0.0
 
         def note(news: LauncherEvent) -> None:
