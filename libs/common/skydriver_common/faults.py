@@ -16,7 +16,7 @@ Adapters translate at their edge: no driver or HTTP library exception travels fu
 The texts are shown to operators and clients, so they carry no secret and no foreign response body.
 """
 
-__all__ = ["BadMessage", "Fault", "TryLater"]
+__all__ = ["BadMessage", "Fault", "TryLater", "reason_of"]
 
 
 class Fault(Exception):
@@ -52,3 +52,19 @@ class BadMessage(Fault):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+_REASON_LIMIT = 300
+
+
+def reason_of(fault: BaseException) -> str:
+    """The error at the root of a fault, as one line for operators: its kind and the beginning of its text; "" without one.
+
+    The text is of a driver and may hold anything: it goes through the redaction of logs, and never to a client.
+    """
+    root = fault
+    while root.__cause__ is not None:
+        root = root.__cause__
+    if root is fault:
+        return ""
+    return f"{type(root).__name__}: {' '.join(str(root).split())}"[:_REASON_LIMIT].removesuffix(": ")

@@ -13,13 +13,13 @@ from tests.support.histories import Store
 @pytest.mark.parametrize("by_s", [-90.0, 3600.0])
 async def test_a_difference_is_told_and_corrected(store: Store, by_s: float) -> None:
     clock = SharedClock()
-    on_progress: list[float] = []
-    comparison = ClockComparison(store.pool, clock, on_compared=on_progress.append, wall=lambda: time.time() + by_s)
+    recorded: list[float] = []
+    comparison = ClockComparison(store.pool, clock, on_compared=recorded.append, wall=lambda: time.time() + by_s)
     with capture_logs() as logs:
         await comparison.step()
     assert [line["event"] for line in logs] == ["clock.differs"]
     assert clock.ahead_s == pytest.approx(-by_s, abs=1.5)
-    assert on_progress == [clock.ahead_s]
+    assert recorded == [clock.ahead_s]
 
 
 async def test_clocks_that_agree_are_left_as_they_are(store: Store) -> None:

@@ -155,9 +155,9 @@ async def test_a_letter_goes_back_to_its_consumer_and_keeps_its_first_failure(st
         await until(is_handled)
     assert handled == [b"work"]
     assert await _listed(clean_bus) == []
-    on_progress = (await skydriver("log", "tail", "--json", "--database-url", store.url)).lines
-    assert [fact["data"]["letter_id"] for fact in on_progress] == [first["id"], second["id"]]
-    assert {fact["type"] for fact in on_progress} == {"system.dead-letter-redriven"}
+    recorded = (await skydriver("log", "tail", "--json", "--database-url", store.url)).lines
+    assert [fact["data"]["letter_id"] for fact in recorded] == [first["id"], second["id"]]
+    assert {fact["type"] for fact in recorded} == {"system.dead-letter-redriven"}
 
 
 async def _first_letter(url: str) -> dict[str, Any]:
@@ -247,12 +247,12 @@ async def test_throwing_away_takes_a_reason_and_is_an_event(store: Store, clean_
     ran = await skydriver("dead", "discard", letters[1]["id"], letters[2]["id"], "--why", "asked for again", "--json", *both)
     assert ran.json == {"chosen": 2, "settled": 2}
     assert await _listed(clean_bus) == [letters[0], letters[3]]
-    on_progress = (await skydriver("log", "tail", "--json", "--type", "system.dead-letter-discarded", *both[2:])).lines
-    assert [(fact["data"]["letter_id"], fact["data"]["why"]) for fact in on_progress] == [
+    recorded = (await skydriver("log", "tail", "--json", "--type", "system.dead-letter-discarded", *both[2:])).lines
+    assert [(fact["data"]["letter_id"], fact["data"]["why"]) for fact in recorded] == [
         (letters[1]["id"], "asked for again"),
         (letters[2]["id"], "asked for again"),
     ]
-    assert all(fact["actor"].startswith("operator") for fact in on_progress)
+    assert all(fact["actor"].startswith("operator") for fact in recorded)
     assert (await skydriver("dead", "discard", letters[1]["id"], "--why", "again", *both)).code == 1
 
 

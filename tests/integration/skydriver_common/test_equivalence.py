@@ -65,12 +65,12 @@ class _Machine(RuleBasedStateMachine):
             PatchManifest: lambda command, context: progress.patch_manifest(command, context, store.uows["progress"], retention),
             PutResult: lambda command, context: progress.put_result(command, context, store.uows["progress"], retention),
         }  # fmt: skip
-        self.on_progress: list[tuple[Command, Context, Reply]] = []
+        self.recorded: list[tuple[Command, Context, Reply]] = []
 
     def ask(self, command: Command) -> Reply:
         context = a_context()
         reply = self.runner.run(self._handle(command, context))
-        self.on_progress.append((command, context, reply))
+        self.recorded.append((command, context, reply))
         return reply
 
     async def _handle(self, command: Command, context: Context) -> Reply:
@@ -159,8 +159,8 @@ class _Machine(RuleBasedStateMachine):
 
     @rule(which=st.randoms(use_true_random=False))
     def repeat(self, which: Any) -> None:
-        if self.on_progress:
-            command, context, reply = which.choice(self.on_progress)
+        if self.recorded:
+            command, context, reply = which.choice(self.recorded)
             assert self.runner.run(self._handle(command, context)) == reply
 
     @invariant()
@@ -174,7 +174,7 @@ class _Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_lifecycle_holds(self) -> None:
-        touched = {getattr(command, name) for command, _, _ in getattr(self, "on_progress", ()) for name in ("scan_id", "new_scan_id")
+        touched = {getattr(command, name) for command, _, _ in getattr(self, "recorded", ()) for name in ("scan_id", "new_scan_id")
                    if hasattr(command, name)}  # fmt: skip
         for scan_id in touched:
             self.runner.run(self._lifecycle(scan_id))

@@ -118,17 +118,17 @@ async def test_an_error_after_statements_of_ones_own_undoes_the_transaction(stor
 
 async def test_commands_that_come_twice_at_once_take_effect_once(store: Store) -> None:
     scan_id, uow = await store.a_scan(), store.uows["progress"]
-    on_progress: list[Reply | None] = []
+    recorded: list[Reply | None] = []
 
     async def twin() -> None:
         async with uow.on_scans(a_context("k"), [scan_id]) as tx:
-            on_progress.append(tx.recorded_reply)
+            recorded.append(tx.recorded_reply)
             if tx.recorded_reply is None:
                 tx.append(scan_id, [a_report(1)])
                 tx.record(Reply(body=b"{}"))
 
     await asyncio.gather(twin(), twin())
-    assert on_progress == [None, Reply(body=b"{}")]
+    assert recorded == [None, Reply(body=b"{}")]
     assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 2
 
 

@@ -64,9 +64,9 @@ async def test_events_come_as_they_were_and_in_order(store: Store, clean_bus: st
         assert (nobody.code, "there is no exchange or queue called nowhere" in nobody.err) == (1, True)
 
 
-@pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("sent_signal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 async def test_an_interrupted_replay_says_how_to_go_on(
-    store: Store, clean_bus: str, on_progress: signal.Signals, code: int
+    store: Store, clean_bus: str, sent_signal: signal.Signals, code: int
 ) -> None:
     scan_id = await store.a_scan()
     await store.append("progress", scan_id, *(a_report(number) for number in range(1, 200)))
@@ -81,7 +81,7 @@ async def test_an_interrupted_replay_says_how_to_go_on(
             return await queue.get(fail=False, no_ack=True) is not None
 
         await until(has_begun)
-        process.send_signal(on_progress)
+        process.send_signal(sent_signal)
         _, err = await process.communicate()
         assert process.returncode == code
         position = err.decode().partition("--from-position ")[2].split()[0]

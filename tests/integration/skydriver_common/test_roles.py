@@ -119,9 +119,9 @@ async def test_break_glass_opens_the_log_for_one_transaction_and_leaves_an_event
                         await connection.execute(hiding)
         with pytest.raises(asyncpg.PostgresError, match="append-only"):
             await connection.execute("UPDATE event_log SET data = '{}' WHERE position = 3")
-    on_progress = await skydriver("log", "history", "system", "--json", "--database-url", guarded.url)
-    assert [fact["data"]["reason"] for fact in on_progress.lines] == [reason]
-    assert on_progress.lines[0]["actor"].startswith("database:")
+    recorded = await skydriver("log", "history", "system", "--json", "--database-url", guarded.url)
+    assert [fact["data"]["reason"] for fact in recorded.lines] == [reason]
+    assert recorded.lines[0]["actor"].startswith("database:")
     async with guarded.pool.acquire() as connection:
         broken = (await verify(connection)).breaks
     assert "system" not in {found.scan_id for found in broken}, "its own event is chained as all others are"

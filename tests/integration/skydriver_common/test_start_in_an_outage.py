@@ -25,9 +25,9 @@ async def proxies(database: str, clean_bus: str) -> AsyncIterator[list[Proxy]]:
         await proxy.close()
 
 
-async def _waits(on_progress: list[EventDict]) -> bool:
+async def _waits(logged: list[EventDict]) -> bool:
     """Whether the service has said, again, that it waits."""
-    return any(line["event"] == "service.waiting" for line in on_progress)
+    return any(line["event"] == "service.waiting" for line in logged)
 
 
 async def test_it_waits_for_database_and_broker_and_then_is_ready(
@@ -44,10 +44,10 @@ async def test_it_waits_for_database_and_broker_and_then_is_ready(
         is_built.set()
 
     running = asyncio.create_task(serve("progress", ServiceSettings.read(), build, on_created=services.append))
-    with capture_logs() as on_progress:
+    with capture_logs() as logged:
         for proxy in proxies:
-            on_progress.clear()
-            await until(lambda: _waits(on_progress))
+            logged.clear()
+            await until(lambda: _waits(logged))
             assert not running.done()
             assert not is_built.is_set()
             await proxy.open()
@@ -69,7 +69,7 @@ async def test_it_stops_at_once_while_it_waits(
         await open_foundation(service, ServiceSettings.read())
 
     running = asyncio.create_task(serve("progress", ServiceSettings.read(), build, on_created=services.append))
-    with capture_logs() as on_progress:
-        await until(lambda: _waits(on_progress))
+    with capture_logs() as logged:
+        await until(lambda: _waits(logged))
     services[0].request_stop()
     assert await asyncio.wait_for(running, 10) == 0

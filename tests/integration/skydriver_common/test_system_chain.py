@@ -42,8 +42,8 @@ async def test_what_walks_the_log_copes_with_them(store: Store, tmp_path: Path) 
     verified = ("log", "verify", "--json", "--seal", str(tmp_path / "a.seal"), "--key", str(tmp_path / "seal.pub.pem"), *url)
     found = (await skydriver(*verified)).json
     assert (found["scans"], found["breaks"]) == (1, [])
-    on_progress = await skydriver("log", "history", "system", *url)
-    assert on_progress.out.count("thrown away: seen to") == 2
+    recorded = await skydriver("log", "history", "system", *url)
+    assert recorded.out.count("thrown away: seen to") == 2
     assert (await skydriver("log", "state", "system", "--at", "1", *url)).code == 1
     assert [fact["scan_id"] for fact in (await skydriver("log", "tail", "--json", "--scan", "system", *url)).lines] == [
         "system"

@@ -19,8 +19,9 @@ from skydriver_common.db.clock import ClockComparison
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.notifier import DUE_CHANNEL, LOG_CHANNEL, Notifier
 from skydriver_common.db.pool import Connection, Listener, Pool, open_pool
+from skydriver_common.db.pooler import shares_sessions
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.faults import TryLater
+from skydriver_common.faults import TryLater, reason_of
 from skydriver_common.log.another_server import refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.runtime.loops import LoopSignals
@@ -72,7 +73,7 @@ async def retry_until_available(open_it: Callable[[], Awaitable[T]]) -> T:
         try:
             return await open_it()
         except TryLater as fault:
-            logger.warning("service.waiting", what=fault.what, retry_in_s=round(pause_s, 2))
+            logger.warning("service.waiting", what=fault.what, reason=reason_of(fault), retry_in_s=round(pause_s, 2))
         await asyncio.sleep(pause_s)
         pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
@@ -151,6 +152,11 @@ async def open_service_pool(
                 missing = await asyncio.to_thread(migrate.check, database_url)
                 if missing:
                     raise StartupProblem(f"the database lacks the migration {missing[0]}: run `skydriver migrate` first")
+                if await shares_sessions(database_url, name=service.name):
+                    raise StartupProblem(
+                        "SKYDRIVER_DATABASE_URL: the connection pooler in front of the database is in transaction mode,"
+                        " which gives no session to a connection; set pool_mode = session for this database"
+                    )
                 return await open_pool(
                     database_url, name=service.name, size=size, command_timeout_s=command_timeout_s, check=check
                 )
