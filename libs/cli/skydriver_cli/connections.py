@@ -14,6 +14,7 @@ import typer
 from skydriver_cli.errors import Problem
 from skydriver_common.db import migrate
 from skydriver_common.db.pool import Connection, Pool, connect, open_pool
+from skydriver_common.db.pooler import SharedSessions
 from skydriver_common.faults import TryLater
 
 DataDir = Annotated[
@@ -122,6 +123,8 @@ def schema_problems(advice: str = "Use the programs of that release") -> Iterato
         raise Problem(str(error), "Nothing of it has happened: end what holds it up, or try again") from error
     except migrate.Refused as error:
         raise Problem(str(error), "Nothing of it has happened: migrate as the owner of the tables") from error
+    except SharedSessions as error:
+        raise Problem(str(error), "Or name the database itself in the URL") from error
     except migrate.Unreachable as error:
         raise Problem("the database can't be reached, or takes no writes", "Check the URL and the server") from error
 

@@ -23,6 +23,7 @@ import psycopg
 from psycopg import errors, sql
 
 from skydriver_common.db.addresses import writable
+from skydriver_common.db.pooler import refuse_shared_sessions
 
 Unreachable = psycopg.OperationalError
 """Raised when the server can't be reached, or takes no writes."""
@@ -137,8 +138,9 @@ def migrate(
     """Apply what is missing and return the names applied. Blocking; safe to run from many processes at once.
 
     migrations: other ones than this release's, for tests. patience_s: how long a step is tried again for its lock.
-    Raises SchemaTooNew, HalfDone, Busy, Refused, Unreachable.
+    Raises SchemaTooNew, HalfDone, Busy, Refused, SharedSessions, Unreachable.
     """
+    refuse_shared_sessions(database_url)  # the lock that keeps two from migrating at once belongs to a session
     wanted = known() if migrations is None else list(migrations)
     with psycopg.connect(writable(database_url), autocommit=True, connect_timeout=10) as connection:
         connection.execute("SELECT set_config('statement_timeout', '0', false)")
@@ -155,13 +157,14 @@ def migrate(
 
 
 def look(database_url: str) -> Schema:
-    """How the database stands to this release. Raises SchemaTooNew, Unreachable."""
+    """How the database stands to this release. Raises SchemaTooNew, SharedSessions, Unreachable."""
+    refuse_shared_sessions(database_url)
     with psycopg.connect(writable(database_url), autocommit=True, connect_timeout=10) as connection:
         return _compared(_marks(connection), known())
 
 
 def check(database_url: str) -> list[str]:
-    """The names of migrations that the database still lacks. Raises SchemaTooNew, Unreachable."""
+    """The names of migrations that the database still lacks. Raises SchemaTooNew, SharedSessions, Unreachable."""
     return list(look(database_url).missing)
 
 

@@ -1,42 +1,54 @@
 """Whether a connection pooler between us and the database keeps a session for each connection.
 
-One in transaction mode (PgBouncer's ``pool_mode = transaction``) gives each transaction another session: settings and prepared
-statements vanish between two of them, and nobody hears a NOTIFY. Nothing here works that way, so a service does not start.
+One in transaction mode (PgBouncer's ``pool_mode = transaction``) gives each transaction another session: settings, locks and
+prepared statements vanish between two of them, and nobody hears a NOTIFY. Nothing here works that way, so nothing starts.
 """
 
-from skydriver_common.db.pool import Connection, connect
+from typing import Any
 
-__all__ = ["shares_sessions"]
+import psycopg
 
-_CHECK_LIMIT_S = 10.0
+from skydriver_common.db.addresses import writable
+
+__all__ = ["SharedSessions", "refuse_shared_sessions", "shares_sessions"]
+
+_LIMIT_S = 10
 
 
-async def shares_sessions(database_url: str, *, name: str) -> bool:
-    """Whether transactions of one connection may run in the sessions of others.
+class SharedSessions(Exception):
+    """The text is one line for the operator: what to change."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection pooler in front of the database is in transaction mode, which gives no session to a connection:"
+            " set pool_mode = session for this database"
+        )
+
+
+def refuse_shared_sessions(database_url: str) -> None:
+    """Return when each connection has a session of its own. Blocking. Raises SharedSessions, psycopg.OperationalError."""
+    if shares_sessions(database_url):
+        raise SharedSessions
+
+
+def shares_sessions(database_url: str) -> bool:
+    """Whether transactions of one connection may run in the sessions of others. Blocking.
 
     A pooler that shares sessions hands out the one that was returned last, so while ours are the only connections the second is
     given the session of the first; under load the first one, which asks again, is most likely given another than before.
-    Raises what asyncpg raises when the server cannot be reached.
+    Raises psycopg.OperationalError when the server cannot be reached.
     """
-    one = await connect(database_url, name=name, command_timeout_s=_CHECK_LIMIT_S)
-    try:
-        two = await connect(database_url, name=name, command_timeout_s=_CHECK_LIMIT_S)
-        try:
-            before = await _session(one)
-            async with two.transaction():
-                if await _session_of_transaction(two) == before:
-                    return True
-                return await _session(one) != before
-        finally:
-            await two.close(timeout=2)
-    finally:
-        await one.close(timeout=2)
+    with _connect(database_url) as one, _connect(database_url) as two:
+        before = _session(one)
+        with two.transaction():
+            return _session(two) == before or _session(one) != before
 
 
-async def _session(connection: Connection) -> int:
-    async with connection.transaction():  # a statement alone may be prepared in one session and run in another
-        return await _session_of_transaction(connection)
+def _connect(database_url: str) -> psycopg.Connection[tuple[Any, ...]]:
+    return psycopg.connect(writable(database_url), autocommit=True, connect_timeout=_LIMIT_S, prepare_threshold=None)
 
 
-async def _session_of_transaction(connection: Connection) -> int:
-    return int(await connection.fetchval("SELECT pg_backend_pid()"))
+def _session(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
+    with connection.transaction():
+        connection.execute(f"SET LOCAL statement_timeout = '{_LIMIT_S}s'")
+        return int(connection.execute("SELECT pg_backend_pid()").fetchall()[0][0])

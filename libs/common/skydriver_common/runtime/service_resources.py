@@ -19,7 +19,7 @@ from skydriver_common.db.clock import ClockComparison
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.notifier import DUE_CHANNEL, LOG_CHANNEL, Notifier
 from skydriver_common.db.pool import Connection, Listener, Pool, open_pool
-from skydriver_common.db.pooler import shares_sessions
+from skydriver_common.db.pooler import SharedSessions
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.faults import TryLater, reason_of
 from skydriver_common.log.another_server import refuse_log_of_another_server
@@ -152,16 +152,13 @@ async def open_service_pool(
                 missing = await asyncio.to_thread(migrate.check, database_url)
                 if missing:
                     raise StartupProblem(f"the database lacks the migration {missing[0]}: run `skydriver migrate` first")
-                if await shares_sessions(database_url, name=service.name):
-                    raise StartupProblem(
-                        "SKYDRIVER_DATABASE_URL: the connection pooler in front of the database is in transaction mode,"
-                        " which gives no session to a connection; set pool_mode = session for this database"
-                    )
                 return await open_pool(
                     database_url, name=service.name, size=size, command_timeout_s=command_timeout_s, check=check
                 )
         except migrate.SchemaTooNew as error:
             raise StartupProblem(f"{error}: start this service from that release") from error
+        except SharedSessions as error:
+            raise StartupProblem(f"SKYDRIVER_DATABASE_URL: {error}") from error
         except migrate.Unreachable as error:
             raise TryLater("the database can't be reached") from error
 
