@@ -30,14 +30,14 @@ kube-assets:  ## build a Kubernetes control plane into a cache folder: ten minut
 test-kube: setup-dev kube-assets  ## the dispatcher and deploy/ against a real Kubernetes control plane
 	$(PYTEST) tests/kube
 
-kube-chaos: setup-dev kube-assets  ## of test-kube only the fight under kills: SCANS=200 KILLS=20 SEED=…
+kube-chaos: setup-dev kube-assets  ## of test-kube only the run under kills: SCANS=200 KILLS=20 SEED=…
 	SKYDRIVER_TEST_SCANS=$(or $(SCANS),200) SKYDRIVER_TEST_KILLS=$(or $(KILLS),20) SKYDRIVER_TEST_SEED=$(SEED) \
 	    $(PYTEST) -s tests/kube/test_kills.py
 
 fire: setup-dev  ## 200 scanners on the bus for a minute while replicas of progress are killed
 	SKYDRIVER_TEST_FIRE_SECONDS=60 $(PYTEST) -s tests/integration/skydriver_progress/test_ingest_under_kills.py
 
-chaos: setup-dev  ## a long fight under faults: SCANS=2000 FAULTS=100 SEED=… RATE=4 REPORT=chaos.json
+chaos: setup-dev  ## a long run under faults: SCANS=2000 FAULTS=100 SEED=… RATE=4 REPORT=chaos.json
 	$(PYTHON) -m tests.chaos.run --scans $(or $(SCANS),2000) --faults $(or $(FAULTS),100) --per-second $(or $(RATE),4) \
 	    $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--json $(REPORT))
 

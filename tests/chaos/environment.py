@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,11 +31,39 @@ REPLICAS = {"api": 2, "progress": 2, "ewms_bridge": 2}
 DATABASE, BROKER = "postgres", "rabbitmq"
 
 
-class Battlefield:
-    """Servers, proxies, the system's processes; what starts, hurts and finds them. Made by ``battlefield``."""
+class OutageClock:
+    """How long the database or the broker has been taken away on purpose; overlapping outages count once."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._n_open = 0
+        self._since = self._total_s = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Until now, an outage that goes on included."""
+        return self._total_s + (self._clock() - self._since if self._n_open else 0.0)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Around a fault that takes one of them away, until it is back."""
+        if not self._n_open:
+            self._since = self._clock()
+        self._n_open += 1
+        try:
+            yield
+        finally:
+            self._n_open -= 1
+            if not self._n_open:
+                self._total_s += self._clock() - self._since
+
+
+class ChaosEnvironment:
+    """Servers, proxies, the system's processes; what starts, hurts and finds them. Made by ``chaos_environment``."""
 
     def __init__(self, data_dir: Path, *, has_standby: bool) -> None:
         self.data_dir = data_dir
+        self.outages = OutageClock()
         self.has_standby = has_standby
         self._database_home = data_dir / "postgres"
         self._standby: tuple[Path, postgres.Postgres] | None = None
@@ -52,13 +80,13 @@ class Battlefield:
 
     @property
     def database_url(self) -> str:
-        """Past the proxy: for the judge."""
+        """Past the proxy: for the verifier."""
         assert self._database is not None
         return self._database.url
 
     @property
     def amqp_url(self) -> str:
-        """Past the proxy: for the judge."""
+        """Past the proxy: for the verifier."""
         assert self._broker is not None
         return self._broker.url
 
@@ -293,13 +321,13 @@ class Battlefield:
 
 
 @asynccontextmanager
-async def battlefield(data_dir: Path, *, has_standby: bool = False) -> AsyncIterator[Battlefield]:
-    """Everything started and ready; everything stopped on leaving. data_dir: empty, of this fight alone.
+async def chaos_environment(data_dir: Path, *, has_standby: bool = False) -> AsyncIterator[ChaosEnvironment]:
+    """Everything started and ready; everything stopped on leaving. data_dir: empty, of this run alone.
 
     has_standby: the database has a copy that can take its place.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    field = Battlefield(data_dir, has_standby=has_standby)
+    field = ChaosEnvironment(data_dir, has_standby=has_standby)
     try:
         await asyncio.gather(field.start_database(), field.start_broker())
         if has_standby:

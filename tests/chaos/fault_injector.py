@@ -1,4 +1,4 @@
-"""The saboteur: a plan of faults that follows from the seed alone, carried out, and how long each took to recover from."""
+"""The fault injector: a plan of faults that follows from the seed alone, carried out, and how long each took to recover from."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import aio_pika
@@ -15,7 +15,7 @@ import asyncpg
 
 from skydriver_common.bus import topology
 from tests.chaos import poison
-from tests.chaos.environment import BROKER, DATABASE, Battlefield, faketime
+from tests.chaos.environment import BROKER, DATABASE, ChaosEnvironment, faketime
 from tests.support import previous_release
 from tests.support.hung_folder import hung_folder
 
@@ -97,12 +97,12 @@ def plan(seed: str, faults: int, duration_s: float, *, long: bool) -> list[Fault
     return [rng.choices(makers, weights)[0][1](round(at, 2)) for at in moments]
 
 
-class Saboteur:
+class FaultInjector:
     """Carries a plan out. One fault at a time per victim; several victims may suffer at once."""
 
     def __init__(
         self,
-        field: Battlefield,
+        field: ChaosEnvironment,
         session: aiohttp.ClientSession,
         probe: Callable[[], Awaitable[bool]],
         extra_scan: Callable[[], Awaitable[str]],
@@ -130,8 +130,10 @@ class Saboteur:
     async def _one(self, fault: Fault, outcome: Outcome) -> None:
         async with self._held.setdefault(fault.victim, asyncio.Lock()):
             self._say(str(fault))
+            takes_servers_away = fault.victim in (DATABASE, BROKER)
             try:
-                replaced = await self._strike_once_it_is_there(fault)
+                with self._field.outages.counting() if takes_servers_away else nullcontext():
+                    replaced = await self._strike_once_it_is_there(fault)
             except ProcessLookupError:
                 outcome.hit = False
                 return

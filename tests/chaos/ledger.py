@@ -1,4 +1,4 @@
-"""What was asked and what was answered: the driver writes it, the judge reads it."""
+"""What was asked and what was answered: the driver writes it, the verifier reads it."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class ScanRecord:
 
 @dataclass(slots=True)
 class Ledger:
-    """Everything of one fight."""
+    """Everything of one run."""
 
     scans: list[ScanRecord] = field(default_factory=list)
     refused_keys: list[str] = field(default_factory=list)

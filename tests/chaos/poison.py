@@ -10,10 +10,10 @@ import aio_pika
 from skydriver_common.bus import topology
 from skydriver_common.model.ids import ScanId
 from skydriver_scanner import protocol
-from tests.chaos.environment import Battlefield
+from tests.chaos.environment import ChaosEnvironment
 
 MARK = b"chaos poison"
-"""In the body of each; the judge does not ask why such a letter is there."""
+"""In the body of each; the verifier does not ask why such a letter is there."""
 
 
 class _Bytes(str):
@@ -25,7 +25,7 @@ class _Bytes(str):
         return b"\xff" * 255
 
 
-async def publish(field: Battlefield, scan_id: str) -> None:
+async def publish(field: ChaosEnvironment, scan_id: str) -> None:
     """Report on this scan with odd properties, well and under a token that is none; confirmed by the broker. Raises AMQPError."""
     good = field.signer().scan_token(ScanId(scan_id), datetime.now(UTC) + timedelta(hours=1))
     content: dict[str, Any] = {"progress": {"summary": MARK.decode(), "start": 1, "processing_stats": {"finished": False}}}

@@ -1,4 +1,4 @@
-"""The report of one fight: a table to read, JSON to keep."""
+"""The report of one run: a table to read, JSON to keep."""
 
 import math
 from collections import Counter
@@ -10,20 +10,20 @@ from rich.table import Table
 
 from tests.chaos.fault_injector import Outcome
 from tests.chaos.ledger import Ledger
-from tests.chaos.verifier import Verdict
+from tests.chaos.verifier import Finding
 
 _SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """seconds: of the whole fight, start and judgement included."""
+    """seconds: of the whole run, start and findings included."""
 
     seed: str
     seconds: float
     ledger: Ledger
     outcomes: list[Outcome]
-    verdicts: list[Verdict]
+    findings: list[Finding]
 
     @property
     def hits(self) -> list[Outcome]:
@@ -33,13 +33,13 @@ class Report:
     @property
     def lost(self) -> int:
         """Acknowledged things that are not there."""
-        return sum(len(verdict.wrong) for verdict in self.verdicts if verdict.is_loss)
+        return sum(len(finding.wrong) for finding in self.findings if finding.is_loss)
 
     @property
     def wrong(self) -> list[str]:
         """Everything that must not be."""
         unrecovered = [f"{outcome.fault}: {outcome.note}" for outcome in self.hits if outcome.recovery_s is None]
-        return unrecovered + [f"{verdict.question}: no, {text}" for verdict in self.verdicts for text in verdict.wrong]
+        return unrecovered + [f"{finding.question}: no, {text}" for finding in self.findings for text in finding.wrong]
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON-native data. Times in seconds."""
@@ -61,8 +61,8 @@ class Report:
             "recovery_p95_s": percentile(self._times(), 95),
             "lost": self.lost,
             "checks": [
-                {"question": verdict.question, "looked_at": verdict.looked_at, "wrong": verdict.wrong, "note": verdict.note}
-                for verdict in self.verdicts
+                {"question": finding.question, "looked_at": finding.looked_at, "wrong": finding.wrong, "note": finding.note}
+                for finding in self.findings
             ],
             "wrong": self.wrong,
         }
@@ -96,12 +96,12 @@ class Report:
         for kind, counts in sorted(by_kind.items()):
             answers.add_row(kind, ", ".join(f"{count} × {what}" for what, count in sorted(counts.items())))
         console.print(answers)
-        checks = Table("", "question", "looked at", "wrong", title="judgement")
-        for verdict in self.verdicts:
-            mark = "[red]✗[/red]" if verdict.wrong else "[green]✓[/green]"
-            checks.add_row(mark, verdict.question, str(verdict.looked_at), str(len(verdict.wrong)))
-            if verdict.note:
-                checks.add_row("", f"[dim]{verdict.note}[/dim]", "", "")
+        checks = Table("", "question", "looked at", "wrong", title="findings")
+        for finding in self.findings:
+            mark = "[red]✗[/red]" if finding.wrong else "[green]✓[/green]"
+            checks.add_row(mark, finding.question, str(finding.looked_at), str(len(finding.wrong)))
+            if finding.note:
+                checks.add_row("", f"[dim]{finding.note}[/dim]", "", "")
         console.print(checks)
         for text in self.wrong[:_SHOWN]:
             console.print(f"[red]✗[/red] {text}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""A short fight, and proof that its judge would have noticed."""
+"""A short run, and proof that its verifier would have noticed."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from rich.console import Console
 
 from skydriver_common.bus import topology
 from skydriver_common.bus.dead_letter import REASON
-from tests.chaos.environment import Battlefield
+from tests.chaos.environment import ChaosEnvironment
 from tests.chaos.ledger import Ledger, ScanRecord
-from tests.chaos.run import Rules, fight, new_seed
-from tests.chaos.verifier import Verdict, judge
+from tests.chaos.run import Rules, new_seed, run_chaos
+from tests.chaos.verifier import Finding, verify
 
 _SEED = "SKYDRIVER_TEST_CHAOS_SEED"
 
@@ -23,18 +23,18 @@ _SEED = "SKYDRIVER_TEST_CHAOS_SEED"
 @pytest.mark.timeout(280)
 async def test_nothing_is_lost_under_fire(tmp_path: Path) -> None:
     rules = Rules(seed=os.environ.get(_SEED) or new_seed(), scans=40, faults=10, per_second=2.0, long=False)
-    noticed: list[Verdict] = []
+    noticed: list[Finding] = []
 
-    async def afterwards(field: Battlefield, ledger: Ledger) -> None:
+    async def afterwards(field: ChaosEnvironment, ledger: Ledger) -> None:
         await _tamper(field)
-        noticed.extend(await judge(field, _with_lies(ledger), quiet_within_s=0))
+        noticed.extend(await verify(field, _with_lies(ledger), quiet_within_s=0))
 
-    report = await fight(rules, tmp_path / "chaos", print, afterwards=afterwards)
+    report = await run_chaos(rules, tmp_path / "chaos", print, afterwards=afterwards)
     report.show(Console(width=120))
     assert report.wrong == [], f"replay with {_SEED}={rules.seed}: {json.dumps(report.as_json(), indent=1)}"
     assert report.ledger.requests > 300
     assert len(report.hits) > rules.faults / 2
-    wrong = {verdict.question: len(verdict.wrong) for verdict in noticed}
+    wrong = {finding.question: len(finding.wrong) for finding in noticed}
     for question, count in {
         "every request answered 200 is there, once": 2,
         "nothing answered 4xx left a trace": 2,
@@ -43,11 +43,11 @@ async def test_nothing_is_lost_under_fire(tmp_path: Path) -> None:
         "every acknowledged deletion is in the log": 1,
     }.items():
         assert wrong[question] == count, (question, wrong)
-    assert [verdict.question for verdict in noticed if not verdict.wrong] == ["promises kept in every answer"]
+    assert [finding.question for finding in noticed if not finding.wrong] == ["promises kept in every answer"]
 
 
 def _with_lies(ledger: Ledger) -> Ledger:
-    """The ledger, claiming things that never were: the judge must find each."""
+    """The ledger, claiming things that never were: the verifier must find each."""
     stored = next(
         record for record in ledger.scans
         if record.scan_id is not None and record.reports and not record.is_deleted and record.rescan_id is None
@@ -61,8 +61,8 @@ def _with_lies(ledger: Ledger) -> Ledger:
     return replace(ledger, scans=[*others, lying, invented], refused_keys=[stored.key])
 
 
-async def _tamper(field: Battlefield) -> None:
-    """A second start, an altered event, an altered view, forgotten work and a strange dead letter: the judge must find each."""
+async def _tamper(field: ChaosEnvironment) -> None:
+    """A second start, an altered event, an altered view, forgotten work and a unexpected dead letter: the verifier must find each."""
     (starts, *_) = field.work_dir.glob("*/starts")
     with starts.open("a") as lines:
         lines.write("1 twin\n")

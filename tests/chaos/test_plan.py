@@ -1,4 +1,4 @@
-"""A fight can be replayed: its faults follow from the seed alone."""
+"""A run can be replayed: its faults follow from the seed alone."""
 
 from tests.chaos.fault_injector import plan
 from tests.chaos.report import percentile

@@ -1,4 +1,4 @@
-"""The judge: when everything is back, holds the log, the views, the bus and the work folders against what was acknowledged."""
+"""The verifier: when everything is back, holds the log, the views, the bus and the work folders against what was acknowledged."""
 
 import asyncio
 import json
@@ -17,10 +17,10 @@ from skydriver_common.log import blobs
 from skydriver_common.model.commands import COMMANDS
 from skydriver_common.model.ids import digest_of
 from skydriver_ops.eventlog import rebuild
-from skydriver_ops.eventlog.verify import verify
+from skydriver_ops.eventlog.verify import verify as verify_chains
 from tests.chaos import poison
 from tests.chaos.driver import skymap
-from tests.chaos.environment import Battlefield
+from tests.chaos.environment import ChaosEnvironment
 from tests.chaos.ledger import Ledger, ScanRecord
 
 _QUIET_LIMIT_S = 300.0
@@ -42,7 +42,7 @@ _UNSETTLED = {
 
 
 @dataclass(slots=True)
-class Verdict:
+class Finding:
     """One question, how many things were looked at, and what was found wrong. is_loss: something acknowledged is not there."""
 
     question: str
@@ -52,24 +52,24 @@ class Verdict:
     note: str = ""
 
 
-async def judge(battle: Battlefield, ledger: Ledger, *, quiet_within_s: float = _QUIET_LIMIT_S) -> list[Verdict]:
+async def verify(field: ChaosEnvironment, ledger: Ledger, *, quiet_within_s: float = _QUIET_LIMIT_S) -> list[Finding]:
     """Wait until nothing is under way any more, then answer every question."""
-    connection = await asyncpg.connect(battle.database_url, command_timeout=120)
+    connection = await asyncpg.connect(field.database_url, command_timeout=120)
     try:
-        waiting = await _quiet(connection, battle.amqp_url, quiet_within_s)
+        waiting = await _quiet(connection, field.amqp_url, quiet_within_s)
         log = await _log(connection)
         return [
-            Verdict("nothing is left under way", 1, waiting),
-            Verdict("promises kept in every answer", ledger.requests, list(ledger.complaints)),
+            Finding("nothing is left under way", 1, waiting),
+            Finding("promises kept in every answer", ledger.requests, list(ledger.complaints)),
             await _requests(connection, ledger, log),
             _refused(ledger, log),
             await _reports(ledger, log),
             await _results(connection, ledger, log),
             _deletions(ledger, log),
-            _launches(battle, log),
+            _launches(field, log),
             await _chains(connection),
             await _views(connection),
-            await _dead_letters(battle.amqp_url),
+            await _dead_letters(field.amqp_url),
         ]
     finally:
         await connection.close()
@@ -137,8 +137,8 @@ def _queues() -> Iterable[str]:
     yield from (topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS)
 
 
-async def _requests(connection: Connection, ledger: Ledger, log: _Log) -> Verdict:
-    verdict = Verdict("every request answered 200 is there, once", is_loss=True)
+async def _requests(connection: Connection, ledger: Ledger, log: _Log) -> Finding:
+    finding = Finding("every request answered 200 is there, once", is_loss=True)
     by_key: Counter[str] = Counter()
     rescans_of: Counter[str] = Counter()
     for history in log.scans.values():
@@ -150,68 +150,68 @@ async def _requests(connection: Connection, ledger: Ledger, log: _Log) -> Verdic
             by_key[classifiers.get("chaos", "")] += 1
     for record in ledger.scans:
         if by_key[record.key] > 1:
-            verdict.wrong.append(f"{record.key} was stored {by_key[record.key]} times")
+            finding.wrong.append(f"{record.key} was stored {by_key[record.key]} times")
         if record.scan_id is None:
             continue
-        verdict.looked_at += 1
+        finding.looked_at += 1
         requested = log.of(record.scan_id, "scan.requested")
         if len(requested) != 1:
-            verdict.wrong.append(f"scan {record.scan_id} was answered 200 and has {len(requested)} requests in the log")
+            finding.wrong.append(f"scan {record.scan_id} was answered 200 and has {len(requested)} requests in the log")
             continue
         try:
             if await blobs.get(connection, str(requested[0]["event_digest"])) != record.event:
-                verdict.wrong.append(f"scan {record.scan_id} has another i3 event")
+                finding.wrong.append(f"scan {record.scan_id} has another i3 event")
         except blobs.BlobMissing:
-            verdict.wrong.append(f"scan {record.scan_id} has lost its i3 event")
+            finding.wrong.append(f"scan {record.scan_id} has lost its i3 event")
         if record.rescan_id is not None and rescans_of[record.scan_id] != 1:
-            verdict.wrong.append(f"scan {record.scan_id} was scanned again {rescans_of[record.scan_id]} times")
+            finding.wrong.append(f"scan {record.scan_id} was scanned again {rescans_of[record.scan_id]} times")
         if record.rescan_id is not None and not log.of(record.rescan_id, "scan.requested"):
-            verdict.wrong.append(f"the rescan {record.rescan_id} was answered 200 and is not there")
-    return verdict
+            finding.wrong.append(f"the rescan {record.rescan_id} was answered 200 and is not there")
+    return finding
 
 
-def _refused(ledger: Ledger, log: _Log) -> Verdict:
-    verdict = Verdict("nothing answered 4xx left a trace")
+def _refused(ledger: Ledger, log: _Log) -> Finding:
+    finding = Finding("nothing answered 4xx left a trace")
     refused = set(ledger.refused_keys)
     reports = {mark for record in ledger.scans for mark in record.refused_reports}
-    verdict.looked_at = len(refused) + len(reports)
+    finding.looked_at = len(refused) + len(reports)
     for scan_id, history in log.scans.items():
         classifiers = history[0][1]["classifiers"]
         assert isinstance(classifiers, dict)
         if classifiers.get("chaos") in refused:
-            verdict.wrong.append(f"the refused request {classifiers['chaos']} is stored as scan {scan_id}")
+            finding.wrong.append(f"the refused request {classifiers['chaos']} is stored as scan {scan_id}")
         for mark in _marks(log, scan_id) & reports:
-            verdict.wrong.append(f"the refused report {mark} is stored in scan {scan_id}")
-    return verdict
+            finding.wrong.append(f"the refused report {mark} is stored in scan {scan_id}")
+    return finding
 
 
 def _marks(log: _Log, scan_id: str | None) -> set[str]:
     return {str(data["progress"]["summary"]) for data in log.of(scan_id, "scan.progress-reported")}  # type: ignore[index]
 
 
-async def _reports(ledger: Ledger, log: _Log) -> Verdict:
-    verdict = Verdict("every acknowledged report is in the log", is_loss=True)
+async def _reports(ledger: Ledger, log: _Log) -> Finding:
+    finding = Finding("every acknowledged report is in the log", is_loss=True)
     for record in ledger.scans:
         marks = _marks(log, record.scan_id)
-        verdict.looked_at += len(record.reports)
-        verdict.wrong += [f"the report {mark} is not in scan {record.scan_id}" for mark in record.reports if mark not in marks]
-    return verdict
+        finding.looked_at += len(record.reports)
+        finding.wrong += [f"the report {mark} is not in scan {record.scan_id}" for mark in record.reports if mark not in marks]
+    return finding
 
 
-async def _results(connection: Connection, ledger: Ledger, log: _Log) -> Verdict:
-    verdict = Verdict("every acknowledged result is in the log, the final one stands", is_loss=True)
+async def _results(connection: Connection, ledger: Ledger, log: _Log) -> Finding:
+    finding = Finding("every acknowledged result is in the log, the final one stands", is_loss=True)
     for record in ledger.scans:
         received = log.of(record.scan_id, "scan.result-received")
         digests = {str(data["digest"]) for data in received}
         for mark in [*record.results, *([record.final] if record.final else [])]:
-            verdict.looked_at += 1
+            finding.looked_at += 1
             if not digests & _digests(mark):
-                verdict.wrong.append(f"the result {mark} is not in scan {record.scan_id}")
+                finding.wrong.append(f"the result {mark} is not in scan {record.scan_id}")
         if record.final is not None:
-            verdict.wrong += await _final_stands(connection, record)
+            finding.wrong += await _final_stands(connection, record)
         if sum(data["is_final"] is True for data in received) > 1:
-            verdict.wrong.append(f"scan {record.scan_id} has more than one final result")
-    return verdict
+            finding.wrong.append(f"scan {record.scan_id} has more than one final result")
+    return finding
 
 
 async def _final_stands(connection: Connection, record: ScanRecord) -> list[str]:
@@ -232,71 +232,71 @@ def _digests(mark: str) -> set[str]:
     return {str(digest_of(json.dumps(content, separators=separators).encode())) for separators in (None, (",", ":"))}
 
 
-def _deletions(ledger: Ledger, log: _Log) -> Verdict:
-    verdict = Verdict("every acknowledged deletion is in the log", is_loss=True)
+def _deletions(ledger: Ledger, log: _Log) -> Finding:
+    finding = Finding("every acknowledged deletion is in the log", is_loss=True)
     for record in ledger.scans:
         deleted = [record.scan_id] * record.is_deleted + [record.rescan_id] * record.rescan_is_deleted
-        verdict.looked_at += len(deleted)
-        verdict.wrong += [
+        finding.looked_at += len(deleted)
+        finding.wrong += [
             f"the deletion of scan {scan_id} is lost" for scan_id in deleted if not log.of(scan_id, "scan.deleted")
         ]
-    return verdict
+    return finding
 
 
-def _launches(battle: Battlefield, log: _Log) -> Verdict:
+def _launches(field: ChaosEnvironment, log: _Log) -> Finding:
     """Starts are what the scanners themselves wrote; a start more than the log explains is a second launch."""
-    verdict = Verdict("no scan was launched twice")
+    finding = Finding("no scan was launched twice")
     for scan_id in log.scans:
         launched, restarts = log.of(scan_id, "scan.launched"), log.of(scan_id, "scan.scanner-restarted")
         kinds = [kind for kind, _ in log.scans[scan_id]]
         is_deleted = "scan.deleted" in kinds
         if len(launched) > 1:
-            verdict.wrong.append(f"scan {scan_id} has {len(launched)} launches in the log")
+            finding.wrong.append(f"scan {scan_id} has {len(launched)} launches in the log")
         if is_deleted and "scan.launched" in kinds[kinds.index("scan.deleted") :]:
-            verdict.wrong.append(f"scan {scan_id} was launched after it was deleted")
+            finding.wrong.append(f"scan {scan_id} was launched after it was deleted")
         try:
-            lines = (battle.work_dir / scan_id / "starts").read_text().splitlines()
+            lines = (field.work_dir / scan_id / "starts").read_text().splitlines()
         except FileNotFoundError:
             if launched and not is_deleted:  # else it was ended before it could say anything
-                verdict.wrong.append(f"scan {scan_id} was launched, says the log, and was never started")
+                finding.wrong.append(f"scan {scan_id} was launched, says the log, and was never started")
             continue
-        verdict.looked_at += 1
+        finding.looked_at += 1
         if "scan.launch-attempted" not in kinds:
-            verdict.wrong.append(f"scan {scan_id} was started, and the log does not know that it was taken")
+            finding.wrong.append(f"scan {scan_id} was started, and the log does not know that it was taken")
         if not launched and not is_deleted and not any(data["is_final"] for data in log.of(scan_id, "scan.result-received")):
             # one that ended while nobody could note its launch waits no more: there is nothing left to launch
-            verdict.wrong.append(f"scan {scan_id} was started, and its launch is not in the log")
+            finding.wrong.append(f"scan {scan_id} was started, and its launch is not in the log")
         if any(line.endswith("twin") for line in lines):
-            verdict.wrong.append(f"scan {scan_id} had two scanner servers at a time")
+            finding.wrong.append(f"scan {scan_id} had two scanner servers at a time")
         # a scanner may die before its launch is noted: then each further attempt explains one more start
         attempts = log.of(scan_id, "scan.launch-attempted")
         if len(lines) > max(1, len(attempts)) + len(restarts):
-            verdict.wrong.append(
+            finding.wrong.append(
                 f"scan {scan_id} was started {len(lines)} times, with {len(attempts)} attempts and {len(restarts)} restarts"
             )
-    return verdict
+    return finding
 
 
-async def _chains(connection: Connection) -> Verdict:
-    report = await verify(connection)
-    return Verdict(
+async def _chains(connection: Connection) -> Finding:
+    report = await verify_chains(connection)
+    return Finding(
         "hash chains are whole",
         report.events,
         [f"scan {found.scan_id}, version {found.version}: {found.what}" for found in report.breaks],
     )
 
 
-async def _views(connection: Connection) -> Verdict:
+async def _views(connection: Connection) -> Finding:
     found = await rebuild.check(connection)
-    return Verdict(
+    return Finding(
         "views are what the log says", found.events, [f"{one.view} {one.key}: {one.what}" for one in found.differences]
     )
 
 
-async def _dead_letters(amqp_url: str) -> Verdict:
+async def _dead_letters(amqp_url: str) -> Finding:
     """Looked at, and left where they are. Nothing that chaos does is a message's own fault, and late commands make none, but with
     the release before."""
-    verdict = Verdict("there are no dead letters")
+    finding = Finding("there are no dead letters")
     reasons: Counter[str] = Counter()
     bus = await aio_pika.connect(amqp_url)
     async with bus:
@@ -304,13 +304,13 @@ async def _dead_letters(amqp_url: str) -> Verdict:
         queue = await channel.get_queue(topology.DEAD_LETTERS)
         while (message := await queue.get(fail=False, no_ack=False)) is not None:
             letter = letter_of(message)
-            verdict.looked_at += 1
+            finding.looked_at += 1
             if poison.MARK in message.body:
                 reasons["poison"] += 1
                 continue
             reasons[letter.reason] += 1
             if letter.reason in _OF_THE_RELEASE_BEFORE:
                 continue
-            verdict.wrong.append(f"{letter.key} {letter.message_id}: {letter.reason}: {letter.traceback}")
-    verdict.note = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
-    return verdict
+            finding.wrong.append(f"{letter.key} {letter.message_id}: {letter.reason}: {letter.traceback}")
+    finding.note = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
+    return finding

@@ -6,8 +6,8 @@ The limits only end a test that would hang; they say nothing about speed.
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 __all__ = ["until", "wait_until"]
 
@@ -27,12 +27,7 @@ def wait_until(condition: Callable[[], T | None], limit_s: float = _LIMIT_S, wha
     return seen
 
 
-async def until(
-    condition: "Callable[[], T | Awaitable[T | None] | None]",
-    what: str = "",
-    limit_s: float = _LIMIT_S,
-    poll_s: float = _POLL_S,
-) -> T:
+async def until(condition: Callable[[], Any], what: str = "", limit_s: float = _LIMIT_S, poll_s: float = _POLL_S) -> Any:
     """As `wait_until`, on the event loop; the condition may be a coroutine function."""
     deadline = time.monotonic() + limit_s
     while True:
