@@ -47,16 +47,17 @@ OF_DATA = ("22003", "22P05", "23514", "54000")
 
 @dataclass
 class FaultyDatabase:
-    """Fails the next ``left`` statements at the place. met: how many have failed."""
+    """Fails the next ``left`` statements at the place, those at the next place after them. met: how many have failed."""
 
     place: str = ""
     code: str = ""
     left: int = 0
     met: int = field(default=0)
+    following: tuple[str, str, int] | None = None
 
-    def fails(self, place: str, code: str, times: int) -> None:
-        """From now on."""
-        self.place, self.code, self.left, self.met = place, code, times, 0
+    def fails(self, place: str, code: str, times: int, *, then: tuple[str, str, int] | None = None) -> None:
+        """From now on. then: place, code and times of what fails after that."""
+        self.place, self.code, self.left, self.met, self.following = place, code, times, 0, then
 
     async def meets(self, connection: Any, query: str) -> None:
         """Called before each statement."""
@@ -64,10 +65,13 @@ class FaultyDatabase:
             return
         self.left -= 1
         self.met += 1
-        if self.code == CUT:
+        code = self.code
+        if self.left == 0 and self.following is not None:
+            (self.place, self.code, self.left), self.following = self.following, None
+        if code == CUT:
             statement = "SELECT pg_terminate_backend(pg_backend_pid())"
         else:
-            statement = f"DO $$ BEGIN RAISE EXCEPTION 'as the test says' USING ERRCODE = '{self.code}'; END $$"
+            statement = f"DO $$ BEGIN RAISE EXCEPTION 'as the test says' USING ERRCODE = '{code}'; END $$"
         await asyncpg.Connection.execute(connection, statement)
 
 

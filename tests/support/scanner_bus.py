@@ -24,7 +24,7 @@ from skydriver_common.model.scan import Scan
 from skydriver_progress.adapters.batch_consumer import BatchConsumer, Settled
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import Retention
-from skydriver_progress.scan_token_verifier import ScanTokens
+from skydriver_progress.scan_token_verifier import ScanTokenVerifier
 from skydriver_scanner import protocol
 from tests.support.histories import Store, a_context
 
@@ -172,7 +172,7 @@ async def lanes(
     works = []
     for kind in topology.SCANNER_KINDS:
         ingest = Ingest(
-            store.pool, store.bell, UnitOfWork(store.pool, store.bell, writer="progress"), ScanTokens(verifier),
+            store.pool, store.bell, UnitOfWork(store.pool, store.bell, writer="progress"), ScanTokenVerifier(verifier),
             coalesces=coalesces, token_grace_s=token_grace_s, retention=retention,
         )  # fmt: skip
         lane = BatchConsumer(

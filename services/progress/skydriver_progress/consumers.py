@@ -30,4 +30,4 @@ def register(broker: RabbitBroker, uow: UnitOfWork, retention: Retention, silenc
     @broker.subscriber(topology.event_queue(topology.PROGRESS, ScanLaunched.type), topology.EVENTS, no_reply=True)
     async def scan_launched(message: RabbitMessage) -> None:
         """Expect to hear of the scanner server."""
-        await silence.begins(str(message.headers.get("scan_id", "")))
+        await silence.schedule_silence_check(str(message.headers.get("scan_id", "")))

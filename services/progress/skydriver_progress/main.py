@@ -20,7 +20,7 @@ from skydriver_progress.backlog_gate import SETTLES_S, BacklogGate
 from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import COMPACT, Retention
-from skydriver_progress.scan_token_verifier import ScanTokens
+from skydriver_progress.scan_token_verifier import ScanTokenVerifier
 from skydriver_progress.settings import ProgressSettings
 from skydriver_progress.silence import SILENCE, SilenceWatch
 from skydriver_progress.unwatched import INTERVAL_S, RECONCILE, Unwatched
@@ -92,7 +92,7 @@ async def _ingest(
         prefetch, most = _SHARES[kind]
         uow = UnitOfWork(pool, foundation.bell, writer=service.name, on_appended=service.metrics.events_appended)
         ingest = Ingest(
-            pool, foundation.bell, uow, ScanTokens(verifier),
+            pool, foundation.bell, uow, ScanTokenVerifier(verifier),
             coalesces=settings.coalesce_progress, token_grace_s=settings.scan_token_grace_s, retention=retention,
         )  # fmt: skip
         lane = BatchConsumer(

@@ -18,10 +18,9 @@ from skydriver_common.payloads.reports import (
     is_empty_object,
     split_result,
 )
-from skydriver_progress.decide import Refusal, Report, ReportFailure
+from skydriver_progress.reports import ReportCode, ReportFailure, ReportRejection, ScannerReport
 from skydriver_scanner import protocol
 
-MALFORMED, TOO_LARGE = "malformed", "too-large"
 _PLAIN_NESTING = 150
 """With fewer brackets than this a body can't be nested too deeply, and the fast parser may have it."""
 
@@ -60,23 +59,25 @@ def addressed_to(key: str) -> tuple[str, str | None]:
     return (kind if kind in protocol.KINDS else "unknown"), protocol.scan_id_of(scan_id)
 
 
-def open_envelope(key: str, headers: Mapping[str, Any], body: bytes, content_encoding: str | None) -> Envelope | Refusal:
+def open_envelope(
+    key: str, headers: Mapping[str, Any], body: bytes, content_encoding: str | None
+) -> Envelope | ReportRejection:
     """Check what is on the outside, decompress the inside. Never raises."""
     try:
         outside = protocol.unwrap(key, headers, body, content_encoding=content_encoding)
     except protocol.MessageTooLarge as error:
-        return Refusal(TOO_LARGE, error.reason)
+        return ReportRejection(ReportCode.TOO_LARGE, error.reason)
     except protocol.MessageRefused as error:
-        return Refusal(MALFORMED, error.reason)
+        return ReportRejection(ReportCode.MALFORMED, error.reason)
     return Envelope(outside.kind, outside.scan_id, outside.producer, outside.sequence, outside.plain, outside.token)
 
 
-def too_large(key: str) -> Refusal:
+def too_large(key: str) -> ReportRejection:
     """The refusal of a body beyond the limit of its kind."""
-    return Refusal(TOO_LARGE, f"the body is larger than {most_wire_bytes(key)} bytes: send it over REST")
+    return ReportRejection(ReportCode.TOO_LARGE, f"the body is larger than {most_wire_bytes(key)} bytes: send it over REST")
 
 
-def parse(envelope: Envelope) -> Report | Skymap | Refusal | None:
+def parse(envelope: Envelope) -> ScannerReport | Skymap | ReportRejection | None:
     """What a message says. None: nothing (the first, empty skymaps of a scan). Never raises."""
     try:
         match envelope.kind:
@@ -87,11 +88,11 @@ def parse(envelope: Envelope) -> Report | Skymap | Refusal | None:
             case _:
                 return _failure(envelope)
     except InvalidBody as error:
-        return Refusal(MALFORMED, error.reason)
+        return ReportRejection(ReportCode.MALFORMED, error.reason)
     except protocol.MessageRefused as error:
-        return Refusal(MALFORMED, error.reason)
+        return ReportRejection(ReportCode.MALFORMED, error.reason)
     except RecursionError:
-        return Refusal(MALFORMED, "the body is nested too deeply")
+        return ReportRejection(ReportCode.MALFORMED, "the body is nested too deeply")
 
 
 def _progress(envelope: Envelope) -> PatchManifest:

@@ -10,11 +10,11 @@ from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.compaction import AT_ONCE, RESULTS_AT_ONCE, compact_progress, compact_results
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context
+from skydriver_progress.decide.retention import next_compaction_after
 
 logger = structlog.get_logger(__name__)
 
 COMPACT = "progress.compact"
-_AGAIN_AFTER = timedelta(days=1)
 
 
 class Retention:
@@ -25,7 +25,7 @@ class Retention:
         self._schedule = schedule
         self._keep = keep
 
-    def begins(self, tx: Transaction, scan_id: str) -> None:
+    def schedule_compaction(self, tx: Transaction, scan_id: str) -> None:
         """The scan's first report or result is about to be stored: note down, in its transaction, when to look at it."""
         if self._keep is not None:
             tx.due.put(COMPACT, scan_id, after=self._keep)
@@ -47,10 +47,10 @@ class Retention:
             results = 0 if scan is None else await compact_results(tx, work.scan_id, before=before)
         if done or results:
             logger.info("progress.compacted", scan_id=work.scan_id, payloads=done, results=results)
-        if done == AT_ONCE or results == RESULTS_AT_ONCE:
-            await self._schedule.postpone(work, timedelta(0))
-        elif scan is None or (scan.scanner.ended_at is not None and scan.scanner.heard_at < before.timestamp()):
+        has_more = done == AT_ONCE or results == RESULTS_AT_ONCE
+        pause = next_compaction_after(scan, has_more=has_more, before=before.timestamp(), retention=self._keep)
+        if pause is None:
             await self._schedule.finish(work)
         else:
-            await self._schedule.postpone(work, min(_AGAIN_AFTER, self._keep))
+            await self._schedule.postpone(work, pause)
         return True

@@ -24,5 +24,5 @@ class Unwatched:
         with database_faults():
             scan_ids = [row["scan_id"] async for row in _sql.unwatched(self._pool, most=_PAGE)]
         for scan_id in scan_ids:
-            await self._silence.begins(scan_id)
+            await self._silence.schedule_silence_check(scan_id)
         return len(scan_ids) == _PAGE

@@ -5,7 +5,7 @@ from skydriver_common.log.views import manifest_body
 from skydriver_common.model import event_codec
 from skydriver_common.model.commands import Context, PatchManifest, PutResult
 from skydriver_common.model.rejections import Rejection, Reply
-from skydriver_progress.decide import decide_patch, decide_result, unknown
+from skydriver_progress.decide.reports import decide_patch, decide_result, unknown_scan
 from skydriver_progress.retention import Retention
 
 
@@ -15,7 +15,7 @@ async def patch_manifest(command: PatchManifest, context: Context, uow: UnitOfWo
         if tx.recorded_reply is not None:
             return tx.recorded_reply
         scan = tx.scan(command.scan_id)
-        match unknown(command.scan_id) if scan is None else decide_patch(scan, command, tx.now.timestamp()):
+        match unknown_scan(command.scan_id) if scan is None else decide_patch(scan, command, tx.now.timestamp()):
             case Rejection() as no:
                 reply = Reply.refused(no)
             case events:
@@ -23,7 +23,7 @@ async def patch_manifest(command: PatchManifest, context: Context, uow: UnitOfWo
                 assert scan is not None
                 assert after is not None
                 if scan.progress is None and after.progress is not None:
-                    retention.begins(tx, command.scan_id)
+                    retention.schedule_compaction(tx, command.scan_id)
                 reply = Reply(body=manifest_body(after))
         tx.record(reply)
     return reply
@@ -36,11 +36,11 @@ async def put_result(command: PutResult, context: Context, uow: UnitOfWork, rete
             return tx.recorded_reply
         scan = tx.scan(command.scan_id)
         if scan is None:
-            reply = Reply.refused(unknown(command.scan_id))
+            reply = Reply.refused(unknown_scan(command.scan_id))
         else:
             tx.needs_blob(command.digest)
             if scan.result is None:
-                retention.begins(tx, command.scan_id)
+                retention.schedule_compaction(tx, command.scan_id)
             after = tx.append(command.scan_id, decide_result(scan, command))
             assert after is not None
             assert after.result is not None

@@ -14,9 +14,10 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
 from skydriver_common.model.ids import digest_of
 from skydriver_progress.adapters import batch_consumer as lane
-from skydriver_progress.ingest import Ingest, Message
+from skydriver_progress.incoming import ReceivedMessage
+from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import Retention
-from skydriver_progress.scan_token_verifier import ScanTokens
+from skydriver_progress.scan_token_verifier import ScanTokenVerifier
 from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import a_store
@@ -28,7 +29,7 @@ async def test_a_skymap_that_a_crash_has_lost_is_put_again_before_a_decision_ref
     scan_id = await rig.store.a_scan()
     ingest = Ingest(
         rig.store.pool, rig.store.bell, rig.store.uows["progress"],
-        ScanTokens(TokenVerifier([Issuer(ISSUER, JwksFile(rig.jwks))], audience=AUDIENCE)),
+        ScanTokenVerifier(TokenVerifier([Issuer(ISSUER, JwksFile(rig.jwks))], audience=AUDIENCE)),
         coalesces=True, token_grace_s=600,
         retention=Retention(rig.store.uows["progress"], Schedule(rig.store.pool, rig.store.bell, holder="t"), keep=timedelta(1)),
     )  # fmt: skip
@@ -36,7 +37,7 @@ async def test_a_skymap_that_a_crash_has_lost_is_put_again_before_a_decision_ref
     packed = protocol.pack(
         "result", scan_id, content, token=rig.bus.token(scan_id), producer="p", sequence=1, content_encoding=protocol.NONE
     )
-    message = Message(packed.routing_key, packed.headers, packed.body, protocol.NONE, "p-1", None, len(packed.body), 1)
+    message = ReceivedMessage(packed.routing_key, packed.headers, packed.body, protocol.NONE, "p-1", None, len(packed.body), 1)
     items = await ingest.prepare([message])
     await rig.store.pool.execute("DELETE FROM blobs")  # what a crash does to a row that the disk had not got yet
     with pytest.raises(TryLater):

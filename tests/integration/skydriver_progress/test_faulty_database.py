@@ -121,3 +121,23 @@ async def test_values_that_the_database_refuses_go_with_their_traceback_and_hold
     assert all(str(letter.headers["x-reason"]).startswith("failed: ") for letter in letters)
     assert all(letter.headers["x-traceback"] for letter in letters)
     assert len(sessions) == len(topology.SCANNER_KINDS)
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_skymap_that_cannot_be_stored_again_goes_alone_and_its_batch_is_decided(
+    rig: Rig, sessions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction fails for want of the database, the skymap is stored once more, and its values are refused then."""
+    scan_id = await rig.store.a_scan()
+    outcomes = Outcomes()
+    async with lanes(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count), faulty_database(monkeypatch) as database:
+        for number, code in enumerate(OF_DATA, 1):
+            database.fails("commit", "25006", 1, then=(BLOB, code, 1))
+            await rig.bus.send("result", scan_id, _a_skymap(number), sequence=number)
+            await outcomes.until("buried", number)
+            assert database.met == 2, code
+        await rig.bus.send("result", scan_id, _a_skymap(0), sequence=len(OF_DATA) + 1)
+        await outcomes.until("done", 1)
+    letters = await rig.dead.read(len(OF_DATA))
+    assert all(str(letter.headers["x-reason"]).startswith("failed: ") for letter in letters)
+    assert sorted(sessions) == sorted(topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS)

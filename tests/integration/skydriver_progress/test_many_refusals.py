@@ -7,7 +7,7 @@ import pytest
 
 from skydriver_cli.embedded.rabbitmq import MAX_DEAD_LETTERS, USER
 from skydriver_common.bus import topology
-from skydriver_progress.refusals import MAX_KEPT
+from skydriver_progress.decide.rejections import MAX_KEPT
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import until
 from tests.support.scanner_bus import a_progress, lanes

@@ -62,7 +62,7 @@ async def test_a_scan_whose_launch_was_not_delivered_is_watched_nevertheless(sto
     watched, unwatched, ended = await _launched(store), await _launched(store), await _launched(store)
     await store.append("dispatcher", ended, ev.ScanDeleted())
     watch = SilenceWatch(store.uows["progress"], _schedule(store), _hears(), limit=timedelta(hours=1))
-    await watch.begins(watched)
+    await watch.schedule_silence_check(watched)
     before = await store.pool.fetch("SELECT due_at FROM due_work WHERE scan_id = $1", watched)
 
     assert await Unwatched(store.pool, watch).step() is False
@@ -77,7 +77,7 @@ async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Sto
     retention = Retention(store.uows["progress"], schedule, keep=None)
     patient = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(hours=1))
     for each in (scan_id, scan_id, ended):  # an event may come twice
-        await patient.begins(each)
+        await patient.schedule_silence_check(each)
     assert await patient.step() > 60  # nothing is due yet
     await store.append("dispatcher", ended, ev.ScanDeleted())
     await _due_now(store, SILENCE)
@@ -103,7 +103,7 @@ async def test_waiting_for_the_first_worker_is_no_silence(store: Store) -> None:
     scan_id = await _launched(store)
     schedule = _schedule(store)
     watch = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
-    await watch.begins(scan_id)
+    await watch.schedule_silence_check(scan_id)
     progress = a_progress(1)["progress"]
     progress["processing_stats"] = progress["processing_stats"] | {"rate": {}, "end": "", "predictions": {}}
     command = PatchManifest(scan_id=scan_id, progress=progress)
@@ -127,7 +127,7 @@ async def test_without_any_worker_a_scan_that_had_some_is_not_silent_either(stor
     scan_id = await _launched(store)
     schedule = _schedule(store)
     watch = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
-    await watch.begins(scan_id)
+    await watch.schedule_silence_check(scan_id)
     await _report(store, scan_id, 1, Retention(store.uows["progress"], schedule, keep=None))
     await store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={"RUNNING": {"osg": 1}}, n_running=1))
     await store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={"PENDING": {"osg": 1}}, n_running=0))
@@ -141,7 +141,7 @@ async def test_nobody_is_silent_while_what_scanners_say_waits_for_us(store: Stor
     scan_id = await _launched(store)
     schedule = _schedule(store)
     deaf = SilenceWatch(store.uows["progress"], schedule, _hears(is_clear=False), limit=timedelta(microseconds=1))
-    await deaf.begins(scan_id)
+    await deaf.schedule_silence_check(scan_id)
     for _ in range(2):
         await _due_now(store, SILENCE)
         assert await deaf.step() is True

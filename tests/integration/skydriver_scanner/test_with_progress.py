@@ -22,7 +22,8 @@ from skydriver_common.model.rejections import Rejection
 from skydriver_common.model.scan import Scan
 from skydriver_ops.eventlog import rebuild
 from skydriver_ops.eventlog.verify import verify
-from skydriver_progress.decide import Report, decide_report
+from skydriver_progress.decide.reports import decide_report
+from skydriver_progress.reports import ScannerReport
 from skydriver_scanner import AsyncScannerSession, SessionSettings, protocol
 from skydriver_scanner.bus import Bus
 from tests.support.histories import a_store
@@ -90,12 +91,12 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> set[Place]:
     """What the service has decided on in this process, whatever the decision was."""
     places: set[Place] = set()
 
-    def deciding(scan: Scan, report: Report, now: float, **more: Any) -> list[Event] | Rejection:
+    def deciding(scan: Scan, report: ScannerReport, now: float, **more: Any) -> list[Event] | Rejection:
         kind = {PatchManifest: "progress", PutResult: "result"}.get(type(report), "failure")
         places.add((report.scan_id, kind, report.sequence))
         return decide_report(scan, report, now, **more)
 
-    monkeypatch.setattr("skydriver_progress.ingest.decide_report", deciding)
+    monkeypatch.setattr("skydriver_progress.decide.groups.decide_report", deciding)
     return places
 
 

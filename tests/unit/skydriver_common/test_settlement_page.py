@@ -5,7 +5,7 @@ from pathlib import Path
 
 from skydriver_common.bus import settlement
 from skydriver_common.db.sqlstates import SQLSTATE_MEANINGS
-from skydriver_progress.refusals import MAX_KEPT
+from skydriver_progress.decide.rejections import MAX_KEPT
 
 PAGE = (Path(__file__).parents[3] / "docs" / "settlement.md").read_text()
 

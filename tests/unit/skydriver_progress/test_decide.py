@@ -13,17 +13,10 @@ from skydriver_common.model.rejections import Rejection
 from skydriver_common.model.scan import Scan, evolve
 from skydriver_common.model.scan_tokens import is_last_word, token_has_ended
 from skydriver_common.model.stages import ScannerStage
-from skydriver_progress.decide import (
-    LATE_S,
-    REFUSAL_REPEAT_S,
-    Refusal,
-    Report,
-    ReportFailure,
-    decide_refused,
-    decide_report,
-    decide_silence,
-    was_sent_in_time,
-)
+from skydriver_progress.decide.rejections import REPEAT_AFTER_S, decide_rejected
+from skydriver_progress.decide.reports import LATE_S, decide_report, was_sent_in_time
+from skydriver_progress.decide.silence import decide_silence
+from skydriver_progress.reports import ReportCode, ReportFailure, ReportRejection, ScannerReport
 from tests.support.histories import a_request
 
 SCAN_ID = new_scan_id()
@@ -34,7 +27,7 @@ def _scan() -> Scan:
     return evolve(None, a_request(SCAN_ID), scan_id=SCAN_ID, recorded_at=NOW)
 
 
-def _take(scan: Scan, report: Report, now: float = NOW) -> Scan:
+def _take(scan: Scan, report: ScannerReport, now: float = NOW) -> Scan:
     events = decide_report(scan, report, now)
     assert not isinstance(events, Rejection), events
     return _fold(scan, events, now)
@@ -82,7 +75,7 @@ def test_the_same_content_under_a_higher_number_keeps_out_what_was_in_between() 
     assert _events(scan, _result(6)) == []
 
 
-def _events(scan: Scan, report: Report) -> list[ev.Event]:
+def _events(scan: Scan, report: ScannerReport) -> list[ev.Event]:
     events = decide_report(scan, report, NOW)
     assert not isinstance(events, Rejection)
     return events
@@ -112,7 +105,7 @@ def test_a_living_process_that_was_taken_for_the_older_one_comes_back_though_its
     assert _summary(_take(scan, _progress(9, producer="live"), NOW + 1.01 * LATE_S)) == "9"
 
 
-def _events_at(scan: Scan, report: Report, now: float) -> list[ev.Event]:
+def _events_at(scan: Scan, report: ScannerReport, now: float) -> list[ev.Event]:
     events = decide_report(scan, report, now)
     assert not isinstance(events, Rejection)
     return events
@@ -158,12 +151,12 @@ def test_a_failure_is_told_once_and_is_over_with_the_next_process() -> None:
 
 
 def test_a_refusal_is_told_once_an_hour_for_each_code() -> None:
-    scan, codes = _scan(), ("token-invalid", "malformed")
+    scan, codes = _scan(), (ReportCode.TOKEN_INVALID, ReportCode.MALFORMED)
     for _ in range(50):
         for code in codes:
-            scan = _fold(scan, decide_refused(scan, "progress", Refusal(code, "r"), NOW))
+            scan = _fold(scan, decide_rejected(scan, "progress", ReportRejection(code, "r"), NOW))
     assert scan.version == 1 + len(codes)
-    assert len(decide_refused(scan, "result", Refusal("malformed", "r"), NOW + REFUSAL_REPEAT_S + 1)) == 1
+    assert len(decide_rejected(scan, "result", ReportRejection(ReportCode.MALFORMED, "r"), NOW + REPEAT_AFTER_S + 1)) == 1
 
 
 def test_the_token_ends_with_the_scan_after_a_grace() -> None:
@@ -206,7 +199,7 @@ def test_in_any_order_the_last_final_result_stands_whatever_the_numbers_of_parti
     assert [event for n in order for event in _events(scan, _result(n, is_final=n in finals))] == []
 
 
-def _back(scan: Scan, report: Report, failed_at: float, now: float = NOW + 1e6) -> list[ev.Event]:
+def _back(scan: Scan, report: ScannerReport, failed_at: float, now: float = NOW + 1e6) -> list[ev.Event]:
     events = decide_report(scan, report, now, failed_at=failed_at)
     assert not isinstance(events, Rejection)
     return events

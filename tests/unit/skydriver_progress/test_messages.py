@@ -12,8 +12,8 @@ from skydriver_api.payloads.requests import parse_patch
 from skydriver_common.model.commands import PatchManifest
 from skydriver_common.payloads.field_errors import InvalidBody
 from skydriver_progress import messages
-from skydriver_progress.decide import Refusal
 from skydriver_progress.messages import Envelope
+from skydriver_progress.reports import ReportRejection
 from tests.support.scanner_bus import a_progress
 
 _PATHS = [
@@ -34,7 +34,7 @@ def _envelope(plain: bytes) -> Envelope:
 
 def _bus(plain: bytes) -> tuple[Any, Any, Any] | str:
     parsed = messages.parse(_envelope(plain))
-    if isinstance(parsed, Refusal):
+    if isinstance(parsed, ReportRejection):
         return parsed.reason
     assert isinstance(parsed, PatchManifest)
     return parsed.progress, parsed.event_metadata, parsed.scan_metadata
@@ -91,4 +91,4 @@ def test_unknown_fields_are_ignored_on_the_bus() -> None:
 def test_a_deep_nesting_is_never_an_error_of_ours() -> None:
     for depth in (100, 197, 250, 1100, 50_000):
         plain = b'{"scan_metadata":{"a":' + b"[" * depth + b"]" * depth + b"}}"
-        assert isinstance(messages.parse(_envelope(plain)), Refusal if depth > 197 else PatchManifest), depth
+        assert isinstance(messages.parse(_envelope(plain)), ReportRejection if depth > 197 else PatchManifest), depth

@@ -37,8 +37,9 @@ from skydriver_common.bus.settlement import pause_after
 from skydriver_common.db.pool import first
 from skydriver_common.faults import TryLater
 from skydriver_progress import messages
-from skydriver_progress.ingest import FAILED, IncomingReport, Ingest, Message
-from skydriver_progress.refusals import MAX_KEPT, KeptRefusals
+from skydriver_progress.decide.rejections import MAX_KEPT, RejectionCounter, is_always_kept, is_kept
+from skydriver_progress.incoming import IncomingReport, ReceivedMessage
+from skydriver_progress.ingest import Ingest
 
 logger = structlog.get_logger(__name__)
 
@@ -86,8 +87,8 @@ class BatchConsumer:
         self._stopping = stopping
         self._settled = settled
         self._store_takes = store_takes
-        self._refusals = KeptRefusals()
-        self._pending: deque[Message] = deque()
+        self._rejections = RejectionCounter()
+        self._pending: deque[ReceivedMessage] = deque()
         self._came = asyncio.Event()
         self._in_hand = 0
         self._settled_at = 0.0
@@ -196,9 +197,9 @@ class BatchConsumer:
             self._settled_at = time.monotonic()
         self._in_hand += 1
         self._pending.append(
-            Message(
+            ReceivedMessage(
                 key, headers, body, properties.content_encoding, properties.message_id, properties.correlation_id, size,
-                delivery.delivery_tag or 0, is_redriven,
+                delivery.delivery_tag or 0, letters.first_failed_at(headers) if is_redriven else None,
             )
         )  # fmt: skip
         self._came.set()
@@ -258,7 +259,7 @@ class BatchConsumer:
         seconds = time.monotonic() - began
         dropped = {id(item) for item in refused} - {id(item) for item in kept}
         for item in items:
-            outcome = "done" if item.refusal is None else "dropped" if id(item) in dropped else "buried"
+            outcome = "done" if item.rejection is None else "dropped" if id(item) in dropped else "buried"
             self._settled(self._queue.name, outcome, seconds)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -276,21 +277,22 @@ class BatchConsumer:
                 await first(self._stopping.wait(), asyncio.sleep(pause_s))
 
     def _is_kept(self, item: IncomingReport) -> bool:
-        """Whether it goes to the dead letters: one that meets a bug, or that an operator has sent back, always does."""
-        assert item.refusal is not None
-        if item.refusal.code == FAILED or item.message.is_redriven:
+        """Whether a rejected message becomes a dead letter; it is counted, unless it always does."""
+        rejection = item.rejection
+        assert rejection is not None
+        if is_always_kept(rejection, is_redriven=item.message.is_redriven):
             return True
-        number = self._refusals.count(item.scan_id, item.refusal.code)
+        number = self._rejections.count(item.scan_id, rejection.code)
         if number == MAX_KEPT + 1:
-            logger.warning("reports.refused_often", kind=item.kind, scan_id=item.scan_id, code=item.refusal.code, kept=MAX_KEPT)
-        return self._refusals.keeps(number)
+            logger.warning("reports.refused_often", kind=item.kind, scan_id=item.scan_id, code=rejection.code, kept=MAX_KEPT)
+        return is_kept(number)
 
     async def _bury(self, item: IncomingReport, dead: aio_pika.abc.AbstractExchange) -> None:
         """Confirmed, with the reason. Raises what aio-pika raises: then the message stays unsettled and comes again."""
-        message, refusal = item.message, item.refusal
-        assert refusal is not None
+        message, rejection = item.message, item.rejection
+        assert rejection is not None
         headers = letters.dead_letter_headers(
-            message.headers, reason=f"{refusal.code}: {refusal.reason}", queue=self._queue.name, exchange=topology.SCANNER.name,
+            message.headers, reason=f"{rejection.code}: {rejection.reason}", queue=self._queue.name, exchange=topology.SCANNER.name,
             key=message.key, trace=item.trace,
         )  # fmt: skip
         if message.size > len(message.body):
@@ -300,7 +302,9 @@ class BatchConsumer:
             content_encoding=message.content_encoding, content_type="application/json",
         )  # fmt: skip
         await dead.publish(letter, lenient_decoding.short_text(message.key) or "unknown", timeout=30)
-        logger.warning("report.refused", kind=item.kind, scan_id=item.scan_id, code=refusal.code, reason=refusal.reason[:300])
+        logger.warning(
+            "report.refused", kind=item.kind, scan_id=item.scan_id, code=rejection.code, reason=rejection.reason[:300]
+        )
 
     async def _until_the_store_takes(self) -> None:
         """Each attempt of a message counts with the broker, which gives it up in the end: so none before it can succeed."""

@@ -1,6 +1,4 @@
-"""Newest report wins, metadata once, partial then final result; who may still report, and what is said of refusals: pure."""
-
-from dataclasses import dataclass
+"""What one report changes: the newest report wins, metadata is set once, a final result stays; and who may still report."""
 
 from skydriver_common.model.commands import PatchManifest, PutResult
 from skydriver_common.model.event_codec import same_json
@@ -9,53 +7,27 @@ from skydriver_common.model.events import (
     EventMetadataSet,
     FailureReported,
     ProgressReported,
-    ReportRefused,
     ResultReceived,
     ScanMetadataSet,
-    ScannerSilent,
     ScannerTookOver,
 )
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import ResultRef, Scan
 from skydriver_common.model.scan_tokens import is_last_word
-from skydriver_common.model.stages import LaunchState
+from skydriver_progress.reports import ReportFailure, ScannerReport
 from skydriver_scanner.protocol import FAILURE, PROGRESS, RESULT
 
 LATE_S = 120.0
 """While a process of the scanner was heard so lately, reports of those before it count as late and are passed over."""
-REFUSAL_REPEAT_S = 3600.0
-"""A refused report is told as an event once in this time for each scan and code: a stray sender must not fill the log."""
 MAX_LOG_TAIL = 16_384
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportFailure:
-    """What a scanner says of its own failure, on the bus only. log_tail: the last lines it wrote."""
-
-    scan_id: str
-    reason: str
-    log_tail: str = ""
-    producer: str = ""
-    sequence: int = 0
-
-
-Report = PatchManifest | PutResult | ReportFailure
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a message on the bus is not taken. code: for programs, never renamed; reason: for people, without values."""
-
-    code: str
-    reason: str
-
-
-def unknown(scan_id: str) -> Rejection:
+def unknown_scan(scan_id: str) -> Rejection:
     """No such scan."""
     return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
 
 
-def decide_report(scan: Scan, report: Report, now: float, *, failed_at: float | None = None) -> list[Event] | Rejection:
+def decide_report(scan: Scan, report: ScannerReport, now: float, *, failed_at: float | None = None) -> list[Event] | Rejection:
     """What a message on the bus changes, whatever kind it is. now: Unix seconds.
 
     failed_at: of what is sent back from the dead letters, when it failed first, in Unix seconds (0.0: unknown); None: not sent back.
@@ -154,40 +126,6 @@ def was_sent_in_time(scan: Scan, kind: str, producer: str, sequence: int, *, is_
         return scan.progress is None and result is None
     who, number = last.get(kind, ("", 0))
     return producer in known and (is_final or who != producer or sequence > number)
-
-
-def decide_refused(scan: Scan, kind: str, refusal: Refusal, now: float) -> list[Event]:
-    """Tell that a message in the scan's name was refused, unless the same was told a short time ago. now: Unix seconds."""
-    told = scan.scanner.refusals.get(refusal.code)
-    if told is not None and now - told < REFUSAL_REPEAT_S:
-        return []
-    return [ReportRefused(kind=kind, code=refusal.code, reason=refusal.reason)]
-
-
-def is_awaited(scan: Scan) -> bool:
-    """Whether the scan's scanner should be heard: it was launched, and the scan has no end yet."""
-    return scan.may_run and scan.launch.state == LaunchState.LAUNCHED
-
-
-def may_be_silent(scan: Scan) -> bool:
-    """Whether silence is natural: the scanner has no node, or it has reported and no worker runs. Source: scanner contract 3, 6.
-
-    It speaks when a reconstruction arrives. Where nothing is known of workers, those of a scan that has begun are taken to run.
-    """
-    if not scan.launch.has_node:
-        return True
-    if scan.progress is None or scan.ewms.n_running > 0:
-        return False
-    return bool(scan.ewms.statuses) or not scan.progress["processing_stats"]["rate"]
-
-
-def decide_silence(scan: Scan, now: float, limit_s: float, *, since: float = 0.0) -> list[Event]:
-    """Tell that the scanner is silent, once. now: Unix seconds. since: when silence was last seen to be natural."""
-    scanner = scan.scanner
-    silent_s = now - max(scanner.heard_at, since)
-    if not is_awaited(scan) or may_be_silent(scan) or scanner.silent_since is not None or silent_s < limit_s:
-        return []
-    return [ScannerSilent(since=scanner.heard_at)]
 
 
 def _is_late(scan: Scan, command: PatchManifest, now: float, failed_at: float | None) -> bool:

@@ -1,0 +1,1 @@
+"""All decisions of this service. Admission rule: pure functions and values; no await, no clock, no database, no bus."""
