@@ -1,4 +1,4 @@
-"""Scanners on the bus as tests need them: their tokens, their messages, and the lanes that take them, in this process."""
+"""Scanners on the bus as tests need them: their tokens, their messages, and the batch consumers that take them, in this process."""
 
 import asyncio
 import time
@@ -153,7 +153,7 @@ class DeadLetters:
 
 
 @asynccontextmanager
-async def lanes(
+async def batch_consumers(
     amqp_url: str,
     store: Store,
     jwks: Path,
@@ -163,7 +163,7 @@ async def lanes(
     prefetch: int = 500,
     settled: Settled = lambda *_: None,
 ) -> AsyncIterator[asyncio.Event]:
-    """The three lanes at work in this process; yields what stops them."""
+    """The three batch consumers at work in this process; yields what stops them."""
     stopping = asyncio.Event()
     verifier = TokenVerifier([Issuer(ISSUER, JwksFile(jwks))], audience=AUDIENCE)
     schedule = Schedule(store.pool, store.bell, holder="test")
@@ -175,12 +175,12 @@ async def lanes(
             store.pool, store.bell, UnitOfWork(store.pool, store.bell, writer="progress"), ScanTokenVerifier(verifier),
             coalesces=coalesces, token_grace_s=token_grace_s, retention=retention,
         )  # fmt: skip
-        lane = BatchConsumer(
+        consumer = BatchConsumer(
             amqp_url, topology.scanner_queue(kind), ingest, prefetch=prefetch if kind == "progress" else 4,
-            most=prefetch if kind == "progress" else 4, stopping=stopping, settled=settled,
-            store_takes=partial(blobs.can_be_written, store.pool),
+            max_batch=prefetch if kind == "progress" else 4, stopping=stopping, settled=settled,
+            can_write=partial(blobs.can_be_written, store.pool),
         )  # fmt: skip
-        works.append(asyncio.create_task(lane.run()))
+        works.append(asyncio.create_task(consumer.run()))
     try:
         yield stopping
     finally:

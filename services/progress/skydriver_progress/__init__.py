@@ -1,1 +1,1 @@
-"""What scanners tell: progress, metadata, results. Over REST or bus, the same commands end in the same decisions here."""
+"""The progress service: scanners' reports of progress, metadata and results. Over REST or on the bus, the same decisions apply."""

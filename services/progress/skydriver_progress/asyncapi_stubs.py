@@ -1,4 +1,4 @@
-"""What the lanes take from scanners, said in FastStream's terms: for the AsyncAPI document only, nothing here is ever started."""
+"""Scanners' messages as FastStream subscribers: for the AsyncAPI document only; nothing here is ever started."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from skydriver_scanner import protocol
 
 
 class FailureBody(BaseModel):
-    """``failure.<scan_id>``: the scanner's own word of why it failed."""
+    """``failure.<scan_id>``: the scanner reports why it failed."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -41,7 +41,7 @@ ENCODINGS = protocol.ENCODINGS
 
 
 def register(broker: RabbitBroker) -> None:
-    """Subscribers as the lanes are: the same queues, exchange and bodies."""
+    """Register subscribers with the queues, exchange and bodies of the batch consumers."""
 
     @broker.subscriber(
         topology.scanner_queue(protocol.PROGRESS), topology.SCANNER, description=_limits(protocol.PROGRESS), no_reply=True

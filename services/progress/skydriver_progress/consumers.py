@@ -1,4 +1,4 @@
-"""Messages to use cases; settling them is the broker's affair."""
+"""Subscribers: each calls its use case. The middleware of the broker settles the messages."""
 
 from faststream.rabbit import RabbitBroker
 from faststream.rabbit.annotations import RabbitMessage
@@ -19,15 +19,15 @@ def register(broker: RabbitBroker, uow: UnitOfWork, retention: Retention, silenc
 
     @broker.subscriber(topology.command_queue(PatchManifest.key), topology.COMMANDS, no_reply=True)
     async def patch_manifest(command: PatchManifest) -> Reply:
-        """Take a scanner's progress and metadata; metadata is put once."""
+        """Store a scanner's progress and metadata; metadata is set once."""
         return await usecases.patch_manifest(command, current_context(), uow, retention)
 
     @broker.subscriber(topology.command_queue(PutResult.key), topology.COMMANDS, no_reply=True)
     async def put_result(command: PutResult) -> Reply:
-        """Take a skymap, partial or final; a final one is never replaced by a partial one."""
+        """Store a skymap, partial or final; a final one is never replaced by a partial one."""
         return await usecases.put_result(command, current_context(), uow, retention)
 
     @broker.subscriber(topology.event_queue(topology.PROGRESS, ScanLaunched.type), topology.EVENTS, no_reply=True)
     async def scan_launched(message: RabbitMessage) -> None:
-        """Expect to hear of the scanner server."""
+        """Watch the scanner server for silence from now on."""
         await silence.schedule_silence_check(str(message.headers.get("scan_id", "")))

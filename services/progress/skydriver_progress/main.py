@@ -16,32 +16,34 @@ from skydriver_common.runtime.service import Service, run
 from skydriver_common.runtime.service_resources import ServiceResources, open_foundation, retry_until_available
 from skydriver_progress import consumers
 from skydriver_progress.adapters.batch_consumer import BatchConsumer
-from skydriver_progress.backlog_gate import SETTLES_S, BacklogGate
+from skydriver_progress.backlog_gate import SETTLE_TIME_S, BacklogGate
 from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.scan_token_verifier import ScanTokenVerifier
 from skydriver_progress.settings import ProgressSettings
 from skydriver_progress.silence import SILENCE, SilenceWatch
-from skydriver_progress.unwatched import INTERVAL_S, RECONCILE, Unwatched
+from skydriver_progress.silence_reconciler import INTERVAL_S, LOOP_NAME, SilenceReconciler
 
 _IDLE_S = 60.0
-_POOL = 6
-"""Two connections for each of the three lanes; commands from the gateway have their own pool."""
-_SHARES = {"progress": (0, 1000), "result": (4, 4), "failure": (16, 16)}
-"""Kind to its prefetch (0: as set) and its most messages in one transaction."""
+_POOL_SIZE = 6
+"""Two connections for each of the three batch consumers; commands from the gateway have a pool of their own."""
+_LIMITS = {"progress": (0, 1000), "result": (4, 4), "failure": (16, 16)}
+"""Kind to its prefetch (0: as set) and its maximum number of messages in one transaction."""
 
 
 def main() -> None:
-    """Run the service until it is told to stop."""
+    """Run the service until SIGTERM."""
     settings = ProgressSettings.load()
 
     async def build(service: Service) -> None:
         foundation = await open_foundation(service, settings)
         retention = Retention(foundation.uow, foundation.schedule, keep=settings.keep_progress)
-        lanes: list[BatchConsumer] = []
-        hearing = BacklogGate(partial(_all_are_clear, lanes), settles_s=min(SETTLES_S, settings.silence_limit_s))
-        silence = SilenceWatch(foundation.uow, foundation.schedule, hearing, limit=timedelta(seconds=settings.silence_limit_s))
+        batch_consumers: list[BatchConsumer] = []
+        gate = BacklogGate(
+            partial(_have_no_backlog, batch_consumers), settle_time_s=min(SETTLE_TIME_S, settings.silence_limit_s)
+        )
+        silence = SilenceWatch(foundation.uow, foundation.schedule, gate, limit=timedelta(seconds=settings.silence_limit_s))
         housekeeping = Housekeeping(foundation.pool, foundation.schedule, keep=settings.keep_replies)
         short_replies = ShortReplies(foundation.pool, foundation.schedule)
         steps = (
@@ -52,55 +54,55 @@ def main() -> None:
         )
         for kind, name, step in steps:
             foundation.wake_when_due([kind], service.loop(name, step, idle_s=_IDLE_S))
-        service.loop(RECONCILE, Unwatched(foundation.pool, silence).step, idle_s=INTERVAL_S)
+        service.loop(LOOP_NAME, SilenceReconciler(foundation.pool, silence).step, idle_s=INTERVAL_S)
         consumers.register(foundation.broker, foundation.uow, retention, silence)
         await foundation.start_consuming()
-        lanes += await _ingest(service, foundation, settings, retention)
-        _collect_garbage_seldom()
+        batch_consumers += await _start_batch_consumers(service, foundation, settings, retention)
+        _collect_garbage_rarely()
 
     run("progress", settings, build)
 
 
-def _collect_garbage_seldom() -> None:
+def _collect_garbage_rarely() -> None:
     """Parsed reports are many small objects without cycles: looking for cycles in them was a fifth of the time spent on each."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
 
-async def _all_are_clear(lanes: Sequence[BatchConsumer]) -> bool:
-    """Whether they are all at work, with nothing that waits for long."""
-    return bool(lanes) and all([await lane.is_clear() for lane in lanes])
+async def _have_no_backlog(batch_consumers: Sequence[BatchConsumer]) -> bool:
+    """Whether they are all consuming, with nothing that waits for long."""
+    return bool(batch_consumers) and all([await each.has_no_backlog() for each in batch_consumers])
 
 
-async def _ingest(
+async def _start_batch_consumers(
     service: Service, foundation: ServiceResources, settings: ProgressSettings, retention: Retention
 ) -> list[BatchConsumer]:
-    """A lane for each kind of message, all on a pool of their own."""
+    """Start a batch consumer for each kind of message, all on a pool of their own."""
 
-    async def open_it() -> Pool:
+    async def open_ingest_pool() -> Pool:
         with database_faults():
             url = settings.database_url.get_secret_value()
-            return await open_pool(url, name="progress-ingest", size=_POOL, check=refuse_log_of_another_server)
+            return await open_pool(url, name="progress-ingest", size=_POOL_SIZE, check=refuse_log_of_another_server)
 
-    pool = await retry_until_available(open_it)
+    pool = await retry_until_available(open_ingest_pool)
     service.stack.push_async_callback(pool.close)
     issuer, keys = settings.token_issuer
     verifier = TokenVerifier([Issuer(issuer, JwksFile(keys))], audience=settings.auth_audience)
 
-    lanes = []
+    batch_consumers = []
     for kind in topology.SCANNER_KINDS:
-        prefetch, most = _SHARES[kind]
+        prefetch, max_batch = _LIMITS[kind]
         uow = UnitOfWork(pool, foundation.bell, writer=service.name, on_appended=service.metrics.events_appended)
         ingest = Ingest(
             pool, foundation.bell, uow, ScanTokenVerifier(verifier),
             coalesces=settings.coalesce_progress, token_grace_s=settings.scan_token_grace_s, retention=retention,
         )  # fmt: skip
-        lane = BatchConsumer(
+        consumer = BatchConsumer(
             settings.amqp_url.get_secret_value(), topology.scanner_queue(kind), ingest,
-            prefetch=prefetch or settings.ingest_prefetch, most=most, stopping=service.stopping,
-            settled=service.metrics.command_handled, store_takes=partial(blobs.can_be_written, foundation.pool),
+            prefetch=prefetch or settings.ingest_prefetch, max_batch=max_batch, stopping=service.stopping,
+            settled=service.metrics.command_handled, can_write=partial(blobs.can_be_written, foundation.pool),
         )  # fmt: skip
-        service.spawn(f"lane.{kind}", lane.run())
-        service.ready_check(f"queue {lane.name}", partial(getattr, lane, "is_consuming"))
-        lanes.append(lane)
-    return lanes
+        service.spawn(f"consumer.{kind}", consumer.run())
+        service.ready_check(f"queue {consumer.name}", partial(getattr, consumer, "is_consuming"))
+        batch_consumers.append(consumer)
+    return batch_consumers

@@ -1,4 +1,4 @@
-"""A message of the scanners' exchange to a report, or to the reason why it is none: pure. Format: ``docs/scanner-protocol.md``."""
+"""Parse a message of the scanners' exchange: to a report, or to its rejection. Pure. Format: ``docs/scanner-protocol.md``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ from skydriver_common.payloads.reports import (
 from skydriver_progress.reports import ReportCode, ReportFailure, ReportRejection, ScannerReport
 from skydriver_scanner import protocol
 
-_PLAIN_NESTING = 150
-"""With fewer brackets than this a body can't be nested too deeply, and the fast parser may have it."""
+_SAFE_BRACKETS = 150
+"""A body with fewer brackets cannot be nested too deeply for the fast parser."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skymap:
-    """A result as it came: the skymap's own bytes, to be stored before anything is decided."""
+    """A result as it was sent: the skymap's own bytes, to be stored before anything is decided."""
 
     scan_id: str
     content: bytes = field(repr=False)
@@ -38,7 +38,7 @@ class Skymap:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The outside of a message whose headers are right. plain: its content, decompressed, not parsed."""
+    """A message whose headers are accepted. plain: its content, decompressed, not parsed."""
 
     kind: str
     scan_id: str
@@ -48,13 +48,13 @@ class Envelope:
     token: str = field(repr=False)
 
 
-def most_wire_bytes(key: str) -> int:
-    """The largest body, as sent, of a message with this routing key."""
+def max_wire_bytes(key: str) -> int:
+    """Return the size limit, as sent, of a message with this routing key."""
     return protocol.limits(key.partition(".")[0])[0]
 
 
 def addressed_to(key: str) -> tuple[str, str | None]:
-    """Kind and scan id in a routing key, as far as they can be read: for telling of a message that can't be."""
+    """Return kind and scan id of a routing key, as far as they can be read, also of a message that is rejected."""
     kind, _, scan_id = key.partition(".")
     return (kind if kind in protocol.KINDS else "unknown"), protocol.scan_id_of(scan_id)
 
@@ -62,31 +62,31 @@ def addressed_to(key: str) -> tuple[str, str | None]:
 def open_envelope(
     key: str, headers: Mapping[str, Any], body: bytes, content_encoding: str | None
 ) -> Envelope | ReportRejection:
-    """Check what is on the outside, decompress the inside. Never raises."""
+    """Check the headers and decompress the body. Never raises."""
     try:
-        outside = protocol.unwrap(key, headers, body, content_encoding=content_encoding)
+        unwrapped = protocol.unwrap(key, headers, body, content_encoding=content_encoding)
     except protocol.MessageTooLarge as error:
         return ReportRejection(ReportCode.TOO_LARGE, error.reason)
     except protocol.MessageRefused as error:
         return ReportRejection(ReportCode.MALFORMED, error.reason)
-    return Envelope(outside.kind, outside.scan_id, outside.producer, outside.sequence, outside.plain, outside.token)
+    return Envelope(unwrapped.kind, unwrapped.scan_id, unwrapped.producer, unwrapped.sequence, unwrapped.plain, unwrapped.token)
 
 
 def too_large(key: str) -> ReportRejection:
-    """The refusal of a body beyond the limit of its kind."""
-    return ReportRejection(ReportCode.TOO_LARGE, f"the body is larger than {most_wire_bytes(key)} bytes: send it over REST")
+    """Return the rejection of a body beyond the limit of its kind."""
+    return ReportRejection(ReportCode.TOO_LARGE, f"the body is larger than {max_wire_bytes(key)} bytes: send it over REST")
 
 
 def parse(envelope: Envelope) -> ScannerReport | Skymap | ReportRejection | None:
-    """What a message says. None: nothing (the first, empty skymaps of a scan). Never raises."""
+    """Parse the content of a message. None: it has none (the first, empty skymaps of a scan). Never raises."""
     try:
         match envelope.kind:
             case protocol.PROGRESS:
-                return _progress(envelope)
+                return _parse_progress(envelope)
             case protocol.RESULT:
-                return _result(envelope)
+                return _parse_result(envelope)
             case _:
-                return _failure(envelope)
+                return _parse_failure(envelope)
     except InvalidBody as error:
         return ReportRejection(ReportCode.MALFORMED, error.reason)
     except protocol.MessageRefused as error:
@@ -95,8 +95,8 @@ def parse(envelope: Envelope) -> ScannerReport | Skymap | ReportRejection | None
         return ReportRejection(ReportCode.MALFORMED, "the body is nested too deeply")
 
 
-def _progress(envelope: Envelope) -> PatchManifest:
-    patch = _fast(envelope.plain) or _thorough(envelope.plain)
+def _parse_progress(envelope: Envelope) -> PatchManifest:
+    patch = _parse_fast(envelope.plain) or _parse_thoroughly(envelope.plain)
     parsed = ParsedPatch(patch)
     return PatchManifest(
         scan_id=envelope.scan_id,
@@ -108,9 +108,9 @@ def _progress(envelope: Envelope) -> PatchManifest:
     )
 
 
-def _fast(plain: bytes) -> TolerantPatchBody | None:
-    """The report, unless there is anything unusual about it: then the thorough reader says what."""
-    if b"\\u0000" in plain or plain.count(b"{") + plain.count(b"[") > _PLAIN_NESTING or may_hold_long_integers(plain):
+def _parse_fast(plain: bytes) -> TolerantPatchBody | None:
+    """Return the report, or None if anything about it is unusual: the thorough reader then says what."""
+    if b"\\u0000" in plain or plain.count(b"{") + plain.count(b"[") > _SAFE_BRACKETS or may_hold_long_integers(plain):
         return None
     try:
         return TolerantPatchBody.model_validate(orjson.loads(plain))
@@ -118,8 +118,8 @@ def _fast(plain: bytes) -> TolerantPatchBody | None:
         return None
 
 
-def _thorough(plain: bytes) -> TolerantPatchBody:
-    """The report, read as the REST gateway does. Raises InvalidBody with every problem."""
+def _parse_thoroughly(plain: bytes) -> TolerantPatchBody:
+    """Return the report, read as the REST gateway reads it. Raises InvalidBody with every problem."""
     body = read_object(plain)
     problems: list[Problem] = list(body.problems)
     patch = checked(TolerantPatchBody, body, problems)
@@ -128,14 +128,14 @@ def _thorough(plain: bytes) -> TolerantPatchBody:
     return patch
 
 
-def _result(envelope: Envelope) -> Skymap | None:
+def _parse_result(envelope: Envelope) -> Skymap | None:
     skymap, is_final = split_result(envelope.plain, tolerant=True)
     if is_empty_object(skymap):
         return None
     return Skymap(envelope.scan_id, skymap, is_final, envelope.producer, envelope.sequence)
 
 
-def _failure(envelope: Envelope) -> ReportFailure:
+def _parse_failure(envelope: Envelope) -> ReportFailure:
     body = read_object(envelope.plain)
     if body.problems:
         raise InvalidBody(body.problems)

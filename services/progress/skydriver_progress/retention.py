@@ -1,4 +1,4 @@
-"""Loop step: remove what superseded old reports and partial skymaps say. Due rows in Postgres, one scan at a time."""
+"""Loop step: compact superseded old reports and delete superseded partial skymaps. Due rows in Postgres, one scan at a time."""
 
 import uuid
 from datetime import timedelta
@@ -18,7 +18,7 @@ COMPACT = "progress.compact"
 
 
 class Retention:
-    """keep: how long reports stay whole; None: for ever. A scan is looked at until it has ended and is compacted."""
+    """keep: how long reports keep their content; None: for ever. A scan is compacted until it has ended and nothing is left."""
 
     def __init__(self, uow: UnitOfWork, schedule: Schedule, *, keep: timedelta | None) -> None:
         self._uow = uow
@@ -26,12 +26,12 @@ class Retention:
         self._keep = keep
 
     def schedule_compaction(self, tx: Transaction, scan_id: str) -> None:
-        """The scan's first report or result is about to be stored: note down, in its transaction, when to look at it."""
+        """The scan's first report or result is about to be stored: schedule, in its transaction, the first compaction."""
         if self._keep is not None:
             tx.due.put(COMPACT, scan_id, after=self._keep)
 
     async def step(self) -> bool | float:
-        """Compact one scan, a bounded number of reports at a time; its lease keeps other replicas away."""
+        """Compact one scan, a bounded number of reports at a time, under a lease."""
         if self._keep is None:
             return False
         work = await self._schedule.claim(COMPACT)

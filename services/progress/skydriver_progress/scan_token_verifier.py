@@ -1,17 +1,17 @@
-"""Whether a message speaks for its scan: the token in its header, checked as the gateway checks one."""
+"""Verify the token in a message's header, as the gateway does: it must be the token of the scan that the message is about."""
 
 from skydriver_common.auth import InvalidToken, Role, TokenVerifier
 from skydriver_progress.reports import ReportCode, ReportRejection
 
 
 class ScanTokenVerifier:
-    """Signatures are checked once per token (and again every few minutes), expiry each time."""
+    """Checks the signature once per token (and again every few minutes), the expiry each time."""
 
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
 
     async def subject(self, token: str, scan_id: str) -> str | ReportRejection:
-        """The subject of a token that is good for this scan and no other. Raises TryLater when the keys can't be had."""
+        """Return the subject of a token that is valid for this scan and no other. Raises TryLater when the keys are unavailable."""
         try:
             principal = await self._verifier.verify(token)
         except InvalidToken as error:

@@ -1,4 +1,4 @@
-"""A scanner that says nothing though its job lives: looked at when a due row says so, told once, over when it speaks again."""
+"""A scanner that reports nothing although its job is running: checked by a due row, recorded once, over with its next report."""
 
 import uuid
 from datetime import timedelta
@@ -6,7 +6,7 @@ from datetime import timedelta
 import structlog
 
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
+from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.commands import Context
 from skydriver_progress.backlog_gate import BacklogGate
 from skydriver_progress.decide.silence import check_silence
@@ -20,26 +20,26 @@ _GATE_RETRY_S = 30.0
 class SilenceWatch:
     """``schedule_silence_check`` is for launches, ``step`` for a loop. A scan is watched until nothing is expected of its scanner."""
 
-    def __init__(self, uow: UnitOfWork, schedule: Schedule, hearing: BacklogGate, *, limit: timedelta) -> None:
+    def __init__(self, uow: UnitOfWork, schedule: Schedule, gate: BacklogGate, *, limit: timedelta) -> None:
         self._uow = uow
         self._schedule = schedule
-        self._hearing = hearing
+        self._gate = gate
         self._limit = limit
 
     async def schedule_silence_check(self, scan_id: str) -> None:
-        """A scanner server was launched: look at it after the limit. Raises TryLater."""
+        """Schedule the first check of a scanner server that was launched, after the limit. Raises TryLater."""
         async with self._uow.on_scans(_context(), [scan_id]) as tx:
             if tx.scan(scan_id) is not None:
-                self._look_later(tx, scan_id)
+                tx.due.put(SILENCE, scan_id, after=self._limit)
 
     async def step(self) -> bool | float:
-        """Look at one scan whose time has come."""
-        is_sure = await self._hearing.is_sure()
+        """Check one scan that is due."""
+        is_gate_open = await self._gate.is_open()
         work = await self._schedule.claim(SILENCE)
         if work is None:
             next_s = await self._schedule.seconds_to_next([SILENCE])
             return False if next_s is None else max(next_s, 0.2)
-        if not is_sure:
+        if not is_gate_open:
             await self._schedule.postpone(work, timedelta(seconds=_GATE_RETRY_S))
             return True
         limit_s = self._limit.total_seconds()
@@ -54,9 +54,6 @@ class SilenceWatch:
             logger.warning("scanner.silent", scan_id=work.scan_id, silent_s=round(now - scan.scanner.heard_at))
         await self._schedule.postpone(work, timedelta(seconds=check.check_again_after_s), note=check.note)
         return True
-
-    def _look_later(self, tx: Transaction, scan_id: str) -> None:
-        tx.due.put(SILENCE, scan_id, after=self._limit)
 
 
 def _context() -> Context:

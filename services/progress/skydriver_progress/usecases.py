@@ -1,4 +1,4 @@
-"""One unit of work around each decision."""
+"""One transaction around each decision on a command of the gateway."""
 
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.log.views import manifest_body

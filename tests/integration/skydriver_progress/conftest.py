@@ -1,4 +1,4 @@
-"""A store, a bus and the lanes between them."""
+"""A store, a bus and the batch consumers between them."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tests.support.scanner_bus import DeadLetters, ScannerBus, scanner_bus
 
 @dataclass
 class Rig:
-    """What a test works with. Start the lanes with ``lanes(rig.amqp_url, rig.store, rig.jwks)``."""
+    """What a test works with. Start the batch consumers with ``batch_consumers(rig.amqp_url, rig.store, rig.jwks)``."""
 
     store: Store
     bus: ScannerBus
@@ -38,13 +38,13 @@ async def rig(database: str, clean_bus: str, tmp_path: Path) -> AsyncIterator[Ri
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The sessions that lanes have begun, by queue."""
+    """The sessions that batch consumers have begun, by queue."""
     begun: list[str] = []
     session = batch_consumer.BatchConsumer._session
 
-    async def counted(self: batch_consumer.BatchConsumer, *, is_careful: bool) -> None:
+    async def counted(self: batch_consumer.BatchConsumer, *, is_single: bool) -> None:
         begun.append(self.name)
-        await session(self, is_careful=is_careful)
+        await session(self, is_single=is_single)
 
     monkeypatch.setattr(batch_consumer.BatchConsumer, "_session", counted)
     return begun

@@ -13,7 +13,7 @@ from skydriver_common.db.schedule import Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
 from skydriver_common.model.ids import digest_of
-from skydriver_progress.adapters import batch_consumer as lane
+from skydriver_progress.adapters import batch_consumer
 from skydriver_progress.incoming import ReceivedMessage
 from skydriver_progress.ingest import Ingest
 from skydriver_progress.retention import Retention
@@ -22,7 +22,7 @@ from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import a_store
 from tests.support.proxy import Proxy
-from tests.support.scanner_bus import AUDIENCE, ISSUER, a_progress, lanes
+from tests.support.scanner_bus import AUDIENCE, ISSUER, a_progress, batch_consumers
 
 
 async def test_a_skymap_that_a_crash_has_lost_is_put_again_before_a_decision_refers_to_it(rig: Rig) -> None:
@@ -49,8 +49,8 @@ async def test_a_skymap_that_a_crash_has_lost_is_put_again_before_a_decision_ref
 
 
 async def test_a_database_that_can_only_be_read_costs_no_message_its_life(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "_GIVES_BACK_AFTER_S", 0.1)
-    monkeypatch.setattr(lane, "_LOOKS_AGAIN_S", 0.05)
+    monkeypatch.setattr(batch_consumer, "_RELEASE_AFTER_S", 0.1)
+    monkeypatch.setattr(batch_consumer, "_DATABASE_POLL_S", 0.05)
     asked, asked_often = 0, asyncio.Event()
     can_be_written = blobs.can_be_written
 
@@ -66,14 +66,14 @@ async def test_a_database_that_can_only_be_read_costs_no_message_its_life(rig: R
     assert await can_be_written(rig.store.pool)
     name = await rig.store.pool.fetchval("SELECT current_database()")
     await rig.store.pool.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    async with a_store(rig.store.url) as read_only, lanes(rig.amqp_url, read_only, rig.jwks):
+    async with a_store(rig.store.url) as read_only, batch_consumers(rig.amqp_url, read_only, rig.jwks):
         await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
         async with asyncio.timeout(60):
             await asked_often.wait()
         assert await rig.dead.read(0) == []
     await rig.store.pool.execute("SET default_transaction_read_only = off")
     await rig.store.pool.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
-    async with a_store(rig.store.url) as store, lanes(rig.amqp_url, store, rig.jwks):
+    async with a_store(rig.store.url) as store, batch_consumers(rig.amqp_url, store, rig.jwks):
         await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
     assert await rig.dead.read(0) == []
 
@@ -98,7 +98,7 @@ async def test_a_broker_that_hangs_up_at_once_is_tried_again(rig: Rig) -> None:
     proxy, hangs_up = Proxy(port), await asyncio.start_server(hang_up, "127.0.0.1", 0)
     proxy.port = hangs_up.sockets[0].getsockname()[1]
     scan_id = await rig.store.a_scan()
-    async with lanes(rig.amqp_url.replace(f":{port}/", f":{proxy.port}/"), rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url.replace(f":{port}/", f":{proxy.port}/"), rig.store, rig.jwks):
         async with asyncio.timeout(30):
             await has_hung_up.wait()
         hangs_up.close()

@@ -8,11 +8,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from skydriver_common.bus import topology
-from skydriver_progress.adapters import batch_consumer as lane
+from skydriver_progress.adapters import batch_consumer
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.faulty_database import BLOB, DEFECTS, OF_DATA, OUTAGES, SYSTEM, faulty_database
 from tests.support.histories import until
-from tests.support.scanner_bus import a_progress, lanes
+from tests.support.scanner_bus import a_progress, batch_consumers
 
 _PLACES = ("load", "write", "commit")
 _TOKEN = "no token"
@@ -22,7 +22,7 @@ class Outcomes(Counter[str]):
     """What became of messages."""
 
     def count(self, _: str, outcome: str, __: float) -> None:
-        """As a lane tells it."""
+        """Called by a batch consumer."""
         self[outcome] += 1
 
     async def until(self, outcome: str, count: int) -> None:
@@ -37,7 +37,7 @@ class Outcomes(Counter[str]):
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Waiting batches are tried again at once, and no traceback is drawn."""
-    monkeypatch.setattr(lane, "pause_after", lambda *_: 0.001)
+    monkeypatch.setattr(batch_consumer, "pause_after", lambda *_: 0.001)
     with capture_logs():
         yield
 
@@ -53,7 +53,10 @@ async def test_reports_and_refusals_wait_for_the_database_and_no_lane_is_lost(
     """More often in a row than the broker would deliver: what waits is held, and not given back."""
     scan_id = await rig.store.a_scan()
     outcomes, number, refused = Outcomes(), 0, 0
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count), faulty_database(monkeypatch) as database:
+    async with (
+        batch_consumers(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count),
+        faulty_database(monkeypatch) as database,
+    ):
         for code in OUTAGES + DEFECTS:
             for place in _PLACES:
                 times = topology.DELIVERY_LIMIT + 5 if (code, place) == ("25006", "write") else 2
@@ -80,7 +83,10 @@ async def test_skymaps_and_what_belongs_to_no_scan_wait_for_the_database(
 ) -> None:
     scan_id = await rig.store.a_scan()
     outcomes, number = Outcomes(), 0
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count), faulty_database(monkeypatch) as database:
+    async with (
+        batch_consumers(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count),
+        faulty_database(monkeypatch) as database,
+    ):
         for code in OUTAGES + DEFECTS:
             for place in (BLOB, *_PLACES):
                 database.fails(place, code, 2)
@@ -107,7 +113,10 @@ async def test_values_that_the_database_refuses_go_with_their_traceback_and_hold
 ) -> None:
     scan_id = await rig.store.a_scan()
     outcomes, number = Outcomes(), 0
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count), faulty_database(monkeypatch) as database:
+    async with (
+        batch_consumers(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count),
+        faulty_database(monkeypatch) as database,
+    ):
         for code in OF_DATA:
             for place in (BLOB, *_PLACES):
                 database.fails(place, code, 1000)
@@ -130,7 +139,10 @@ async def test_a_skymap_that_cannot_be_stored_again_goes_alone_and_its_batch_is_
     """The transaction fails for want of the database, the skymap is stored once more, and its values are refused then."""
     scan_id = await rig.store.a_scan()
     outcomes = Outcomes()
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count), faulty_database(monkeypatch) as database:
+    async with (
+        batch_consumers(rig.amqp_url, rig.store, rig.jwks, settled=outcomes.count),
+        faulty_database(monkeypatch) as database,
+    ):
         for number, code in enumerate(OF_DATA, 1):
             database.fails("commit", "25006", 1, then=(BLOB, code, 1))
             await rig.bus.send("result", scan_id, _a_skymap(number), sequence=number)

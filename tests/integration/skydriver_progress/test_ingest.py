@@ -18,7 +18,7 @@ from skydriver_ops.eventlog.verify import verify
 from skydriver_progress import messages
 from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
-from tests.support.scanner_bus import AUDIENCE, ISSUER, METADATA, a_progress, lanes, size_of
+from tests.support.scanner_bus import AUDIENCE, ISSUER, METADATA, a_progress, batch_consumers, size_of
 
 
 def _has_sequence(n: int, scan: Scan) -> bool:
@@ -39,7 +39,7 @@ async def _types(rig: Rig, scan_id: str) -> list[str]:
 async def test_a_scan_from_its_first_report_to_its_last(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
     assert 3500 < size_of(a_progress(1)) < 4500
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         for n, encoding in enumerate(protocol.ENCODINGS, 1):
             await rig.bus.send("progress", scan_id, a_progress(n), sequence=n, encoding=encoding)
             await rig.bus.until(scan_id, partial(_has_sequence, n))
@@ -69,7 +69,7 @@ async def test_swapped_and_duplicated_reports_leave_the_newest(rig: Rig) -> None
     for n in (7, 6):
         skymap = {"nside-8": {"data": [n]}}
         await rig.bus.send("result", scan_id, {"skyscan_result": skymap, "is_final": False}, sequence=n)
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await rig.bus.until(scan_id, lambda scan: scan.sequence == 5 and scan.result is not None and scan.result.sequence == 7)
         await rig.bus.send("progress", scan_id, a_progress(4), sequence=4)  # later still: passed over
         await rig.bus.send("progress", scan_id, a_progress(8), sequence=8)
@@ -84,12 +84,12 @@ async def test_of_reports_that_wait_together_the_newest_is_written_or_all_as_it_
     one, other = await rig.store.a_scan(), await rig.store.a_scan()
     for n in range(1, 51):
         await rig.bus.send("progress", one, a_progress(n), sequence=n)
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await rig.bus.until(one, lambda scan: scan.sequence == 50)
     assert (await _types(rig, one)).count("progress-reported") < 10
     for n in range(1, 51):
         await rig.bus.send("progress", other, a_progress(n), sequence=n)
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, coalesces=False):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks, coalesces=False):
         await rig.bus.until(other, lambda scan: scan.sequence == 50)
     assert (await _types(rig, other)).count("progress-reported") == 50
     await _is_sound(rig)
@@ -100,7 +100,7 @@ async def test_metadata_of_a_superseded_report_counts(rig: Rig) -> None:
     await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
     progress_alone = {"progress": a_progress(2)["progress"]}
     await rig.bus.send("progress", scan_id, progress_alone, sequence=2)
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         scan = await rig.bus.until(scan_id, lambda scan: scan.sequence == 2)
     assert scan.event_metadata == METADATA["event_metadata"]
     assert scan.scan_metadata == METADATA["scan_metadata"]
@@ -123,7 +123,7 @@ async def test_messages_that_are_not_as_they_must_be_change_nothing_and_say_why(
     unstorable = a_progress(1)
     unstorable["progress"]["tallies"] = {"nul": "\0"}
     deep = b'{"scan_metadata":{"a":' + b"[" * 400 + b"]" * 400 + b"}}"
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await rig.bus.publish(good, body=b"no json")
         await rig.bus.publish(good, body=b"[]")
         await rig.bus.publish(good, body=deep)
@@ -163,7 +163,7 @@ async def test_messages_that_are_not_as_they_must_be_change_nothing_and_say_why(
 async def test_metadata_is_put_once_as_over_rest(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
     other = {"event_metadata": METADATA["event_metadata"] | {"run_id": 9}}
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
         await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
         await rig.bus.send("progress", scan_id, a_progress(2, **other), sequence=2)
@@ -177,7 +177,7 @@ async def test_a_final_result_stays_and_after_the_end_the_token_is_good_for_a_wh
     scan_id, deleted = await rig.store.a_scan(), await rig.store.a_scan()
     await rig.store.append("dispatcher", deleted, ev.ScanDeleted())
     final = {"skyscan_result": {"nside-8": {"data": [1]}}, "is_final": True}
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await rig.bus.send("result", scan_id, final, sequence=1)
         await rig.bus.until(scan_id, lambda scan: scan.has_final_result)
         await rig.bus.send("result", scan_id, final | {"is_final": False}, sequence=2)
@@ -186,7 +186,7 @@ async def test_a_final_result_stays_and_after_the_end_the_token_is_good_for_a_wh
         await rig.bus.send("progress", deleted, a_progress(1), sequence=1)  # a deleted scan's reports are taken politely
         await rig.bus.until(deleted, lambda scan: scan.sequence == 1)
         assert await rig.dead.read(0) == []
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
         await rig.bus.send("progress", scan_id, a_progress(4, finished=True), sequence=4)  # the last one has been
         await rig.bus.send("result", scan_id, final, sequence=1)  # a replay
         await rig.bus.send("progress", deleted, a_progress(2), sequence=2)
@@ -200,7 +200,7 @@ async def test_a_final_result_stays_and_after_the_end_the_token_is_good_for_a_wh
 async def test_the_last_report_that_waited_for_us_longer_than_its_token_lived_is_taken(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
     final = {"skyscan_result": {"nside-8": {"data": [1]}}, "is_final": True}
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
         await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
         await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
         await rig.bus.send("result", scan_id, final, sequence=2)
@@ -215,7 +215,7 @@ async def test_the_last_report_that_waited_for_us_longer_than_its_token_lived_is
 async def test_what_a_scan_that_failed_had_sent_in_time_is_taken_however_late(rig: Rig) -> None:
     heard, unheard, replayed = [await rig.store.a_scan() for _ in range(3)]
     final = {"skyscan_result": {"nside-8": {"data": [1]}}, "is_final": True}
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks, token_grace_s=0.0):
         for scan_id in (heard, replayed):
             await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
             await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
@@ -234,7 +234,7 @@ async def test_what_a_scan_that_failed_had_sent_in_time_is_taken_however_late(ri
 
 async def test_a_final_result_with_a_lower_number_than_a_partial_one_ends_the_scan(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await rig.bus.send("result", scan_id, {"skyscan_result": {"a": {"data": [2]}}, "is_final": False}, sequence=11)
         await rig.bus.until(scan_id, lambda scan: scan.result is not None)
         await rig.bus.send("result", scan_id, {"skyscan_result": {"a": {"data": [1]}}, "is_final": True}, sequence=10)
@@ -246,7 +246,7 @@ async def test_the_report_that_says_finished_stands_whatever_waits_behind_it(rig
     scan_id = await rig.store.a_scan()
     for n, finished in ((1, False), (2, True), (3, False), (4, True), (5, False)):
         await rig.bus.send("progress", scan_id, a_progress(n, finished=finished), sequence=n)
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, coalesces=coalesces):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks, coalesces=coalesces):
         scan = await rig.bus.until(scan_id, lambda scan: scan.sequence >= 4)
     assert scan.sequence == 4
     assert scan.progress is not None
@@ -255,7 +255,7 @@ async def test_the_report_that_says_finished_stands_whatever_waits_behind_it(rig
 
 async def test_a_reported_failure_shows_in_the_status_until_another_process_reports(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
         await rig.bus.send("failure", scan_id, {"reason": "no GCD file", "log_tail": "x" * 100_000}, sequence=2)
         await rig.bus.send("failure", scan_id, {"reason": "no GCD file"}, sequence=2)
@@ -288,7 +288,7 @@ async def test_a_bug_that_one_message_meets_stops_no_other(rig: Rig, monkeypatch
     monkeypatch.setattr(messages, "parse", broken)
     for scan_id in scans:
         await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         for scan_id in scans[1:]:
             await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
         [letter] = await rig.dead.read(1)
@@ -314,7 +314,7 @@ async def test_what_was_refused_because_of_one_that_breaks_the_transaction_is_ta
     poison, other = ({"event_metadata": METADATA["event_metadata"] | {"event_type": name}} for name in ("poison", "HESE"))
     await rig.bus.send("progress", scan_id, poison, sequence=1, producer="p1")
     await rig.bus.send("progress", scan_id, other, sequence=1, producer="p2")
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         scan = await rig.bus.until(scan_id, lambda scan: scan.event_metadata is not None)
         [letter] = await rig.dead.read(1)
     assert scan.event_metadata == other["event_metadata"]
@@ -329,7 +329,7 @@ async def test_one_that_breaks_the_transaction_does_not_take_others_with_it(rig:
     for scan_id in scans[:-1]:
         await rig.bus.send("progress", scan_id, a_progress(1), sequence=1)
     await rig.bus.send("progress", scans[-1], poison, sequence=1)
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await asyncio.gather(*(rig.bus.until(scan_id, lambda scan: scan.sequence == 1) for scan_id in scans[:-1]))
         [letter] = await rig.dead.read(1)
     assert letter.routing_key == f"progress.{scans[-1]}"

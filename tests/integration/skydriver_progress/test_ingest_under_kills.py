@@ -27,7 +27,7 @@ from skydriver_ops.eventlog.verify import verify
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import Store, a_store
 from tests.support.proxy import proxying
-from tests.support.scanner_bus import AUDIENCE, ISSUER, ScannerBus, a_progress, lanes
+from tests.support.scanner_bus import AUDIENCE, ISSUER, ScannerBus, a_progress, batch_consumers
 
 SECONDS = float(os.environ.get("SKYDRIVER_TEST_FIRE_SECONDS", "6"))
 SCANS = 200
@@ -194,7 +194,7 @@ async def test_while_the_database_is_away_the_queue_grows_and_nothing_is_lost(ri
     async with (
         proxying(urlsplit(rig.store.url).port or 5432) as proxy,
         a_store(_through(rig.store.url, proxy.port)) as store,
-        lanes(rig.amqp_url, store, rig.jwks, prefetch=10),
+        batch_consumers(rig.amqp_url, store, rig.jwks, prefetch=10),
     ):
         await rig.bus.send("progress", scans[0], a_progress(1), sequence=1)
         await rig.bus.until(scans[0], lambda scan: scan.sequence == 1)
@@ -214,7 +214,7 @@ async def test_a_connection_to_the_broker_that_is_cut_again_and_again_loses_noth
     scans = [await rig.store.a_scan() for _ in range(20)]
     async with (
         proxying(urlsplit(rig.amqp_url).port or 5672) as proxy,
-        lanes(_through(rig.amqp_url, proxy.port), rig.store, rig.jwks, prefetch=10),
+        batch_consumers(_through(rig.amqp_url, proxy.port), rig.store, rig.jwks, prefetch=10),
     ):
         for n in range(1, 11):
             await asyncio.gather(*(rig.bus.send("progress", scan_id, a_progress(n), sequence=n) for scan_id in scans))

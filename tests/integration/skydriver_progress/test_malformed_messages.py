@@ -1,4 +1,4 @@
-"""Whatever a sender writes on the outside of a message, or packs into it: the lane goes on, and others' reports with it."""
+"""Whatever a sender writes on the outside of a message, or packs into it: the consumer goes on, and others' reports with it."""
 
 import asyncio
 import struct
@@ -13,10 +13,11 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.dead_letter import DeadLetter
 from skydriver_ops.bus.dead_letters import open_dead_letters
 from skydriver_progress import ingest
-from skydriver_progress.adapters import batch_consumer as lane
+from skydriver_progress.adapters import batch_consumer
+from skydriver_progress.incoming import IncomingReport, ReceivedMessage
 from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
-from tests.support.scanner_bus import a_progress, lanes
+from tests.support.scanner_bus import a_progress, batch_consumers
 
 
 class _Bytes(str):
@@ -74,7 +75,7 @@ async def test_nothing_on_the_outside_of_a_message_stops_its_lane(rig: Rig) -> N
         {"message_id": _Bytes("x")},
         {"correlation_id": _Bytes("x")},
     ]
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         for changes in odd:
             message = aio_pika.Message(
                 refused.body, content_encoding=refused.content_encoding, delivery_mode=2,
@@ -93,23 +94,23 @@ async def test_nothing_on_the_outside_of_a_message_stops_its_lane(rig: Rig) -> N
 
 async def test_a_message_that_breaks_its_lane_costs_no_other_its_life(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody has thought of: each connection on which this message comes ends at once."""
-    monkeypatch.setattr(lane, "_CAREFUL_PAUSE_S", 0.02)
-    monkeypatch.setattr(lane, "_CAREFUL_S", 0.5)
-    monkeypatch.setattr(lane, "_LONGEST_PAUSE_S", 0.1)
-    on_message = lane.BatchConsumer._on_message
+    monkeypatch.setattr(batch_consumer, "_SINGLE_MODE_PAUSE_S", 0.02)
+    monkeypatch.setattr(batch_consumer, "_SINGLE_MODE_S", 0.5)
+    monkeypatch.setattr(batch_consumer, "_MAX_PAUSE_S", 0.1)
+    on_message = batch_consumer.BatchConsumer._on_message
 
-    async def breaks(self: lane.BatchConsumer, delivered: DeliveredMessage) -> None:
+    async def breaks(self: batch_consumer.BatchConsumer, delivered: DeliveredMessage) -> None:
         if b"poison" in delivered.body:
             await delivered.channel.connection.close()
             return
         await on_message(self, delivered)
 
-    monkeypatch.setattr(lane.BatchConsumer, "_on_message", breaks)
+    monkeypatch.setattr(batch_consumer.BatchConsumer, "_on_message", breaks)
     scans = [await rig.store.a_scan() for _ in range(20)]
     for number, scan_id in enumerate(scans):
         content = a_progress(1) if number != 10 else {"scan_metadata": {"poison": 1}}
         await rig.bus.send("progress", scan_id, content, sequence=1)
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         for number, scan_id in enumerate(scans):
             if number != 10:
                 await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
@@ -144,7 +145,7 @@ async def test_small_messages_with_much_in_them_are_unpacked_a_few_at_a_time(rig
     count, held, most = 100, 0, 0
     prepare = ingest.Ingest.prepare
 
-    async def counted(self: ingest.Ingest, batch: list[ingest.Message]) -> list[ingest.IncomingReport]:
+    async def counted(self: ingest.Ingest, batch: list[ReceivedMessage]) -> list[IncomingReport]:
         nonlocal held, most
         items = await prepare(self, batch)
         held = sum(len(item.envelope.plain) for item in items if item.envelope is not None)
@@ -155,7 +156,7 @@ async def test_small_messages_with_much_in_them_are_unpacked_a_few_at_a_time(rig
     for n in range(1, count + 1):
         await rig.bus.send("progress", scan_id, content, sequence=1, producer=f"p{n}", encoding=protocol.GZIP)
     await rig.bus.send("progress", scan_id, a_progress(2), sequence=1, producer="last")
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         await rig.bus.until(scan_id, lambda scan: scan.producer == "last")
     assert 0 < most < 20 * 1024 * 1024
     assert await rig.dead.read(0) == []

@@ -10,12 +10,12 @@ from skydriver_common.bus import topology
 from skydriver_progress.decide.rejections import MAX_KEPT
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import until
-from tests.support.scanner_bus import a_progress, lanes
+from tests.support.scanner_bus import a_progress, batch_consumers
 
 
 async def test_of_many_refusals_the_first_are_kept_whole_and_other_scans_have_their_own(rig: Rig) -> None:
     first, second = await rig.store.a_scan(), await rig.store.a_scan()
-    async with lanes(rig.amqp_url, rig.store, rig.jwks):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks):
         for number in range(MAX_KEPT + 50):
             await rig.bus.send("progress", first, a_progress(number), sequence=number, token="no token")
         await rig.bus.send("progress", second, a_progress(1), sequence=1, token="no token")

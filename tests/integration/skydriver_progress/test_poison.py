@@ -15,7 +15,7 @@ from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.histories import skydriver, until
 from tests.support.raw_amqp import OUTSIDES, SHORT_TEXTS, Outside, RawSender, entry, short
-from tests.support.scanner_bus import a_progress, lanes
+from tests.support.scanner_bus import a_progress, batch_consumers
 
 _EXAMPLES = 80
 
@@ -56,7 +56,7 @@ async def test_no_property_of_any_message_holds_up_lanes_relay_or_operators(rig:
         channel = await bus.channel()
         everything = await channel.declare_queue("poison-tests.events", auto_delete=True)
         await everything.bind(topology.EVENTS.name, "#")
-        async with lanes(rig.amqp_url, rig.store, rig.jwks), RawSender(rig.amqp_url) as sender:
+        async with batch_consumers(rig.amqp_url, rig.store, rig.jwks), RawSender(rig.amqp_url) as sender:
             for number, outside in enumerate(outsides):
                 scan_id = await rig.store.a_scan()
                 for token in (rig.bus.token(scan_id), "no token"):

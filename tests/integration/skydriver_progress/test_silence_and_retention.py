@@ -15,7 +15,7 @@ from skydriver_progress import usecases
 from skydriver_progress.backlog_gate import BacklogGate
 from skydriver_progress.retention import COMPACT, Retention
 from skydriver_progress.silence import SILENCE, SilenceWatch
-from skydriver_progress.unwatched import Unwatched
+from skydriver_progress.silence_reconciler import SilenceReconciler
 from tests.support.histories import Store, a_context, a_report
 from tests.support.scanner_bus import a_progress
 
@@ -24,11 +24,11 @@ def _schedule(store: Store) -> Schedule:
     return Schedule(store.pool, store.bell, holder="test", lease=timedelta(seconds=1))
 
 
-def _hears(*, is_clear: bool = True) -> BacklogGate:
+def _gate(*, is_clear: bool = True) -> BacklogGate:
     async def answer() -> bool:
         return is_clear
 
-    return BacklogGate(answer, settles_s=0)
+    return BacklogGate(answer, settle_time_s=0)
 
 
 async def _launched(store: Store) -> str:
@@ -61,11 +61,11 @@ async def _silences(store: Store) -> int:
 async def test_a_scan_whose_launch_was_not_delivered_is_watched_nevertheless(store: Store) -> None:
     watched, unwatched, ended = await _launched(store), await _launched(store), await _launched(store)
     await store.append("dispatcher", ended, ev.ScanDeleted())
-    watch = SilenceWatch(store.uows["progress"], _schedule(store), _hears(), limit=timedelta(hours=1))
+    watch = SilenceWatch(store.uows["progress"], _schedule(store), _gate(), limit=timedelta(hours=1))
     await watch.schedule_silence_check(watched)
     before = await store.pool.fetch("SELECT due_at FROM due_work WHERE scan_id = $1", watched)
 
-    assert await Unwatched(store.pool, watch).step() is False
+    assert await SilenceReconciler(store.pool, watch).step() is False
     due = {row["scan_id"] for row in await store.pool.fetch("SELECT scan_id FROM due_work WHERE kind = $1", SILENCE)}
     assert due == {watched, unwatched}
     assert await store.pool.fetch("SELECT due_at FROM due_work WHERE scan_id = $1", watched) == before
@@ -75,7 +75,7 @@ async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Sto
     scan_id, ended = await _launched(store), await _launched(store)
     schedule = _schedule(store)
     retention = Retention(store.uows["progress"], schedule, keep=None)
-    patient = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(hours=1))
+    patient = SilenceWatch(store.uows["progress"], schedule, _gate(), limit=timedelta(hours=1))
     for each in (scan_id, scan_id, ended):  # an event may come twice
         await patient.schedule_silence_check(each)
     assert await patient.step() > 60  # nothing is due yet
@@ -86,7 +86,7 @@ async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Sto
     assert await _silences(store) == 0  # it was launched a moment ago
     assert await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", SILENCE) == 1  # the deleted one is let be
 
-    watch = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
+    watch = SilenceWatch(store.uows["progress"], schedule, _gate(), limit=timedelta(microseconds=1))
     for _ in range(2):
         await _due_now(store, SILENCE)
         assert await watch.step() is True
@@ -102,7 +102,7 @@ async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Sto
 async def test_waiting_for_the_first_worker_is_no_silence(store: Store) -> None:
     scan_id = await _launched(store)
     schedule = _schedule(store)
-    watch = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
+    watch = SilenceWatch(store.uows["progress"], schedule, _gate(), limit=timedelta(microseconds=1))
     await watch.schedule_silence_check(scan_id)
     progress = a_progress(1)["progress"]
     progress["processing_stats"] = progress["processing_stats"] | {"rate": {}, "end": "", "predictions": {}}
@@ -126,7 +126,7 @@ async def test_waiting_for_the_first_worker_is_no_silence(store: Store) -> None:
 async def test_without_any_worker_a_scan_that_had_some_is_not_silent_either(store: Store) -> None:
     scan_id = await _launched(store)
     schedule = _schedule(store)
-    watch = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
+    watch = SilenceWatch(store.uows["progress"], schedule, _gate(), limit=timedelta(microseconds=1))
     await watch.schedule_silence_check(scan_id)
     await _report(store, scan_id, 1, Retention(store.uows["progress"], schedule, keep=None))
     await store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={"RUNNING": {"osg": 1}}, n_running=1))
@@ -140,15 +140,15 @@ async def test_without_any_worker_a_scan_that_had_some_is_not_silent_either(stor
 async def test_nobody_is_silent_while_what_scanners_say_waits_for_us(store: Store) -> None:
     scan_id = await _launched(store)
     schedule = _schedule(store)
-    deaf = SilenceWatch(store.uows["progress"], schedule, _hears(is_clear=False), limit=timedelta(microseconds=1))
-    await deaf.schedule_silence_check(scan_id)
+    behind_closed_gate = SilenceWatch(store.uows["progress"], schedule, _gate(is_clear=False), limit=timedelta(microseconds=1))
+    await behind_closed_gate.schedule_silence_check(scan_id)
     for _ in range(2):
         await _due_now(store, SILENCE)
-        assert await deaf.step() is True
+        assert await behind_closed_gate.step() is True
     assert await _silences(store) == 0
-    hears = SilenceWatch(store.uows["progress"], schedule, _hears(), limit=timedelta(microseconds=1))
+    watching = SilenceWatch(store.uows["progress"], schedule, _gate(), limit=timedelta(microseconds=1))
     await _due_now(store, SILENCE)
-    await hears.step()
+    await watching.step()
     assert await _silences(store) == 1  # the look was only put off
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from skydriver_common.log import blobs
 from skydriver_scanner.settings import PREFIX
 from tests.integration.skydriver_progress.conftest import Rig, rig  # noqa: F401  (a fixture)
-from tests.support.scanner_bus import a_progress, lanes
+from tests.support.scanner_bus import a_progress, batch_consumers
 
 SCANS, LIVES = 4, 3
 
@@ -103,7 +103,7 @@ async def test_after_kills_in_mid_delivery_the_last_final_result_stands_and_what
             f"{PREFIX}BUS_URL": rig.amqp_url, f"{PREFIX}SPOOL_DIR": str(tmp_path / "spool"), f"{PREFIX}BUS_PATIENCE_SEC": "600",
         }  # fmt: skip
         scans.append({"scan_id": scan_id, "environment": environment, "ledger": tmp_path / f"{scan_id}.ledger"})
-    async with lanes(rig.amqp_url, rig.store, rig.jwks, coalesces=False):
+    async with batch_consumers(rig.amqp_url, rig.store, rig.jwks, coalesces=False):
 
         async def lives(scan: dict[str, Any], chance: random.Random) -> None:
             for life in range(LIVES):

@@ -28,7 +28,7 @@ from skydriver_scanner import AsyncScannerSession, SessionSettings, protocol
 from skydriver_scanner.bus import Bus
 from tests.support.histories import a_store
 from tests.support.sandbox_parts import until
-from tests.support.scanner_bus import a_progress, lanes, scanner_bus
+from tests.support.scanner_bus import a_progress, batch_consumers, scanner_bus
 
 SCANS, REPORTS = 6, 12
 
@@ -116,7 +116,7 @@ async def test_a_killed_broker_costs_no_confirmed_report_and_no_final_result(
         async with (
             a_store(database) as store,
             scanner_bus(node.url, store, tmp_path) as (bus, dead, jwks),
-            lanes(node.url, store, jwks, coalesces=False),
+            batch_consumers(node.url, store, jwks, coalesces=False),
         ):
             await until(lambda: _is_registered(tmp_path / "node"))
             scanners = []

@@ -3,23 +3,23 @@
 from skydriver_progress.backlog_gate import BacklogGate
 
 
-async def test_it_is_sure_only_when_all_has_been_clear_for_a_while() -> None:
+async def test_it_is_open_only_when_all_has_been_clear_for_a_while() -> None:
     now, is_clear = 0.0, True
 
     async def look() -> bool:
         return is_clear
 
-    hearing = BacklogGate(look, settles_s=100, clock=lambda: now)
-    assert not await hearing.is_sure()  # the service has just begun
+    gate = BacklogGate(look, settle_time_s=100, clock=lambda: now)
+    assert not await gate.is_open()  # the service has just begun
     now = 100
-    assert await hearing.is_sure()
+    assert await gate.is_open()
     is_clear = False
-    assert not await hearing.is_sure()
+    assert not await gate.is_open()
     is_clear, now = True, 199
-    assert not await hearing.is_sure()
+    assert not await gate.is_open()
     now = 200
-    assert await hearing.is_sure()
+    assert await gate.is_open()
     now = 1000  # nobody could ask: the database was away
-    assert not await hearing.is_sure()
+    assert not await gate.is_open()
     now = 1100
-    assert await hearing.is_sure()
+    assert await gate.is_open()

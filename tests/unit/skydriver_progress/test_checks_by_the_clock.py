@@ -31,7 +31,8 @@ _LAUNCHED = ev.ScanLaunched(launcher="local", job="j")
 
 def test_a_scanner_that_was_heard_lately_is_checked_when_its_limit_is_over() -> None:
     check = check_silence(_scan(_LAUNCHED), NOW + 4, LIMIT_S, {})
-    assert (check.events, check.check_again_after_s) == ([], pytest.approx(6.0))
+    assert check.events == []
+    assert check.check_again_after_s == pytest.approx(6.0)
     assert check.note == {"is_natural": False, "since": 0.0}
 
 

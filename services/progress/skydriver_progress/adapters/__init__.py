@@ -1,1 +1,1 @@
-"""RabbitMQ as this service meets it. Admission rule: no decision, no SQL."""
+"""How this service uses RabbitMQ. Admission rule: no decision, no SQL."""

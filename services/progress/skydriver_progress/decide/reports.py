@@ -18,19 +18,19 @@ from skydriver_progress.reports import ReportFailure, ScannerReport
 from skydriver_scanner.protocol import FAILURE, PROGRESS, RESULT
 
 LATE_S = 120.0
-"""While a process of the scanner was heard so lately, reports of those before it count as late and are passed over."""
-MAX_LOG_TAIL = 16_384
+"""While a process of the scanner was heard within this time, reports of the processes before it are late: accepted without effect."""
+MAX_LOG_TAIL_CHARACTERS = 16_384
 
 
 def unknown_scan(scan_id: str) -> Rejection:
-    """No such scan."""
+    """Return the rejection for a scan that does not exist."""
     return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
 
 
 def decide_report(scan: Scan, report: ScannerReport, now: float, *, failed_at: float | None = None) -> list[Event] | Rejection:
-    """What a message on the bus changes, whatever kind it is. now: Unix seconds.
+    """Decide on a message on the bus, of any kind. now: Unix seconds.
 
-    failed_at: of what is sent back from the dead letters, when it failed first, in Unix seconds (0.0: unknown); None: not sent back.
+    failed_at: when a redriven message failed first, in Unix seconds (0.0: unknown); None: it was not redriven.
     """
     if isinstance(report, PatchManifest):
         return decide_patch(scan, report, now, failed_at=failed_at)
@@ -40,21 +40,21 @@ def decide_report(scan: Scan, report: ScannerReport, now: float, *, failed_at: f
 
 
 def decide_patch(scan: Scan, command: PatchManifest, now: float, *, failed_at: float | None = None) -> list[Event] | Rejection:
-    """What a report changes. now: Unix seconds. failed_at: see ``decide_report``. Source: REST contract 4.10.
+    """Decide on progress and metadata. now: Unix seconds. failed_at: see ``decide_report``. Source: REST contract 4.10.
 
-    Metadata is put once: an equal one is accepted silently, another one refuses the whole command, the progress included.
+    Metadata is set once: equal metadata is accepted without effect, other metadata rejects the whole command, the progress included.
     """
     events: list[Event] = []
     if command.event_metadata:
         if scan.event_metadata is None:
             events.append(EventMetadataSet(event_metadata=command.event_metadata))
         elif not same_json(scan.event_metadata, command.event_metadata):
-            return _is_set("event_metadata")
+            return _reject_other_metadata("event_metadata")
     if command.scan_metadata:
         if scan.scan_metadata is None:
             events.append(ScanMetadataSet(scan_metadata=command.scan_metadata))
         elif not same_json(scan.scan_metadata, command.scan_metadata):
-            return _is_set("scan_metadata")
+            return _reject_other_metadata("scan_metadata")
     if command.progress and not _is_late(scan, command, now, failed_at):
         if command.producer and command.producer != scan.scanner.producer:
             events.append(ScannerTookOver(producer=command.producer))
@@ -66,7 +66,7 @@ def decide_patch(scan: Scan, command: PatchManifest, now: float, *, failed_at: f
 
 
 def decide_result(scan: Scan, command: PutResult, *, failed_at: float | None = None) -> list[Event]:
-    """What a skymap changes: a final one is never replaced by a partial one, nor passed over because of a partial one's number.
+    """Decide on a skymap: a final one is never replaced by a partial one, nor superseded by a partial one with a higher number.
 
     failed_at: see ``decide_report``. Source: REST contract 4.12.
     """
@@ -92,15 +92,18 @@ def decide_result(scan: Scan, command: PutResult, *, failed_at: float | None = N
 
 
 def decide_failure(scan: Scan, report: ReportFailure, *, failed_at: float | None = None) -> list[Event]:
-    """What a scanner's own word of its failure changes; the same word again: nothing. failed_at: see ``decide_report``."""
-    known = scan.scanner
-    if report.producer == known.failure_producer and report.sequence <= known.failure_sequence:
+    """Decide on a failure that a scanner reported; the same report again changes nothing. failed_at: see ``decide_report``."""
+    scanner = scan.scanner
+    if report.producer == scanner.failure_producer and report.sequence <= scanner.failure_sequence:
         return []
     if _is_superseded(scan, report.producer, failed_at):
         return []
     return [
         FailureReported(
-            reason=report.reason, log_tail=report.log_tail[-MAX_LOG_TAIL:], producer=report.producer, sequence=report.sequence
+            reason=report.reason,
+            log_tail=report.log_tail[-MAX_LOG_TAIL_CHARACTERS:],
+            producer=report.producer,
+            sequence=report.sequence,
         )
     ]
 
@@ -108,8 +111,8 @@ def decide_failure(scan: Scan, report: ReportFailure, *, failed_at: float | None
 def was_sent_in_time(scan: Scan, kind: str, producer: str, sequence: int, *, is_final: bool = False) -> bool:
     """Whether a report that is handled after the end of the scan's token was sent before it.
 
-    That is told by its place, not by when we got round to it: it is the next one of the process that was heard, which a replay can't
-    be. Where nobody was heard, all reports have waited for us. is_final: of a result, which no number of a partial one precedes.
+    That is judged by its number, not by the time of handling: it is the next one of the process that was heard, which a replay cannot
+    be. Where no process was heard, all reports have waited for this service. is_final: of a result, which no partial one supersedes.
     """
     if scan.is_deleted:
         return False
@@ -121,18 +124,17 @@ def was_sent_in_time(scan: Scan, kind: str, producer: str, sequence: int, *, is_
         RESULT: (result.producer, result.sequence) if result is not None else ("", 0),
         FAILURE: (scanner.failure_producer, scanner.failure_sequence),
     }
-    known = {scanner.producer, *(who for who, _ in last.values())} - {""}
-    if not known:
+    heard = {scanner.producer, *(each for each, _ in last.values())} - {""}
+    if not heard:
         return scan.progress is None and result is None
-    who, number = last.get(kind, ("", 0))
-    return producer in known and (is_final or who != producer or sequence > number)
+    last_producer, last_sequence = last.get(kind, ("", 0))
+    return producer in heard and (is_final or last_producer != producer or sequence > last_sequence)
 
 
 def _is_late(scan: Scan, command: PatchManifest, now: float, failed_at: float | None) -> bool:
-    """Whether a newer report is known: of the same process by its number, of a process after it while that one is heard.
+    """Whether a newer report was accepted: of the same process by its number, or of a later process that is still heard.
 
-    Not for ever, because the order of the two may have been taken the wrong way round. But what comes back from the dead letters
-    is old.
+    Not for ever, because the two processes may have been taken in the wrong order. But a redriven message is old in any case.
     """
     if command.producer and command.producer == scan.producer and command.sequence <= scan.sequence:
         return True
@@ -142,38 +144,40 @@ def _is_late(scan: Scan, command: PatchManifest, now: float, failed_at: float | 
         return False
     if failed_at is not None or now - scan.scanner.took_over_at < LATE_S:
         return True
-    speaks = scan.result is not None and scan.result.producer == command.producer  # what was heard lately was this one itself
-    return now - scan.scanner.heard_at < LATE_S and not speaks
+    is_active = (
+        scan.result is not None and scan.result.producer == command.producer
+    )  # the process that was heard lately is this one itself
+    return now - scan.scanner.heard_at < LATE_S and not is_active
 
 
 def _is_superseded(scan: Scan, producer: str, failed_at: float | None) -> bool:
-    """Whether a report from the dead letters first failed before another process of the scanner said its last word."""
-    return failed_at is not None and failed_at < _another_heard_at(scan, producer)
+    """Whether a redriven report first failed before the last report of another process of the scanner."""
+    return failed_at is not None and failed_at < _other_process_heard_at(scan, producer)
 
 
-def _another_heard_at(scan: Scan, producer: str) -> float:
-    """When another process than this one was heard last, as far as it is known; 0.0: never. Unix seconds."""
+def _other_process_heard_at(scan: Scan, producer: str) -> float:
+    """Return when another process than this one was heard last, as far as is known, in Unix seconds; 0.0: never."""
     scanner, result = scan.scanner, scan.result
     others_result = result is not None and result.producer != producer
-    # what no other can have said since then, if the last word was this one's
+    # no other process can have reported since then, if the last report was this one's
     others_end = scanner.ended_at if others_result and scan.has_final_result and scanner.ended_at is not None else 0.0
-    speaks = scanner.producer or (result.producer if result is not None else scanner.failure_producer)
-    if speaks == producer or not scanner.heard_at or (not speaks and not others_result):
+    current = scanner.producer or (result.producer if result is not None else scanner.failure_producer)
+    if current == producer or not scanner.heard_at or (not current and not others_result):
         return others_end
-    own_words = {scanner.failure_producer, result.producer if result is not None else ""}
-    return max(others_end, scanner.took_over_at if producer in own_words else scanner.heard_at)
+    own_reports = {scanner.failure_producer, result.producer if result is not None else ""}
+    return max(others_end, scanner.took_over_at if producer in own_reports else scanner.heard_at)
 
 
 def _changes_state(scan: Scan, command: PatchManifest) -> bool:
-    """Whether the report says something else than what is stored, and may replace it."""
+    """Whether the report differs from what is stored, and may replace it."""
     if scan.progress is None or command.progress is None:
         return True
     was_finished = scan.progress["processing_stats"]["finished"]
     if was_finished and not command.progress["processing_stats"]["finished"]:
         return False  # the late repeat of a timed-out request (contract 4.10)
-    # a higher number on the bus counts even if it says the same: else one in between, that comes late, would replace it
+    # a higher number on the bus counts even if the content is the same: otherwise a late one in between would replace it
     return bool(command.producer) or not same_json(scan.progress, command.progress)
 
 
-def _is_set(field: str) -> Rejection:
+def _reject_other_metadata(field: str) -> Rejection:
     return Rejection(Code.METADATA_IS_SET, f"{field}: is set already, to another value, and can't be changed", (field,))

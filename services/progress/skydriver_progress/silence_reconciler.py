@@ -1,18 +1,17 @@
-"""Loop step: running scans whose silence nobody watches, since the delivery of their launch was lost, are watched again."""
+"""Loop step: running scans that nobody watches for silence, since the event of their launch was lost, are watched again."""
 
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_progress.silence import SilenceWatch
 
-_sql = load_statements("skydriver_progress", "unwatched.sql")
+_sql = load_statements("skydriver_progress", "silence_reconciler.sql")
 
-RECONCILE = "silence-reconcile"
-"""The name of the loop."""
+LOOP_NAME = "silence-reconcile"
 INTERVAL_S = 300.0
-_PAGE = 200
+_PAGE_SIZE = 200
 
 
-class Unwatched:
+class SilenceReconciler:
     """Finds scans for a `SilenceWatch`."""
 
     def __init__(self, pool: Pool, silence: SilenceWatch) -> None:
@@ -20,9 +19,9 @@ class Unwatched:
         self._silence = silence
 
     async def step(self) -> bool:
-        """Begin the watch over the next scans that lack it. Raises TryLater."""
+        """Schedule the checks of the next scans that lack one. Raises TryLater."""
         with database_faults():
-            scan_ids = [row["scan_id"] async for row in _sql.unwatched(self._pool, most=_PAGE)]
+            scan_ids = [row["scan_id"] async for row in _sql.find_unwatched_scans(self._pool, page_size=_PAGE_SIZE)]
         for scan_id in scan_ids:
             await self._silence.schedule_silence_check(scan_id)
-        return len(scan_ids) == _PAGE
+        return len(scan_ids) == _PAGE_SIZE
