@@ -27,7 +27,7 @@ _PLACES = {
     "AsyncScannerSession": "session",
     "CallFailed": "errors",
     "UndeliveredMessage": "errors",
-    "MessageRefused": "wire",
+    "MessageRefused": "protocol",
     "NotDelivered": "errors",
     "ScanStopped": "errors",
     "ScannerError": "errors",
@@ -35,8 +35,11 @@ _PLACES = {
     "SessionSettings": "settings",
     "SettingsError": "errors",
     "SpoolFull": "errors",
-    "Stop": "stops",
+    "Stop": "stop_signals",
 }
+_ALIASES = {"LeftMessage": "UndeliveredMessage", "ScannerProblem": "ScannerError", "SettingsProblem": "SettingsError"}
+"""Old public names; scanners outside use them."""
+
 __all__ = [
     "AsyncScannerSession",
     "CallFailed",
@@ -54,6 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    name = _ALIASES.get(name, name)
     if name in _PLACES:
         return getattr(import_module(f"skydriver_scanner.{_PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
