@@ -44,7 +44,7 @@ def another_gateway(system: Running, log: Path, **settings: str) -> Iterator[Gat
         )
     gateway = Gateway(f"http://127.0.0.1:{ports['http']}", process)
     try:
-        wait_until(lambda: process.poll() is not None or _is_ready(ports["health"]), 30, "the gateway is ready")
+        wait_until(lambda: process.poll() is not None or _is_ready(ports["health"]), 60, "the gateway is ready")
         assert process.poll() is None, log.read_text()
         yield gateway
     finally:

@@ -18,7 +18,7 @@ def kill_everything(running: Running) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     running.process.wait(timeout=10)
-    wait_until(lambda: not any(is_alive(pid) for pid in victims), 20, "all processes are dead")
+    wait_until(lambda: not any(is_alive(pid) for pid in victims), 60, "all processes are dead")
 
 
 def _processes_of(root_pid: int, data_dir: Path) -> set[int]:

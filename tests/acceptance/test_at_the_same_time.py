@@ -1,7 +1,6 @@
 """Real parallel requests: exactly one winner."""
 
 import json
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +10,7 @@ import requests
 
 from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, ok, request_scan
-from tests.support.waiting import wait_until
+from tests.support.waiting import block, wait_until
 
 TOGETHER = 12
 
@@ -89,7 +88,7 @@ def test_a_deletion_wins_over_the_launch(system: Running) -> None:
 
 def _request_and_delete(system: Running, *, after_s: float) -> str:
     scan = str(request_scan(system, nsides={"32": 0}, priority=100)["scan_id"])
-    time.sleep(after_s)  # not to wait for anything: to come at another moment
+    block(after_s)  # to come at another moment
     ok(system.call("DELETE", f"/scan/{scan}"))
     return scan
 

@@ -20,7 +20,7 @@ from skydriver_cli.embedded import rabbitmq, system
 from skydriver_cli.embedded.ports import choose
 from skydriver_common.auth import TokenSigner, ensure_key
 from tests.acceptance.conftest import REPO, sample_event, scan_request
-from tests.support.sandbox_parts import until
+from tests.support.waiting import until
 
 DEPLOY = REPO / "deploy" / "rabbitmq"
 USERS = {"api": "api", "dispatcher": "dispatcher", "progress": "progress", "ewms_bridge": "ewms-bridge"}

@@ -61,17 +61,16 @@ def test_34_with_ewms_down_scanners_get_the_last_known_values_at_once(ewms: Forw
         wait_until(
             lambda: any("ewms" in p["code"] for p in watched.get(f"/scan/{scan}/status")["problems"]), 60, "EWMS is away"
         )
+        ewms.hangs = True  # whoever asked EWMS for the answer would wait for longer than this test
         for _ in range(5):
-            began = time.monotonic()
             workforce = watched.get(path, role="system")
             status = watched.get(f"/scan/{scan}/status", role="system")
-            assert time.monotonic() - began < 2
             assert workforce["n_running"] >= 0
             assert (workforce["workflow_id"], workforce["statuses"].keys()) == (known["workflow_id"], known["statuses"].keys())
             assert status["ewms_workforce"] == workforce
             assert status["ewms_deactivated"] is None
     finally:
-        ewms.away = False
+        ewms.away = ewms.hangs = False
 
 
 def test_37_with_ewms_failing_no_workers_are_added_and_a_repeat_adds_them_once(

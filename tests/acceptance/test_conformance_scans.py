@@ -245,7 +245,7 @@ def test_35_a_scans_state_tells_how_far_it_came(system: Running) -> None:
     wait_until(lambda: system.get(f"/scan/{scan}/ewms/workflow-id")["requested_ewms_workflow"], 60, "a workflow")
     ok(system.call("DELETE", f"/scan/{scan}"))
     wait_until(lambda: system.get(f"/scan/{scan}/status")["ewms_deactivated"] == "ABORTED", 60, "EWMS says so")
-    wait_until(lambda: not (system.data_dir / "work" / scan / "scanner.pid.json").exists(), 30, "the scanner is gone")
+    wait_until(lambda: not (system.data_dir / "work" / scan / "scanner.pid.json").exists(), 60, "the scanner is gone")
     progress = REAL_PATCH["progress"]
     ok(_patch(system, scan, {"progress": progress}))
     assert system.get(f"/scan/{scan}/status")["scan_state"] == "ABORTED__WAITING_ON_FIRST_PIXEL_RECO"

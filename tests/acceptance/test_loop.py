@@ -65,7 +65,7 @@ def test_a_deleted_scan_stops_and_its_workflow_is_aborted(system: Running) -> No
     answer = system.call("DELETE", f"/scan/{scan_id}", body={})
     assert answer.status_code == 200
     wait_until(lambda: system.get(f"/scan/{scan_id}/status")["ewms_deactivated"] == "ABORTED", 60, "the workflow is aborted")
-    wait_until(lambda: not (system.data_dir / "work" / scan_id / "scanner.pid.json").exists(), 30, "the scanner is gone")
+    wait_until(lambda: not (system.data_dir / "work" / scan_id / "scanner.pid.json").exists(), 60, "the scanner is gone")
 
 
 def test_bad_input_names_each_field_and_stores_nothing(system: Running) -> None:

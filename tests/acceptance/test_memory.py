@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,13 +43,14 @@ def test_large_results_and_events_stay_below_the_pods_limit_and_memory_comes_bac
 
         def again(method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> int:
             """The length of the answer; what is told to come later does."""
-            for _ in range(60):
+
+            def served() -> requests.Response | None:
                 answer = requests.request(method, gateway.url + path, headers=headers, data=body, timeout=120)
-                if answer.status_code != 503:
-                    assert answer.status_code == 200, answer.text[:300]
-                    return len(answer.content)
-                time.sleep(0.5)
-            raise AssertionError(f"{method} {path} is never served")
+                return None if answer.status_code == 503 else answer
+
+            answer = wait_until(served, 120, f"{method} {path} is served", poll_s=0.5)
+            assert answer.status_code == 200, answer.text[:300]
+            return len(answer.content)
 
         def put(number: int) -> int:
             body = b'{"is_final": false, "skyscan_result": {"x": "%b"}}' % texts[number]

@@ -50,7 +50,7 @@ def test_a_failure_is_in_the_status_and_a_foreign_report_with_the_dead_letters(q
         found = quiet_system.get(f"/scan/{scan_id}/status")["problems"]
         return [problem["text"] for problem in found if problem["code"] == "scanner-reported-failure"]
 
-    wait_until(lambda: problems() != [], 15, "the failure is in the status")
+    wait_until(lambda: problems() != [], 60, "the failure is in the status")
     assert problems() == ["The scanner server told that it failed: ValueError: no GCD file"]
     wait_until(
         lambda: any(letter["key"] == f"progress.{other}" for letter in _letters(quiet_system)), 15, "it lies with the dead"

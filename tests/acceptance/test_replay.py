@@ -5,7 +5,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def _replay_everything(running: Running) -> None:
     )
     wait_until(lambda: running.get(f"/scan/{done}/status")["scan_complete"], 120, "the scan is complete")
     wait_until(lambda: running.get(f"/scan/{done}/status")["ewms_deactivated"], 60, "its workflow is finished")
-    before, workflows = _at_rest(urls["database_url"]), _workflows(running)
+    before, workflows = _at_rest(urls), _workflows(running)
     assert _types(urls["database_url"]) >= _LOGGED
     assert len(workflows) >= 4, "taskforces and their workflows"
     stream = requests.get(
@@ -99,7 +98,7 @@ def _replay_everything(running: Running) -> None:
     )  # fmt: skip
     assert json.loads(ran.stdout)["events"] == before["events"]
     wait_until(lambda: asyncio.run(_queues_are_empty(urls["amqp_url"])), 60, "the consumers have heard it")
-    assert _at_rest(urls["database_url"]) == before
+    assert _at_rest(urls) == before
     assert _workflows(running) == workflows
 
     # a stream that was open all the time has shown each event once
@@ -165,14 +164,25 @@ def _version(database_url: str, scan_id: str) -> int:
     return asyncio.run(work())
 
 
-def _at_rest(database_url: str) -> dict[str, Any]:
-    """The state once two looks, a second apart, agree."""
-    states = [asyncio.run(_state(database_url))]
+def _at_rest(urls: dict[str, str]) -> dict[str, Any]:
+    """The state once all is published and consumed, and two looks agree."""
+    states: list[dict[str, Any]] = []
 
     def agree() -> bool:
-        time.sleep(1.0)
-        states.append(asyncio.run(_state(database_url)))
-        return bool(states[-1] == states[-2])
+        states.append(asyncio.run(_state(urls["database_url"])))
+        is_idle = asyncio.run(_all_is_published(urls["database_url"])) and asyncio.run(_queues_are_empty(urls["amqp_url"]))
+        return is_idle and states[-1:] == states[-2:-1]
 
-    wait_until(agree, 120, "nothing changes any more")
+    wait_until(agree, 120, "nothing changes any more", poll_s=1.0)
     return states[-1]
+
+
+async def _all_is_published(database_url: str) -> bool:
+    connection = await asyncpg.connect(database_url)
+    try:
+        return not await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM event_log l"
+            " WHERE NOT EXISTS (SELECT FROM relay_cursors c WHERE (l.xid, l.position) <= (c.xid, c.position)))"
+        )
+    finally:
+        await connection.close()

@@ -140,7 +140,7 @@ def test_keys_change_while_the_gateway_runs(gateway: Gateway, provider: Provider
     provider.new_key("second")
     old = provider.keys.pop("first")
     # an unknown key is asked for again, though not more often than every few seconds
-    wait_until(lambda: _get(gateway, provider.token("second")).status_code == 200, 30, "the new key is known")
+    wait_until(lambda: _get(gateway, provider.token("second")).status_code == 200, 60, "the new key is known")
     withdrawn = _get(gateway, provider.token("first", key=old, sub="late"))
     assert withdrawn.status_code == 401
     assert "unknown key" in withdrawn.reason
@@ -151,7 +151,7 @@ def test_while_the_provider_is_away_the_known_keys_are_good(gateway: Gateway, pr
     try:
         assert _get(gateway, provider.token("second", sub="another")).status_code == 200
         unknown = rsa.generate_private_key(65537, 2048)
-        wait_until(lambda: _get(gateway, provider.token("third", key=unknown)).status_code == 503, 30, "nobody can tell")
+        wait_until(lambda: _get(gateway, provider.token("third", key=unknown)).status_code == 503, 60, "nobody can tell")
         assert _get(gateway, provider.token("second", sub="one more")).status_code == 200
     finally:
         provider.status = 200

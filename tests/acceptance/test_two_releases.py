@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -94,13 +93,17 @@ class _Load(threading.Thread):
         headers = {"Authorization": f"Bearer {self._system.connection['user_token']}"}
         if method == "POST":
             headers["Idempotency-Key"] = f"{id(self)}-{number}"
-        while True:
+
+        def taken() -> requests.Response | None:
             answer = requests.request(method, self._urls[number % 2] + path, json=body, headers=headers, timeout=60)
             if answer.status_code != 503:
-                assert answer.status_code == 200, answer.text
-                return answer.json()
+                return answer
             self.refused[503] += 1
-            time.sleep(0.5)
+            return None
+
+        answer = wait_until(taken, 240, f"{method} {path} is taken", poll_s=0.5)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
 
 
 def _command(*words: str) -> "subprocess.CompletedProcess[str]":

@@ -17,6 +17,7 @@ from skydriver_common.model.ids import ScanId
 from skydriver_scanner import AsyncScannerSession, NotDelivered, SessionSettings
 from tests.chaos.environment import ChaosEnvironment
 from tests.chaos.ledger import Ledger, ScanRecord
+from tests.support.waiting import pause
 
 _CALL_LIMIT_S = 20.0
 _PATIENCE_S = 150.0
@@ -49,7 +50,7 @@ class Driver:
         async with asyncio.TaskGroup() as group:
             for number in range(scans):
                 at += rng.expovariate(per_second)
-                await asyncio.sleep(max(0.0, began + at - time.monotonic()))
+                await pause(max(0.0, began + at - time.monotonic()))
                 group.create_task(self._scan(f"{self._seed}-{number}", random.Random(f"{self._seed}/scan/{number}")))
 
     async def probe(self) -> bool:
@@ -82,7 +83,7 @@ class Driver:
         if rng.random() < 0.1:
             await self._key_with_another_body(record, rng)
         if rng.random() < 0.12:
-            await asyncio.sleep(rng.uniform(0, 2))
+            await pause(rng.uniform(0, 2))
             record.is_deleted = await self._deleted(record.scan_id, rng)
             return
         record.on_the_bus = rng.random() < 0.4
@@ -112,7 +113,7 @@ class Driver:
                 await self._contradict(record, token, rng)
             if rng.random() < 0.4:
                 await self._put_result(record, token, f"{mark}/partial", rng, is_final=False)
-            await asyncio.sleep(rng.uniform(0.2, 1.0))
+            await pause(rng.uniform(0.2, 1.0))
         if rng.random() < 0.1:
             record.is_deleted = await self._deleted(record.scan_id, rng)
             return
@@ -140,7 +141,7 @@ class Driver:
             await self._report_on_the_bus(session, record, f"{record.key}/{number}", is_last=False)
             if rng.random() < 0.4:
                 await session.put_result(skymap(f"{record.key}/{number}/partial"), is_final=False)
-            await asyncio.sleep(rng.uniform(0.2, 1.0))
+            await pause(rng.uniform(0.2, 1.0))
         final, end = f"{record.key}/final", f"{record.key}/end"
         await session.put_result(skymap(final), is_final=True)
         await self._report_on_the_bus(session, record, end, is_last=True)
@@ -248,7 +249,7 @@ class Driver:
             if self._time_with_servers() > deadline:
                 self._ledger.complain(f"scan {record.scan_id} was not started within {_START_LIMIT_S:g} s")
                 return False
-            await asyncio.sleep(0.2)
+            await pause(0.2)
         return True
 
     def end_scanner(self, scan_id: str) -> None:
@@ -272,7 +273,7 @@ class Driver:
             if self._time_with_servers() - began > _PATIENCE_S:
                 self._ledger.complain(f"a {kind} was not answered for {_PATIENCE_S:g} s")
                 return Answer(0)
-            await asyncio.sleep(pause_s * rng.uniform(0.5, 1))
+            await pause(pause_s * rng.uniform(0.5, 1))
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 1.7)
 
     async def _post(self, path: str, body: Any, key: str, rng: random.Random, *, kind: str = "request") -> Answer:

@@ -22,6 +22,7 @@ from skydriver_cli.embedded.system import AUDIENCE, ISSUER, SERVICES
 from skydriver_cli.errors import Problem
 from skydriver_common.auth import TokenSigner
 from tests.support.proxy import Proxy
+from tests.support.waiting import pause, until
 
 UP_LIMIT_S = 120.0
 _REPLICATION = {"wal_level": "replica", "max_wal_senders": "5", "wal_keep_size": "256MB", "hot_standby": "on"}
@@ -111,7 +112,7 @@ class ChaosEnvironment:
             except Problem:
                 if not patience:
                     raise
-                await asyncio.sleep(0.2)
+                await pause(0.2)
             else:
                 return
 
@@ -216,7 +217,7 @@ class ChaosEnvironment:
                     assert not child.has_ended, f"{name} did not start: {child.last_lines()}"
                     if time.monotonic() > deadline:
                         break  # others of its kind are not ready either, now
-                    await asyncio.sleep(0.1)
+                    await pause(0.1)
             if service == "api":
                 self.urls.append(url)
             yield child
@@ -273,11 +274,13 @@ class ChaosEnvironment:
             log=self.data_dir / "up.log",
             identity_file=self.data_dir / "run" / "up.pid.json",
         )
-        deadline = time.monotonic() + UP_LIMIT_S
-        while not (home / "connection.json").exists():
-            if self._up.has_ended or time.monotonic() > deadline:
-                raise AssertionError(f"the system did not start: {(self.data_dir / 'up.log').read_text()[-2000:]}")
-            await asyncio.sleep(0.05)
+        up = self._up
+
+        def is_up() -> bool:
+            assert not up.has_ended, f"the system did not start: {(self.data_dir / 'up.log').read_text()[-2000:]}"
+            return (home / "connection.json").exists()
+
+        await until(is_up, "the system is up", UP_LIMIT_S)
         self.connection = json.loads((home / "connection.json").read_text())
         self.urls = [url for name, url in self.connection.items() if name == "url" or name.startswith("url_")]
         ports = json.loads((home / "ports.json").read_text())
@@ -342,10 +345,8 @@ async def chaos_environment(data_dir: Path, *, has_standby: bool = False) -> Asy
 
 async def _streams(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Wait until a standby follows."""
-    deadline = time.monotonic() + UP_LIMIT_S
-    while not await connection.fetchval("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"):
-        assert time.monotonic() < deadline, "the standby does not follow"
-        await asyncio.sleep(0.1)
+    follows = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+    await until(lambda: connection.fetchval(follows), "the standby follows", UP_LIMIT_S)
 
 
 def faketime() -> str | None:

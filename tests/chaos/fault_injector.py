@@ -18,6 +18,7 @@ from tests.chaos import poison
 from tests.chaos.environment import BROKER, DATABASE, ChaosEnvironment, faketime
 from tests.support import previous_release
 from tests.support.hung_folder import hung_folder
+from tests.support.waiting import pause
 
 RECOVERY_LIMIT_S = 300.0
 """Until everything is ready again; other faults come meanwhile, and the machine may be slow."""
@@ -122,7 +123,7 @@ class FaultInjector:
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for fault in faults:
-                await asyncio.sleep(max(0.0, began + fault.at_s - time.monotonic()))
+                await pause(max(0.0, began + fault.at_s - time.monotonic()))
                 outcome = Outcome(fault=fault)
                 self.outcomes.append(outcome)
                 group.create_task(self._one(fault, outcome))
@@ -143,7 +144,7 @@ class FaultInjector:
             over = time.monotonic()
         while time.monotonic() - over < RECOVERY_LIMIT_S:
             if not replaced() or await self._field.not_ready(self._session) or not await self._probe():
-                await asyncio.sleep(0.1)
+                await pause(0.1)
                 continue
             outcome.recovery_s = time.monotonic() - over
             return
@@ -159,7 +160,7 @@ class FaultInjector:
             except ProcessLookupError:
                 if time.monotonic() > deadline:
                     raise
-                await asyncio.sleep(0.1)
+                await pause(0.1)
 
     async def _strike(self, fault: Fault) -> Callable[[], bool]:
         """Do it; the answer says whether its victim has been replaced since."""
@@ -177,7 +178,7 @@ class FaultInjector:
                 self._field.proxies[fault.victim].cut()
             case "stall":
                 self._field.proxies[fault.victim].stall()
-                await asyncio.sleep(fault.length_s)
+                await pause(fault.length_s)
                 self._field.proxies[fault.victim].flow()
             case "forgotten transaction":
                 await self._forget_a_transaction()
@@ -191,7 +192,7 @@ class FaultInjector:
                 await self._poison()
             case "release before":
                 async with self._field.guest(fault.victim, python=previous_release.python()):
-                    await asyncio.sleep(fault.length_s)
+                    await pause(fault.length_s)
             case "hung image folder":
                 await self._hang_the_images(fault.length_s)
             case "clock +120 s" | "clock -120 s":
@@ -222,7 +223,7 @@ class FaultInjector:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
         try:
-            await asyncio.sleep(fault.length_s)
+            await pause(fault.length_s)
         finally:
             for pid in frozen:
                 with suppress(ProcessLookupError):
@@ -235,11 +236,11 @@ class FaultInjector:
         }.get((fault.victim, fault.kind), signal.SIGKILL)  # fmt: skip
         if fault.victim == DATABASE:
             await self._field.stop_database(how)
-            await asyncio.sleep(fault.length_s)
+            await pause(fault.length_s)
             await self._field.start_database()
         else:
             await self._field.stop_broker(how)
-            await asyncio.sleep(fault.length_s)
+            await pause(fault.length_s)
             await self._field.start_broker()
 
     def _kill_a_scanner(self, which: float) -> None:
@@ -256,13 +257,13 @@ class FaultInjector:
     async def _turn_read_only(self, length_s: float) -> None:
         try:
             await self._field.set_read_only(is_read_only=True)
-            await asyncio.sleep(length_s)
+            await pause(length_s)
         finally:
             while True:  # whatever else happens to the server meanwhile: this fault ends
                 try:
                     await self._field.set_read_only(is_read_only=False)
                 except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                    await asyncio.sleep(0.2)
+                    await pause(0.2)
                 else:
                     return
 
@@ -275,11 +276,11 @@ class FaultInjector:
                     channel = await connection.channel()
                     queue = await channel.get_queue(fault.victim, ensure=False)
                     await queue.unbind(topology.EVENTS.name, pattern)
-                    await asyncio.sleep(fault.length_s)
+                    await pause(fault.length_s)
                     await queue.bind(topology.EVENTS.name, pattern)
                     return
             except (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError):
-                await asyncio.sleep(0.5)  # the broker has gone meanwhile: bind it in any case
+                await pause(0.5)  # the broker has gone meanwhile: bind it in any case
 
     async def _poison(self) -> None:
         scan_id = await self._extra_scan()
@@ -287,7 +288,7 @@ class FaultInjector:
             try:
                 await poison.publish(self._field, scan_id)
             except (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError):
-                await asyncio.sleep(0.5)
+                await pause(0.5)
             else:
                 return
 
@@ -296,7 +297,7 @@ class FaultInjector:
         try:
             with hung_folder(self._field.data_dir / f"hung-{time.monotonic_ns()}") as folder:
                 async with self._field.guest("api", SKYDRIVER_IMAGE_CATALOG=f"directory:{folder}"):
-                    await asyncio.sleep(length_s)
+                    await pause(length_s)
         except OSError as error:
             raise ProcessLookupError from error  # not as root, or without /dev/fuse
 
@@ -315,7 +316,7 @@ class FaultInjector:
         async with self._field.guest(fault.victim, **environment):
             for offset in (step, "+0"):
                 offsets.write_text(f"{offset}\n")
-                await asyncio.sleep(fault.length_s / 2)
+                await pause(fault.length_s / 2)
 
     async def _forget_a_transaction(self) -> None:
         """Somebody writes, and then thinks: the relay must stand still until the server ends the transaction."""

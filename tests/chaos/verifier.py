@@ -1,10 +1,9 @@
 """The verifier: when everything is back, holds the log, the views, the bus and the work folders against what was acknowledged."""
 
-import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aio_pika
@@ -22,6 +21,7 @@ from tests.chaos import poison
 from tests.chaos.driver import skymap
 from tests.chaos.environment import ChaosEnvironment
 from tests.chaos.ledger import Ledger, ScanRecord
+from tests.support.waiting import until
 
 _QUIET_LIMIT_S = 300.0
 """What a lost delivery should have started is found by looking once a minute."""
@@ -94,12 +94,16 @@ async def _log(connection: Connection) -> _Log:
 
 async def _quiet(connection: Connection, amqp_url: str, within_s: float) -> list[str]:
     """Wait until relay, queues and due work are done; what is not is told."""
-    deadline = time.monotonic() + within_s
-    while True:
+    waiting: list[str] = []
+
+    async def is_quiet() -> bool:
+        nonlocal waiting
         waiting = await _under_way(connection, amqp_url)
-        if not waiting or time.monotonic() > deadline:
-            return waiting
-        await asyncio.sleep(0.3)
+        return not waiting
+
+    with suppress(AssertionError):
+        await until(is_quiet, limit_s=within_s, poll_s=0.3)
+    return waiting
 
 
 async def _under_way(connection: Connection, amqp_url: str) -> list[str]:

@@ -20,6 +20,7 @@ import pytest
 from tests.support.kube.api import Api, ApiError, eventually
 from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.installation import SCAN_ID_LABEL, Installation, request
+from tests.support.waiting import pause
 
 SCANS = int(os.environ.get("SKYDRIVER_TEST_SCANS") or 200)
 KILLS = int(os.environ.get("SKYDRIVER_TEST_KILLS") or 20)
@@ -85,7 +86,7 @@ class _Run:
             self.scans.append(scan_id)
             if self.dice.random() < DELETED:
                 deletions.append(asyncio.create_task(self._delete(scan_id, self.dice.uniform(0, 5))))
-            await asyncio.sleep(self.dice.uniform(0, 0.3))
+            await pause(self.dice.uniform(0, 0.3))
         await asyncio.gather(*deletions)
 
     async def _submit_once(self, key: str) -> str:
@@ -96,7 +97,7 @@ class _Run:
         return str(answer["scan_id"])
 
     async def _delete(self, scan_id: str, after_s: float) -> None:
-        await asyncio.sleep(after_s)
+        await pause(after_s)
         self.deleted.add(scan_id)
 
         async def once() -> str:
@@ -110,7 +111,7 @@ class _Run:
             try:
                 return await question(*arguments)
             except (aiohttp.ClientError, OSError, TimeoutError, AssertionError):
-                await asyncio.sleep(0.5)
+                await pause(0.5)
         return await question(*arguments)
 
     async def kill_now_and_then(self) -> None:
@@ -119,17 +120,17 @@ class _Run:
         for number in range(KILLS):
             if number % len(victims) == 0:  # each in turn, in an order of its own in each round
                 self.killers_dice.shuffle(victims)
-            await asyncio.sleep(self.killers_dice.uniform(0.5, 4))
+            await pause(self.killers_dice.uniform(0.5, 4))
             victim = victims[number % len(victims)]
             self.kills[victim] += 1
             pause_s = self.killers_dice.uniform(0, 2)
             if victim == "kube-apiserver":
                 await self.plane.kill_api_server()
-                await asyncio.sleep(pause_s)
+                await pause(pause_s)
                 await self.plane.start_api_server()
             else:
                 await self.system.kill(victim)
-                await asyncio.sleep(pause_s)
+                await pause(pause_s)
                 await self.system.start_service(victim)
                 await self.system.until_ready(victim)
         print(f"killed: {dict(self.kills)}")
@@ -142,7 +143,7 @@ class _Run:
                     await self._play(pod)
                 except (aiohttp.ClientError, OSError, TimeoutError, AssertionError):
                     continue  # the API server is away, or the scan was just deleted: its pod is gone at the next look
-            await asyncio.sleep(0.2)
+            await pause(0.2)
 
     async def _play(self, pod: dict[str, Any]) -> None:
         meta, phase = pod["metadata"], pod["status"].get("phase")
@@ -183,7 +184,7 @@ class _Run:
                 scan_id = pod["metadata"]["labels"][SCAN_ID_LABEL]
                 self.jobs.setdefault(scan_id, set()).update(made_by)
                 self.pods_of.setdefault(scan_id, set()).add(pod["metadata"]["uid"])
-            await asyncio.sleep(0.1)
+            await pause(0.1)
 
     async def _pods(self) -> list[dict[str, Any]]:
         try:

@@ -1,6 +1,5 @@
 """The dispatcher's parts on a test's store and cluster, step by step instead of in loops."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -29,6 +28,7 @@ from skydriver_dispatcher.watchdog import Watchdog
 from tests.support.histories import Store, a_context, a_request
 from tests.support.kmock_cluster import NAMESPACE, Cluster
 from tests.support.launchers import JOBS, NEEDED, kubernetes_launcher
+from tests.support.waiting import until
 
 PATIENCE_S = 20.0
 
@@ -107,10 +107,14 @@ class Dispatcher:
 
     async def until(self, what: Callable[[], Awaitable[bool]]) -> None:
         """Wait for a condition, taking due steps meanwhile."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not await what():
-                await self.settle_down()
-                await asyncio.sleep(0.01)
+
+        async def is_so() -> bool:
+            if await what():
+                return True
+            await self.settle_down()
+            return False
+
+        await until(is_so, f"{what.__qualname__}", PATIENCE_S, poll_s=0.01)
 
 
 def a_dispatcher(

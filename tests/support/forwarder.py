@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import requests
 
+from tests.support.waiting import wait_until
+
 _NOT_PASSED_ON = ("connection", "transfer-encoding", "content-length", "content-encoding", "keep-alive")
 
 
@@ -24,11 +26,15 @@ class Passed:
 
 @dataclass
 class Forwarder:
-    """url: its own address. behind: gives the address to pass requests on to. away: connections are cut at once."""
+    """url: its own address. behind: gives the address to pass requests on to.
+
+    away: connections are cut at once. hangs: what comes is neither answered nor cut until it does no more.
+    """
 
     url: str = ""
     behind: Callable[[], str] = str
     away: bool = False
+    hangs: bool = False
     passed: list[Passed] = field(default_factory=list)
 
     def those(self, method: str, ending: str) -> list[Passed]:
@@ -45,6 +51,7 @@ def forwarding() -> Iterator[Forwarder]:
         protocol_version = "HTTP/1.1"
 
         def handle_one_request(self) -> None:
+            wait_until(lambda: not forwarder.hangs, 600, "the forwarder goes on")
             if forwarder.away:
                 self.close_connection = True
                 return

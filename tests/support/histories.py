@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -102,14 +102,6 @@ async def a_store(database_url: str, *, size: int = 5) -> AsyncIterator[Store]:
         yield Store(database_url, pool, bell, {writer: UnitOfWork(pool, bell, writer=writer) for writer in ev.EVENT_OWNERS})
     finally:
         await pool.close()
-
-
-async def until(condition: Callable[[], Awaitable[object]], limit_s: float = 60.0) -> None:
-    """Wait until this comes true."""
-    deadline = asyncio.get_running_loop().time() + limit_s
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not within {limit_s:g} s"
-        await asyncio.sleep(0.03)
 
 
 @dataclass(frozen=True, slots=True)

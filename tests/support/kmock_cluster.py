@@ -23,6 +23,7 @@ from aiohttp import web
 from kubernetes_asyncio.client import ApiClient
 
 from skydriver_common.kubernetes.client import open_client
+from tests.support.waiting import pause
 
 NAMESPACE = "scans"
 _PATH = re.compile(r"/(?:api/v1|apis/[^/]+/v1)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?")
@@ -168,7 +169,7 @@ class Cluster(kmock.RawHandler):
         fault = next((each for each in self.faults if (each.method, each.kind) == (what, kind) and each.times > 0), None)
         if fault is not None:
             fault.times -= 1
-            await asyncio.sleep(fault.delay_s)
+            await pause(fault.delay_s)
             if fault.after:
                 await self._answer(request, method, kind, namespace, name)
             if fault.drop:

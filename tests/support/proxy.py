@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from skydriver_cli.embedded.ports import LOOPBACK
 
@@ -33,6 +33,8 @@ class Proxy:
         """Cut once, when so many more bytes have come from the clients."""
         self.cut_each_after_bytes: int | None = None
         """Cut every time that a connection has carried so many bytes from its client."""
+        self.observer: Callable[[], Callable[[bytes], None]] | None = None
+        """Asked for each new connection; what it gives is called with every piece that the client sends."""
 
     async def open(self) -> None:
         """Listen; the port stays the same when opened again."""
@@ -94,11 +96,13 @@ class Proxy:
             pump.add_done_callback(self._pumps.discard)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counts: bool) -> None:
-        carried = 0
+        carried, observe = 0, self.observer() if counts and self.observer is not None else None
         try:
             while chunk := await source.read(_MORSEL_BYTES if counts and self._is_counting else _CHUNK_BYTES):
                 await self._flows.wait()
                 carried += len(chunk)
+                if observe is not None:
+                    observe(chunk)
                 if counts and self._is_to_be_cut(carried, len(chunk)):
                     self.cut()
                     return

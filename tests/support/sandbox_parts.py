@@ -20,22 +20,14 @@ from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from tests.support.waiting import until
+
 CLIENT_ID = "skydriver"
 CLIENT_SECRET = "a client secret"
 S3_KEY_ID = "a key id"
 S3_SECRET = "an s3 secret"
 ADMIN_TOKEN = "an admin token"
 SCAN_ID = "18e0f1a2b3cx4f5e6d7c8b9a0d1e2f3a"
-
-
-async def until(what: Callable[[], Awaitable[Any]], *, limit_s: float = 30.0, every_s: float = 0.05) -> Any:
-    """The first true answer of `what`. Raises TimeoutError."""
-    async with asyncio.timeout(limit_s):
-        while True:
-            answer = await what()
-            if answer:
-                return answer
-            await asyncio.sleep(every_s)
 
 
 def presigned(base: str, method: str, key: str, *, bucket: str = "scans", expires_s: int = 600) -> str:

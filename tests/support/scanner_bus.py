@@ -1,7 +1,6 @@
 """Scanners on the bus as tests need them: their tokens, their messages, and the batch consumers that take them, in this process."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from skydriver_progress.retention import Retention
 from skydriver_progress.scan_token_verifier import ScanTokenVerifier
 from skydriver_scanner import protocol
 from tests.support.histories import Store, a_context
+from tests.support.waiting import until
 
 ISSUER, AUDIENCE = "skydriver-local", "skydriver"
 METADATA: dict[str, Any] = {
@@ -114,15 +114,15 @@ class ScannerBus:
         assert scan is not None
         return scan
 
-    async def until(self, scan_id: str, condition: Callable[[Scan], bool], *, limit_s: float = 30.0) -> Scan:
+    async def until(self, scan_id: str, condition: Callable[[Scan], bool], *, limit_s: float = 60.0) -> Scan:
         """Wait until the scan is so."""
-        deadline = time.monotonic() + limit_s
-        while True:
+
+        async def is_so() -> Scan:
             scan = await self.scan(scan_id)
-            if condition(scan):
-                return scan
-            assert time.monotonic() < deadline, f"not within {limit_s:g} s; the scan is at version {scan.version}: {scan}"
-            await asyncio.sleep(0.05)
+            assert condition(scan), f"the scan is at version {scan.version}: {scan}"
+            return scan
+
+        return await until(is_so, "the scan is so", limit_s, not_yet=AssertionError)
 
 
 @dataclass
@@ -131,19 +131,19 @@ class DeadLetters:
 
     amqp_url: str
 
-    async def read(self, count: int, *, limit_s: float = 30.0) -> list[aio_pika.abc.AbstractIncomingMessage]:
+    async def read(self, count: int, *, limit_s: float = 60.0) -> list[aio_pika.abc.AbstractIncomingMessage]:
         """This many letters, and no more than these are there."""
         async with await aio_pika.connect(self.amqp_url, timeout=10) as connection:
             queue = await (await connection.channel()).get_queue(topology.DEAD_LETTERS, ensure=False)
             found: list[aio_pika.abc.AbstractIncomingMessage] = []
-            deadline = time.monotonic() + limit_s
-            while len(found) < count:
-                message = await queue.get(no_ack=True, fail=False, timeout=30)
-                if message is not None:
+
+            async def are_there() -> bool:
+                while len(found) < count and (message := await queue.get(no_ack=True, fail=False, timeout=30)):
                     found.append(message)
-                    continue
-                assert time.monotonic() < deadline, f"{len(found)} of {count} dead letters within {limit_s:g} s"
-                await asyncio.sleep(0.05)
+                assert len(found) >= count, f"{len(found)} of {count}"
+                return True
+
+            await until(are_there, "the dead letters are there", limit_s, not_yet=AssertionError)
             assert await queue.get(no_ack=True, fail=False, timeout=30) is None
             return found
 

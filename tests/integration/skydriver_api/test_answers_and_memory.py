@@ -1,6 +1,5 @@
 """Answers of any size, to clients that read and to those that do not: each has its share of memory, and nobody keeps it."""
 
-import asyncio
 import io
 import json
 import random
@@ -27,6 +26,7 @@ from skydriver_common.model.ids import new_scan_id
 from tests.integration.skydriver_api.test_gateway_under_strain import Reader
 from tests.support.gateway import local_gateway
 from tests.support.histories import a_request, a_store
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 
@@ -77,9 +77,7 @@ async def services(clean_bus: str) -> AsyncIterator[Services]:
 
 
 async def _until_free(budget: WeightedSemaphore) -> None:
-    async with asyncio.timeout(30):
-        while budget.free < budget.total:  # noqa: ASYNC110  (nobody tells)
-            await asyncio.sleep(0.02)
+    await until(lambda: budget.free == budget.total, "all of the budget is free again")
 
 
 @pytest.mark.parametrize("what", ["i3-event", "manifest", "events?limit=100", "result", ""], ids=lambda what: what or "scan")

@@ -1,7 +1,6 @@
 """Asking a service while the broker's connection comes and goes: answers are quick, and what took effect is not denied."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import DeleteScan
 from skydriver_common.model.rejections import Reply
 from tests.support.proxy import Proxy
+from tests.support.waiting import let_others_run, until
 
 COMMAND = DeleteScan(scan_id="s")
 DONE = Reply(body=b'{"deleted": true}')
@@ -75,16 +75,15 @@ def _through(url: str, proxy: Proxy) -> str:
     return url.replace(f":{urlsplit(url).port}/", f":{proxy.port}/")
 
 
-async def test_without_a_broker_the_answer_is_quick(clean_bus: str, proxy: Proxy, service: Service) -> None:
+async def test_without_a_broker_nobody_waits_for_the_deadline(clean_bus: str, proxy: Proxy, service: Service) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=10)
+    commander = CommandClient(service.recorded_reply, deadline_s=600)
     await commander.open(bus)
     await proxy.close()
-    await asyncio.sleep(0.1)
-    began = time.monotonic()
-    with pytest.raises(TryLater):
-        await commander.ask(COMMAND, actor="a")
-    assert time.monotonic() - began < 5
+    await until(lambda: not bus.connected.is_set(), "the loss of the connection is noticed", poll_s=0.01)
+    async with asyncio.timeout(60):
+        with pytest.raises(TryLater):
+            await commander.ask(COMMAND, actor="a")
     assert service.recorded == {}
     await bus.close()
 
@@ -104,12 +103,11 @@ async def test_a_reply_lost_with_the_connection_is_read_where_it_is_recorded(
     clean_bus: str, proxy: Proxy, service: Service
 ) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=20)
+    commander = CommandClient(service.recorded_reply, deadline_s=600)
     await commander.open(bus)
     service.then = proxy.cut
-    began = time.monotonic()
-    assert await commander.ask(COMMAND, actor="a") == DONE
-    assert time.monotonic() - began < 10
+    async with asyncio.timeout(60):  # long before the deadline
+        assert await commander.ask(COMMAND, actor="a") == DONE
     service.then = lambda: None
     await bus.close()
 
@@ -134,8 +132,7 @@ async def test_a_command_during_a_slow_reconnection_is_sent_once_the_way_back_is
         async with asyncio.timeout(30):
             await is_restoring.wait()  # the connection is back, what was declared on it is not
             asking = asyncio.create_task(commander.ask(COMMAND, actor="a"))
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await let_others_run(20)
             assert not asking.done()
             may_go_on.set()
             assert await asking == DONE

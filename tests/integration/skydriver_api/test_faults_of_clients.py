@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from tests.support.gateway import FAULTS, LocalGateway, local_gateway
-from tests.support.histories import until
+from tests.support.waiting import until
 
 SECRET = "eyJhbGciSECRET"
 HEAD = "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\n"

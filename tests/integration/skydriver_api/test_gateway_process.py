@@ -16,9 +16,10 @@ import aiohttp
 
 from skydriver_cli.embedded.ports import LOOPBACK, choose
 from skydriver_common.auth.signing import TokenSigner, ensure_key
-from tests.support.histories import a_store, until
+from tests.support.histories import a_store
 from tests.support.proxy import proxying
 from tests.support.servers import port_of, through
+from tests.support.waiting import until
 
 SILENT = 1050
 

@@ -20,6 +20,7 @@ from skydriver_common.model.events import ResultReceived
 from tests.support.find_manifests import a_manifest, scan_id, store
 from tests.support.gateway import LocalGateway, local_gateway
 from tests.support.histories import a_store
+from tests.support.waiting import pause, until
 
 MIB = 1024 * 1024
 LARGE = [a_manifest(number, scan_metadata={"x": "y" * 20_000}) for number in range(800)]
@@ -76,9 +77,8 @@ async def test_searches_whose_readers_stall_leave_connections_for_others_and_are
         assert answer.status == 200
     async with gateway.session.post(f"{gateway.url}/scans/find", json={"filter": {}}) as answer:
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    async with asyncio.timeout(30):
-        while gateway.deps.searches.free < 8:  # noqa: ASYNC110  (nobody tells when those who don't read are let go)
-            await asyncio.sleep(0.02)
+    await until(lambda: gateway.deps.searches.free == 8, "those who don't read are let go")
+    async with asyncio.timeout(60):
         async with gateway.session.post(f"{gateway.url}/scans/find", json={"filter": {}, "limit": 1}) as answer:
             assert answer.status == 200
         for reader, first in zip(stalled, firsts, strict=True):
@@ -101,7 +101,7 @@ async def test_the_largest_filter_does_not_hold_up_the_loop(gateway: LocalGatewa
     async def count() -> None:
         nonlocal steps
         while True:
-            await asyncio.sleep(0.001)
+            await pause(0.001)
             steps += 1
 
     monkeypatch.setattr(find, "_search", observed)
@@ -148,8 +148,7 @@ async def test_large_bodies_wait_for_each_other_and_are_told_to_come_again(datab
         url = f"{gateway.url}/scan/{scan_id(1)}/result"
         # of an unknown scan: what is refused has been read
         first = asyncio.create_task(stack.enter_async_context(gateway.session.put(url, data=slowly())))
-        while budget.free:  # noqa: ASYNC110  (nobody tells)
-            await asyncio.sleep(0.01)
+        await until(lambda: not budget.free, "the first takes all there is", poll_s=0.01)
         async with gateway.session.put(url, data=io.BytesIO(body)) as refused:
             assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         async with gateway.session.put(url, data=body[:100] + b'"}}') as small:

@@ -24,8 +24,9 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log import read
 from skydriver_common.model.events import ScanDeleted
 from tests.support.gateway import LocalGateway, _Everybody, local_gateway
-from tests.support.histories import Store, a_report, a_store, until
+from tests.support.histories import Store, a_report, a_store
 from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
 
 @asynccontextmanager

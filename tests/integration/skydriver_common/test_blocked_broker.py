@@ -3,7 +3,7 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aio_pika
@@ -21,6 +21,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import PatchManifest
 from skydriver_common.model.rejections import Reply
 from tests.acceptance.test_broker_permissions import _control
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 
@@ -50,14 +51,6 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     await server.stop()
 
 
-async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.05)
-
-
 async def _is_refused(channel: AbstractChannel) -> bool:
     """Whether a message is refused; the broker tells that it is blocked when it receives one."""
     try:
@@ -81,7 +74,7 @@ async def test_while_the_broker_is_blocked_commands_are_refused_at_once_and_go_o
     queue = await (await bus.channel()).declare_queue("skydriver.scan.patch-manifest")
     await queue.bind("skydriver.commands", PatchManifest.key)
     await node.memory_limit("1")
-    await _until(lambda: _is_refused(probe))
+    await until(lambda: _is_refused(probe))
     connection = (await probe.get_underlay_channel()).connection
     before = publishing._UNCONFIRMED[connection].n_bytes
     command = PatchManifest(scan_id="s", progress={"summary": "x" * 900_000})
@@ -94,13 +87,13 @@ async def test_while_the_broker_is_blocked_commands_are_refused_at_once_and_go_o
         return not await _is_refused(probe)
 
     await node.memory_limit("1GiB")
-    await _until(is_taken)
+    await until(is_taken)
     asking = asyncio.create_task(commander.ask(command, actor="a"))
 
     async def has_come() -> bool:
         return await queue.get(no_ack=True, fail=False) is not None
 
-    await _until(has_come)
+    await until(has_come)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     await bus.close()
@@ -122,5 +115,5 @@ async def test_replies_are_refused_while_the_broker_is_blocked(node: Node) -> No
                 return True
             return False
 
-        await _until(is_refused)
+        await until(is_refused)
         await node.memory_limit("1GiB")

@@ -18,7 +18,8 @@ from skydriver_common.bus.dead_letter import dead_letter_headers
 from skydriver_common.faults import BadMessage
 from skydriver_ops.bus import dead_letters
 from skydriver_ops.db.roles import apply_roles
-from tests.support.histories import Store, skydriver, until
+from tests.support.histories import Store, skydriver
+from tests.support.waiting import until
 
 _EXCHANGE = RabbitExchange("dead-letter-tests", type=ExchangeType.DIRECT, auto_delete=True)
 _QUEUE = "dead-letter-tests.work"
@@ -101,7 +102,7 @@ async def test_a_look_that_is_killed_loses_nothing_and_the_next_one_restores_the
         "            seen += 1\n"
         "            if seen == 30:\n"
         "                print('half way', flush=True)\n"
-        "                await asyncio.sleep(3600)\n"
+        "                await asyncio.Event().wait()\n"
         "asyncio.run(main())\n",
         clean_bus, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -7,7 +7,8 @@ import pytest
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.db.schedule import Schedule
-from tests.support.histories import Store, a_store, until
+from tests.support.histories import Store, a_store
+from tests.support.waiting import until
 
 LATER, CLAIMED, DUE = 30_000, 2_000, 2_000
 KIND = "cold"

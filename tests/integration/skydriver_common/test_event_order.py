@@ -13,7 +13,8 @@ from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.events import SYSTEM, ThrottleChanged
 from skydriver_ops.eventlog import archive, selection, transfer
 from skydriver_ops.eventlog.verify import verify
-from tests.support.histories import Store, a_context, a_report, until
+from tests.support.histories import Store, a_context, a_report
+from tests.support.waiting import until
 
 
 def _replica(store: Store) -> UnitOfWork:

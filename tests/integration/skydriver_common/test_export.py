@@ -16,8 +16,9 @@ from skydriver_common.log.compaction import compact_progress
 from skydriver_common.model import events as ev
 from skydriver_ops.eventlog import rebuild
 from skydriver_ops.eventlog.verify import verify
-from tests.support.histories import Store, a_context, a_report, a_request, a_store, skydriver, until
+from tests.support.histories import Store, a_context, a_report, a_request, a_store, skydriver
 from tests.support.servers import another_database
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from skydriver_common.model.ids import digest_of
 from skydriver_common.model.rejections import Reply
 from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report
+from tests.support.waiting import until
 
 Decide = Callable[[Transaction], object]
 
@@ -140,7 +141,7 @@ async def test_one_whose_time_is_over_and_one_who_has_gone_are_left_out(store: S
         async with uow.on_scans(a_context(), [scan_id]) as tx:
             begun.set()
             tx.append(scan_id, [a_report(1)])
-            await asyncio.sleep(10)
+            await asyncio.Event().wait()  # until it is cancelled
 
     async def is_late() -> None:
         async with uow.on_scans(a_context(deadline=1.0), [scan_id]) as tx:
@@ -190,11 +191,11 @@ async def test_a_decision_waits_for_a_blob_that_a_crash_has_lost_and_holds_up_no
         tx.append(scan_id, [a_report(1)])
 
     async def again_and_again(decide: Decide) -> None:
-        while True:
-            try:
-                return await _decide(store.uows["progress"], scan_id, decide)
-            except TryLater:
-                await asyncio.sleep(0.01)
+        async def is_taken() -> bool:
+            await _decide(store.uows["progress"], scan_id, decide)
+            return True
+
+        await until(is_taken, poll_s=0.01, not_yet=TryLater)
 
     waiting = asyncio.create_task(again_and_again(needing))
     await asyncio.wait_for(again_and_again(_reporting(scan_id, 2)), 10)

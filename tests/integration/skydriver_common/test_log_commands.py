@@ -16,7 +16,8 @@ from skydriver_common.log.state_at import state_at
 from skydriver_common.model import events as ev
 from skydriver_ops.bus.queue_stats import known_queues
 from skydriver_ops.eventlog import describe, selection
-from tests.support.histories import Store, a_report, a_store, skydriver, until
+from tests.support.histories import Store, a_report, a_store, skydriver
+from tests.support.waiting import until
 
 
 async def test_the_log_is_readable_from_the_command_line(store: Store) -> None:

@@ -10,7 +10,8 @@ from skydriver_common.db.schedule import NOW, Schedule
 from skydriver_common.runtime import loops
 from skydriver_common.runtime.loops import LoopSignals, run_loop
 from tests.support.faulty_database import DEFECTS, OF_DATA, OUTAGES, OWN, PLACES, faulty_database
-from tests.support.histories import Store, a_context, a_report, until
+from tests.support.histories import Store, a_context, a_report
+from tests.support.waiting import until
 
 
 async def test_a_loop_outlives_every_error_of_the_database_and_does_the_work_once(

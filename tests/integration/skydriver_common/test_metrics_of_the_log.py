@@ -9,7 +9,8 @@ from skydriver_common.bus.broker import connect
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.ids import new_scan_id
-from tests.support.histories import Store, a_context, a_request, until
+from tests.support.histories import Store, a_context, a_request
+from tests.support.waiting import until
 
 
 async def test_events_that_an_open_transaction_holds_back_are_lag(store: Store, clean_bus: str) -> None:

@@ -18,7 +18,8 @@ from skydriver_common.db import migrate as migrations
 from skydriver_common.db.migrate import Busy, HalfDone, Migration, Refused, SchemaTooNew, check, known, look, migrate
 from skydriver_ops.db import roles
 from tests.support import previous_release, schema_page
-from tests.support.histories import skydriver, until
+from tests.support.histories import skydriver
+from tests.support.waiting import until
 
 
 @pytest.fixture

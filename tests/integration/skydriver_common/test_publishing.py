@@ -10,6 +10,7 @@ from skydriver_common.bus.broker import connect
 from skydriver_common.bus.publishing import ChannelLost, NotSent, send
 from tests.support.proxy import proxying
 from tests.support.servers import port_of, through
+from tests.support.waiting import let_others_run
 
 MIB = 1024 * 1024
 LARGE = aio_pika.Message(b"x" * 4 * MIB)
@@ -22,8 +23,7 @@ async def test_a_broker_that_reads_nothing_gets_no_more_than_the_bound(clean_bus
         proxy.stall()
         most = publishing.MAX_UNCONFIRMED_BYTES // (4 * MIB + publishing._ENVELOPE_BYTES)
         waiting = [asyncio.create_task(send(channel, LARGE, exchange="", routing_key="nowhere")) for _ in range(most)]
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await let_others_run(10)
         assert len(publishing._UNCONFIRMED[(await channel.get_underlay_channel()).connection].publications) == most
         with pytest.raises(NotSent):
             await send(channel, LARGE, exchange="", routing_key="nowhere", wait_for_room=False)
@@ -33,7 +33,7 @@ async def test_a_broker_that_reads_nothing_gets_no_more_than_the_bound(clean_bus
         with pytest.raises(NotSent):  # what was written is on its way, whoever waits for it
             await send(channel, LARGE, exchange="", routing_key="nowhere", wait_for_room=False)
         patient = asyncio.create_task(send(channel, LARGE, exchange="", routing_key="nowhere"))
-        await asyncio.sleep(0)
+        await let_others_run()
         assert not patient.done()
         proxy.flow()
         async with asyncio.timeout(60):

@@ -13,7 +13,8 @@ import pytest
 
 from skydriver_common.bus import topology
 from skydriver_common.model import events as ev
-from tests.support.histories import Store, a_report, skydriver, until
+from tests.support.histories import Store, a_report, skydriver
+from tests.support.waiting import until
 
 
 @asynccontextmanager

@@ -27,8 +27,9 @@ from skydriver_common.faults import BadMessage
 from skydriver_common.model.rejections import Reply
 from skydriver_ops.bus.dead_letters import open_dead_letters
 from tests.support.faulty_database import DEFECTS, OF_DATA, OUTAGES, OWN, PLACES, faulty_database
-from tests.support.histories import Store, a_report, until
+from tests.support.histories import Store, a_report
 from tests.support.raw_amqp import OUTSIDES, SHORT_TEXTS, Outside, RawSender, entry, short
+from tests.support.waiting import until
 
 _EXCHANGE = RabbitExchange("outcome-tests", type=ExchangeType.DIRECT, auto_delete=True)
 _QUEUE = "outcome-tests.work"

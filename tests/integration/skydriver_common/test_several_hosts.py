@@ -18,7 +18,8 @@ from skydriver_common.db.migrate import Unreachable, check, migrate
 from skydriver_common.db.pool import Listener, connect
 from skydriver_common.faults import TryLater
 from skydriver_common.model.ids import new_scan_id
-from tests.support.histories import a_context, a_request, a_store, skydriver, until
+from tests.support.histories import a_context, a_request, a_store, skydriver
+from tests.support.waiting import until
 
 
 @dataclass

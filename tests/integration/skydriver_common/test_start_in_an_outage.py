@@ -11,8 +11,8 @@ from structlog.typing import EventDict
 from skydriver_common.runtime.service import Service, serve
 from skydriver_common.runtime.service_resources import open_foundation
 from skydriver_common.runtime.settings import ServiceSettings
-from tests.support.histories import until
 from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from skydriver_ops.eventlog import selection
 from skydriver_ops.eventlog.selection import START, Cursor
 from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report, a_request
+from tests.support.waiting import let_others_run, pause
 
 
 async def _handle(store: Store, scan_id: str, command_id: str, body: bytes = b"{}", fingerprint: str = "") -> Reply:
@@ -105,7 +106,7 @@ async def _write(store: Store, number: int, rng: random.Random, opened: asyncio.
                 for _ in range(500):
                     if opened.is_set() or await _newest(store) != before:
                         break
-                    await asyncio.sleep(rng.random() / 100)
+                    await pause(rng.random() / 100)
     opened.set()
 
 
@@ -120,7 +121,7 @@ async def _read(store: Store, done: asyncio.Event) -> list[tuple[int, int]]:
             cursor = page[-1].cursor
         if last_round:
             return seen
-        await asyncio.sleep(0)
+        await let_others_run()
 
 
 async def test_readers_and_the_relay_see_every_event_once_although_transactions_stay_open(store: Store, clean_bus: str) -> None:
@@ -136,7 +137,7 @@ async def test_readers_and_the_relay_see_every_event_once_although_transactions_
         async def relaying() -> None:
             while not (done.is_set() and await relay.step() is False):
                 await relay.step()
-                await asyncio.sleep(0)
+                await let_others_run()
 
         relayed = asyncio.create_task(relaying())
         async with asyncio.timeout(60):

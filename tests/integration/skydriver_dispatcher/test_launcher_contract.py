@@ -18,6 +18,7 @@ from skydriver_dispatcher.ports import Launcher, ScannerExit
 from tests.support import pods
 from tests.support.kmock_cluster import NAMESPACE, a_cluster
 from tests.support.launchers import JOBS, a_queued_scan, kubernetes_launcher
+from tests.support.waiting import until
 
 PROGRAM = """
 import pathlib, sys, time
@@ -52,9 +53,11 @@ class Place:
 
     async def until_present(self, expected: dict[str, bool]) -> None:
         """Wait until just these are there."""
-        async with asyncio.timeout(20):
-            while await self.launcher.running_scans() != expected:  # noqa: ASYNC110  (nobody tells)
-                await asyncio.sleep(0.02)
+
+        async def are_present() -> bool:
+            return await self.launcher.running_scans() == expected
+
+        await until(are_present, f"{expected} are present")
 
 
 async def _local(folder: Path) -> AsyncIterator[Place]:
@@ -139,9 +142,11 @@ async def test_another_dispatcher_finds_and_ends_what_the_first_has_launched(pla
     assert await other.running_scans() == {scan.scan_id: True}
     assert await other.launch(scan) == job
     await other.stop(scan.scan_id)
-    async with asyncio.timeout(20):
-        while await other.running_scans() != {}:  # noqa: ASYNC110  (nobody tells)
-            await asyncio.sleep(0.02)
+
+    async def none_is_left() -> bool:
+        return await other.running_scans() == {}
+
+    await until(none_is_left)
     # the first, which did not ask for the end, may still have to tell it
     assert set((await place.launcher.running_scans()).values()) <= {False}
 

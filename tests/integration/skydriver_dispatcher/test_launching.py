@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +20,8 @@ from skydriver_dispatcher.launching import Launching
 from skydriver_dispatcher.ports import CapacityFreed
 from skydriver_dispatcher.usecases import STOP
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
-from tests.support.histories import Store, a_context, until
+from tests.support.histories import Store, a_context
+from tests.support.waiting import until
 
 HANDS = 4
 QUOTA: dict[str, Any] = {"status": 403, "message": 'jobs.batch "x" is forbidden: exceeded quota: scans, used: 5, limited: 5'}
@@ -195,17 +196,19 @@ async def test_an_answer_of_429_is_waited_for(dispatcher: Dispatcher) -> None:
     await set_throttle(dispatcher.store)
     dispatcher.cluster.fail("POST", "jobs", 429, "busy", headers={"Retry-After": "9"})
     await dispatcher.request()
+    before = await dispatcher.store.pool.fetchval("SELECT clock_timestamp()")
     await dispatcher.settle_down()
-    held = await dispatcher.store.pool.fetchval("SELECT held_until FROM launch_throttle")
-    assert timedelta(seconds=8) < held - datetime.now(UTC) < timedelta(seconds=9.1)
+    held, after = await dispatcher.store.pool.fetchrow("SELECT held_until, clock_timestamp() FROM launch_throttle")
+    assert before + timedelta(seconds=9) <= held <= after + timedelta(seconds=9)
 
 
 async def test_a_longer_wait_stands_when_a_shorter_one_comes_after_it(store: Store) -> None:
+    before = await store.pool.fetchval("SELECT clock_timestamp()")
     await statements.hold_launches(store.pool, for_s=30, because="429")
     await statements.hold_launches(store.pool, for_s=2, because="connection reset")
     row = await store.pool.fetchrow("SELECT held_until, held_because FROM launch_throttle")
     assert row is not None
-    assert row["held_until"] - datetime.now(UTC) > timedelta(seconds=25)
+    assert row["held_until"] >= before + timedelta(seconds=30)
     assert row["held_because"] == "429"
 
 

@@ -1,6 +1,5 @@
 """Who watches the cluster: one replica, of the right installation, in the right place, and without gaps."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from tests.support.dispatchers import Dispatcher
 from tests.support.histories import Store
 from tests.support.kmock_cluster import NAMESPACE
 from tests.support.launchers import JOBS
+from tests.support.waiting import until
 
 
 class Clock:
@@ -134,9 +134,7 @@ async def test_watches_outlive_a_short_loss_of_the_lease(dispatcher: Dispatcher)
     async with watching(dispatcher):
         lists, watches = cluster.count("GET", "pods"), cluster.count("WATCH", "pods")
         fault = cluster.fail("GET", "leases", 500, times=1000)
-        async with asyncio.timeout(20):
-            while dispatcher.leadership.leads:  # noqa: ASYNC110  (nobody tells)
-                await asyncio.sleep(0.02)
+        await until(lambda: not dispatcher.leadership.leads, "the lease is lost")
         await cluster.run_pod(scan_id, **pods.running(scan_id))
         fault.times = 0
         await dispatcher.until(lambda: is_(stage(dispatcher, scan_id), ("running", "")))

@@ -25,6 +25,7 @@ from skydriver_dispatcher.usecases import UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 from tests.support.histories import Store, a_context, a_report, a_request
 from tests.support.launchers import NEEDED
+from tests.support.waiting import until
 
 PROGRAM = """
 import pathlib, sys, time
@@ -116,9 +117,7 @@ class Machine:
         for path in self.work_dir.glob("*/scanner.pid.json"):
             pid = int(path.read_text().partition('"pid": ')[2].partition(",")[0])
             os.kill(pid, signal.SIGKILL)
-            async with asyncio.timeout(20):
-                while Path(f"/proc/{pid}/exe").exists():  # noqa: ASYNC110  (nobody tells)
-                    await asyncio.sleep(0.01)
+            await until(lambda pid=pid: not Path(f"/proc/{pid}/exe").exists(), f"process {pid} has ended")  # type: ignore[misc]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from skydriver_common.faults import TryLater
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store
+from tests.support.waiting import pause, until
 
 FAULTS = (
     {"drop": True}, {"drop": True, "after": True}, {"status": 500}, {"status": 500, "after": True}, {"status": 429},
@@ -37,13 +38,13 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
         while not done.is_set():
             with suppress(TryLater):
                 await replica.settle_down()
-            await asyncio.sleep(0.01)
+            await pause(0.01)
 
     async def life() -> tuple[str, bool]:
-        await asyncio.sleep(rng.random() * 0.3)
+        await pause(rng.random() * 0.3)
         scan_id, is_deleted = await dispatcher.request(priority=rng.choice([0, 100])), rng.random() < 0.7
         if is_deleted:
-            await asyncio.sleep(rng.random() * 0.5)
+            await pause(rng.random() * 0.5)
             await dispatcher.delete(scan_id)
         return scan_id, is_deleted
 
@@ -58,17 +59,20 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
         states = {(await dispatcher.scan(scan_id)).launch.state for scan_id in wanted}
         return jobs == secrets == wanted and states <= {"launched"}  # the dice may have deleted them all
 
-    async with asyncio.timeout(40):
-        while not await as_wished():
-            for each in (watching, *working):
-                if each.done():
-                    await each  # it does not end by itself: here is why
-            await store.pool.execute("UPDATE due_work SET due_at = now() WHERE leased_until IS NULL AND due_at > now()")
-            await store.pool.execute("UPDATE launch_throttle SET held_until = '-infinity', no_room_until = '-infinity'")
-            for scan_id, _ in scans:  # the Job controller makes pods: an orphan shows up
-                if dispatcher.cluster.find("jobs", f"skyscan-{scan_id}"):
-                    await dispatcher.cluster.run_pod(scan_id, **pods.waiting(scan_id))
-            await asyncio.sleep(0.05)
+    async def are_settled() -> bool:
+        if await as_wished():
+            return True
+        for each in (watching, *working):
+            if each.done():
+                await each  # it does not end by itself: here is why
+        await store.pool.execute("UPDATE due_work SET due_at = now() WHERE leased_until IS NULL AND due_at > now()")
+        await store.pool.execute("UPDATE launch_throttle SET held_until = '-infinity', no_room_until = '-infinity'")
+        for scan_id, _ in scans:  # the Job controller makes pods: an orphan shows up
+            if dispatcher.cluster.find("jobs", f"skyscan-{scan_id}"):
+                await dispatcher.cluster.run_pod(scan_id, **pods.waiting(scan_id))
+        return False
+
+    await until(are_settled, "database and cluster are as the scans' users wish", 120)
     done.set()
     stopping.set()
     await asyncio.gather(watching, *working)

@@ -11,8 +11,8 @@ from skydriver_common.auth import ensure_key
 from skydriver_common.model import events as ev
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher
-from tests.support.histories import until
 from tests.support.kmock_cluster import NAMESPACE
+from tests.support.waiting import until
 
 
 def environment(folder: Path, database: str, bus: str, **more: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context
 from tests.support.launchers import a_queued_scan
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -423,11 +424,12 @@ async def test_a_lease_whose_holder_is_silent_is_free_after_its_time(store: Stor
     other = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two")
     await other.leadership.renew()
     assert (dispatcher.leadership.leads, other.leadership.leads) == (True, False)
-    for _ in range(100):
-        if other.leadership.leads:
-            break
-        await asyncio.sleep(await other.leadership.renew() / 4)
-    assert other.leadership.leads
+
+    async def leads() -> bool:
+        await other.leadership.renew()
+        return other.leadership.leads
+
+    await until(leads, "the other has the lease")
     assert not dispatcher.leadership.leads
     await dispatcher.leadership.renew()
     assert not dispatcher.leadership.leads

@@ -1,11 +1,9 @@
 """The adapter and the strict stand-in for EWMS, over HTTP: what we ask is accepted, what it answers is understood."""
 
-import asyncio
 import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,13 @@ import pytest
 from pydantic import SecretStr
 from yarl import URL
 
+from skydriver_ewms_bridge.adapters import oauth2
 from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest, open_ewms
 from skydriver_ewms_bridge.adapters.object_store import S3Store, open_store
 from skydriver_ewms_bridge.decide import all_activated, queue_profile, startup_object_key, task_for_cluster, workflow_spec
 from skydriver_ewms_bridge.ewms_types import WorkflowOrder, WorkflowSpec
 from skydriver_ewms_bridge.ports import NotFound, OutcomeUnknown, Refused, WorkflowEnded
+from tests.support.waiting import until, wait_until
 
 ADMIN = "admin-of-the-stand-in"
 LIMIT_S = 20.0
@@ -60,13 +60,11 @@ def sandbox(amqp_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def _url_in(log: Path, process: "subprocess.Popen[bytes]") -> str:
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        if found := re.search(r"serving on (\S+)", log.read_text()):
-            return found[1]
+    def told() -> "re.Match[str] | None":
         assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
-    raise AssertionError(log.read_text())
+        return re.search(r"serving on (\S+)", log.read_text())
+
+    return wait_until(told, LIMIT_S, "the stand-in tells its address")[1]
 
 
 @pytest.fixture
@@ -112,12 +110,14 @@ async def test_our_request_is_accepted_and_found_by_its_marker(ewms: EwmsRest) -
 
 async def test_queues_are_activated_and_make_a_profile(ewms: EwmsRest) -> None:
     workflow = await ewms.create_workflow(a_spec("scan-q"))
-    async with asyncio.timeout(LIMIT_S):
-        profiles = await ewms.queue_profiles(workflow.workflow_id)
-        while not all_activated(profiles):
-            await asyncio.sleep(0.05)
-            profiles = await ewms.queue_profiles(workflow.workflow_id)
+    profiles: Any = ()
 
+    async def are_activated() -> bool:
+        nonlocal profiles
+        profiles = await ewms.queue_profiles(workflow.workflow_id)
+        return bool(all_activated(profiles))
+
+    await until(are_activated)
     profile = queue_profile(profiles)
     assert profile.keys() == {"toclient", "fromclient"}
     assert all(isinstance(side, dict) and side["broker_type"] == "rabbitmq" for side in profile.values())
@@ -164,17 +164,25 @@ async def test_a_cluster_that_ewms_does_not_know_is_a_final_refusal(ewms: EwmsRe
         await ewms.create_workflow(a_spec("scan-mars", ("mars", 1)))
 
 
-async def test_tokens_of_seconds_are_renewed_without_a_failure(sandbox: Sandbox) -> None:
+async def test_tokens_of_seconds_are_renewed_without_a_failure(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     await sandbox.fault(access_token_lifetime_s=1.0)
+    fetch, fetched = oauth2.ClientCredentials._fetch, list[object]()
+
+    async def noted(credentials: oauth2.ClientCredentials) -> Any:
+        fetched.append(await fetch(credentials))
+        return fetched[-1]
+
+    monkeypatch.setattr(oauth2.ClientCredentials, "_fetch", noted)
     async with open_ewms(
         url=sandbox.url, issuer=sandbox.url, client_id="skydriver", client_secret=SecretStr("s3cret"), instance="test"
     ) as ewms:
         workflow = await ewms.create_workflow(a_spec("scan-tokens"))
-        async with asyncio.timeout(LIMIT_S):
-            ends_at = time.monotonic() + 2.5
-            while time.monotonic() < ends_at:
-                await ewms.get_workflow(workflow.workflow_id)
-                await asyncio.sleep(0.1)
+
+        async def was_renewed() -> bool:
+            await ewms.get_workflow(workflow.workflow_id)
+            return len(fetched) > 2
+
+        await until(was_renewed, "the token was renewed twice")
     await sandbox.fault(access_token_lifetime_s=None)
 
 

@@ -24,7 +24,8 @@ from skydriver_sandbox import ewms_codec
 from skydriver_sandbox.events import read_event
 from skydriver_sandbox.sample_event import sample_event
 from tests.support.bridge import INSTANCE, Bridge, a_bridge, a_context
-from tests.support.sandbox_parts import CLIENT_ID, CLIENT_SECRET, S3_KEY_ID, S3_SECRET, Ewms, running_ewms, until
+from tests.support.sandbox_parts import CLIENT_ID, CLIENT_SECRET, S3_KEY_ID, S3_SECRET, Ewms, running_ewms
+from tests.support.waiting import until
 
 
 @dataclass

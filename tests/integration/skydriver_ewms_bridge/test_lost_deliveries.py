@@ -23,7 +23,7 @@ from skydriver_ewms_bridge.due import ADDITIONS, AFTERMATH, ASSIGN, DUPLICATES, 
 from skydriver_ewms_bridge.usecases import UseCases
 from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import LATE, LOST, FakeEwms
-from tests.support.sandbox_parts import until
+from tests.support.waiting import pause, until
 
 SEED = int(os.environ.get("SKYDRIVER_TEST_SEED") or random.SystemRandom().randrange(2**32))
 SCANS = 200
@@ -76,7 +76,7 @@ async def on_the_bus(bridge: Bridge, database_url: str, amqp_url: str) -> AsyncI
     async def publish() -> None:
         while not stopping.is_set():
             if await relay.step() is not True:
-                await asyncio.sleep(0.05)
+                await pause(0.05)
 
     await broker.start()
     relaying = asyncio.create_task(publish())

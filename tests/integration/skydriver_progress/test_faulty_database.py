@@ -11,8 +11,8 @@ from skydriver_common.bus import topology
 from skydriver_progress.adapters import batch_consumer
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.faulty_database import BLOB, DEFECTS, OF_DATA, OUTAGES, SYSTEM, faulty_database
-from tests.support.histories import until
 from tests.support.scanner_bus import a_progress, batch_consumers
+from tests.support.waiting import until
 
 _PLACES = ("load", "write", "commit")
 _TOKEN = "no token"

@@ -1,6 +1,5 @@
 """Whatever a sender writes on the outside of a message, or packs into it: the consumer goes on, and others' reports with it."""
 
-import asyncio
 import struct
 from typing import Any
 
@@ -18,6 +17,7 @@ from skydriver_progress.incoming import IncomingReport, ReceivedMessage
 from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.scanner_bus import a_progress, batch_consumers
+from tests.support.waiting import until
 
 
 class _Bytes(str):
@@ -38,13 +38,14 @@ _A_DOUBLE = _Raw(b"d" + struct.pack(">d", 1e300))
 
 async def _letters(rig: Rig, count: int) -> list[DeadLetter]:
     """As many letters as there must be, read as an operator reads them."""
-    async with asyncio.timeout(60):
-        while True:
-            async with open_dead_letters(rig.amqp_url) as look:
-                found = [held.letter async for held in look.letters()]
-            if len(found) >= count:
-                return found
-            await asyncio.sleep(0.1)
+
+    async def are_there() -> list[DeadLetter]:
+        async with open_dead_letters(rig.amqp_url) as look:
+            found = [held.letter async for held in look.letters()]
+        assert len(found) >= count, f"{len(found)} of {count}"
+        return found
+
+    return await until(are_there, not_yet=AssertionError) if count else await are_there()
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from skydriver_cli.embedded.rabbitmq import MAX_DEAD_LETTERS, USER
 from skydriver_common.bus import topology
 from skydriver_progress.decide.rejections import MAX_KEPT
 from tests.integration.skydriver_progress.conftest import Rig
-from tests.support.histories import until
 from tests.support.scanner_bus import a_progress, batch_consumers
+from tests.support.waiting import until
 
 
 async def test_of_many_refusals_the_first_are_kept_whole_and_other_scans_have_their_own(rig: Rig) -> None:

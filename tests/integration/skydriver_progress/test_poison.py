@@ -13,9 +13,10 @@ from skydriver_common.runtime.loops import LoopSignals, run_loop
 from skydriver_ops.bus.dead_letters import open_dead_letters
 from skydriver_scanner import protocol
 from tests.integration.skydriver_progress.conftest import Rig
-from tests.support.histories import skydriver, until
+from tests.support.histories import skydriver
 from tests.support.raw_amqp import OUTSIDES, SHORT_TEXTS, Outside, RawSender, entry, short
 from tests.support.scanner_bus import a_progress, batch_consumers
+from tests.support.waiting import until
 
 _EXAMPLES = 80
 

@@ -13,7 +13,8 @@ import jwt
 import pytest
 
 from skydriver_sandbox.queues import Queue, QueueProfile
-from tests.support.sandbox_parts import CLIENT_ID, Ewms, presigned, running_ewms, until, workflow_request
+from tests.support.sandbox_parts import CLIENT_ID, Ewms, presigned, running_ewms, workflow_request
+from tests.support.waiting import until
 
 START = "http://127.0.0.1:1/startup.json"
 UNREACHABLE_BROKER = "amqp://someone:a-broker-password@127.0.0.1:1/a%2Fvhost"
@@ -454,7 +455,7 @@ async def test_an_address_stops_working_when_it_expires(ewms: Ewms) -> None:
         async with ewms.session.get(url) as answer:
             return answer.status == 403 and "AccessDenied" in await answer.text()
 
-    await until(expired, limit_s=5)
+    await until(expired)
 
 
 async def test_what_clients_send_through_a_queue_profile_arrives(tmp_path: Path, amqp_url: str) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from skydriver_sandbox.processes import start_ticks
 from skydriver_sandbox.sample_event import sample_event
-from tests.support.sandbox_parts import Bridge, Ewms, FakeSkyDriver, Scanner, running_ewms, serving, until
+from tests.support.sandbox_parts import Bridge, Ewms, FakeSkyDriver, Scanner, running_ewms, serving
+from tests.support.waiting import until
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 SMALL = ["1:0", "4:3", "16:4"]
@@ -297,8 +298,8 @@ async def test_workers_without_work_make_place_for_a_workflow_that_waits_and_do_
         for other in others:
             await other.request()
         # their start-up files are not there: nobody has work, and the first one's jobs are the oldest
-        await until(others[0].n_running, limit_s=15)
-        await until(others[1].n_running, limit_s=15)
+        await until(others[0].n_running)
+        await until(others[1].n_running)
 
 
 def _is_running(pid: int) -> bool:

@@ -11,7 +11,8 @@ import pytest
 
 from skydriver_scanner import protocol
 from tests.integration.skydriver_sandbox.test_scan import SMALL, Stage, staged
-from tests.support.sandbox_parts import SCAN_ID, until
+from tests.support.sandbox_parts import SCAN_ID
+from tests.support.waiting import until
 
 
 class Reports:

@@ -26,7 +26,8 @@ from skydriver_scanner import (
 )
 from tests.integration.skydriver_scanner.conftest import Reader
 from tests.support.proxy import Proxy
-from tests.support.sandbox_parts import FakeSkyDriver, until
+from tests.support.sandbox_parts import FakeSkyDriver
+from tests.support.waiting import until
 
 SKYMAP = {"nside-1": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")]]}}
 BODY: dict[str, Any] = {

@@ -3,7 +3,8 @@
 from examples.existing_scanner import SkyDriverClient
 from skydriver_scanner import AsyncScannerSession, SessionSettings
 from tests.integration.skydriver_scanner.conftest import Reader
-from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, until
+from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver
+from tests.support.waiting import until
 
 BODY = {"progress": {"summary": "…"}, "event_metadata": {"run_id": 1}, "scan_metadata": {"position_variations": 1}}
 

@@ -12,6 +12,7 @@ from skydriver_common.log import blobs
 from skydriver_scanner.settings import PREFIX
 from tests.integration.skydriver_progress.conftest import Rig, rig  # noqa: F401  (a fixture)
 from tests.support.scanner_bus import a_progress, batch_consumers
+from tests.support.waiting import until
 
 SCANS, LIVES = 4, 3
 
@@ -70,11 +71,13 @@ async def _run(scan: dict[str, Any], life: int, chance: random.Random) -> None:
     if is_last:
         assert await process.wait() == 0
         return
-    confirmed, most = 0, _count(scan["ledger"], "confirmed") + chance.randrange(1, 25)
-    while confirmed < most:  # a random point of what it does, not of the clock
-        await asyncio.sleep(0.005)
+    most = _count(scan["ledger"], "confirmed") + chance.randrange(1, 25)
+
+    def has_come_so_far() -> bool:  # a random point of what it does, not of the clock
         assert process.returncode is None
-        confirmed = _count(scan["ledger"], "confirmed")
+        return _count(scan["ledger"], "confirmed") >= most
+
+    await until(has_come_so_far, f"{most} are confirmed", poll_s=0.005)
     process.kill()
     await process.wait()
 

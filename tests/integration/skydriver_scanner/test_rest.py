@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from skydriver_scanner import CallFailed, rest
+from tests.support.waiting import pause
 
 LARGE = b'{"skyscan_result": {}, "is_final": true, "filler": "' + b"x" * 24 * 1024 * 1024 + b'"}'
 
@@ -52,7 +53,7 @@ async def test_a_slow_line_may_take_longer_than_the_limit_as_long_as_something_m
         async for piece in request.content.iter_chunked(256 * 1024):
             pieces.append(len(piece))
             if loop.time() - began < 3 * limit_s:
-                await asyncio.sleep(limit_s / 10)  # the slow line itself
+                await pause(limit_s / 10)  # the slow line itself
         return web.json_response({})
 
     async with _sending_to(handle) as client:

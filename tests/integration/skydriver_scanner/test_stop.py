@@ -8,7 +8,8 @@ import aio_pika
 
 from skydriver_scanner import AsyncScannerSession, ScannerSession, ScanStopped, SessionSettings, Stop, protocol
 from tests.support.proxy import Proxy
-from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, until
+from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver
+from tests.support.waiting import until
 
 Channel = aio_pika.abc.AbstractChannel
 

@@ -27,8 +27,8 @@ from skydriver_progress.reports import ScannerReport
 from skydriver_scanner import AsyncScannerSession, SessionSettings, protocol
 from skydriver_scanner.bus import Bus
 from tests.support.histories import a_store
-from tests.support.sandbox_parts import until
 from tests.support.scanner_bus import a_progress, batch_consumers, scanner_bus
+from tests.support.waiting import until
 
 SCANS, REPORTS = 6, 12
 

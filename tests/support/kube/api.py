@@ -1,10 +1,11 @@
 """The Kubernetes API in plain HTTP, as administrator: tests look at what is there without the code under test."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import aiohttp
+
+from tests.support.waiting import until
 
 JSON_PATCH, MERGE_PATCH, APPLY = (
     "application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml",
@@ -119,15 +120,4 @@ async def eventually(
     question: Callable[[], Awaitable[Answer | None]], what: str, *, limit_s: float = 60.0, every_s: float = 0.1
 ) -> Answer:
     """The first true answer. An API server that is away for a moment is waited for."""
-    deadline = asyncio.get_running_loop().time() + limit_s
-    answer: Answer | Exception | None = None
-    while asyncio.get_running_loop().time() < deadline:
-        try:
-            answer = await question()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            answer = error
-        else:
-            if answer:
-                return answer
-        await asyncio.sleep(every_s)
-    raise AssertionError(f"not within {limit_s:g} s: {what} (last answer: {answer!r})")
+    return await until(question, what, limit_s, every_s, not_yet=(aiohttp.ClientError, OSError, TimeoutError))

@@ -20,6 +20,7 @@ import aiohttp
 from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK, choose
 from tests.support.kube.certificates import Authority, Pair, signing_key
+from tests.support.waiting import pause, until
 
 REPO = Path(__file__).resolve().parents[3]
 STAGES = Path(__file__).with_name("stages.yaml")
@@ -220,7 +221,7 @@ class ControlPlane:
         while process.poll() is None:
             if asyncio.get_running_loop().time() > deadline:
                 process.kill()
-            await asyncio.sleep(0.02)
+            await pause(0.02)
 
     async def _until_ready(self) -> None:
         async with self.session() as session:
@@ -232,19 +233,13 @@ class ControlPlane:
             await self._until(is_ready, "the API server is ready")
 
     async def _until(self, condition: Any, what: str) -> None:
-        deadline = asyncio.get_running_loop().time() + _START_LIMIT_S
-        while True:
-            try:
-                if await condition():
-                    return
-            except (aiohttp.ClientError, OSError, TimeoutError):
-                pass
+        async def is_so() -> bool:
             for name, process in self._running.items():
                 if process.poll() is not None:
                     raise AssertionError(f"{name} has ended: {processes.last_lines(self.folder / f'{name}.log', 5)}")
-            if asyncio.get_running_loop().time() > deadline:
-                raise AssertionError(f"not within {_START_LIMIT_S:g} s: {what}")
-            await asyncio.sleep(0.1)
+            return bool(await condition())
+
+        await until(is_so, what, _START_LIMIT_S, 0.1, not_yet=(aiohttp.ClientError, OSError, TimeoutError))
 
     def session(self) -> aiohttp.ClientSession:
         """HTTP as administrator; the caller closes it."""

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from skydriver_api.reads.batched import BatchedLookup
+from tests.support.waiting import let_others_run
 
 
 class Database:
@@ -23,8 +24,7 @@ class Database:
 
 async def _ask(lookup: BatchedLookup[str, int], *keys: str) -> list[asyncio.Task[int | None]]:
     tasks = [asyncio.create_task(lookup(key)) for key in keys]
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await let_others_run(3)
     return tasks
 
 

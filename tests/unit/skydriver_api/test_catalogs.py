@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestServer
 from skydriver_api.images import resolver as images
 from skydriver_api.images.catalogs import CachedCatalog, DirectoryCatalog, open_images
 from skydriver_api.images.resolver import CatalogUnavailable, ImageNotFound, ImageResolver, ImageTooOld
+from tests.support.waiting import let_others_run, until
 
 OLD, NEW = "2024-01-01T00:00:00.123456Z", "2025-01-01T00:00:00Z"
 
@@ -172,7 +173,7 @@ class Source:
 
     async def push_times(self) -> Mapping[str, float]:
         self.asked += 1
-        await asyncio.sleep(0)
+        await let_others_run()
         if self.is_away:
             raise CatalogUnavailable("away")
         return self.tags
@@ -222,8 +223,11 @@ async def test_an_older_list_is_served_at_once_and_refreshed_behind() -> None:
     assert {*map(str, lists)} == {"{'1.0.0': 1.0}"}
     assert source.asked == 2
     source.may_answer.set()
-    while await cached.push_times() != source.tags:  # noqa: ASYNC110  (the refresh behind tells nobody)
-        await asyncio.sleep(0)
+
+    async def is_refreshed() -> bool:
+        return await cached.push_times() == source.tags
+
+    await until(is_refreshed, poll_s=0)
     assert source.asked == 2
 
 
@@ -231,9 +235,9 @@ async def test_one_look_serves_everybody_and_after_one_that_failed_nobody_waits_
     now, source = [0.0], HangingSource()
     cached = CachedCatalog(source, clock=lambda: now[0])
     callers = [asyncio.create_task(cached.push_times()) for _ in range(50)]
-    await asyncio.sleep(0)
+    await let_others_run()
     callers[0].cancel()  # the look goes on for the others
-    await asyncio.sleep(0)
+    await let_others_run()
     source.is_away = True
     source.may_answer.set()
     outcomes = await asyncio.gather(*callers, return_exceptions=True)
@@ -286,14 +290,12 @@ async def test_a_folder_that_hangs_takes_one_thread_of_its_own(tmp_path: Path, m
         assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 20) == 1  # what others use is free
     finally:
         may_return.set()
-    async with asyncio.timeout(20):
-        while True:  # as soon as the call has returned there is room for another
-            now[0] += 11
-            try:
-                assert await catalog.push_times() == {"4.0.0": 1000}
-                break
-            except CatalogUnavailable:
-                await asyncio.sleep(0.01)
+
+    async def is_served() -> Mapping[str, float]:  # as soon as the call has returned there is room for another
+        now[0] += 11
+        return await catalog.push_times()
+
+    assert await until(is_served, not_yet=CatalogUnavailable) == {"4.0.0": 1000}
 
 
 async def test_a_missing_tag_is_looked_for_again_soon_but_not_at_once() -> None:

@@ -16,6 +16,7 @@ from skydriver_api.http.deps import DEPS, Deps
 from skydriver_api.http.limits import WeightedSemaphore
 from skydriver_api.http.middleware import answers
 from skydriver_api.routes import chunked as streaming
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 
@@ -73,9 +74,7 @@ async def test_clients_that_do_not_read_hold_no_more_than_the_budget_and_are_dis
         if size > 4 * MIB:  # less lies in the buffers of the system
             assert sum(b"503" in first for first in firsts) > 0
         assert all(budget.free >= 0 for budget in deps.budgets)
-        async with asyncio.timeout(30):
-            while any(budget.free < budget.total for budget in deps.budgets):  # noqa: ASYNC110  (nobody tells)
-                await asyncio.sleep(0.02)
+        await until(lambda: all(budget.free == budget.total for budget in deps.budgets), "all budgets are free again")
         for _, writer in stalled:
             writer.close()
 
@@ -96,9 +95,7 @@ async def test_a_small_answer_that_nobody_takes_ends_too(monkeypatch: pytest.Mon
     async with _serving(60 * 1024) as (server, _):
         with capture_logs() as logs:
             reader, writer = await _ask(server, "GET", times=200)
-            async with asyncio.timeout(30):
-                while not any(line["event"] == "response.stalled" for line in logs):  # noqa: ASYNC110  (nobody tells)
-                    await asyncio.sleep(0.02)
+            await until(lambda: any(line["event"] == "response.stalled" for line in logs), "the stall is told")
         assert await reader.readline() == b"HTTP/1.1 201 Made\r\n"
         writer.close()
 

@@ -8,6 +8,7 @@ import pytest
 
 from skydriver_api.http.limits import AdmissionLimit, WeightedSemaphore
 from skydriver_common.faults import TryLater
+from tests.support.waiting import let_others_run
 
 
 async def test_no_more_is_lent_than_there_is_and_all_of_it_comes_back() -> None:
@@ -18,7 +19,7 @@ async def test_no_more_is_lent_than_there_is_and_all_of_it_comes_back() -> None:
         async with budget.taking(amount):
             now += min(amount, 10)
             most = max(most, now)
-            await asyncio.sleep(0)
+            await let_others_run()
             now -= min(amount, 10)
 
     await asyncio.gather(*(take(amount) for amount in (3, 4, 5, 10, 1, 100, 2, 7)))
@@ -29,7 +30,7 @@ async def test_a_large_one_is_not_passed_by_and_who_waits_too_long_is_told() -> 
     budget = WeightedSemaphore(10, what="things", patience_s=0.05)
     async with budget.taking(6):
         large = asyncio.create_task(_held(budget, 9))
-        await asyncio.sleep(0)
+        await let_others_run()
         with pytest.raises(TryLater, match="too many things"):
             await _held(budget, 1)
         with pytest.raises(TryLater):
@@ -41,7 +42,7 @@ async def test_whoever_is_cancelled_holds_nothing() -> None:
     budget = WeightedSemaphore(1, what="things")
     async with budget.taking():
         waiting = asyncio.create_task(_held(budget, 1))
-        await asyncio.sleep(0)
+        await let_others_run()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -50,7 +51,7 @@ async def test_whoever_is_cancelled_holds_nothing() -> None:
 
 async def _held(budget: WeightedSemaphore, amount: int) -> None:
     async with budget.taking(amount):
-        await asyncio.sleep(0)
+        await let_others_run()
 
 
 class _Clock:

@@ -11,6 +11,7 @@ from rich.console import Console
 from skydriver_cli import watching
 from skydriver_cli.client import Client, Unavailable
 from skydriver_cli.errors import Problem
+from tests.support.waiting import let_others_run
 
 RUNNING = {
     "scan_state": "IN_PROGRESS__PARTIAL_RESULT_GENERATED",
@@ -62,8 +63,7 @@ class Restarting(Server):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    sleep = asyncio.sleep
-    monkeypatch.setattr(watching.asyncio, "sleep", lambda _: sleep(0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(watching.asyncio, "sleep", lambda _: let_others_run())  # type: ignore[attr-defined]
 
 
 async def test_a_stream_that_breaks_off_is_taken_up_where_it_was() -> None:

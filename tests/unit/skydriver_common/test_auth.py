@@ -44,6 +44,7 @@ from skydriver_common.auth import (
 from skydriver_common.auth.keys import parse_jwks
 from skydriver_common.faults import TryLater
 from skydriver_common.model.ids import ScanId
+from tests.support.waiting import until
 
 ISSUER = "skydriver-local"
 AUDIENCE = "skydriver"
@@ -543,9 +544,7 @@ async def test_a_key_file_that_hangs_takes_one_thread_and_leaves_the_keys_in_for
     path.write_text("{}")  # the call that hangs returns
     path.unlink()
     path.write_text(json.dumps({"keys": [rsa_jwk(rsa_key, "two")]}))
-    async with asyncio.timeout(20):
-        while await source.find("two") is None:  # noqa: ASYNC110  (nobody tells when the file can be read again)
-            await asyncio.sleep(0.01)
+    await until(lambda: source.find("two"), "the file is read again")
 
 
 class Provider:

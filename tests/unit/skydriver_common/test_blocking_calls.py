@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from skydriver_common.runtime.blocking_calls import BlockingCalls, CallsHang, IsolatedResolver
+from tests.support.waiting import until
 
 
 async def test_what_a_call_returns_and_raises_comes_back() -> None:
@@ -32,9 +33,7 @@ async def test_a_call_that_hangs_keeps_its_place_until_it_returns() -> None:
             await calls.run(may_return.wait, limit_s=20)
     assert calls.n_running == 2
     may_return.set()
-    async with asyncio.timeout(20):
-        while calls.n_running:  # noqa: ASYNC110  (nobody waits for these calls any more)
-            await asyncio.sleep(0.005)
+    await until(lambda: not calls.n_running, "the calls that nobody waits for have returned")
     assert await calls.run(lambda: 1, limit_s=20) == 1
 
 

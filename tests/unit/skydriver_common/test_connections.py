@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from skydriver_common.runtime import connections
 from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, connection_cap, note_request
+from tests.support.waiting import until
 
 HOST = "127.0.0.1"
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -41,13 +42,6 @@ async def _server(
         await runner.cleanup()
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    while True:
-        if condition():
-            return
-        await asyncio.sleep(0)
-
-
 async def _ask(port: int) -> bytes:
     reader, writer = await asyncio.open_connection(HOST, port)
     with suppress(OSError):
@@ -70,7 +64,7 @@ async def test_beyond_the_bound_a_client_is_answered_503_and_those_within_it_go_
         silent[0][1].write(REQUEST)
         assert (await silent[0][0].readuntil(b"here")).startswith(b"HTTP/1.1 200")
         silent[1][1].close()
-        await _until(lambda: limits.n_open < 3)
+        await until(lambda: limits.n_open < 3)
         assert b"here" in await _ask(port)
         for _, writer in silent:
             writer.close()
@@ -97,7 +91,7 @@ async def test_a_connection_on_which_nothing_or_only_part_of_a_header_comes_is_c
             assert await silent.read() == b""
         with suppress(ConnectionResetError):
             assert await dripping.read() == b""
-        await _until(lambda: limits.n_open == 0)
+        await until(lambda: limits.n_open == 0)
 
 
 async def test_a_connection_that_has_asked_is_kept_for_the_next_request() -> None:
@@ -106,8 +100,12 @@ async def test_a_connection_that_has_asked_is_kept_for_the_next_request() -> Non
         for _ in range(3):
             writer.write(REQUEST)
             await reader.readuntil(b"here")
-            await asyncio.sleep(0.1)
-        assert limits.n_open == 1
+            silent, _keep = await asyncio.open_connection(HOST, port)
+            with suppress(ConnectionResetError):
+                assert await silent.read() == b"", "one that asks nothing has come later, and its time is over"
+        await until(lambda: limits.n_open == 1)
+        writer.write(REQUEST)
+        await reader.readuntil(b"here")
         writer.close()
 
 

@@ -1,6 +1,5 @@
 """The configuration of a cluster, and what answers mean."""
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from skydriver_common.kubernetes.client import (
     meaning,
     open_client,
 )
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,7 @@ async def test_the_token_of_an_exec_plugin_is_renewed_even_if_it_fails_in_betwee
     user = a_plugin(tmp_path, '{"token": f"token-{calls}", "expirationTimestamp": "2026-01-01T00:00:00Z"}')
     async with open_client(a_config_with(tmp_path, user), renew_s=0.05) as client:
         assert client.configuration.api_key["BearerToken"] == "Bearer token-1"
-        async with asyncio.timeout(20):
-            while client.configuration.api_key["BearerToken"] != "Bearer token-3":  # noqa: ASYNC110  (nobody tells)
-                await asyncio.sleep(0.02)
+        await until(lambda: client.configuration.api_key["BearerToken"] == "Bearer token-3", "the third token", poll_s=0.01)
 
 
 @pytest.mark.parametrize(

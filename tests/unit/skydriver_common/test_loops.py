@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.loops import LoopSignals, run_loop, wait_or_timeout
 from tests.support import virtual_time
+from tests.support.waiting import pause
 
 
 class Script:
@@ -90,7 +91,7 @@ def test_a_wake_up_during_a_step_is_not_lost() -> None:
                 pulse.wake()
             else:
                 pulse.stop()
-            await asyncio.sleep(1.0)
+            await pause(1.0)
             return False
 
         await run_loop(step, pulse, name="test", idle_s=10.0)
@@ -107,7 +108,7 @@ def test_a_stop_lets_the_step_in_hand_finish_and_takes_no_other() -> None:
         async def step() -> bool:
             nonlocal started, finished
             started += 1
-            await asyncio.sleep(5.0)
+            await pause(5.0)
             finished += 1
             return True
 
@@ -206,11 +207,11 @@ def test_a_busy_loop_lets_other_tasks_run() -> None:
 def test_cancelling_goes_through_a_step() -> None:
     async def main() -> bool:
         async def step() -> bool:
-            await asyncio.sleep(100.0)
+            await pause(100.0)
             return True
 
         task = asyncio.create_task(run_loop(step, LoopSignals(), name="test", idle_s=1.0))
-        await asyncio.sleep(1.0)
+        await pause(1.0)
         task.cancel()
         await asyncio.wait([task])
         return task.cancelled()

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 
 from skydriver_common.db.on_demand_workers import OnDemandWorkers
+from tests.support.waiting import let_others_run
 
 
 async def test_what_is_put_in_while_the_last_tasks_are_ending_is_taken_too() -> None:
@@ -30,7 +31,7 @@ async def test_what_is_put_in_while_the_last_tasks_are_ending_is_taken_too() -> 
 
     async with asyncio.timeout(5):
         asking = [asyncio.create_task(ask_in_turn(3)) for _ in range(2)]
-        await asyncio.sleep(0)
+        await let_others_run()
         gate.set()
         await asyncio.gather(*asking)
     assert not queue
@@ -48,7 +49,7 @@ async def test_no_more_than_so_many_are_at_it() -> None:
         queue.popleft()
         at_it += 1
         most = max(most, at_it)
-        await asyncio.sleep(0)
+        await let_others_run()
         at_it -= 1
         return True
 

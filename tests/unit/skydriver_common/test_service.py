@@ -19,6 +19,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.runtime.health import Health
 from skydriver_common.runtime.service import Build, Service, StartupProblem, serve
 from skydriver_common.runtime.settings import ServiceSettings
+from tests.support.waiting import let_others_run
 
 LIMIT_S = 20.0
 
@@ -255,7 +256,7 @@ async def test_a_stop_asked_for_by_the_start_itself_is_orderly(logs: list[Any]) 
 
     async def build(service: Service) -> None:
         async def stop() -> None:
-            await asyncio.sleep(0)
+            await let_others_run()
             done.append("stopped")
 
         service.on_stop(stop)
@@ -346,7 +347,7 @@ async def test_a_failing_stop_or_close_does_not_keep_the_others_from_it(logs: li
 
 
 PROGRAM = """
-import asyncio, sys, time
+import asyncio, sys, threading
 from pydantic import SecretStr
 from skydriver_common.runtime.service import Service, StartupProblem, run
 from skydriver_common.runtime import service as runner
@@ -429,7 +430,7 @@ def test_a_second_signal_ends_the_process_at_once(start: Callable[..., Process])
 
 @pytest.mark.timeout(60)
 def test_a_stop_that_blocks_the_event_loop_is_ended_by_the_last_resort(start: Callable[..., Process]) -> None:
-    process = start("async def block() -> None: time.sleep(600)\nservice.on_stop(block)", grace_s=0.1)
+    process = start("async def block() -> None: threading.Event().wait()\nservice.on_stop(block)", grace_s=0.1)
     process.wait_for("service.ready")
     process.signal(signal.SIGTERM)
     assert process.end() == 1

@@ -6,7 +6,6 @@ import os
 import pty
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,12 +22,13 @@ from skydriver_dispatcher.main import _process_environment, _Tokens
 from skydriver_dispatcher.ports import ScannerExit
 from skydriver_dispatcher.settings import DispatcherSettings
 from tests.support.launchers import a_queued_scan
+from tests.support.waiting import until, wait_until
 
-SLEEPS = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
+IDLE = (sys.executable, "-S", "-c", "import signal; signal.pause()")
 
 
 @asynccontextmanager
-async def a_launcher(folder: Path, command: Sequence[str] = SLEEPS) -> AsyncIterator[LocalLauncher]:
+async def a_launcher(folder: Path, command: Sequence[str] = IDLE) -> AsyncIterator[LocalLauncher]:
     launcher = LocalLauncher(folder, lambda _scan, _folder: {}, command=command)
     try:
         yield launcher
@@ -107,8 +107,8 @@ async def test_one_that_is_dead_before_it_is_identified_leaves_no_file_and_its_e
 
     async def and_it_ends(*words: str, **options: object) -> asyncio.subprocess.Process:
         child = await spawn(*words, **options)  # type: ignore[arg-type]
-        while process_identity.identify(child.pid) is not None:
-            time.sleep(0.001)  # noqa: ASYNC251  (the loop must not see it first)
+        # without the loop, which must not see it first
+        wait_until(lambda: process_identity.identify(child.pid) is None, what="the child has ended", poll_s=0.001)
         if has_gone:
             await child.wait()
         return child
@@ -155,11 +155,9 @@ async def test_a_shell_that_somebody_has_opened_in_the_folder_is_not_taken_for_t
     shell, terminal = pty.fork()
     if shell == 0:
         os.chdir(folder)
-        os.execv("/bin/sleep", ["sleep", "60"])
+        os.execv(IDLE[0], IDLE)
     try:
-        async with asyncio.timeout(20):
-            while os.readlink(f"/proc/{shell}/cwd") != str(folder):  # noqa: ASYNC110  (nobody tells)
-                await asyncio.sleep(0.01)
+        await until(lambda: os.readlink(f"/proc/{shell}/cwd") == str(folder), "the shell is in the folder")
         async with a_launcher(tmp_path) as launcher:
             assert await launcher.running_scans() == {}
             assert await launcher.launch(scan) != str(shell)

@@ -4,6 +4,7 @@ import asyncio
 
 from skydriver_ewms_bridge.decide import urgency_of
 from skydriver_ewms_bridge.priority_limiter import PriorityLimiter, urgent
+from tests.support.waiting import let_others_run
 
 
 async def test_the_most_urgent_call_goes_first_and_never_more_than_allowed_at_a_time() -> None:
@@ -24,7 +25,7 @@ async def test_the_most_urgent_call_goes_first_and_never_more_than_allowed_at_a_
     async with asyncio.TaskGroup() as group:
         for name, urgency in [("a", (4, 0)), ("b", (4, 0)), ("c", (3, 0)), ("d", (0, -5)), ("e", (0, -100)), ("f", (1, 0))]:
             group.create_task(ask(name, urgency))
-            await asyncio.sleep(0)
+            await let_others_run()
         release.set()
     assert order == ["a", "b", "e", "d", "f", "c"], "the first two did not have to wait"
     assert most == 2
@@ -35,9 +36,9 @@ async def test_one_that_gives_up_waiting_takes_no_place() -> None:
     async with turnstile.passing():
         impatient = asyncio.create_task(_pass(turnstile))
         patient = asyncio.create_task(_pass(turnstile))
-        await asyncio.sleep(0)
+        await let_others_run()
         impatient.cancel()
-        await asyncio.sleep(0)
+        await let_others_run()
     await asyncio.wait_for(patient, 5)
     async with asyncio.timeout(5), turnstile.passing() as has_waited:
         assert not has_waited

@@ -15,7 +15,7 @@ def test_a_process_is_known_by_id_and_start() -> None:
 
 
 def test_a_leftover_is_ended_by_its_identity(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     path = tmp_path / "a.pid.json"
     write_identity(path, child.pid, attempt=1)
     assert json.loads(path.read_text())["attempt"] == 1

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from skydriver_scanner import SettingsError, SpoolFull
 from skydriver_scanner.spool import Entry, Spool, make_private
+from tests.support.waiting import block
 
 LIMIT = 4000
 
@@ -294,7 +295,7 @@ def test_whatever_the_disk_does_messages_of_a_kind_are_sent_in_the_order_of_thei
     delays = [chance.choice([0, 0, 0.001, 0.004]) for _ in range(100)]
 
     def sync(_: int) -> None:
-        time.sleep(delays[chance.randrange(100)])
+        block(delays[chance.randrange(100)])
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", sync)
