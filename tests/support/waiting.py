@@ -9,7 +9,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 __all__ = ["block", "let_others_run", "pause", "until", "wait_until"]
 
@@ -49,14 +49,24 @@ def wait_until(
         _sleep(poll_s)
 
 
+@overload
 async def until(
-    condition: "Callable[[], T | Awaitable[T | None] | None]",
+    condition: Callable[[], Awaitable[T | None]], what: str = "", limit_s: float = _LIMIT_S, poll_s: float = _POLL_S,
+    *, not_yet: Errors = (),
+) -> T: ...  # fmt: skip
+@overload
+async def until(
+    condition: Callable[[], T | None], what: str = "", limit_s: float = _LIMIT_S, poll_s: float = _POLL_S,
+    *, not_yet: Errors = (),
+) -> T: ...  # fmt: skip
+async def until(
+    condition: Callable[[], Any],
     what: str = "",
     limit_s: float = _LIMIT_S,
     poll_s: float = _POLL_S,
     *,
     not_yet: Errors = (),
-) -> T:
+) -> Any:
     """As `wait_until`, on the event loop; the condition may be a coroutine function. A poll of 0 yields to the loop only."""
     deadline = time.monotonic() + limit_s
     while True:

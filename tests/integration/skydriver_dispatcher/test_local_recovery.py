@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,11 @@ class Machine:
         for path in self.work_dir.glob("*/scanner.pid.json"):
             pid = int(path.read_text().partition('"pid": ')[2].partition(",")[0])
             os.kill(pid, signal.SIGKILL)
-            await until(lambda pid=pid: not Path(f"/proc/{pid}/exe").exists(), f"process {pid} has ended")  # type: ignore[misc]
+            await until(partial(_has_ended, pid), f"process {pid} has ended")
+
+
+def _has_ended(pid: int) -> bool:
+    return not Path(f"/proc/{pid}/exe").exists()
 
 
 @pytest.fixture
