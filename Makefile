@@ -8,7 +8,7 @@ PYTEST := $(PYTHON) -m pytest
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
 
-test: setup-dev check  ## set up, check style and types, run all tests
+test: setup-dev check  ## set up, check style and types, run all but the Kubernetes tests
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/integration tests/acceptance
 	$(PYTEST) tests/chaos
 
@@ -49,8 +49,8 @@ bench: setup-dev  ## measure the loop; prints figures
 	$(PYTHON) benchmarks/loop.py
 
 docs: setup-dev  ## write the pages that are made from the code
-	.venv/bin/skydriver settings --markdown > docs/settings.md
-	$(PYTHON) -m tests.support.schema_page > docs/schema.sql.new && mv docs/schema.sql.new docs/schema.sql
+	.venv/bin/skydriver settings --markdown > docs/operators/configuration.md
+	$(PYTHON) -m tests.support.schema_page > docs/developers/schema.sql.new && mv docs/developers/schema.sql.new docs/developers/schema.sql
 
 setup:
 	@scripts/setup run

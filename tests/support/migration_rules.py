@@ -1,4 +1,4 @@
-"""What a migration may not do while the release before works beside it and nobody may wait: ``docs/operations/migrations.md``.
+"""What a migration may not do while the release before works beside it and nobody may wait: ``docs/developers/database-and-migrations.md``.
 
 A reading of its text, statement by statement; bodies of functions are left out, since a migration does not run them.
 """

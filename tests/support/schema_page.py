@@ -1,4 +1,4 @@
-"""The page ``docs/schema.sql``: what all migrations come to. ``python -m tests.support.schema_page`` prints it."""
+"""The page ``docs/developers/schema.sql``: what all migrations come to. ``python -m tests.support.schema_page`` prints it."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from skydriver_cli.embedded import postgres
 from skydriver_cli.embedded.ports import choose
 from skydriver_common.db.migrate import migrate
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "schema.sql"
+PAGE = Path(__file__).resolve().parents[2] / "docs/developers/schema.sql"
 
 _HEAD = """\
 -- The schema that all migrations come to, for reading. Made by `make docs` from a migrated database; nothing applies it.

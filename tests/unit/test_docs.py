@@ -42,6 +42,6 @@ def test_the_page_of_due_work_names_every_kind_and_every_loop() -> None:
     )  # those that are woken for a kind of work are not meant
     assert {"launch", "stop", "progress.compact", "ewms-assign"} <= constants
     assert {"relay", "clock", "reconcile"} <= loops
-    page = (ROOT / "docs/due-work.md").read_text()
+    page = (ROOT / "docs/developers/due-work.md").read_text()
     missing = {name for name in constants | loops if f"`{name}`" not in page}
     assert missing == set()

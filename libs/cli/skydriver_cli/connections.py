@@ -118,7 +118,9 @@ def schema_problems(advice: str = "Use the programs of that release") -> Iterato
     except migrate.SchemaTooNew as error:
         raise Problem(str(error), advice) from error
     except migrate.HalfDone as error:
-        raise Problem(str(error), "Compare docs/schema.sql: take it away, or mark the migration as applied") from error
+        raise Problem(
+            str(error), "Compare docs/developers/schema.sql: take it away, or mark the migration as applied"
+        ) from error
     except migrate.Busy as error:
         raise Problem(str(error), "Nothing of it has happened: end what holds it up, or try again") from error
     except migrate.Refused as error:

@@ -56,7 +56,7 @@ def names_by_service() -> dict[str, frozenset[str]]:
 
 
 def markdown() -> str:
-    """The page ``docs/settings.md``."""
+    """The page ``docs/operators/configuration.md``."""
     lines, service = [_HEAD], ""
     for one in settings():
         if one.service != service:
@@ -70,7 +70,7 @@ def markdown() -> str:
 def show_settings(
     service: Annotated[str | None, typer.Argument(help=f"Only of one service: {', '.join(SERVICES)}.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line, for scripts.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/settings.md.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/operators/configuration.md.")] = False,
 ) -> None:
     """List every setting: its variable, its default, what it means.
 

@@ -1,4 +1,4 @@
-"""The messages between a scanner and SkyDriver on the bus, to bytes and back: pure. Described in ``docs/scanner-protocol.md``.
+"""The messages between a scanner and SkyDriver on the bus, to bytes and back: pure. Described in ``docs/reference/scanner-protocol.md``.
 
 Runs on Python 3.9 and needs the standard library alone; ``zstandard`` only for messages that are compressed with it.
 """

@@ -14,7 +14,7 @@ from skydriver_dispatcher.decide import Divergence, judge_divergence
 
 logger = structlog.get_logger(__name__)
 
-HELP = "is this the right namespace and instance (settings), and the right database? See docs/operations/kubernetes.md"
+HELP = "is this the right namespace and instance (settings), and the right database? See docs/operators/kubernetes.md"
 
 
 class DivergenceGuard:

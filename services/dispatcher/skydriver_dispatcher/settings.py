@@ -74,7 +74,8 @@ class DispatcherSettings(ServiceSettings):
     """Launches that may fail before the scan is given up."""
     scanner_bus_url: AmqpUrl | None = None
     """Where scanners reach the bus; unset: they report over REST. Without a login in it the scan's token is the login, which needs
-    the broker's OAuth 2 plugin (``docs/scanner-protocol.md``); with the launcher ``kubernetes`` it has none, since Jobs can be read."""
+    the broker's OAuth 2 plugin (``docs/reference/scanner-protocol.md``); with the launcher ``kubernetes`` it has none, since Jobs can
+    be read."""
     scanner_progress_interval_s: int | None = Field(default=None, ge=1)
     scanner_result_interval_s: int | None = Field(default=None, ge=1)
     scanner_kill_switch_interval_s: int | None = Field(default=None, ge=1)

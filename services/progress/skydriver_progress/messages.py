@@ -1,4 +1,4 @@
-"""Parse a message of the scanners' exchange: to a report, or to its rejection. Pure. Format: ``docs/scanner-protocol.md``."""
+"""Parse a message of the scanners' exchange: to a report, or to its rejection. Pure. Format: ``docs/reference/scanner-protocol.md``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

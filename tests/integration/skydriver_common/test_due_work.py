@@ -417,7 +417,7 @@ def test_nothing_is_lost_and_nothing_is_done_by_two_at_once(database: str) -> No
     )
 
 
-DOC = (Path(__file__).parents[3] / "docs" / "due-work.md").read_text()
+DOC = (Path(__file__).parents[3] / "docs/developers/due-work.md").read_text()
 STATES = ("no row", "free", "claimed", "expired")
 
 

@@ -9,7 +9,7 @@ from skydriver_cli.app import app
 from skydriver_cli.settings_page import markdown, settings
 from skydriver_common.runtime.settings import KNOWN_NAMES
 
-PAGE = Path(__file__).parents[3] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[3] / "docs/operators/configuration.md"
 
 
 def test_the_page_lists_what_the_classes_say() -> None:

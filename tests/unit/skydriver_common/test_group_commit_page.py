@@ -7,7 +7,7 @@ import pytest
 from skydriver_common.log import group_commit, scan_state_cache
 from skydriver_common.model.commands import REPLY_GRACE_S
 
-PAGE = (Path(__file__).parents[3] / "docs" / "group-commit.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs/developers/group-commit.md").read_text()
 MIB = 1024 * 1024
 
 

@@ -7,7 +7,7 @@ from skydriver_common.bus import settlement
 from skydriver_common.db.sqlstates import SQLSTATE_MEANINGS
 from skydriver_progress.decide.rejections import MAX_KEPT
 
-PAGE = (Path(__file__).parents[3] / "docs" / "settlement.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs/developers/settlement.md").read_text()
 
 
 def test_the_table_of_sqlstates_is_that_of_the_code() -> None:

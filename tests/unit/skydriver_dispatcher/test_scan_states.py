@@ -9,7 +9,7 @@ from skydriver_common.model.stages import LaunchState
 from skydriver_dispatcher.decide import can_end
 from tests.support.launchers import a_queued_scan
 
-PAGE = Path("docs/scan-states.md")
+PAGE = Path("docs/developers/scan-states.md")
 
 
 def test_the_table_of_the_documentation_is_true_and_complete() -> None:

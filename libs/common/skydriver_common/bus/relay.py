@@ -144,7 +144,9 @@ class Relay:
                     try:
                         await refuse_log_of_another_server(self._connection)
                     except LogOfAnotherServer:
-                        logger.error("relay.log_of_another_server", see="docs/limits.md: the log was restored from a dump")
+                        logger.error(
+                            "relay.log_of_another_server", see="docs/operators/limits.md: the log was restored from a dump"
+                        )
                         raise
             if self._is_active:
                 logger.info("relay.active")

@@ -2,7 +2,7 @@
 
 A migration and the mark that it was applied are one transaction. One that has a ``CONCURRENTLY`` step can't be: it is that one
 statement, begun anew when it was cut off. No step waits long for a lock, since everybody else waits behind it; what can't get its
-lock gives way and comes again. Rules for new migrations stand in ``docs/operations/migrations.md``.
+lock gives way and comes again. Rules for new migrations stand in ``docs/developers/database-and-migrations.md``.
 
 Marks lie in ``schema_migrations``. The release that used yoyo reads ``_yoyo_migration`` and refuses a database in which that table
 names a migration it does not know; so only the migrations of that time are marked there, and it goes on beside newer ones.

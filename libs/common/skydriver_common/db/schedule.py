@@ -1,7 +1,7 @@
 """Due work: timers and leases in Postgres, so that nothing that must happen later lives in a process's memory.
 
 There is one row per (kind, scan). The verbs, and what each does to a row that is free, claimed or expired, stand in
-``docs/due-work.md``. Two rules hold over all replicas, whatever their clocks show:
+``docs/developers/due-work.md``. Two rules hold over all replicas, whatever their clocks show:
 
 * ``put`` means: this has to be done by somebody who begins after now. A row that is claimed just now is due again after its claim.
 * Each claim has a token. ``finish`` and ``postpone`` have an effect only as long as the row is claimed under that token, so a holder

@@ -12,7 +12,7 @@ __all__ = ["LogOfAnotherServer", "refuse_log_of_another_server"]
 
 
 class LogOfAnotherServer(TryLater):
-    """Nothing may be written or published until operators have mended it: docs/limits.md says how."""
+    """Nothing may be written or published until operators have mended it: docs/operators/limits.md says how."""
 
     def __init__(self) -> None:
         super().__init__("the log was written on another database server: its order can't go on here", 2.0)

@@ -3,7 +3,7 @@
 One load, one write and one way to the disk for up to ``_MOST`` decisions. They are made one after the other on the states that
 those before them left, as if each had its own transaction. A decision that fails is left out. If the transaction itself fails,
 all of it fails, and its decisions are told to try again, each on its own for a while: so the one that is to blame shows itself.
-Where it is known which one failed, or that one was late, the others try again together. docs/group-commit.md has diagrams.
+Where it is known which one failed, or that one was late, the others try again together. docs/developers/group-commit.md has diagrams.
 """
 
 import asyncio

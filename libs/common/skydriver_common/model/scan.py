@@ -163,7 +163,7 @@ class Scan:
         """Whether the skymap that ends the scan is stored."""
         return self.result is not None and self.result.is_final
 
-    # The four properties that follow, and can_end of the dispatcher, as a truth table: docs/scan-states.md
+    # The four properties that follow, and can_end of the dispatcher, as a truth table: docs/developers/scan-states.md
 
     @property
     def is_waiting(self) -> bool:

@@ -135,7 +135,7 @@ class Metrics:
         self._clock.set(ahead_s)
 
     def command_handled(self, command: str, outcome: str, seconds: float) -> None:
-        """Count a command and its duration. outcome: as in docs/settlement.md."""
+        """Count a command and its duration. outcome: as in docs/developers/settlement.md."""
         self._commands.labels(command, outcome).inc()
         self._command_seconds.labels(command).observe(seconds)
 

@@ -1,4 +1,4 @@
--- What each statement does to a row that is free, claimed or expired stands in docs/due-work.md. Times are the database's
+-- What each statement does to a row that is free, claimed or expired stands in docs/developers/due-work.md. Times are the database's
 -- (clock_timestamp()); callers give lengths in seconds.
 
 -- name: put_all(kinds, scan_ids, afters, waiteds, priorities, notes)!
