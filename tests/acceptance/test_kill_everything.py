@@ -8,12 +8,13 @@ import signal
 import asyncpg
 import pytest
 
+from skydriver_common.model.ids import ScanId
 from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop
 from tests.acceptance.killing import identified, is_alive, kill_everything
 from tests.support.waiting import wait_until
 
 
-async def _log_of(database_url: str, scan_id: str) -> list[tuple[int, str]]:
+async def _log_of(database_url: str, scan_id: ScanId) -> list[tuple[int, str]]:
     connection = await asyncpg.connect(database_url)
     try:
         rows = await connection.fetch("SELECT version, type FROM event_log WHERE scan_id = $1 ORDER BY version", scan_id)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from skydriver_common.model.ids import ScanId
 from tests.acceptance.conftest import SHARED_EVENTS, Running, sample_event, scan_request
 from tests.support.waiting import wait_until
 
@@ -18,7 +19,7 @@ def _submit(system: Running, event: Any, **changes: Any) -> str:
     return str(response.json()["scan_id"])
 
 
-def _await_final(system: Running, scan_id: str) -> dict[str, Any]:
+def _await_final(system: Running, scan_id: ScanId) -> dict[str, Any]:
     wait_until(lambda: system.get(f"/scan/{scan_id}/status")["scan_complete"], SCAN_LIMIT_S, f"scan {scan_id} is complete")
     result: dict[str, Any] = system.get(f"/scan/{scan_id}/result")
     return result
@@ -26,7 +27,7 @@ def _await_final(system: Running, scan_id: str) -> dict[str, Any]:
 
 def test_a_sample_event_ends_in_a_final_skymap_of_the_whole_progression(system: Running) -> None:
     scan_id = _submit(system, sample_event())
-    result = _await_final(system, scan_id)
+    result = _await_final(system, ScanId(scan_id))
     assert result["is_final"]
     skymap = result["skyscan_result"]
     assert list(skymap) == ["nside-2", "nside-4"]
@@ -48,7 +49,7 @@ def test_a_real_event_of_each_generation_is_scanned_to_the_end(system: Running, 
         pytest.skip("the published events do not lie beside this checkout")
     event = json.loads(path.read_text())
     scan_id = _submit(system, path.read_text(), real_or_simulated_event="real")
-    assert _await_final(system, scan_id)["is_final"]
+    assert _await_final(system, ScanId(scan_id))["is_final"]
     assert system.get(f"/scan/{scan_id}/i3-event")["i3_event"] == event
 
 

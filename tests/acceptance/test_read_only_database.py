@@ -14,6 +14,7 @@ import asyncpg
 import requests
 
 from skydriver_common.bus import topology
+from skydriver_common.model.ids import ScanId
 from skydriver_scanner import protocol
 from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, ok, request_scan, token
@@ -117,7 +118,7 @@ async def test_a_database_that_turns_read_only_loses_nothing_and_makes_no_dead_l
         )
     for scan_id in (big, other, late_deleted):
 
-        def has_ended(scan_id: str = scan_id) -> bool:
+        def has_ended(scan_id: ScanId = ScanId(scan_id)) -> bool:
             is_gone = not (system.data_dir / "work" / scan_id / "scanner.pid.json").exists()
             has_workflow = system.get(f"/scan/{scan_id}/ewms/workflow-id")["requested_ewms_workflow"]
             return is_gone and bool(not has_workflow or system.get(f"/scan/{scan_id}/status")["ewms_deactivated"])

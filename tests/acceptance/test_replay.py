@@ -14,7 +14,7 @@ import asyncpg
 import requests
 
 from skydriver_common.model import events as ev
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_ops.eventlog.fold import VIEWS
 from tests.acceptance.conftest import Running, sample_event, scan_request, start, stop
 from tests.support.histories import a_request, a_store
@@ -153,7 +153,7 @@ def _read_id(line: bytes, shown: list[int]) -> None:
         shown.append(int(line[4:]))
 
 
-def _version(database_url: str, scan_id: str) -> int:
+def _version(database_url: str, scan_id: ScanId) -> int:
     async def work() -> int:
         connection = await asyncpg.connect(database_url)
         try:

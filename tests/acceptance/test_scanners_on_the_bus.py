@@ -23,7 +23,7 @@ SKYMAP_TEXT = b'{"nside-8":{"columns":["index","llh"],"data":[[0,1.5],[1,NaN],[2
 SKYMAP = {"nside-8": {"columns": ["index", "llh"], "data": [[0, 1.5], [1, float("nan")], [2, float("-inf")]]}}
 
 
-def settings(system: Running, scan_id: str, folder: Path) -> SessionSettings:
+def settings(system: Running, scan_id: ScanId, folder: Path) -> SessionSettings:
     """As the launcher would tell it."""
     signer = TokenSigner.from_file(system.data_dir / "keys" / "key.pem", issuer="skydriver-local", audience="skydriver")
     token = signer.scan_token(ScanId(scan_id), datetime.now(UTC) + timedelta(hours=1))
@@ -35,12 +35,12 @@ def settings(system: Running, scan_id: str, folder: Path) -> SessionSettings:
 
 
 @contextmanager
-def session(system: Running, scan_id: str, folder: Path) -> Iterator[ScannerSession]:
+def session(system: Running, scan_id: ScanId, folder: Path) -> Iterator[ScannerSession]:
     with ScannerSession(settings(system, scan_id, folder)) as opened:
         yield opened
 
 
-def reported(system: Running, scan_id: str, type_: str) -> list[dict[str, Any]]:
+def reported(system: Running, scan_id: ScanId, type_: str) -> list[dict[str, Any]]:
     """The data of this scan's events of a type."""
     events = system.get(f"/scan/{scan_id}/events?limit=1000")["events"]
     return [event["data"] for event in events if event["type"] == type_]
@@ -97,7 +97,7 @@ def test_a_report_over_the_bus_that_comes_after_a_newer_one_over_rest_is_passed_
 
 
 def test_a_deletion_reaches_the_scanner_over_the_bus(quiet_system: Running, tmp_path: Path) -> None:
-    async def delete(scan_id: str) -> None:
+    async def delete(scan_id: ScanId) -> None:
         heard: asyncio.Queue[Stop] = asyncio.Queue()
         async with AsyncScannerSession(settings(quiet_system, scan_id, tmp_path)) as scanner:
             scanner.on_stop(heard.put)
@@ -112,7 +112,7 @@ def test_a_deletion_reaches_the_scanner_over_the_bus(quiet_system: Running, tmp_
 
 
 def test_the_end_of_its_workflow_reaches_the_scanner_over_the_bus(system: Running, tmp_path: Path) -> None:
-    async def listen(scan_id: str) -> None:
+    async def listen(scan_id: ScanId) -> None:
         heard: asyncio.Queue[Stop] = asyncio.Queue()
         async with AsyncScannerSession(settings(system, scan_id, tmp_path)) as scanner:
             scanner.on_stop(heard.put_nowait)

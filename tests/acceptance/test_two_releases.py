@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from skydriver_cli.embedded.ports import choose
+from skydriver_common.model.ids import ScanId
 from tests.acceptance.conftest import UP_LIMIT_S, Running, sample_event, scan_request, start, stop
 from tests.support import previous_release
 from tests.support.waiting import wait_until
@@ -50,7 +51,7 @@ def _beside(system: Running, python: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{ports['http']}"
 
 
-def _is_complete(system: Running, scan_id: str) -> bool:
+def _is_complete(system: Running, scan_id: ScanId) -> bool:
     return bool(system.get(f"/scan/{scan_id}/status")["scan_complete"])
 
 
@@ -116,7 +117,7 @@ def _all_end(system: Running, load: _Load) -> None:
     load.join(timeout=180)
     assert not load.is_alive()
     for scan_id in set(load.scans) - set(load.deleted):
-        wait_until(partial(_is_complete, system, scan_id), 240, f"{scan_id} is complete")
+        wait_until(partial(_is_complete, system, ScanId(scan_id)), 240, f"{scan_id} is complete")
 
 
 @pytest.mark.timeout(900)

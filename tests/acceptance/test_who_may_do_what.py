@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from skydriver_api.http.app import ROUTES
 from skydriver_api.http.route import Route
 from skydriver_common.auth import Role
+from skydriver_common.model.ids import ScanId
 from tests.acceptance.conftest import Running
 from tests.acceptance.gateways import another_gateway
 from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, USER_ROLE, request_scan, token, with_token
@@ -37,7 +38,7 @@ def _name(route: Route) -> str:
     return f"{route.method} {route.path.replace('{scan_id:[A-Za-z0-9_]+}', 'ID')}"
 
 
-def _path(route: Route, scan_id: str = UNKNOWN) -> str:
+def _path(route: Route, scan_id: ScanId = ScanId(UNKNOWN)) -> str:
     return route.path.replace("{scan_id:[A-Za-z0-9_]+}", scan_id)
 
 
@@ -128,4 +129,4 @@ def test_everybody_may_read_how_to_use_it(quiet_system: Running) -> None:
     document = with_token(quiet_system, None, "GET", "/openapi.json").json()
     assert document["info"]["title"] == "SkyDriver REST API"
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert described == {(route.method, _path(route, "{scan_id}")) for route in ROUTES}
+    assert described == {(route.method, _path(route, ScanId("{scan_id}"))) for route in ROUTES}

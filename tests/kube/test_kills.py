@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from skydriver_common.model.ids import ScanId
 from tests.support.kube.api import Api, ApiError, eventually
 from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.installation import SCAN_ID_LABEL, Installation, request
@@ -96,7 +97,7 @@ class _Run:
             raise OSError(f"POST /scan: {status} {answer}")
         return str(answer["scan_id"])
 
-    async def _delete(self, scan_id: str, after_s: float) -> None:
+    async def _delete(self, scan_id: ScanId, after_s: float) -> None:
         await pause(after_s)
         self.deleted.add(scan_id)
 
@@ -198,7 +199,7 @@ class _Run:
         async def none_left() -> bool:
             for scan_id in self.scans:
                 if self.ends.get(scan_id) not in ("complete", "deleted"):
-                    self.ends[scan_id] = await self._end_of(scan_id)
+                    self.ends[scan_id] = await self._end_of(ScanId(scan_id))
             return all(end in ("complete", "deleted") for end in self.ends.values())
 
         try:
@@ -207,7 +208,7 @@ class _Run:
             left = {scan_id: end for scan_id, end in self.ends.items() if end not in ("complete", "deleted")}
             raise AssertionError(f"{error}: {left}") from error
 
-    async def _end_of(self, scan_id: str) -> str:
+    async def _end_of(self, scan_id: ScanId) -> str:
         kinds: list[str] = []
         for _ in range(10):
             events = await self.system.events(scan_id)
@@ -241,7 +242,7 @@ class _Run:
         try:
             await eventually(nothing_left_over, "nothing is left over", limit_s=90, every_s=1.0)
         except AssertionError as error:
-            told = [await self._story(what, scan_id) for what, scan_id in self.orphans]
+            told = [await self._story(what, ScanId(scan_id)) for what, scan_id in self.orphans]
             raise AssertionError("\n".join([str(error), *told])) from error
         print(
             f"{len(self.scans)} scans, {len(self.pods)} pods, {len(self.deleted)} deleted, {len(self.taken)} taken away; "
@@ -268,13 +269,13 @@ class _Run:
                 found.append(("a Secret without its Job", secret["metadata"]["labels"][SCAN_ID_LABEL]))
         return found
 
-    async def _is_over(self, scan_id: str) -> bool:
+    async def _is_over(self, scan_id: ScanId) -> bool:
         events = await self.system.events(scan_id)
         kinds = {event["type"] for event in events}
         has_result = any(event["type"] == "scan.result-received" and event["data"]["is_final"] for event in events)
         return "scan.deleted" not in kinds and (has_result or "scan.scanner-failed" in kinds)
 
-    async def _story(self, what: str, scan_id: str) -> str:
+    async def _story(self, what: str, scan_id: ScanId) -> str:
         """All that is known of a scan of which something is left."""
         lines = [f"{what}: {scan_id}{' (deleted by us)' if scan_id in self.deleted else ''}"]
         _, manifest = await self.system.call("GET", f"/scan/{scan_id}/manifest?include_deleted=true&no_redirect=true")

@@ -15,6 +15,7 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 
 from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes import names
+from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.launcher_events import PendingEvents
@@ -108,13 +109,13 @@ async def _all_that_the_dispatcher_does(plane: ControlPlane, api: Api, client: A
 
 async def _all_that_the_bridge_does(api: Api, client: ApiClient, namespace: str) -> None:
     """Put both keys into a scan's Secret, and take them away."""
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": names.secret_name("1")}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": names.secret_name(ScanId("1"))}}
     await api.create(secret, namespace=namespace)
     profiles = ProfileSecrets(client, namespace=namespace)
     with suppress(TryLater):
-        await profiles.put_upload("1", StartupUpload(method="PUT", url="https://store/object"))
-        await profiles.put_profile("1", {"toclient": {}})
-        await profiles.remove("1")
+        await profiles.put_upload(ScanId("1"), StartupUpload(method="PUT", url="https://store/object"))
+        await profiles.put_profile(ScanId("1"), {"toclient": {}})
+        await profiles.remove(ScanId("1"))
 
 
 async def _exercise(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from skydriver_common.kubernetes.client import open_client
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.adapters.profile_secrets import ProfileSecrets
 from skydriver_ewms_bridge.ewms_types import StartupUpload
 from tests.support.kube.api import Api, ApiError, eventually
@@ -16,7 +17,7 @@ from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.installation import Installation
 from tests.support.kube.rights import grant
 
-Act = Callable[[Installation, str], Awaitable[None]]
+Act = Callable[[Installation, ScanId], Awaitable[None]]
 
 
 async def test_from_the_request_to_the_result(installation: Installation) -> None:
@@ -45,24 +46,24 @@ async def test_from_the_request_to_the_result(installation: Installation) -> Non
     await eventually(lambda: installation.gone(scan_id), "Job, pod and Secret are gone")
 
 
-async def _delete_job(installation: Installation, scan_id: str) -> None:
+async def _delete_job(installation: Installation, scan_id: ScanId) -> None:
     await installation.running_pod(scan_id)
     await installation.api.delete("Job", installation.namespace, f"skyscan-{scan_id}", propagationPolicy="Background")
 
 
-async def _delete_pod(installation: Installation, scan_id: str) -> None:
+async def _delete_pod(installation: Installation, scan_id: ScanId) -> None:
     name = await installation.running_pod(scan_id)
     await installation.api.delete("Pod", installation.namespace, name)
 
 
 def _ends(**annotations: str) -> Act:
-    async def act(installation: Installation, scan_id: str) -> None:
+    async def act(installation: Installation, scan_id: ScanId) -> None:
         await installation.give_end(scan_id, **annotations)
 
     return act
 
 
-async def _crash_loop(installation: Installation, scan_id: str) -> None:
+async def _crash_loop(installation: Installation, scan_id: ScanId) -> None:
     name = await installation.running_pod(scan_id)
     pod = await installation.api.get("Pod", installation.namespace, name)
     assert pod is not None

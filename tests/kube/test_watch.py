@@ -1,5 +1,6 @@
 """What happens while the API server, or the dispatcher, is away is seen afterwards."""
 
+from skydriver_common.model.ids import ScanId
 from tests.support.kube.api import spec_of
 from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.installation import Installation
@@ -56,7 +57,7 @@ async def test_what_happened_while_no_dispatcher_lived_is_put_right_by_the_next(
         new = (await installation.event(scan_id, "scan.replaced"))["by_scan_id"]
         await installation.running_pod(new)
     # it is stopped when it has been unknown for ten minutes: the database may be the one that is wrong
-    assert not await installation.gone(stranger)
+    assert not await installation.gone(ScanId(stranger))
     kinds = [event["type"] for event in await installation.events(kept)]
     assert "scan.scanner-lost" not in kinds
     await installation.running_pod(kept)

@@ -19,7 +19,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge import due
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
@@ -76,14 +76,14 @@ class Bridge:
     uows: dict[str, UnitOfWork] = field(default_factory=dict)
     faults: list[Exception] = field(default_factory=list)
 
-    async def launched_scan(self, *, priority: int = 0, **request: Any) -> str:
+    async def launched_scan(self, *, priority: int = 0, **request: Any) -> ScanId:
         """A new scan whose scanner server runs; the bridge has been told."""
         scan_id = await self.new_scan(priority=priority, **request)
         await self.append("dispatcher", scan_id, ev.ScanLaunched(launcher="local", job=scan_id))
         await self.usecases.scan_launched(scan_id)
         return scan_id
 
-    async def new_scan(self, **changes: Any) -> str:
+    async def new_scan(self, **changes: Any) -> ScanId:
         """A new scan on the backlog."""
         scan_id = new_scan_id()
         request = {
@@ -98,30 +98,30 @@ class Bridge:
         await self.append("dispatcher", scan_id, event)
         return scan_id
 
-    async def append(self, writer: str, scan_id: str, *events: ev.Event) -> Scan:
+    async def append(self, writer: str, scan_id: ScanId, *events: ev.Event) -> Scan:
         """Let another service have its say."""
         async with self.uows[writer].on_scans(a_context(), [scan_id]) as tx:
             scan = tx.append(scan_id, events)
         assert scan is not None
         return scan
 
-    async def deleted(self, scan_id: str) -> None:
+    async def deleted(self, scan_id: ScanId) -> None:
         """The scan is deleted; the bridge has been told."""
         scan = await self.append("dispatcher", scan_id, ev.ScanDeleted())
         await self.usecases.scan_ends(scan_id, since=_moment(scan.last_updated))
 
-    async def complete(self, scan_id: str) -> None:
+    async def complete(self, scan_id: ScanId) -> None:
         """The scan has its final result; the bridge has been told."""
         scan = await self.append("progress", scan_id, ev.ResultReceived(digest="sha256:1", size_bytes=1, is_final=True))
         await self.usecases.scan_ends(scan_id, since=_moment(scan.last_updated))
 
-    async def scan(self, scan_id: str) -> Scan:
+    async def scan(self, scan_id: ScanId) -> Scan:
         """The scan as it is now."""
         scan = await self.usecases.scan(scan_id)
         assert scan is not None
         return scan
 
-    async def types(self, scan_id: str) -> list[str]:
+    async def types(self, scan_id: ScanId) -> list[str]:
         """The types of the bridge's events in the scan's log."""
         rows = await self.pool.fetch("SELECT type FROM event_log WHERE scan_id = $1 ORDER BY version", scan_id)
         return [row["type"] for row in rows if row["type"] in ev.EVENT_OWNERS["ewms_bridge"]]
@@ -169,7 +169,7 @@ class Bridge:
         """The scans that have work of this kind, due or not."""
         return [row["scan_id"] for row in await self.pool.fetch("SELECT scan_id FROM due_work WHERE kind = $1", kind)]
 
-    async def running(self) -> str:
+    async def running(self) -> ScanId:
         """A scan with a live workflow and active queues."""
         scan_id = await self.launched_scan()
         await self.work(due.ASSIGN)
@@ -179,7 +179,7 @@ class Bridge:
         await self.work(due.QUEUES)
         return scan_id
 
-    def handed_over(self, scan_id: str) -> dict[str, Any]:
+    def handed_over(self, scan_id: ScanId) -> dict[str, Any]:
         """The files in the scan's folder, by name."""
         folder = self.work_dir / scan_id
         return {path.name: orjson.loads(path.read_bytes()) for path in folder.iterdir()} if folder.exists() else {}

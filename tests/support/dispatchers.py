@@ -13,7 +13,7 @@ from skydriver_common.log.read import history
 from skydriver_common.log.stored_state import scan_of_row
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import DeleteScan, RequestScan
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.loops import Step
@@ -51,7 +51,7 @@ class Dispatcher:
     leadership: Leadership
     watch: ClusterWatch
 
-    async def request(self, **request: Any) -> str:
+    async def request(self, **request: Any) -> ScanId:
         """Ask for a scan as a user does; its id."""
         scan_id = new_scan_id()
         body = a_request(scan_id, **NEEDED | request).request
@@ -59,11 +59,11 @@ class Dispatcher:
         await self.usecases.request_scan(RequestScan(scan_id=scan_id, request=body, event_digest=digest), a_context())
         return scan_id
 
-    async def delete(self, scan_id: str) -> None:
+    async def delete(self, scan_id: ScanId) -> None:
         """Delete a scan as a user does."""
         await self.usecases.delete_scan(DeleteScan(scan_id=scan_id), a_context())
 
-    async def launched(self, **request: Any) -> str:
+    async def launched(self, **request: Any) -> ScanId:
         """A scan that was started."""
         scan_id = await self.request(**{"priority": 100, **request})
         await self.settle_down()
@@ -86,21 +86,21 @@ class Dispatcher:
         )
         await self.settle_down()
 
-    async def scan(self, scan_id: str) -> Scan:
+    async def scan(self, scan_id: ScanId) -> Scan:
         """The scan as it is."""
         row = await self.store.pool.fetchrow("SELECT scan_id, version, body, rest FROM manifests WHERE scan_id = $1", scan_id)
         assert row is not None
         return scan_of_row(row)
 
-    async def codes(self, scan_id: str) -> list[str]:
+    async def codes(self, scan_id: ScanId) -> list[str]:
         """The codes of its problems, as its status shows them."""
         return [problem["code"] for problem in problems_of(await self.scan(scan_id))]
 
-    async def events(self, scan_id: str) -> list[ev.Event]:
+    async def events(self, scan_id: ScanId) -> list[ev.Event]:
         """What happened to it."""
         return [logged.event async for logged in history(self.store.pool, scan_id)]
 
-    def has_job(self, scan_id: str) -> bool:
+    def has_job(self, scan_id: ScanId) -> bool:
         """Whether there is a Job or a Secret of this scan."""
         name = f"skyscan-{scan_id}"
         return any((kind, NAMESPACE, name) in self.cluster.objects for kind in ("jobs", "secrets"))

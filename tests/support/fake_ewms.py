@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, QueueProfile, TaskDirective, Taskforce, Workflow, WorkflowSpec
 from skydriver_ewms_bridge.ports import NotFound, OnUnreadable, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
 
@@ -75,7 +76,7 @@ class FakeEwms:
     async def ping(self) -> None:
         self._strike("ping")
 
-    async def find_workflows_of(self, scan_id: str, since: float) -> tuple[Workflow, ...]:
+    async def find_workflows_of(self, scan_id: ScanId, since: float) -> tuple[Workflow, ...]:
         self._strike("find")
         return tuple(w for w in self.workflows.values() if self._scan_of(w) == scan_id and w.timestamp >= since)
 

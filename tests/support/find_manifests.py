@@ -9,6 +9,7 @@ import orjson
 
 from skydriver_api.find.search import FindQuery, Limits, find_query, stream
 from skydriver_common.db.pool import Pool, open_pool
+from skydriver_common.model.ids import ScanId
 
 _INSERT = """
     INSERT INTO manifests (scan_id, version, head_hash, body, rest, is_deleted, event_digest, priority, state, launch_state,
@@ -18,9 +19,9 @@ _INSERT = """
 """
 
 
-def scan_id(number: int) -> str:
+def scan_id(number: int) -> ScanId:
     """The id of the n-th scan; they sort by number."""
-    return f"{0x19500000000 + number:011x}x4{number:019x}"
+    return ScanId(f"{0x19500000000 + number:011x}x4{number:019x}")
 
 
 def a_manifest(number: int = 1, **changes: Any) -> dict[str, Any]:

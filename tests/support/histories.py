@@ -15,7 +15,7 @@ from skydriver_common.log import system_chain
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.scan import Scan
 
 
@@ -25,7 +25,7 @@ def a_context(command_id: str | None = None, **changes: Any) -> Context:
     return Context(command_id=command_id or uuid.uuid4().hex, **values)
 
 
-def a_request(scan_id: str, **changes: Any) -> ev.ScanRequested:
+def a_request(scan_id: ScanId, **changes: Any) -> ev.ScanRequested:
     """The first event of a scan."""
     request = {
         "docker_tag": "4.1.2", "reco_algo": "dummy", "nsides": {"8": 0}, "request_clusters": [["osg", 1]], "priority": 0,
@@ -53,20 +53,20 @@ class Store:
     bell: Notifier
     uows: dict[str, UnitOfWork]
 
-    async def append(self, writer: str, scan_id: str, *events: ev.Event, context: Context | None = None) -> Scan:
+    async def append(self, writer: str, scan_id: ScanId, *events: ev.Event, context: Context | None = None) -> Scan:
         """Append as a service would."""
         async with self.uows[writer].on_scans(context or a_context(), [scan_id]) as tx:
             scan = tx.append(scan_id, events)
         assert scan is not None
         return scan
 
-    async def a_scan(self, **request: Any) -> str:
+    async def a_scan(self, **request: Any) -> ScanId:
         """A scan on the backlog."""
         scan_id = new_scan_id()
         await self.append("dispatcher", scan_id, a_request(scan_id, **request))
         return scan_id
 
-    async def a_finished_scan(self) -> str:
+    async def a_finished_scan(self) -> ScanId:
         """A scan with a bit of everything."""
         scan_id = await self.a_scan()
         await self.append("dispatcher", scan_id, ev.LaunchAttempted(attempt=1), ev.ScanLaunched(launcher="local", job="j"))

@@ -23,6 +23,7 @@ from aiohttp import web
 from kubernetes_asyncio.client import ApiClient
 
 from skydriver_common.kubernetes.client import open_client
+from skydriver_common.model.ids import ScanId
 from tests.support.waiting import pause
 
 NAMESPACE = "scans"
@@ -114,7 +115,7 @@ class Cluster(kmock.RawHandler):
             if any(owner["uid"] == uid for owner in owned["metadata"].get("ownerReferences") or ()):
                 await self.remove(other[0], other[2], other[1])
 
-    async def run_pod(self, scan_id: str, **status: Any) -> dict[str, Any]:
+    async def run_pod(self, scan_id: ScanId, **status: Any) -> dict[str, Any]:
         """Give the scan's Job a pod with this status, or its pod a new one."""
         job = self.objects["jobs", NAMESPACE, f"skyscan-{scan_id}"]
         name = f"skyscan-{scan_id}-abcde"

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from skydriver_common.model.ids import ScanId
+
 SCHEDULED = {"type": "PodScheduled", "status": "True"}
 
 
@@ -13,17 +15,17 @@ def unschedulable(message: str = "0/3 nodes are available: 3 Insufficient memory
     }
 
 
-def waiting(scan_id: str, reason: str = "PodInitializing", message: str = "") -> dict[str, Any]:
+def waiting(scan_id: ScanId, reason: str = "PodInitializing", message: str = "") -> dict[str, Any]:
     """On a node, the scanner container not started."""
     return _with(scan_id, "Pending", {"waiting": {"reason": reason, "message": message}})
 
 
-def running(scan_id: str) -> dict[str, Any]:
+def running(scan_id: ScanId) -> dict[str, Any]:
     """The scanner runs."""
     return _with(scan_id, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}})
 
 
-def terminated(scan_id: str, exit_code: int, reason: str = "Error", message: str = "", **more: Any) -> dict[str, Any]:
+def terminated(scan_id: ScanId, exit_code: int, reason: str = "Error", message: str = "", **more: Any) -> dict[str, Any]:
     """The scanner container has ended."""
     phase = "Succeeded" if exit_code == 0 else "Failed"
     state = {"terminated": {"exitCode": exit_code, "reason": "Completed" if exit_code == 0 else reason, "message": message}}
@@ -40,7 +42,7 @@ def evicted() -> dict[str, Any]:
     }
 
 
-def lost_node(scan_id: str) -> dict[str, Any]:
+def lost_node(scan_id: ScanId) -> dict[str, Any]:
     """The node is gone, the pod is to be deleted (its metadata say so, too)."""
     status = running(scan_id)
     status["conditions"].append(
@@ -52,7 +54,7 @@ def lost_node(scan_id: str) -> dict[str, Any]:
     return status
 
 
-def _with(scan_id: str, phase: str, state: dict[str, Any]) -> dict[str, Any]:
+def _with(scan_id: ScanId, phase: str, state: dict[str, Any]) -> dict[str, Any]:
     return {
         "phase": phase,
         "conditions": [SCHEDULED],

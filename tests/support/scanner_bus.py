@@ -81,12 +81,12 @@ class ScannerBus:
     store: Store
     tokens: dict[str, str] = field(default_factory=dict)
 
-    def token(self, scan_id: str, *, life: timedelta = timedelta(hours=1)) -> str:
+    def token(self, scan_id: ScanId, *, life: timedelta = timedelta(hours=1)) -> str:
         """A token for this scan."""
         return self.signer.scan_token(ScanId(scan_id), datetime.now(UTC) + life)
 
     async def send(
-        self, kind: str, scan_id: str, content: Mapping[str, Any], *, sequence: int, producer: str = "p1",
+        self, kind: str, scan_id: ScanId, content: Mapping[str, Any], *, sequence: int, producer: str = "p1",
         encoding: str = protocol.NONE, token: str | None = None, **changes: Any,
     ) -> None:  # fmt: skip
         """One message. changes: of what is published (body, headers, routing_key)."""
@@ -107,14 +107,14 @@ class ScannerBus:
         )  # fmt: skip
         await self.exchange.publish(message, changes.get("routing_key", packed.routing_key))
 
-    async def scan(self, scan_id: str) -> Scan:
+    async def scan(self, scan_id: ScanId) -> Scan:
         """The scan as it stands."""
         async with self.store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
             scan = tx.scan(scan_id)
         assert scan is not None
         return scan
 
-    async def until(self, scan_id: str, condition: Callable[[Scan], bool], *, limit_s: float = 60.0) -> Scan:
+    async def until(self, scan_id: ScanId, condition: Callable[[Scan], bool], *, limit_s: float = 60.0) -> Scan:
         """Wait until the scan is so."""
 
         async def is_so() -> Scan:

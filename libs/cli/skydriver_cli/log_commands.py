@@ -21,6 +21,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.read import LoggedEvent, history
 from skydriver_common.log.state_at import state_at
 from skydriver_common.model.event_codec import UnknownEvent
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import HistoryBroken, Scan
 from skydriver_ops.bus.queue_stats import QueueStats, depths
 from skydriver_ops.eventlog import describe, selection
@@ -135,7 +136,7 @@ def history_(
         async with database(database_url, data_dir) as connection:
             while True:
                 before = version
-                async for logged in history(connection, scan_id, after=version):
+                async for logged in history(connection, ScanId(scan_id), after=version):
                     version = logged.version
                     show_event(logged, as_json, with_scan=False)
                 if version == before:
@@ -162,7 +163,7 @@ def state(
 
     async def work() -> tuple[Scan | None, bool]:
         async with database(database_url, data_dir) as connection:
-            found = await state_at(connection, scan_id, version=version, moment=when)
+            found = await state_at(connection, ScanId(scan_id), version=version, moment=when)
             return found, found is not None and await describe.is_progress_compacted(connection, found)
 
     try:
@@ -202,7 +203,9 @@ def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) ->
 
 def _selection(scan: str | None, types: Sequence[str] | None, since: str | None) -> Selection:
     return Selection(
-        scan_id=scan, types=tuple(types) if types else None, since=parse_time(since, "--since") if since is not None else None
+        scan_id=None if scan is None else ScanId(scan),
+        types=tuple(types) if types else None,
+        since=parse_time(since, "--since") if since is not None else None,
     )
 
 

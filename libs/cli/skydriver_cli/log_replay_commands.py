@@ -15,6 +15,7 @@ from skydriver_cli.log_proof_commands import progress
 from skydriver_cli.output import print_json
 from skydriver_common.db.pool import Connection
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_ops.bus.replay import RateLimiter, Target, TargetNotFound, target
 from skydriver_ops.eventlog import selection
 from skydriver_ops.eventlog.selection import START, ChainedEvent, Cursor, Selection
@@ -61,7 +62,8 @@ def replay(
     Example: skydriver log replay --since 2026-11-01 --until 2026-12-01 --to audit --rate 500/s
     """
     chosen = Selection(
-        scan_id=scan, types=tuple(type_) if type_ else None, since=None if since is None else parse_time(since, "--since"),
+        scan_id=None if scan is None else ScanId(scan),
+        types=tuple(type_) if type_ else None, since=None if since is None else parse_time(since, "--since"),
         until=None if until is None else parse_time(until, "--until"),
     )  # fmt: skip
     pace = RateLimiter(_per_second(rate))

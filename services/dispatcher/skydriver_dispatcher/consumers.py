@@ -9,6 +9,7 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import current_context
 from skydriver_common.model.commands import DeleteScan, RequestScan, RescanScan
 from skydriver_common.model.events import WorkflowDeactivated, WorkflowRefused
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Reply
 from skydriver_dispatcher.usecases import UseCases, context_of_loop
 
@@ -17,7 +18,7 @@ from skydriver_dispatcher.usecases import UseCases, context_of_loop
 class WorkflowEnd:
     """What the dispatcher reads of an event on the bus."""
 
-    scan_id: str
+    scan_id: ScanId
 
 
 def register(broker: RabbitBroker, usecases: UseCases) -> None:

@@ -37,7 +37,7 @@ SMALL_DIVERGENCE, DOUBTFUL_SHARE = 3, 0.5
 of ours."""
 
 
-def unknown(scan_id: str) -> Rejection:
+def unknown(scan_id: ScanId) -> Rejection:
     """No such scan."""
     return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
 
@@ -216,7 +216,7 @@ def has_reconstructed(progress: dict[str, Any] | None) -> bool:
 
 
 def _requested(
-    request: dict[str, Any], request_scan_id: str, digest: str, classifiers: dict[str, Any], now: float
+    request: dict[str, Any], request_scan_id: ScanId, digest: str, classifiers: dict[str, Any], now: float
 ) -> ScanRequested:
     return ScanRequested(
         requested_at=now,

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import structlog
 
+from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher.decide import Divergence, judge_divergence
 
 logger = structlog.get_logger(__name__)
@@ -38,11 +39,11 @@ class DivergenceGuard:
         self._clock = clock
         self._since: float | None = None
         self._doubtful_since: float | None = None
-        self._steady: frozenset[str] = frozenset()
+        self._steady: frozenset[ScanId] = frozenset()
         self.number = 0
         """How many scans are in doubt."""
 
-    def believed(self, scan_ids: Set[str], of: int) -> frozenset[str]:
+    def believed(self, scan_ids: Set[ScanId], of: int) -> frozenset[ScanId]:
         """Return those of the scans that differ now, among so many, that may be acted on."""
         found = frozenset(scan_ids)
         divergence = Divergence.SMALL if self._limit_s == 0 else judge_divergence(len(found), of)

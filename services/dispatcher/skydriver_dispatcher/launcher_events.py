@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
 
 MAX_TRIES = 5
@@ -27,8 +28,8 @@ class PendingEvents:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._news: dict[str, ScannerExit | ScannerStatus] = {}
-        self._delayed: dict[str, _Delayed] = {}
+        self._news: dict[ScanId, ScannerExit | ScannerStatus] = {}
+        self._delayed: dict[ScanId, _Delayed] = {}
         self._has_room = False
         self._taken: tuple[LauncherEvent, int] | None = None
         self._wake: list[Callable[[], None]] = []
@@ -74,7 +75,7 @@ class PendingEvents:
         due_at = min((delayed.due_at for delayed in self._delayed.values()), default=None)
         return None if due_at is None else max(0.0, due_at - self._clock())
 
-    def ends(self) -> set[str]:
+    def ends(self) -> set[ScanId]:
         """Scans whose end is known and not yet handled, the one in hand included."""
         taken = [self._taken[0]] if self._taken else []
         every = (*self._news.values(), *(delayed.news for delayed in self._delayed.values()), *taken)
@@ -103,7 +104,7 @@ class PendingEvents:
             return None, 0
         return self._news.pop(next(iter(self._news))), 0
 
-    def _has_end(self, scan_id: str) -> bool:
+    def _has_end(self, scan_id: ScanId) -> bool:
         delayed = self._delayed.get(scan_id)
         return isinstance(self._news.get(scan_id), ScannerExit) or (
             delayed is not None and isinstance(delayed.news, ScannerExit)

@@ -12,6 +12,7 @@ from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.priorities import URGENT_PRIORITY
 from skydriver_common.runtime.loops import Step, retry_for
 from skydriver_dispatcher import store
@@ -104,7 +105,7 @@ class Launching:
         await self._schedule.finish(work)
         return True
 
-    async def _is_over(self, scan_id: str) -> bool:
+    async def _is_over(self, scan_id: ScanId) -> bool:
         """Whether no scanner server may be left of it; nor of a scan that nobody knows."""
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, str(uuid.uuid4())), [scan_id]) as tx:
             scan = tx.scan(scan_id)

@@ -65,7 +65,7 @@ class _Tokens:
     def __init__(self, signer: TokenSigner) -> None:
         self._signer = signer
 
-    def __call__(self, scan_id: str) -> str:
+    def __call__(self, scan_id: ScanId) -> str:
         return self._signer.scan_token(ScanId(scan_id), datetime.now(UTC) + timedelta(seconds=TOKEN_LIFE_S))
 
 

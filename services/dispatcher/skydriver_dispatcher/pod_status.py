@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from skydriver_common.kubernetes import names, quota
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
@@ -48,9 +49,9 @@ class JobEnd:
     message: str
 
 
-def scan_id_of(item: dict[str, Any]) -> str | None:
+def scan_id_of(item: dict[str, Any]) -> ScanId | None:
     """The scan that an object of ours belongs to."""
-    label: str | None = (item["metadata"].get("labels") or {}).get(names.SCAN_ID_LABEL)
+    label: ScanId | None = (item["metadata"].get("labels") or {}).get(names.SCAN_ID_LABEL)
     return label
 
 
@@ -71,7 +72,7 @@ def is_finished(job: dict[str, Any]) -> bool:
     return job_end(job) is not None
 
 
-def exit_of_job(scan_id: str, end: JobEnd) -> ScannerExit:
+def exit_of_job(scan_id: ScanId, end: JobEnd) -> ScannerExit:
     """The end of a scanner server of which only the Job is known: its pod is gone."""
     if end.is_success:
         return ScannerExit(scan_id=scan_id, exit_code=0, log_tail="")
@@ -102,7 +103,7 @@ def has_pod(job: dict[str, Any]) -> bool:
     return any(status.get(count) for count in ("active", "succeeded", "failed"))
 
 
-def refused_pod(scan_id: str, message: str) -> ScannerStatus:
+def refused_pod(scan_id: ScanId, message: str) -> ScannerStatus:
     """The cluster can't make the Job's pod; it tries again by itself. message: its words."""
     if quota.is_quota_exceeded(message) or quota.is_quota_unknown(message):
         code, what = ProblemCode.SCANNER_POD_WITHOUT_QUOTA, "the cluster does not take the scanner server's pod"
@@ -140,7 +141,7 @@ def event_of_pod(pod: dict[str, Any]) -> ScannerExit | ScannerStatus | None:
     return end if end is not None else _stage(scan_id, status, scanner, upload)
 
 
-def _containers(status: dict[str, Any], scan_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _containers(status: dict[str, Any], scan_id: ScanId) -> tuple[dict[str, Any], dict[str, Any]]:
     """The statuses of scanner and upload, empty when there are none yet."""
     scanner = next(_named(status.get("containerStatuses"), names.scanner_container(scan_id)), {})
     upload = next(_named(status.get("initContainerStatuses"), names.upload_container(scan_id)), {})
@@ -151,7 +152,7 @@ def _named(statuses: list[dict[str, Any]] | None, name: str) -> Iterator[dict[st
     return (each for each in statuses or () if each.get("name") == name)
 
 
-def _end(scan_id: str, pod: dict[str, Any], status: dict[str, Any], scanner: dict[str, Any]) -> ScannerExit | None:
+def _end(scan_id: ScanId, pod: dict[str, Any], status: dict[str, Any], scanner: dict[str, Any]) -> ScannerExit | None:
     terminated = (scanner.get("state") or {}).get("terminated")
     disruption = _condition(status, "DisruptionTarget")
     reason, phase = status.get("reason") or "", status.get("phase")
@@ -184,7 +185,7 @@ def _end(scan_id: str, pod: dict[str, Any], status: dict[str, Any], scanner: dic
     return ScannerExit(scan_id=scan_id, exit_code=exit_code, log_tail=tail, cause=cause, was_taken=was_taken)
 
 
-def _stage(scan_id: str, status: dict[str, Any], scanner: dict[str, Any], upload: dict[str, Any]) -> ScannerStatus:
+def _stage(scan_id: ScanId, status: dict[str, Any], scanner: dict[str, Any], upload: dict[str, Any]) -> ScannerStatus:
     for container, words in ((scanner, "the scanner's image"), (upload, "the image of the upload")):
         waiting = (container.get("state") or {}).get("waiting") or {}
         why = waiting.get("reason") or ""

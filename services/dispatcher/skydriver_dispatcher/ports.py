@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.stages import ScannerStage
 
@@ -34,7 +35,7 @@ class ScannerExit:
     the exit code. was_taken: something from outside ended it, so that another try can do better.
     """
 
-    scan_id: str
+    scan_id: ScanId
     exit_code: int | None
     log_tail: str
     cause: str = ""
@@ -48,7 +49,7 @@ class ScannerStatus:
     code: a ``ProblemCode``; text: what holds it up. Both are empty while nothing does.
     """
 
-    scan_id: str
+    scan_id: ScanId
     stage: ScannerStage
     code: str = ""
     text: str = ""
@@ -74,13 +75,13 @@ class Launcher(Protocol):
     async def launch(self, scan: Scan) -> str:
         """Start the scan's scanner server and return the job's name. Raises TryLater (NoRoom), LaunchRefused."""
 
-    async def stop(self, scan_id: str) -> None:
+    async def stop(self, scan_id: ScanId) -> None:
         """End the scan's scanner server, if there is one. Raises TryLater."""
 
-    async def running_scans(self) -> dict[str, bool]:
+    async def running_scans(self) -> dict[ScanId, bool]:
         """Scans that have a scanner server, and whether it runs; one whose end is still to be told counts. Raises TryLater."""
 
-    async def missing_prerequisite(self, scan_id: str) -> str:
+    async def missing_prerequisite(self, scan_id: ScanId) -> str:
         """What a scanner server that has not started waits for in vain, in words; empty: nothing. Raises TryLater."""
 
     async def survey(self) -> list[ScannerExit | ScannerStatus]:

@@ -10,6 +10,7 @@ from skydriver_common.db.jsonb import jsonb_text
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.schedule import DueWork
 from skydriver_common.model import event_codec
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import ScannerStage
 
 _PAGE = 200
@@ -27,10 +28,10 @@ async def digest_of_event(connection: Connection, i3_event_id: str) -> str | Non
     return digest
 
 
-async def request_holder(pool: Pool, scan_id: str) -> str | None:
+async def request_holder(pool: Pool, scan_id: ScanId) -> ScanId | None:
     """The scan whose request this scan was made from, or None when the scan is unknown. Raises TryLater."""
     with database_faults():
-        holder: str | None = await _sql.request_holder(pool, scan_id=scan_id)
+        holder: ScanId | None = await _sql.request_holder(pool, scan_id=scan_id)
     return holder
 
 
@@ -38,15 +39,15 @@ async def request_holder(pool: Pool, scan_id: str) -> str | None:
 class Running:
     """A launched scan that is neither deleted nor complete. code: of what holds its scanner server up, or empty."""
 
-    scan_id: str
+    scan_id: ScanId
     version: int
     stage: ScannerStage
     code: str
 
 
-async def should_run(pool: Pool) -> dict[str, Running]:
+async def should_run(pool: Pool) -> dict[ScanId, Running]:
     """What should be running, by scan. Raises TryLater."""
-    found: dict[str, Running] = {}
+    found: dict[ScanId, Running] = {}
     after = ""
     while True:
         with database_faults():
@@ -63,9 +64,9 @@ async def should_run(pool: Pool) -> dict[str, Running]:
         await asyncio.sleep(0)
 
 
-async def without_queues(pool: Pool) -> list[str]:
+async def without_queues(pool: Pool) -> list[ScanId]:
     """Scans that have no end though EWMS has refused or stopped their workflow. Raises TryLater."""
-    found: list[str] = []
+    found: list[ScanId] = []
     while True:
         with database_faults():
             after = found[-1] if found else ""
@@ -83,14 +84,14 @@ class Restarts:
     has_reported: bool
 
 
-async def restarts(connection: Connection, scan_id: str, *, within_s: float) -> Restarts:
+async def restarts(connection: Connection, scan_id: ScanId, *, within_s: float) -> Restarts:
     """How often a scan's scanner server was started again. Raises TryLater."""
     with database_faults():
         row = await _sql.restarts(connection, scan_id=scan_id, within_s=within_s)
     return Restarts(n_recent=row["n_recent"], has_reported=row["has_reported"])
 
 
-async def unknown(pool: Pool, scan_ids: Iterable[str]) -> set[str]:
+async def unknown(pool: Pool, scan_ids: Iterable[ScanId]) -> set[ScanId]:
     """Those of these scans that the database does not know. Raises TryLater."""
     with database_faults():
         return {row["scan_id"] async for row in _sql.unknown(pool, scan_ids=list(scan_ids))}

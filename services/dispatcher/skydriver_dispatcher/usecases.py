@@ -17,7 +17,7 @@ from skydriver_common.model.events import (
     ScanReplaced,
     ScanRequested,
 )
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.rejections import Code, Rejection, Reply
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher import store
@@ -99,8 +99,8 @@ class UseCases:
         return reply
 
     async def replace_scan(
-        self, scan_id: str, reason: str, exit_code: int | None, log_tail: str, context: Context
-    ) -> str | None:
+        self, scan_id: ScanId, reason: str, exit_code: int | None, log_tail: str, context: Context
+    ) -> ScanId | None:
         """A scan whose scanner server was taken away goes on as a new scan; the id of the new one.
 
         None: it does not, since the scan has ended meanwhile, or was replaced too often already (then it has failed). Readers of
@@ -123,7 +123,7 @@ class UseCases:
             self._rescan(tx, command, original, since=scan.timestamp)
         return new
 
-    async def end_without_queues(self, scan_id: str, context: Context) -> None:
+    async def end_without_queues(self, scan_id: ScanId, context: Context) -> None:
         """EWMS has refused or stopped a scan's workflow: a scanner server that now waits in vain is ended, and has failed."""
         async with self._uow.on_scans(context, [scan_id]) as tx:
             scan = tx.scan(scan_id)
@@ -158,7 +158,7 @@ class UseCases:
         tx.due.put(STOP, command.scan_id, priority=after.priority)
         return after
 
-    def _enqueue(self, tx: Transaction, scan_id: str, event: ScanRequested, *, since: float | None = None) -> Scan:
+    def _enqueue(self, tx: Transaction, scan_id: ScanId, event: ScanRequested, *, since: float | None = None) -> Scan:
         """Put a new scan on the backlog. since: Unix seconds from which its waiting counts, None: now."""
         scan = tx.append(scan_id, [event])
         assert scan is not None
@@ -167,6 +167,6 @@ class UseCases:
         return scan
 
 
-def context_of_loop(loop: str, scan_id: str, command_id: str) -> Context:
+def context_of_loop(loop: str, scan_id: ScanId, command_id: str) -> Context:
     """The context of what a background loop decides by itself."""
     return Context(command_id=command_id, correlation_id=scan_id, actor=f"dispatcher/{loop}")

@@ -15,6 +15,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import ScannerFailed, ScannerRestarted
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher import store
@@ -87,9 +88,9 @@ class Watchdog:
         self._result_grace = result_grace
         self._trouble_limit = trouble_limit
         self._unknown_limit_s = unknown_limit.total_seconds()
-        self._unknown_since: dict[str, float] = {}
+        self._unknown_since: dict[ScanId, float] = {}
         self._clock = clock
-        self._behind: set[str] = set()
+        self._behind: set[ScanId] = set()
         self._may_act = may_act
         self._have_arrived = have_arrived
         self._has_compared = False
@@ -120,11 +121,11 @@ class Watchdog:
         waits_s = [s for guard in (self._missing, self._unknown) if (s := guard.seconds_to_next()) is not None]
         return min([*waits_s, *([] if is_settled else [_AGAIN_S])], default=False)
 
-    async def _replace_missing(self, wanted: dict[str, Running], running_scans: dict[str, bool]) -> bool:
+    async def _replace_missing(self, wanted: dict[ScanId, Running], running_scans: dict[ScanId, bool]) -> bool:
         """False: something has happened to one of them meanwhile, so that it may not be missing any more: look again."""
         can_restart_in_place, is_settled = self._launcher.can_restart_in_place, True
 
-        async def replace(scan_id: str) -> None:
+        async def replace(scan_id: ScanId) -> None:
             nonlocal is_settled
             gone = ScannerExit(
                 scan_id=scan_id, exit_code=None, log_tail="", cause="" if can_restart_in_place else _GONE,
@@ -137,7 +138,7 @@ class Watchdog:
         await self._each(self._missing.believed(wanted.keys() - running_scans.keys(), len(wanted)), replace)
         return is_settled
 
-    async def _stop_superfluous(self, wanted: dict[str, Running], running: set[str]) -> None:
+    async def _stop_superfluous(self, wanted: dict[ScanId, Running], running: set[ScanId]) -> None:
         unknown = await store.unknown(self._pool, running - wanted.keys())
         now = self._clock()
         self._unknown_since = {scan_id: self._unknown_since.get(scan_id, now) for scan_id in unknown}
@@ -155,14 +156,14 @@ class Watchdog:
         elif (scan.stage, scan.code) != (news.stage, news.code):
             await self._came_to(news)
 
-    async def _look_for_lack(self, scan_id: str) -> None:
+    async def _look_for_lack(self, scan_id: ScanId) -> None:
         missing_prerequisite = await self._launcher.missing_prerequisite(scan_id)
         if missing_prerequisite:
             await self._ended(
                 ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause=missing_prerequisite, was_taken=True)
             )
 
-    async def _each(self, scan_ids: Iterable[str], act: Callable[[str], Awaitable[None]]) -> None:
+    async def _each(self, scan_ids: Iterable[ScanId], act: Callable[[ScanId], Awaitable[None]]) -> None:
         """Act on each scan; one that breaks us does not keep the others from it. Raises TryLater: something was unavailable."""
         fault: TryLater | None = None
         in_a_row = 0
@@ -324,7 +325,7 @@ class Watchdog:
         logger.warning("scanner.lost", scan_id=ended.scan_id, cause=ended.cause, replaced_by=new)
         return True
 
-    async def _has_all_arrived(self, scan_id: str) -> bool:
+    async def _has_all_arrived(self, scan_id: ScanId) -> bool:
         """Whether what scanners had sent by now was taken from the bus; not if the broker can't say."""
         try:
             has_arrived = await self._have_arrived()
@@ -349,7 +350,7 @@ class Watchdog:
                 # in the same transaction: a dispatcher that dies here does not forget the restart
                 tx.due.put(RELAUNCH, ended.scan_id, after=timedelta(seconds=pause_s), priority=scan.priority)
 
-    async def _stop_if_superfluous(self, scan_id: str) -> None:
+    async def _stop_if_superfluous(self, scan_id: ScanId) -> None:
         """Stop a running scanner server whose scan is deleted, failed or unknown (not: just starting or finishing)."""
         async with self._on(scan_id) as tx:
             scan = tx.scan(scan_id)
@@ -357,7 +358,7 @@ class Watchdog:
                 tx.due.put(STOP, scan_id)
                 logger.warning("scanner.superfluous", scan_id=scan_id)
 
-    async def _look(self, scan_id: str) -> Scan | None:
+    async def _look(self, scan_id: ScanId) -> Scan | None:
         async with self._on(scan_id) as tx:
             return tx.scan(scan_id)
 
@@ -365,7 +366,7 @@ class Watchdog:
         next_s = await self._schedule.seconds_to_next([kind])
         return False if next_s is None else max(next_s, 0.2)
 
-    def _on(self, scan_id: str) -> AbstractAsyncContextManager[Transaction]:
+    def _on(self, scan_id: ScanId) -> AbstractAsyncContextManager[Transaction]:
         return self._uow.on_scans(context_of_loop("watchdog", scan_id, str(uuid.uuid4())), [scan_id])
 
 

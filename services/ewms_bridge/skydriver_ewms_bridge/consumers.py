@@ -17,6 +17,7 @@ from skydriver_common.model.events import (
     ScannerFailed,
     ScannerStageChanged,
 )
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Reply
 from skydriver_ewms_bridge.taskforces import Taskforces
 from skydriver_ewms_bridge.usecases import UseCases
@@ -29,7 +30,7 @@ CONSUMER = topology.EWMS_BRIDGE
 class EventEnvelope:
     """What the bridge reads of an event on the bus."""
 
-    scan_id: str
+    scan_id: ScanId
     recorded_at: datetime
     data: dict[str, Any] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ import structlog
 from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import Context
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.decide import backoff_s, urgency_of
 from skydriver_ewms_bridge.ports import ScanNotReady
 from skydriver_ewms_bridge.priority_limiter import Urgency, urgent
@@ -129,7 +130,7 @@ def _urgency_of(work: DueWork) -> Urgency:
     )
 
 
-def context_of(work_kind: str, scan_id: str, what: str = "") -> Context:
+def context_of(work_kind: str, scan_id: ScanId, what: str = "") -> Context:
     """The context of what the bridge decides by itself."""
     command_id = f"{work_kind}/{scan_id}" + (f"/{what}" if what else "")
     return Context(command_id=command_id, correlation_id=scan_id, actor=f"ewms_bridge/{work_kind}")

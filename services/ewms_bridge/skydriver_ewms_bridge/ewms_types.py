@@ -10,6 +10,8 @@ from typing import NewType
 
 from typing_extensions import TypeAliasType
 
+from skydriver_common.model.ids import ScanId
+
 Json = TypeAliasType("Json", "bool | int | float | str | list[Json] | dict[str, Json] | None")
 
 Statuses = Mapping[str, Mapping[str, int]]
@@ -101,7 +103,7 @@ class WorkflowOrder:
     startup_url: presigned GET of `startup.json`; a credential. queue_idle_s: how long a worker waits for the next pixel.
     """
 
-    scan_id: str
+    scan_id: ScanId
     instance: str
     worker_image: str
     clusters: tuple[tuple[str, int], ...]

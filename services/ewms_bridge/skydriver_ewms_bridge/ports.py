@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from skydriver_common.faults import Fault, TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, QueueProfile, StartupUpload, TaskDirective, Taskforce, Workflow, WorkflowSpec
 
 OnUnreadable = Callable[[str], None]
@@ -103,7 +104,7 @@ class Ewms(Protocol):
     async def ping(self) -> None:
         """Whether EWMS answers us; asked past the guard."""
 
-    async def find_workflows_of(self, scan_id: str, since: float) -> tuple[Workflow, ...]:
+    async def find_workflows_of(self, scan_id: ScanId, since: float) -> tuple[Workflow, ...]:
         """All workflows marked with this scan and this installation, stopped ones too, created at or after `since`.
 
         since: Unix seconds; leave 300 s for the difference of clocks. Source: EWMS contract 12.
@@ -169,11 +170,11 @@ class ObjectStore(Protocol):
 class CredentialSink(Protocol):
     """Hands a scan's credentials to its scanner. Each method may be repeated and replaces what was there as a whole."""
 
-    async def put_upload(self, scan_id: str, upload: StartupUpload) -> None:
+    async def put_upload(self, scan_id: ScanId, upload: StartupUpload) -> None:
         """Where the scanner puts `startup.json`; useful as soon as it is known."""
 
-    async def put_profile(self, scan_id: str, profile: dict[str, Json]) -> None:
+    async def put_profile(self, scan_id: ScanId, profile: dict[str, Json]) -> None:
         """The content of `ewms.json`, see `decide.queue_profile`."""
 
-    async def remove(self, scan_id: str) -> None:
+    async def remove(self, scan_id: ScanId) -> None:
         """Take both back; nothing there is fine."""

@@ -18,6 +18,7 @@ from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.schedule import NOW, Schedule
 from skydriver_common.log.stored_state import scan_of_row
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.decide import is_working, may_order_workflow, stop_label, wants_queues
@@ -101,6 +102,6 @@ class Reconciliation:
             is_clear_at = row["attempted_at"] + self._unclear_wait
             await self._put(DUPLICATES, row["scan_id"], after=is_clear_at - CLOCK.now())
 
-    async def _put(self, kind: str, scan_id: str, *, after: timedelta = NOW) -> None:
+    async def _put(self, kind: str, scan_id: ScanId, *, after: timedelta = NOW) -> None:
         logger.info("reconciliation.work-missing", scan_id=scan_id, kind=kind)
         await self._schedule.put(kind, scan_id, after=after)

@@ -7,6 +7,7 @@ from typing import Any
 
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, Pool, load_statements
+from skydriver_common.model.ids import ScanId
 
 _sql = load_statements("skydriver_ewms_bridge", "store.sql")
 
@@ -32,7 +33,7 @@ class Attempt:
 class Watched:
     """A live workflow. seen: digest of what was told of its workers last ("": nothing yet). eyes_until: somebody looks at it."""
 
-    scan_id: str
+    scan_id: ScanId
     workflow_id: str
     since: datetime
     seen: str
@@ -48,7 +49,7 @@ class Addition:
     """
 
     addition_id: int
-    scan_id: str
+    scan_id: ScanId
     workflow_id: str
     cluster_location: str
     n_workers: int
@@ -62,7 +63,7 @@ class Addition:
     is_automatic: bool = False
 
 
-async def begin_attempt(pool: Pool, scan_id: str, *, unclear_wait: timedelta) -> datetime | None:
+async def begin_attempt(pool: Pool, scan_id: ScanId, *, unclear_wait: timedelta) -> datetime | None:
     """Note that a workflow is asked for now, and when. None while an earlier request, of any replica, may still come true."""
     with database_faults():
         attempted_at: datetime | None = await _sql.begin_attempt(
@@ -71,20 +72,20 @@ async def begin_attempt(pool: Pool, scan_id: str, *, unclear_wait: timedelta) ->
     return attempted_at
 
 
-async def attempt(pool: Pool, scan_id: str, *, unclear_wait: timedelta) -> Attempt | None:
+async def attempt(pool: Pool, scan_id: ScanId, *, unclear_wait: timedelta) -> Attempt | None:
     """The open request for a workflow, if any."""
     with database_faults():
         row = await _sql.attempt(pool, scan_id=scan_id, unclear_wait_s=unclear_wait.total_seconds())
     return None if row is None else Attempt(**dict(row))
 
 
-async def lengthen_attempt(pool: Pool, scan_id: str, attempted_at: datetime, *, longer_s: float) -> None:
+async def lengthen_attempt(pool: Pool, scan_id: ScanId, attempted_at: datetime, *, longer_s: float) -> None:
     """This request may come true so much later than others."""
     with database_faults():
         await _sql.lengthen_attempt(pool, scan_id=scan_id, attempted_at=attempted_at, longer_s=longer_s)
 
 
-async def withdraw_attempt(pool: Pool, scan_id: str, attempted_at: datetime, earlier: Attempt | None) -> None:
+async def withdraw_attempt(pool: Pool, scan_id: ScanId, attempted_at: datetime, earlier: Attempt | None) -> None:
     """This request has surely made nothing. earlier: the last one before it, which may have."""
     with database_faults():
         if earlier is None:
@@ -95,24 +96,24 @@ async def withdraw_attempt(pool: Pool, scan_id: str, attempted_at: datetime, ear
             )  # fmt: skip
 
 
-async def forget_attempt(pool: Pool | Connection, scan_id: str, attempted_at: datetime) -> None:
+async def forget_attempt(pool: Pool | Connection, scan_id: ScanId, attempted_at: datetime) -> None:
     """The outcome of this request is known; one made since is kept."""
     with database_faults():
         await _sql.forget_attempt(pool, scan_id=scan_id, attempted_at=attempted_at)
 
 
-async def watch(connection: Connection, scan_id: str, workflow_id: str, *, now: datetime) -> None:
+async def watch(connection: Connection, scan_id: ScanId, workflow_id: str, *, now: datetime) -> None:
     """Ask for this workflow's workers from now on; part of the caller's transaction."""
     await _sql.watch(connection, scan_id=scan_id, workflow_id=workflow_id, now=now)
 
 
-async def watch_again(pool: Pool, scan_id: str, workflow_id: str, *, now: datetime) -> None:
+async def watch_again(pool: Pool, scan_id: ScanId, workflow_id: str, *, now: datetime) -> None:
     """The same for a live workflow that nobody watches."""
     with database_faults():
         await _sql.watch(pool, scan_id=scan_id, workflow_id=workflow_id, now=now)
 
 
-async def unwatch(connection: Connection, scan_id: str, workflow_id: str, *, now: datetime) -> None:
+async def unwatch(connection: Connection, scan_id: ScanId, workflow_id: str, *, now: datetime) -> None:
     """Ask no more; part of the caller's transaction."""
     await _sql.unwatch(connection, scan_id=scan_id, workflow_id=workflow_id, now=now)
 
@@ -124,26 +125,26 @@ async def claim_watched(pool: Pool, *, ahead: timedelta, hold: timedelta, most: 
         return [Watched(**dict(row)) async for row in rows]
 
 
-async def eyes_on(pool: Pool, scan_ids: Collection[str], *, until: datetime, soon: datetime) -> bool:
+async def eyes_on(pool: Pool, scan_ids: Collection[ScanId], *, until: datetime, soon: datetime) -> bool:
     """Somebody looks at these scans: ask for their workers by `soon`. False when that was known, or their workers are over."""
     with database_faults():
         return bool(await _sql.eyes_on(pool, scan_ids=list(scan_ids), until=until, soon=soon))
 
 
-async def refreshed(pool: Pool, told: Sequence[tuple[str, str, datetime]], *, now: datetime) -> None:
+async def refreshed(pool: Pool, told: Sequence[tuple[ScanId, str, datetime]], *, now: datetime) -> None:
     """Note (scan id, digest, when to ask again) of workflows that were asked for."""
     ids, seens, ats = ([t[i] for t in told] for i in range(3))
     with database_faults():
         await _sql.refreshed(pool, scan_ids=ids, seens=seens, refresh_ats=ats, now=now)
 
 
-async def release_watched(pool: Pool, scan_ids: Sequence[str], *, refresh_at: datetime) -> None:
+async def release_watched(pool: Pool, scan_ids: Sequence[ScanId], *, refresh_at: datetime) -> None:
     """Give back workflows that could not be asked for."""
     with database_faults():
         await _sql.release_watched(pool, scan_ids=list(scan_ids), refresh_at=refresh_at)
 
 
-async def hasten_watched(pool: Pool, scan_id: str, *, now: datetime) -> None:
+async def hasten_watched(pool: Pool, scan_id: ScanId, *, now: datetime) -> None:
     """Ask for this workflow's workers at once."""
     with database_faults():
         await _sql.hasten_watched(pool, scan_id=scan_id, now=now)
@@ -156,7 +157,7 @@ async def next_refresh(pool: Pool) -> datetime | None:
     return at
 
 
-async def untold_addition(connection: Connection, scan_id: str, cluster_location: str, n_workers: int) -> Addition | None:
+async def untold_addition(connection: Connection, scan_id: ScanId, cluster_location: str, n_workers: int) -> Addition | None:
     """The request of this shape whose answer nobody has got, locked for the caller's transaction."""
     row = await _sql.untold_addition(
         connection, scan_id=scan_id, cluster_location=cluster_location, n_workers=n_workers
@@ -164,12 +165,12 @@ async def untold_addition(connection: Connection, scan_id: str, cluster_location
     return _addition(row)
 
 
-async def unclear_addition(connection: Connection, scan_id: str) -> Addition | None:
+async def unclear_addition(connection: Connection, scan_id: ScanId) -> Addition | None:
     """A request of this scan that came to no end and that nobody has in hand, locked for the caller's transaction."""
     return _addition(await _sql.unclear_addition(connection, scan_id=scan_id))
 
 
-async def seconds_held(connection: Connection, scan_id: str) -> float | None:
+async def seconds_held(connection: Connection, scan_id: ScanId) -> float | None:
     """Seconds for which somebody has an open request of this scan in hand at most; None: there is none."""
     with database_faults():
         seconds: float | None = await _sql.seconds_held(connection, scan_id=scan_id)
@@ -178,7 +179,7 @@ async def seconds_held(connection: Connection, scan_id: str) -> float | None:
 
 async def new_addition(
     connection: Connection,
-    scan_id: str,
+    scan_id: ScanId,
     workflow_id: str,
     cluster_location: str,
     n_workers: int,
@@ -198,7 +199,7 @@ async def new_addition(
     )  # fmt: skip
 
 
-async def has_open_top_up(connection: Connection, scan_id: str) -> bool:
+async def has_open_top_up(connection: Connection, scan_id: ScanId) -> bool:
     """Whether workers that the bridge asked for by itself may still come."""
     return bool(await _sql.has_open_top_up(connection, scan_id=scan_id))
 
@@ -245,26 +246,26 @@ async def drop_addition(connection: Pool | Connection, addition: Addition) -> No
         await _sql.drop_addition(connection, addition_id=addition.addition_id)
 
 
-async def taken_taskforces(pool: Pool, scan_id: str) -> set[str]:
+async def taken_taskforces(pool: Pool, scan_id: ScanId) -> set[str]:
     """Taskforces that were the answer to some request already."""
     with database_faults():
         return {row["taskforce_uuid"] async for row in _sql.taken_taskforces(pool, scan_id=scan_id)}
 
 
-async def users_additions(connection: Connection, scan_id: str) -> list[tuple[str, int]]:
+async def users_additions(connection: Connection, scan_id: ScanId) -> list[tuple[str, int]]:
     """Cluster and number of the workers that users have asked for beyond the scan's request, also without an answer yet."""
     with database_faults():
         return [(row["cluster_location"], row["n_workers"]) async for row in _sql.users_additions(connection, scan_id=scan_id)]
 
 
-async def kept_taskforces(pool: Pool, scan_id: str) -> tuple[datetime, bytes] | None:
+async def kept_taskforces(pool: Pool, scan_id: ScanId) -> tuple[datetime, bytes] | None:
     """When the taskforces were fetched last, and their packed document."""
     with database_faults():
         row = await _sql.kept_taskforces(pool, scan_id=scan_id)
     return None if row is None else (row["fetched_at"], bytes(row["body"]))
 
 
-async def keep_taskforces(pool: Pool, scan_id: str, body: bytes, *, now: datetime) -> None:
+async def keep_taskforces(pool: Pool, scan_id: ScanId, body: bytes, *, now: datetime) -> None:
     """Keep the packed document of a scan's taskforces."""
     with database_faults():
         await _sql.keep_taskforces(pool, scan_id=scan_id, now=now, body=body)

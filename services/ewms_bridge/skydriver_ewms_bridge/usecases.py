@@ -20,6 +20,7 @@ from skydriver_common.model.events import (
     WorkersCameBack,
     WorkflowRefused,
 )
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge import due, store
@@ -56,7 +57,7 @@ class UseCases:
         self._teardown_delay = teardown_delay
         self._startup_limit = startup_limit
 
-    async def scan(self, scan_id: str) -> Scan | None:
+    async def scan(self, scan_id: ScanId) -> Scan | None:
         """The scan as it is now."""
         async with self._uow.on_scans(context_of("look", scan_id), [scan_id]) as tx:
             return tx.scan(scan_id)
@@ -74,7 +75,7 @@ class UseCases:
             tx.record(reply)
         return reply
 
-    async def assign_own(self, scan_id: str, workflow_id: str, ewms_address: str) -> bool:
+    async def assign_own(self, scan_id: ScanId, workflow_id: str, ewms_address: str) -> bool:
         """Set the workflow that this bridge has made; False when the scan does not want it any more: abort it then."""
         command = AssignWorkflow(scan_id=scan_id, workflow_id=workflow_id, ewms_address=ewms_address)
         async with self._uow.on_scans(context_of(ASSIGN, scan_id, workflow_id), [scan_id]) as tx:
@@ -88,7 +89,7 @@ class UseCases:
                     await self._assigned(tx, scan_id, events)
         return True
 
-    async def refuse_workflow(self, scan_id: str, reason: str) -> None:
+    async def refuse_workflow(self, scan_id: ScanId, reason: str) -> None:
         """EWMS will not make, or not get ready, this scan's workflow. What there is of it is stopped."""
         async with self._uow.on_scans(context_of(ASSIGN, scan_id, "refused"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
@@ -97,7 +98,7 @@ class UseCases:
             tx.append(scan_id, [WorkflowRefused(reason=reason)])
             tx.due.put(STOP, scan_id)
 
-    async def workflow_refused_for_now(self, scan_id: str, reason: str, *, limit: timedelta) -> None:
+    async def workflow_refused_for_now(self, scan_id: ScanId, reason: str, *, limit: timedelta) -> None:
         """EWMS does not make this scan's workflow for now: told while it is asked again; after `limit` the workflow is refused."""
         async with self._uow.on_scans(context_of(ASSIGN, scan_id, "awaited"), [scan_id]) as tx:
             events = decide_refused_for_now(
@@ -108,14 +109,14 @@ class UseCases:
             if any(isinstance(event, WorkflowRefused) for event in events):
                 tx.due.put(STOP, scan_id)
 
-    async def queues_awaited(self, scan_id: str, place_in_line: int) -> None:
+    async def queues_awaited(self, scan_id: ScanId, place_in_line: int) -> None:
         """The queues are not active yet; how many are before them is told when it changes."""
         async with self._uow.on_scans(context_of(QUEUES, scan_id, "awaited"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None and wants_queues(scan) and scan.ewms.place_in_line != place_in_line:
                 tx.append(scan_id, [QueuesAwaited(place_in_line=place_in_line)])
 
-    async def queues_activated(self, scan_id: str, queues: dict[str, str], tokens_end_at: float | None) -> None:
+    async def queues_activated(self, scan_id: ScanId, queues: dict[str, str], tokens_end_at: float | None) -> None:
         """The scanner was given its queues. queues: alias to queue id. tokens_end_at: Unix seconds, None: never."""
         async with self._uow.on_scans(context_of(QUEUES, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
@@ -126,14 +127,14 @@ class UseCases:
             if tokens_end_at is not None:
                 tx.due.put(TOKENS, scan_id, after=datetime.fromtimestamp(tokens_end_at, UTC) - TOKEN_WARNING - tx.now)
 
-    async def startup_file_seen(self, scan_id: str, *, is_there: bool, waited_s: float) -> None:
+    async def startup_file_seen(self, scan_id: ScanId, *, is_there: bool, waited_s: float) -> None:
         """The workers' start-up file was looked for; a change is told."""
         async with self._uow.on_scans(context_of(STARTUP, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None and scan.ewms.is_startup_file_missing == is_there and is_working(scan):
                 tx.append(scan_id, [StartupFileFound() if is_there else StartupFileMissing(waited_s=waited_s)])
 
-    async def tokens_ending(self, scan_id: str) -> bool:
+    async def tokens_ending(self, scan_id: ScanId) -> bool:
         """The tokens of the queues end soon. False: nobody needs them any more, or it is known."""
         async with self._uow.on_scans(context_of(TOKENS, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
@@ -142,7 +143,7 @@ class UseCases:
             tx.append(scan_id, [QueueTokensEnding(ends_at=scan.ewms.tokens_end_at)])
         return True
 
-    async def workflow_deactivated(self, scan_id: str, workflow_id: str, label: str) -> None:
+    async def workflow_deactivated(self, scan_id: ScanId, workflow_id: str, label: str) -> None:
         """EWMS shows the workflow stopped, by whomever."""
         async with self._uow.on_scans(context_of(STOP, scan_id, "deactivated"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
@@ -158,27 +159,27 @@ class UseCases:
                 # its workers are watched until they are gone, so that the counts do not stop at those of its last minute
                 tx.rings.append((DUE_CHANNEL, WORKFORCE))
 
-    async def workers_came_back(self, scan_id: str, n_workers: int) -> None:
+    async def workers_came_back(self, scan_id: ScanId, n_workers: int) -> None:
         """So many workers of the stopped workflow run nevertheless; a change is told."""
         async with self._uow.on_scans(context_of(AFTERMATH, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None and scan.ewms_workflow_id is not None and scan.ewms.n_came_back != n_workers:
                 tx.append(scan_id, [WorkersCameBack(workflow_id=scan.ewms_workflow_id, n_workers=n_workers)])
 
-    async def workflow_gone(self, scan_id: str) -> None:
+    async def workflow_gone(self, scan_id: ScanId) -> None:
         """The workflow is over with all its workers, or EWMS does not know it: there is nothing to watch any more."""
         async with self._uow.on_scans(context_of(STOP, scan_id, "gone"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None and scan.ewms_workflow_id is not None:
                 await store.unwatch(tx.connection, scan_id, scan.ewms_workflow_id, now=tx.now)
 
-    async def scan_launched(self, scan_id: str) -> None:
+    async def scan_launched(self, scan_id: ScanId) -> None:
         """A scanner server was launched or came further: as soon as it has a node, it needs a workflow."""
         scan = await self.scan(scan_id)
         if scan is not None and may_order_workflow(scan):
             await self._schedule.put(ASSIGN, scan_id, priority=scan.priority)
 
-    async def scan_ends(self, scan_id: str, *, since: datetime) -> None:
+    async def scan_ends(self, scan_id: ScanId, *, since: datetime) -> None:
         """A scan was deleted, has failed or has its final result (at `since`): its workflow is to be stopped.
 
         After a final result there is a delay, because the scanner still reports; after a deletion there is none.
@@ -211,7 +212,7 @@ class UseCases:
             case _:
                 raise ValueError(f"no rule notes {kind} again")
 
-    async def _assigned(self, tx: Transaction, scan_id: str, events: list[Event]) -> Scan:
+    async def _assigned(self, tx: Transaction, scan_id: ScanId, events: list[Event]) -> Scan:
         scan = tx.append(scan_id, events)
         assert scan is not None
         if events:

@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Collection
 
+from skydriver_common.model.ids import ScanId
 from skydriver_common.runtime.loops import LoopSignals
 
 EYES = "ewms-eyes"
 """The name of the loop."""
 _MOST = 5000
 
-LookMore = Callable[[Collection[str]], Awaitable[bool]]
+LookMore = Callable[[Collection[ScanId]], Awaitable[bool]]
 """Given scan ids; true when somebody's look is news."""
 
 
@@ -19,12 +20,12 @@ class ViewerHints:
         self._look_more = look_more
         self._wake_workforce = wake_workforce
         self._pulse = pulse
-        self._seen: set[str] = set()
+        self._seen: set[ScanId] = set()
 
     def seen(self, scan_id: str) -> None:
-        """Somebody looks at this scan."""
+        """Somebody looks at this scan; empty: at nothing, the listener has just connected."""
         if scan_id and len(self._seen) < _MOST:
-            self._seen.add(scan_id)
+            self._seen.add(ScanId(scan_id))
             self._pulse.wake()
 
     async def step(self) -> bool:

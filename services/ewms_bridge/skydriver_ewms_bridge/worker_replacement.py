@@ -7,6 +7,7 @@ import structlog
 
 from skydriver_common.clock import CLOCK
 from skydriver_common.db.schedule import DueWork, Schedule
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, may_top_up, missing_workers
 from skydriver_ewms_bridge.due import TOP_UP
@@ -38,7 +39,7 @@ class TopUps:
         self._additions = additions
         self._policy = policy
 
-    async def seen(self, scan_id: str, workforce: Workforce) -> None:
+    async def seen(self, scan_id: ScanId, workforce: Workforce) -> None:
         """A live workflow's workers were counted: see to it, if some of them have ended."""
         if self._policy.is_wanted and workforce.n_over:
             await self._schedule.put(TOP_UP, scan_id)

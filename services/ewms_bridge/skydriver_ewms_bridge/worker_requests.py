@@ -20,6 +20,7 @@ from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model import event_codec
 from skydriver_common.model.commands import AddWorkers, Context
 from skydriver_common.model.events import WorkersAdded
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_ewms_bridge import store
@@ -76,7 +77,7 @@ class WorkerRequests:
             return await self._refuse(addition, outcome, context)
         return await self._added(addition, outcome, context)
 
-    async def top_up(self, scan_id: str, workflow_id: str, cluster_location: str, n_workers: int) -> bool:
+    async def top_up(self, scan_id: ScanId, workflow_id: str, cluster_location: str, n_workers: int) -> bool:
         """Add workers that nobody has asked for; False when an earlier top-up is not yet clear, or EWMS refuses these.
 
         Raises TryLater, NotFound, UnclearOutcome; what became of the request is found out then by `resolve`.

@@ -9,6 +9,7 @@ import structlog
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.decide import (
@@ -170,7 +171,7 @@ class Workflows:
         choice = await self._look(scan)
         return choice.abort if scan.has_workflow or choice.keep is None else (choice.keep, *choice.abort)
 
-    async def _attempt(self, scan_id: str) -> store.Attempt | None:
+    async def _attempt(self, scan_id: ScanId) -> store.Attempt | None:
         return await store.attempt(self._pool, scan_id, unclear_wait=self._settings.unclear_wait)
 
     async def _create(self, scan: Scan, begun_at: datetime, earlier: store.Attempt | None) -> Workflow | None:
@@ -219,7 +220,7 @@ class Workflows:
         await self._look_for_twins(scan.scan_id)
         return None
 
-    async def _look_for_twins(self, scan_id: str) -> None:
+    async def _look_for_twins(self, scan_id: ScanId) -> None:
         """Note that a request without an answer may have made one more workflow: they are looked for when it can't any more."""
         attempt = await self._attempt(scan_id)
         if attempt is not None:
@@ -248,7 +249,7 @@ class Workflows:
         await store.forget_attempt(self._pool, scan.scan_id, attempt.attempted_at)
         return None
 
-    async def _remove_credentials(self, scan_id: str) -> None:
+    async def _remove_credentials(self, scan_id: ScanId) -> None:
         """A scan that is over without a workflow needs no credentials; the stop of a workflow removes them otherwise."""
         scan = await self._usecases.scan(scan_id)
         if scan is not None and stop_label(scan) is not None and not scan.has_workflow:

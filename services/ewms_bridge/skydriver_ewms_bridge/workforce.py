@@ -14,6 +14,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import WorkforceChanged
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, is_working, urgency_of
 from skydriver_ewms_bridge.due import WORKFORCE, Closed, context_of
@@ -86,9 +87,9 @@ class Workforces:
 
         A scan for which that fails is asked for again soon, and the others go on. Raises TryLater when it fails for all of them.
         """
-        noted: list[tuple[str, str, datetime]] = []
+        noted: list[tuple[ScanId, str, datetime]] = []
         failed: list[Watched] = []
-        over: list[str] = []
+        over: list[ScanId] = []
         faults: list[Exception] = []
         for start in range(0, len(watched), AT_ONCE):
             batch = watched[start : start + AT_ONCE]
@@ -141,7 +142,7 @@ class Workforces:
         after = max(RETRY_AFTER, timedelta(seconds=0.0 if fault is None else fault.after_s))
         await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=CLOCK.now() + after)
 
-    async def eyes_on(self, scan_ids: Collection[str]) -> bool:
+    async def eyes_on(self, scan_ids: Collection[ScanId]) -> bool:
         """Somebody looks at these scans: for a while their workers are asked for as often as just after their launch.
 
         True when that is news: then the loop must be woken.
@@ -166,7 +167,7 @@ class Workforces:
         workflows = await self._ewms.get_workflows(set(folds), on_unreadable=partial(_count_unreadable, folds))
         return {w.workflow_id: w.deactivated for w in workflows if w.deactivated is not None}
 
-    async def _tell(self, scan_id: str, workforce: Workforce) -> None:
+    async def _tell(self, scan_id: ScanId, workforce: Workforce) -> None:
         async with self._uow.on_scans(context_of(WORKFORCE, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is None:

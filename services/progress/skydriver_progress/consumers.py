@@ -8,6 +8,7 @@ from skydriver_common.bus.envelope import current_context
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.commands import PatchManifest, PutResult
 from skydriver_common.model.events import ScanLaunched
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Reply
 from skydriver_progress import usecases
 from skydriver_progress.retention import Retention
@@ -30,4 +31,4 @@ def register(broker: RabbitBroker, uow: UnitOfWork, retention: Retention, silenc
     @broker.subscriber(topology.event_queue(topology.PROGRESS, ScanLaunched.type), topology.EVENTS, no_reply=True)
     async def scan_launched(message: RabbitMessage) -> None:
         """Watch the scanner server for silence from now on."""
-        await silence.schedule_silence_check(str(message.headers.get("scan_id", "")))
+        await silence.schedule_silence_check(ScanId(str(message.headers.get("scan_id", ""))))

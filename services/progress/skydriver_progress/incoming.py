@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skydriver_common.model.commands import Context, PatchManifest
+from skydriver_common.model.ids import ScanId
 from skydriver_progress.messages import Envelope, Skymap, parse
 from skydriver_progress.reports import ReportRejection, ScannerReport
 from skydriver_scanner.protocol import PROGRESS
@@ -48,7 +49,7 @@ class IncomingReport:
 
     message: ReceivedMessage
     kind: str
-    scan_id: str | None
+    scan_id: ScanId | None
     envelope: Envelope | None = None
     report: ScannerReport | None = None
     context: Context | None = None

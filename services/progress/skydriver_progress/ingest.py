@@ -21,6 +21,7 @@ from skydriver_common.log import blobs, system_chain
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context, PatchManifest, PutResult
 from skydriver_common.model.events import Event
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_progress import messages
 from skydriver_progress.decide.groups import decide_group, group_by_producer, reject_unknown_scan
@@ -208,14 +209,14 @@ class _ScanInTransaction:
 
     @property
     def scan(self) -> Scan:
-        scan = self._tx.scan(self._scan_id)
+        scan = self._tx.scan(ScanId(self._scan_id))
         assert scan is not None
         return scan
 
     def append(self, events: Sequence[Event], *, cause: IncomingReport, needed_blob: str | None = None) -> None:
         if needed_blob is not None:
             self._tx.needs_blob(needed_blob)
-        self._tx.append(self._scan_id, events, context=cause.context)
+        self._tx.append(ScanId(self._scan_id), events, context=cause.context)
 
 
 def _reject_as_bug(item: IncomingReport, error: Exception) -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from skydriver_common.model.commands import PatchManifest
 from skydriver_common.model.event_codec import may_hold_long_integers
+from skydriver_common.model.ids import ScanId
 from skydriver_common.payloads.field_errors import InvalidBody, Problem
 from skydriver_common.payloads.jsonbody import read_object
 from skydriver_common.payloads.reports import (
@@ -29,7 +30,7 @@ _SAFE_BRACKETS = 150
 class Skymap:
     """A result as it was sent: the skymap's own bytes, to be stored before anything is decided."""
 
-    scan_id: str
+    scan_id: ScanId
     content: bytes = field(repr=False)
     is_final: bool
     producer: str
@@ -41,7 +42,7 @@ class Envelope:
     """A message whose headers are accepted. plain: its content, decompressed, not parsed."""
 
     kind: str
-    scan_id: str
+    scan_id: ScanId
     producer: str
     sequence: int
     plain: bytes = field(repr=False)
@@ -53,10 +54,11 @@ def max_wire_bytes(key: str) -> int:
     return protocol.limits(key.partition(".")[0])[0]
 
 
-def addressed_to(key: str) -> tuple[str, str | None]:
+def addressed_to(key: str) -> tuple[str, ScanId | None]:
     """Return kind and scan id of a routing key, as far as they can be read, also of a message that is rejected."""
     kind, _, scan_id = key.partition(".")
-    return (kind if kind in protocol.KINDS else "unknown"), protocol.scan_id_of(scan_id)
+    found = protocol.scan_id_of(scan_id)
+    return (kind if kind in protocol.KINDS else "unknown"), None if found is None else ScanId(found)
 
 
 def open_envelope(
@@ -69,7 +71,9 @@ def open_envelope(
         return ReportRejection(ReportCode.TOO_LARGE, error.reason)
     except protocol.MessageRefused as error:
         return ReportRejection(ReportCode.MALFORMED, error.reason)
-    return Envelope(unwrapped.kind, unwrapped.scan_id, unwrapped.producer, unwrapped.sequence, unwrapped.plain, unwrapped.token)
+    return Envelope(
+        unwrapped.kind, ScanId(unwrapped.scan_id), unwrapped.producer, unwrapped.sequence, unwrapped.plain, unwrapped.token
+    )
 
 
 def too_large(key: str) -> ReportRejection:

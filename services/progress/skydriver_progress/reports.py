@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from skydriver_common.model.commands import PatchManifest, PutResult
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code
 
 
@@ -11,7 +12,7 @@ from skydriver_common.model.rejections import Code
 class ReportFailure:
     """A scanner reports that it failed; on the bus only. log_tail: the last lines it wrote."""
 
-    scan_id: str
+    scan_id: ScanId
     reason: str
     log_tail: str = ""
     producer: str = ""

@@ -10,6 +10,7 @@ from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.compaction import AT_ONCE, RESULTS_AT_ONCE, compact_progress, compact_results
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context
+from skydriver_common.model.ids import ScanId
 from skydriver_progress.decide.retention import next_compaction_after
 
 logger = structlog.get_logger(__name__)
@@ -25,7 +26,7 @@ class Retention:
         self._schedule = schedule
         self._keep = keep
 
-    def schedule_compaction(self, tx: Transaction, scan_id: str) -> None:
+    def schedule_compaction(self, tx: Transaction, scan_id: ScanId) -> None:
         """The scan's first report or result is about to be stored: schedule, in its transaction, the first compaction."""
         if self._keep is not None:
             tx.due.put(COMPACT, scan_id, after=self._keep)

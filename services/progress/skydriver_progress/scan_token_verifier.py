@@ -1,6 +1,7 @@
 """Verify the token in a message's header, as the gateway does: it must be the token of the scan that the message is about."""
 
 from skydriver_common.auth import InvalidToken, Role, TokenVerifier
+from skydriver_common.model.ids import ScanId
 from skydriver_progress.reports import ReportCode, ReportRejection
 
 
@@ -10,7 +11,7 @@ class ScanTokenVerifier:
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
 
-    async def subject(self, token: str, scan_id: str) -> str | ReportRejection:
+    async def subject(self, token: str, scan_id: ScanId) -> str | ReportRejection:
         """Return the subject of a token that is valid for this scan and no other. Raises TryLater when the keys are unavailable."""
         try:
             principal = await self._verifier.verify(token)

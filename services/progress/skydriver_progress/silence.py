@@ -8,6 +8,7 @@ import structlog
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.commands import Context
+from skydriver_common.model.ids import ScanId
 from skydriver_progress.backlog_gate import BacklogGate
 from skydriver_progress.decide.silence import check_silence
 
@@ -26,7 +27,7 @@ class SilenceWatch:
         self._gate = gate
         self._limit = limit
 
-    async def schedule_silence_check(self, scan_id: str) -> None:
+    async def schedule_silence_check(self, scan_id: ScanId) -> None:
         """Schedule the first check of a scanner server that was launched, after the limit. Raises TryLater."""
         async with self._uow.on_scans(_context(), [scan_id]) as tx:
             if tx.scan(scan_id) is not None:

@@ -15,11 +15,12 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import DeleteScan
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Reply
 from tests.support.proxy import Proxy
 from tests.support.waiting import let_others_run, until
 
-COMMAND = DeleteScan(scan_id="s")
+COMMAND = DeleteScan(scan_id=ScanId("s"))
 DONE = Reply(body=b'{"deleted": true}')
 
 
@@ -93,7 +94,7 @@ async def test_what_no_broker_takes_is_not_sent(clean_bus: str, service: Service
     commander = CommandClient(service.recorded_reply, deadline_s=0.5)
     await commander.open(bus)
     with pytest.raises(CommandTooLarge):
-        await commander.ask(DeleteScan(scan_id="s" * 13 * 2**20), actor="a")
+        await commander.ask(DeleteScan(scan_id=ScanId("s" * 13 * 2**20)), actor="a")
     assert service.recorded == {}
     assert await commander.ask(COMMAND, actor="a") == DONE  # the channel is as it was
     await bus.close()

@@ -17,6 +17,7 @@ from skydriver_api.routes import events as history
 from skydriver_api.routes import find
 from skydriver_common.log import blobs
 from skydriver_common.model.events import ResultReceived
+from skydriver_common.model.ids import ScanId
 from tests.support.find_manifests import a_manifest, scan_id, store
 from tests.support.gateway import LocalGateway, local_gateway
 from tests.support.histories import a_store
@@ -205,7 +206,7 @@ async def test_idle_watchers_hear_a_heartbeat_and_cost_one_query_for_all(
         asked = 0
         query = gateway.deps.reads._find_statuses
 
-        async def counting(scan_ids: list[str]) -> object:
+        async def counting(scan_ids: list[ScanId]) -> object:
             nonlocal asked
             asked += 1
             return await query(scan_ids)

@@ -23,6 +23,7 @@ from skydriver_common.bus.event_messages import event_message
 from skydriver_common.faults import TryLater
 from skydriver_common.log import read
 from skydriver_common.model.events import ScanDeleted
+from skydriver_common.model.ids import ScanId
 from tests.support.gateway import LocalGateway, _Everybody, local_gateway
 from tests.support.histories import Store, a_report, a_store
 from tests.support.proxy import Proxy
@@ -30,7 +31,7 @@ from tests.support.waiting import until
 
 
 @asynccontextmanager
-async def _streaming(gateway: LocalGateway, scan: str, *, read_bufsize: int = 2**16) -> AsyncIterator[aiohttp.StreamReader]:
+async def _streaming(gateway: LocalGateway, scan: ScanId, *, read_bufsize: int = 2**16) -> AsyncIterator[aiohttp.StreamReader]:
     async with gateway.session.get(
         f"{gateway.url}/scan/{scan}/events", headers={"Accept": "text/event-stream"}, read_bufsize=read_bufsize
     ) as answer:
@@ -46,7 +47,7 @@ async def _next_version(content: aiohttp.StreamReader) -> int:
     return int(event["version"])
 
 
-async def _publish(amqp_url: str, store: Store, scan: str, *, after: int) -> None:
+async def _publish(amqp_url: str, store: Store, scan: ScanId, *, after: int) -> None:
     """What the relay does with what was appended."""
     async with await aio_pika.connect(amqp_url) as bus:
         channel = await bus.channel()
@@ -86,7 +87,7 @@ async def test_a_stream_outlives_a_database_that_is_away_for_a_while(
         lookup, failures = gateway.deps.reads._events, 0
         query = lookup._query
 
-        async def failing(places: list[tuple[str, int]]) -> object:
+        async def failing(places: list[tuple[ScanId, int]]) -> object:
             nonlocal failures
             failures += 1
             if failures <= 3:
@@ -240,7 +241,7 @@ async def test_pages_for_streams_end_by_bytes_and_say_whether_more_follows(datab
         assert ([event.version for event in first], is_last) == ([1, 2, 3, 4], False)
         second, is_last = await reads.events_after(scan, 4)
         assert ([event.version for event in second], is_last) == ([5, 6], True)
-        assert await reads.versions([scan, "unknown"]) == {scan: 6}
+        assert await reads.versions([scan, ScanId("unknown")]) == {scan: 6}
 
 
 async def test_thousands_of_streams_that_come_back_at_once_share_their_look_ups(database: str, clean_bus: str) -> None:
@@ -249,7 +250,7 @@ async def test_thousands_of_streams_that_come_back_at_once_share_their_look_ups(
         lookup, asked = gateway.deps.reads._statuses, list[int]()
         query = lookup._query
 
-        async def counted(scan_ids: list[str]) -> object:
+        async def counted(scan_ids: list[ScanId]) -> object:
             asked.append(len(scan_ids))
             return await query(scan_ids)
 

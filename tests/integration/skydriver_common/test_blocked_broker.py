@@ -19,6 +19,7 @@ from skydriver_common.bus.publishing import NotSent, send
 from skydriver_common.bus.replies import Replies
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import PatchManifest
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Reply
 from tests.acceptance.test_broker_permissions import _control
 from tests.support.waiting import until
@@ -77,7 +78,7 @@ async def test_while_the_broker_is_blocked_commands_are_refused_at_once_and_go_o
     await until(lambda: _is_refused(probe))
     connection = (await probe.get_underlay_channel()).connection
     before = publishing._UNCONFIRMED[connection].n_bytes
-    command = PatchManifest(scan_id="s", progress={"summary": "x" * 900_000})
+    command = PatchManifest(scan_id=ScanId("s"), progress={"summary": "x" * 900_000})
     for _ in range(200):
         with pytest.raises(TryLater, match="no room"):
             await commander.ask(command, actor="a")

@@ -11,6 +11,7 @@ from skydriver_common.log import blobs
 from skydriver_common.log.compaction import compact_progress, compact_results
 from skydriver_common.log.state_at import state_at
 from skydriver_common.model import events as ev
+from skydriver_common.model.ids import ScanId
 from skydriver_ops.eventlog import rebuild
 from skydriver_ops.eventlog.blob_verification import verify_blobs
 from skydriver_ops.eventlog.verify import verify
@@ -19,12 +20,12 @@ from tests.support.histories import Store, a_context, a_report, skydriver
 SOON = timedelta(hours=1)
 
 
-async def _compact(store: Store, scan_id: str, *, most: int = 500, before: datetime | None = None) -> int:
+async def _compact(store: Store, scan_id: ScanId, *, most: int = 500, before: datetime | None = None) -> int:
     async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
         return await compact_progress(tx, scan_id, before=before or datetime.now(UTC) + SOON, most=most)
 
 
-async def _payloads(store: Store, scan_id: str) -> list[int]:
+async def _payloads(store: Store, scan_id: ScanId) -> list[int]:
     """Versions of the scan's reports that still have their content."""
     rows = await store.pool.fetch(
         "SELECT version FROM event_log WHERE scan_id = $1 AND type = 'scan.progress-reported' AND get_byte(data, 0) <> 0"
@@ -147,7 +148,7 @@ async def test_metadata_and_results_are_never_let_go(store: Store) -> None:
     assert [row["type"] for row in types] == ["scan.progress-reported"]
 
 
-async def _a_scan_with_results(store: Store, *skymaps: bytes) -> str:
+async def _a_scan_with_results(store: Store, *skymaps: bytes) -> ScanId:
     """A scan whose last skymap is the final one; all of them are old."""
     scan_id = await store.a_scan()
     for skymap in skymaps:
@@ -162,7 +163,7 @@ async def _skymaps(store: Store) -> set[bytes]:
     return {bytes(row["body"]) for row in await store.pool.fetch("SELECT body FROM blobs WHERE encoding = 'identity'")}
 
 
-async def _compact_results(store: Store, scan_id: str, *, most: int = 20) -> int:
+async def _compact_results(store: Store, scan_id: ScanId, *, most: int = 20) -> int:
     async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
         return await compact_results(tx, scan_id, before=datetime.now(UTC) + SOON, most=most)
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from skydriver_common.db import schedule as module
 from skydriver_common.db.schedule import DueChanges, DueWork, Schedule
+from skydriver_common.model.ids import ScanId
 from tests.support.histories import Store, a_store
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ async def test_a_claim_that_has_ended_does_not_finish_anothers_even_of_the_same_
     store: Store, schedules: tuple[Schedule, Schedule]
 ) -> None:
     one, _ = schedules
-    await one.put(KIND, "s")
+    await one.put(KIND, ScanId("s"))
     late = await claimed(one)
     await expire(store)
     current = await claimed(one)
@@ -75,10 +76,10 @@ async def test_a_claim_that_has_ended_does_not_finish_anothers_even_of_the_same_
 
 async def test_work_that_is_dropped_and_put_is_not_finished_by_the_claim_before(schedules: tuple[Schedule, Schedule]) -> None:
     one, two = schedules
-    await one.put(KIND, "s")
+    await one.put(KIND, ScanId("s"))
     before = await claimed(one)
-    await one.drop(KIND, "s")
-    await one.put(KIND, "s")
+    await one.drop(KIND, ScanId("s"))
+    await one.put(KIND, ScanId("s"))
     await claimed(two)
     await one.finish(before)
     assert await one.seconds_to_next([KIND]) is not None
@@ -86,9 +87,9 @@ async def test_work_that_is_dropped_and_put_is_not_finished_by_the_claim_before(
 
 async def test_what_is_put_while_it_is_claimed_is_done_after_the_claim(schedules: tuple[Schedule, Schedule]) -> None:
     one, two = schedules
-    await one.put(KIND, "s", note={"is": "first"})
+    await one.put(KIND, ScanId("s"), note={"is": "first"})
     work = await claimed(one)
-    await two.put(KIND, "s", note={"is": "second"})
+    await two.put(KIND, ScanId("s"), note={"is": "second"})
     assert await two.claim(KIND) is None  # not by two at once
     await one.finish(work)
     again = await claimed(two)
@@ -99,20 +100,20 @@ async def test_what_is_put_while_it_is_claimed_is_done_after_the_claim(schedules
 
 async def test_a_postponed_row_that_was_put_meanwhile_is_due_at_once(schedules: tuple[Schedule, Schedule]) -> None:
     one, two = schedules
-    await one.put(KIND, "s")
+    await one.put(KIND, ScanId("s"))
     work = await claimed(one)
-    await two.put(KIND, "s", after=HOUR)
-    await two.put(KIND, "s")
+    await two.put(KIND, ScanId("s"), after=HOUR)
+    await two.put(KIND, ScanId("s"))
     await one.postpone(work, HOUR, note={"is": "later"})
     assert (await claimed(two)).scan_id == "s"
 
 
 async def test_waiting_work_is_due_at_the_earlier_time_and_of_the_higher_priority(schedules: tuple[Schedule, Schedule]) -> None:
     one, _ = schedules
-    await one.put(KIND, "s", after=HOUR, priority=1, note={"is": "kept"})
-    await one.put(KIND, "s", after=2 * HOUR, priority=3)
+    await one.put(KIND, ScanId("s"), after=HOUR, priority=1, note={"is": "kept"})
+    await one.put(KIND, ScanId("s"), after=2 * HOUR, priority=3)
     assert 3500 < (await one.seconds_to_next([KIND]) or 0) <= 3600
-    await one.put(KIND, "s", priority=2)
+    await one.put(KIND, ScanId("s"), priority=2)
     work = await claimed(one)
     assert (work.priority, work.note) == (3, {"is": "kept"})
 
@@ -120,22 +121,22 @@ async def test_waiting_work_is_due_at_the_earlier_time_and_of_the_higher_priorit
 async def test_urgent_work_goes_first_then_what_is_due_longest(schedules: tuple[Schedule, Schedule]) -> None:
     one, _ = schedules
     for name, priority, since in (("a", 0, 3), ("b", 0, 5), ("c", 7, 1), ("d", -3, 9), ("e", 7, 2)):
-        await one.put(KIND, name, priority=priority, after=timedelta(seconds=-since))
-    await one.put(KIND, "later", priority=9, after=HOUR)
+        await one.put(KIND, ScanId(name), priority=priority, after=timedelta(seconds=-since))
+    await one.put(KIND, ScanId("later"), priority=9, after=HOUR)
     assert [(await claimed(one)).scan_id for _ in range(5)] == ["e", "c", "b", "a", "d"]
     assert await one.claim(KIND) is None
 
 
 async def test_a_decision_finishes_and_puts_with_its_transaction(store: Store, schedules: tuple[Schedule, Schedule]) -> None:
     one, _ = schedules
-    await one.put(KIND, "s")
-    await one.put(KIND, "t")
+    await one.put(KIND, ScanId("s"))
+    await one.put(KIND, ScanId("t"))
     s, t = await claimed(one), await claimed(one)
-    await one.put(KIND, "t")
+    await one.put(KIND, ScanId("t"))
     changes, later = DueChanges(), DueChanges()
     changes.finish(s)
-    changes.put(KIND, "s", after=HOUR)
-    later.put(KIND, "s", after=2 * HOUR)
+    changes.put(KIND, ScanId("s"), after=HOUR)
+    later.put(KIND, ScanId("s"), after=2 * HOUR)
     later.finish(t)
     changes.take_in(later)
     assert changes.kinds == set()  # nobody has to be woken for what is due in an hour
@@ -152,9 +153,9 @@ async def test_a_put_is_not_lost_to_a_claim_of_the_previous_release(
     store: Store, schedules: tuple[Schedule, Schedule], after_s: float
 ) -> None:
     one, _ = schedules
-    await one.put(KIND, "s")
+    await one.put(KIND, ScanId("s"))
     assert await store.pool.fetchrow(OLD_CLAIM) is not None
-    await one.put(KIND, "s", after=timedelta(seconds=after_s))
+    await one.put(KIND, ScanId("s"), after=timedelta(seconds=after_s))
     await store.pool.execute(OLD_FINISH, "s")
     seconds = await one.seconds_to_next([KIND])
     assert seconds is not None
@@ -187,7 +188,7 @@ async def test_a_replica_gives_back_its_own_claims_alone_also_those_of_the_previ
 ) -> None:
     one, two = schedules
     for name in ("a", "b", "c"):
-        await one.put(KIND, name)
+        await one.put(KIND, ScanId(name))
     mine, others = await claimed(one), await claimed(two)
     await store.pool.execute(
         "UPDATE due_work SET leased_by = 'one', leased_until = now() + interval '1 min' WHERE leased_by IS NULL"
@@ -255,7 +256,7 @@ class Holders(RuleBasedStateMachine):
         return patch.object(module, "datetime", Clock, create=True)
 
     @rule(which=st.integers(0, 2), scan=st.sampled_from("abc"), hours=st.integers(0, 2), priority=st.integers(0, 1))
-    def put(self, which: int, scan: str, hours: int, priority: int) -> None:
+    def put(self, which: int, scan: ScanId, hours: int, priority: int) -> None:
         with self.skewed(which):
             self.run(self.holders[which].put(KIND, scan, after=hours * HOUR, priority=priority))
         number, due = next(self.numbers), self.now + hours
@@ -276,7 +277,7 @@ class Holders(RuleBasedStateMachine):
             work = self.run(self.holders[which].claim(KIND))
         self._claimed(None if work is None else work.scan_id, work)
 
-    def _claimed(self, scan: str | None, claim: Any) -> None:
+    def _claimed(self, scan: ScanId | None, claim: Any) -> None:
         claimable = {name for name, row in self.rows.items() if row.is_claimable(self.now)}
         if scan is None:
             assert not claimable, "there is work that is due and nobody gets it"
@@ -324,7 +325,7 @@ class Holders(RuleBasedStateMachine):
             row.free()
 
     @rule(scan=st.sampled_from("abc"))
-    def drop(self, scan: str) -> None:
+    def drop(self, scan: ScanId) -> None:
         self.run(self.holders[0].drop(KIND, scan))
         self.rows.pop(scan, None)
 
@@ -355,12 +356,12 @@ class Holders(RuleBasedStateMachine):
             row.is_expired = row.claim is not None
 
     @rule(scan=st.sampled_from("abc"))
-    def put_by_the_previous_release(self, scan: str) -> None:
+    def put_by_the_previous_release(self, scan: ScanId) -> None:
         self.run(self.store.pool.execute(OLD_PUT, scan))
         self.rows.setdefault(scan, Row(self.now, set()))
 
     @rule(scan=st.sampled_from("abc"))
-    def put_again_by_the_previous_release(self, scan: str) -> None:
+    def put_again_by_the_previous_release(self, scan: ScanId) -> None:
         self.run(self.store.pool.execute(OLD_PUT_AGAIN, scan))
         row = self.rows.setdefault(scan, Row(self.now, set()))
         row.free()
@@ -441,13 +442,13 @@ async def test_the_page_says_what_each_verb_does_to_a_row(
     store: Store, schedules: tuple[Schedule, Schedule], verb: str, state: str
 ) -> None:
     one, two = schedules
-    await one.put(KIND, "s")
+    await one.put(KIND, ScanId("s"))
     old = await claimed(one)
     await expire(store)
     own = await claimed(one)
     match state:
         case "no row":
-            await one.drop(KIND, "s")
+            await one.drop(KIND, ScanId("s"))
         case "free":
             await one.postpone(own, -HOUR)
         case "expired":
@@ -456,7 +457,7 @@ async def test_the_page_says_what_each_verb_does_to_a_row(
     work = old if "old" in verb else own
     match verb.partition(",")[0]:
         case "put":
-            await two.put(KIND, "s", after=-2 * HOUR)
+            await two.put(KIND, ScanId("s"), after=-2 * HOUR)
         case "claim":
             await two.claim(KIND)
         case "finish":
@@ -464,7 +465,7 @@ async def test_the_page_says_what_each_verb_does_to_a_row(
         case "postpone":
             await two.postpone(work, HOUR)
         case "drop":
-            await two.drop(KIND, "s")
+            await two.drop(KIND, ScanId("s"))
         case "release_all":
             await one.release_all()
     after = await store.pool.fetchrow("SELECT * FROM due_work")

@@ -7,6 +7,7 @@ import pytest
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.db.schedule import Schedule
+from skydriver_common.model.ids import ScanId
 from tests.support.histories import Store, a_store
 from tests.support.waiting import until
 
@@ -83,8 +84,8 @@ async def test_all_verbs_read_a_handful_of_rows(waiting: Store) -> None:
             await schedule.postpone(work, schedule.lease)
 
         for verb in (
-            claim_and_finish, claim_and_postpone, lambda _: schedule.seconds_to_next([KIND]), lambda _: schedule.put(KIND, "due1"),
-            lambda _: schedule.drop(KIND, "due2"),
+            claim_and_finish, claim_and_postpone, lambda _: schedule.seconds_to_next([KIND]), lambda _: schedule.put(KIND, ScanId("due1")),
+            lambda _: schedule.drop(KIND, ScanId("due2")),
         ):  # fmt: skip
             for _ in range(6):
                 await verb(connection)
@@ -97,8 +98,8 @@ async def test_nobody_is_notified_of_work_that_is_due_long_after_the_next_look(s
     rung: list[str] = []
     store.bell.on_ring("skydriver_due", rung.append)
     schedule = Schedule(store.pool, store.bell, holder="one")
-    await schedule.put("soon", "s", after=schedule.lease / 2)
-    await schedule.put("months", "s", after=schedule.lease * 60 * 24 * 90)
+    await schedule.put("soon", ScanId("s"), after=schedule.lease / 2)
+    await schedule.put("months", ScanId("s"), after=schedule.lease * 60 * 24 * 90)
     assert rung == ["soon"]
 
 

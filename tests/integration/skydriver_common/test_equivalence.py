@@ -26,7 +26,7 @@ from skydriver_common.model.commands import (
     RequestScan,
     RescanScan,
 )
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.rejections import Reply
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.stages import ScannerStage
@@ -76,7 +76,7 @@ class _Machine(RuleBasedStateMachine):
     async def _handle(self, command: Command, context: Context) -> Reply:
         return await self.handlers[type(command)](command, context)
 
-    def decide(self, writer: str, scan_id: str, decision: Callable[[Scan], list[ev.Event]]) -> None:
+    def decide(self, writer: str, scan_id: ScanId, decision: Callable[[Scan], list[ev.Event]]) -> None:
         """What a background loop does: look, decide, append."""
 
         async def work() -> None:
@@ -96,35 +96,35 @@ class _Machine(RuleBasedStateMachine):
         return scan_id if reply.is_done else multiple()
 
     @rule(target=scans, scan=scans, abort=_FLAG, replace=_FLAG)
-    def rescan(self, scan: str, abort: bool, replace: bool) -> Any:
+    def rescan(self, scan: ScanId, abort: bool, replace: bool) -> Any:
         new = new_scan_id()
         reply = self.ask(RescanScan(scan_id=scan, new_scan_id=new, abort_first=abort, replace_scan=replace))
         return new if reply.is_done else multiple()
 
     @rule(scan=scans, consent=_FLAG)
-    def delete(self, scan: str, consent: bool) -> None:
+    def delete(self, scan: ScanId, consent: bool) -> None:
         self.ask(DeleteScan(scan_id=scan, delete_completed_scan=consent))
 
     @rule(scan=scans, sequence=st.integers(1, 4), producer=st.sampled_from(["", "p", "q"]), finished=_FLAG)
-    def report(self, scan: str, sequence: int, producer: str, finished: bool) -> None:
+    def report(self, scan: ScanId, sequence: int, producer: str, finished: bool) -> None:
         report = a_report(sequence, finished=finished).progress
         self.ask(PatchManifest(scan_id=scan, progress=report, producer=producer, sequence=sequence))
 
     @rule(scan=scans, run=st.integers(1, 2), rest=st.sampled_from([{}, {"a": 1}, {"a": 2}]))
-    def metadata(self, scan: str, run: int, rest: dict[str, Any]) -> None:
+    def metadata(self, scan: ScanId, run: int, rest: dict[str, Any]) -> None:
         self.ask(PatchManifest(scan_id=scan, event_metadata={"run_id": run}, scan_metadata=rest))
 
     @rule(scan=scans, skymap=st.sampled_from([b"1", b"2"]), final=_FLAG)
-    def result(self, scan: str, skymap: bytes, final: bool) -> None:
+    def result(self, scan: ScanId, skymap: bytes, final: bool) -> None:
         digest = self.runner.run(blobs.put(self.store.pool, skymap))
         self.ask(PutResult(scan_id=scan, digest=digest, size_bytes=1, is_final=final))
 
     @rule(scan=scans, workflow=st.sampled_from(["w1", "w2"]))
-    def assign(self, scan: str, workflow: str) -> None:
+    def assign(self, scan: ScanId, workflow: str) -> None:
         self.ask(AssignWorkflow(scan_id=scan, workflow_id=workflow, ewms_address="http://ewms"))
 
     @rule(scan=scans, goes=st.sampled_from(["well", "wrong", "nowhere"]))
-    def launch(self, scan: str, goes: str) -> None:
+    def launch(self, scan: ScanId, goes: str) -> None:
         self.decide("dispatcher", scan, decide.decide_attempt)
         if goes == "nowhere":
             self.decide("dispatcher", scan, lambda it: decide.decide_deferred_launch(it, "no room"))
@@ -134,22 +134,22 @@ class _Machine(RuleBasedStateMachine):
             self.decide("dispatcher", scan, lambda it: decide.decide_failed_launch(it, "no", is_final=False, max_attempts=2))
 
     @rule(scan=scans, exit_code=st.sampled_from([None, 1, 2]))
-    def scanner_ends(self, scan: str, exit_code: int | None) -> None:
+    def scanner_ends(self, scan: ScanId, exit_code: int | None) -> None:
         self.decide("dispatcher", scan, lambda it: decide.decide_exit(it, exit_code=exit_code, log_tail=""))
 
     @rule(
         scan=scans, stage=st.sampled_from([ScannerStage.PENDING, ScannerStage.RUNNING]), code=st.sampled_from(["", "a-trouble"])
     )
-    def scanner_comes_to(self, scan: str, stage: ScannerStage, code: str) -> None:
+    def scanner_comes_to(self, scan: ScanId, stage: ScannerStage, code: str) -> None:
         self.decide("dispatcher", scan, lambda it: decide.decide_stage(it, stage=stage, code=code, text=code))
 
     @rule(target=scans, scan=scans)
-    def scanner_is_lost(self, scan: str) -> Any:
+    def scanner_is_lost(self, scan: ScanId) -> Any:
         new = self.runner.run(self.dispatcher.replace_scan(scan, "evicted", 137, "", a_context()))
         return new if new is not None else multiple()
 
     @rule(scan=scans, running=st.integers(0, 2))
-    def workers(self, scan: str, running: int) -> None:
+    def workers(self, scan: ScanId, running: int) -> None:
         statuses = {"RUNNING": {"osg": running}} if running else {}
         self.decide("ewms_bridge", scan, lambda _: [ev.WorkforceChanged(statuses=statuses, n_running=running)])
 
@@ -179,7 +179,7 @@ class _Machine(RuleBasedStateMachine):
         for scan_id in touched:
             self.runner.run(self._lifecycle(scan_id))
 
-    async def _lifecycle(self, scan_id: str) -> None:
+    async def _lifecycle(self, scan_id: ScanId) -> None:
         events = [(logged.version, logged.event) async for logged in history(self.store.pool, scan_id)]
         assert [version for version, _ in events] == list(range(1, len(events) + 1))
         count = Counter(event.type for _, event in events)
@@ -197,7 +197,7 @@ class _Machine(RuleBasedStateMachine):
             has_final |= isinstance(event, ev.ResultReceived) and event.is_final
         await self._ends_once(scan_id, events, final)
 
-    async def _ends_once(self, scan_id: str, events: list[tuple[int, ev.Event]], final: str) -> None:
+    async def _ends_once(self, scan_id: ScanId, events: list[tuple[int, ev.Event]], final: str) -> None:
         """At most one final result is in force, the newest; and a scan that has ended has ended then, whatever comes later."""
         stored = await self.store.pool.fetch("SELECT digest, is_final FROM results WHERE scan_id = $1", scan_id)
         assert [row["digest"] for row in stored if row["is_final"]] == ([final] if final else [])

@@ -11,6 +11,7 @@ from skydriver_common.db.pool import Connection
 from skydriver_common.log import read, system_chain
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.events import SYSTEM, ThrottleChanged
+from skydriver_common.model.ids import ScanId
 from skydriver_ops.eventlog import archive, selection, transfer
 from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report
@@ -22,7 +23,7 @@ def _replica(store: Store) -> UnitOfWork:
     return UnitOfWork(store.pool, store.bell, writer="progress")
 
 
-async def _write(uow: UnitOfWork, scans: Sequence[str], go_on: asyncio.Event | None = None) -> None:
+async def _write(uow: UnitOfWork, scans: Sequence[ScanId], go_on: asyncio.Event | None = None) -> None:
     async with uow.on_scans(a_context(), scans) as tx:
         if go_on is not None:
             await go_on.wait()
@@ -35,9 +36,9 @@ async def _waiting(store: Store) -> int:
     return int(await store.pool.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
 
 
-async def _out_of_order(connection: Connection) -> list[tuple[str, int]]:
+async def _out_of_order(connection: Connection) -> list[tuple[ScanId, int]]:
     """(scan id, version) of events that readers see before one of the same scan that was written earlier."""
-    versions: dict[str, int] = {}
+    versions: dict[ScanId, int] = {}
     found = []
     async for page in selection.pages(connection):
         for event in (one.event for one in page):
@@ -81,7 +82,7 @@ async def test_many_on_overlapping_scans_neither_block_each_other_nor_leave_diso
     rng, replicas = random.Random(7), [_replica(store) for _ in range(4)]
     scans = [await store.a_scan() for _ in range(6)]
 
-    async def writes(uow: UnitOfWork, choices: list[list[str]]) -> None:
+    async def writes(uow: UnitOfWork, choices: list[list[ScanId]]) -> None:
         for chosen in choices:
             await _write(uow, chosen)
 

@@ -10,7 +10,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
 from skydriver_common.log import group_commit as together
 from skydriver_common.log.unit_of_work import DeadlinePassed, Transaction, UnitOfWork
-from skydriver_common.model.ids import digest_of
+from skydriver_common.model.ids import ScanId, digest_of
 from skydriver_common.model.rejections import Reply
 from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report
@@ -19,18 +19,18 @@ from tests.support.waiting import until
 Decide = Callable[[Transaction], object]
 
 
-async def _decide(uow: UnitOfWork, scan_id: str, decide: Decide, command_id: str | None = None) -> None:
+async def _decide(uow: UnitOfWork, scan_id: ScanId, decide: Decide, command_id: str | None = None) -> None:
     async with uow.on_scans(a_context(command_id), [scan_id]) as tx:
         decide(tx)
 
 
-async def _at_once(store: Store, scan_id: str, *decides: Decide) -> list[BaseException | None]:
+async def _at_once(store: Store, scan_id: ScanId, *decides: Decide) -> list[BaseException | None]:
     """All of them at the same time; how each ended."""
     uow = store.uows["progress"]
     return await asyncio.gather(*(_decide(uow, scan_id, decide) for decide in decides), return_exceptions=True)
 
 
-def _reporting(scan_id: str, sequence: int) -> Decide:
+def _reporting(scan_id: ScanId, sequence: int) -> Decide:
     return lambda tx: tx.append(scan_id, [a_report(sequence)])
 
 
@@ -222,7 +222,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     return made
 
 
-async def _decide_by(uow: UnitOfWork, scan_id: str, deadline: float, decide: Decide) -> None:
+async def _decide_by(uow: UnitOfWork, scan_id: ScanId, deadline: float, decide: Decide) -> None:
     async with uow.on_scans(a_context(deadline=deadline), [scan_id]) as tx:
         decide(tx)
 

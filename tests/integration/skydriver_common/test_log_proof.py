@@ -15,6 +15,7 @@ import pytest
 from skydriver_common.log import blobs
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
+from skydriver_common.model.ids import ScanId
 from skydriver_ops.eventlog import rebuild, rebuild_schema
 from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, a_context, a_report, skydriver
@@ -253,18 +254,18 @@ async def test_a_swap_that_is_killed_in_the_middle_of_the_exchange_changes_nothi
 
 
 @asynccontextmanager
-async def _writers(store: Store, scans: list[str]) -> AsyncIterator[list[str]]:
+async def _writers(store: Store, scans: list[ScanId]) -> AsyncIterator[list[str]]:
     """Processes that append one event after the other; the scan of each commit."""
     stop, commits = asyncio.Event(), list[str]()
 
-    async def write(scan_id: str) -> None:
+    async def write(scan_id: ScanId) -> None:
         replica = UnitOfWork(store.pool, store.bell, writer="progress")
         while not stop.is_set():
             async with replica.on_scans(a_context(), [scan_id]) as tx:
                 tx.append(scan_id, [a_report(100 + len(commits))])
             commits.append(scan_id)
 
-    writers = [asyncio.create_task(write(scan_id)) for scan_id in scans]
+    writers = [asyncio.create_task(write(ScanId(scan_id))) for scan_id in scans]
     try:
         yield commits
     finally:
@@ -317,7 +318,7 @@ async def test_a_walk_through_the_log_holds_no_snapshot(store: Store, walk: Any)
     scans = [await store.a_finished_scan() for _ in range(3)]
     held: list[Any] = []
 
-    async def report(scan_id: str) -> None:
+    async def report(scan_id: ScanId) -> None:
         for sequence in range(10, 40):
             await store.append("progress", scan_id, a_report(sequence))
 

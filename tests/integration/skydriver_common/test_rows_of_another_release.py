@@ -10,6 +10,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log import group_commit as together
 from skydriver_common.log.scan_state_cache import ScanStateCache
 from skydriver_common.model import events as ev
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import STATE_VERSION
 from skydriver_ops.eventlog import rebuild
 from skydriver_ops.eventlog.rebuild import Comparison
@@ -22,13 +23,13 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "PROCESS_STATES", ScanStateCache(max_state_bytes=0))
 
 
-async def _alter(store: Store, scan_id: str, **changes: object) -> None:
+async def _alter(store: Store, scan_id: ScanId, **changes: object) -> None:
     """Write the row's ``rest`` anew, as another release would."""
     rest = orjson.loads(await store.pool.fetchval("SELECT rest FROM manifests WHERE scan_id = $1", scan_id))
     await store.pool.execute("UPDATE manifests SET rest = $2 WHERE scan_id = $1", scan_id, orjson.dumps(rest | changes))
 
 
-async def _an_older_release_wrote(store: Store, scan_id: str) -> None:
+async def _an_older_release_wrote(store: Store, scan_id: ScanId) -> None:
     """That one drops keys that it does not know."""
     rest = orjson.loads(await store.pool.fetchval("SELECT rest FROM manifests WHERE scan_id = $1", scan_id))
     kept = {name: value for name, value in rest.items() if name not in ("added", "written")}
@@ -75,7 +76,7 @@ async def test_a_row_that_only_a_newer_release_reads_holds_up_no_other_scan(stor
     async with a_store(database) as other:
         uow = other.uows["progress"]
 
-        async def report(scan_id: str) -> None:
+        async def report(scan_id: ScanId) -> None:
             async with uow.on_scans(a_context(), [scan_id]) as tx:
                 tx.append(scan_id, [a_report(1)])
 

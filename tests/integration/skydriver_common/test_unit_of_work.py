@@ -15,7 +15,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.group_commit import recorded_reply
 from skydriver_common.log.unit_of_work import DeadlinePassed, EventNotOwned, UnitOfWork
 from skydriver_common.model import events as ev
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.rejections import Code, Reply
 from skydriver_ops.eventlog import selection
 from skydriver_ops.eventlog.selection import START, Cursor
@@ -24,7 +24,7 @@ from tests.support.histories import Store, a_context, a_report, a_request
 from tests.support.waiting import let_others_run, pause
 
 
-async def _handle(store: Store, scan_id: str, command_id: str, body: bytes = b"{}", fingerprint: str = "") -> Reply:
+async def _handle(store: Store, scan_id: ScanId, command_id: str, body: bytes = b"{}", fingerprint: str = "") -> Reply:
     context = a_context(command_id, fingerprint=fingerprint)
     async with store.uows["progress"].on_scans(context, [scan_id]) as tx:
         if tx.recorded_reply is not None:

@@ -13,6 +13,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.loops import LoopSignals, run_loop
 from skydriver_dispatcher import store as statements
@@ -31,7 +32,7 @@ async def queue(store: Store, **scans: tuple[int, float]) -> None:
     """Waiting scans by name: priority, hours of waiting."""
     schedule = Schedule(store.pool, store.bell, holder="x")
     for name, (priority, hours) in scans.items():
-        await schedule.put(statements.LAUNCH, name, priority=priority)
+        await schedule.put(statements.LAUNCH, ScanId(name), priority=priority)
         await store.pool.execute(
             "UPDATE due_work SET created_at = now() - make_interval(secs => $2) WHERE scan_id = $1", name, hours * 3600
         )
@@ -41,7 +42,7 @@ async def claim(store: Store, holder: str = "x") -> Any:
     return await statements.claim_launch(store.pool, holder=holder, lease=timedelta(seconds=60))
 
 
-async def order(store: Store) -> list[str]:
+async def order(store: Store) -> list[ScanId]:
     names = []
     while isinstance(work := await claim(store), DueWork):
         names.append(work.scan_id)
@@ -65,11 +66,11 @@ async def hands(dispatcher: Dispatcher) -> AsyncIterator[None]:
         await asyncio.gather(*loops)
 
 
-def are(dispatcher: Dispatcher, scans: list[str], what: Callable[[Scan], bool]) -> Callable[[], Awaitable[bool]]:
+def are(dispatcher: Dispatcher, scans: list[ScanId], what: Callable[[Scan], bool]) -> Callable[[], Awaitable[bool]]:
     """Whether this is true of all these scans."""
 
     async def asked() -> bool:
-        return all([what(await dispatcher.scan(scan_id)) for scan_id in scans])
+        return all([what(await dispatcher.scan(ScanId(scan_id))) for scan_id in scans])
 
     return asked
 

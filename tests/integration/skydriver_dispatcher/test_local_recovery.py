@@ -17,7 +17,7 @@ from skydriver_common.log import blobs
 from skydriver_common.log.read import history
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import RequestScan
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters.local import LocalLauncher
@@ -61,7 +61,7 @@ class Life:
         await self.store.pool.execute("UPDATE due_work SET due_at = now() - interval '1 s'")
         await self.settle_down()
 
-    async def end(self, scan_id: str, code: int) -> None:
+    async def end(self, scan_id: ScanId, code: int) -> None:
         """Let the scanner server end by itself, and wait until its end is known."""
         known = asyncio.Event()
         self.launcher.news.on_event(known.set)
@@ -101,13 +101,13 @@ class Machine:
         await usecases.request_scan(RequestScan(scan_id=scan_id, request=request, event_digest=digest), a_context())
         return scan_id
 
-    async def scan(self, scan_id: str) -> Scan:
+    async def scan(self, scan_id: ScanId) -> Scan:
         async with self.store.uows["dispatcher"].on_scans(a_context(), [scan_id]) as tx:
             scan = tx.scan(scan_id)
         assert scan is not None
         return scan
 
-    async def restarts(self, scan_id: str) -> list[ev.ScannerRestarted]:
+    async def restarts(self, scan_id: ScanId) -> list[ev.ScannerRestarted]:
         events = [logged.event async for logged in history(self.store.pool, scan_id)]
         return [event for event in events if isinstance(event, ev.ScannerRestarted)]
 
@@ -143,9 +143,9 @@ async def test_ordinary_stops_of_the_system_are_no_failure_of_a_scan_however_man
         await machine.kill_all()
         life = await machine.start()
         assert await life.launcher.running_scans() == {scan_id: True}
-        scan = await machine.scan(scan_id)
+        scan = await machine.scan(ScanId(scan_id))
         assert (scan.launch.state, scan.launch.restarts) == ("launched", 0)
-        assert len(await machine.restarts(scan_id)) == n + 1
+        assert len(await machine.restarts(ScanId(scan_id))) == n + 1
     assert "scanner-restarted" not in [problem["code"] for problem in problems_of(scan)]
     assert "disappeared" not in scan.launch.reason
 
@@ -155,15 +155,15 @@ async def test_a_scanner_server_that_fails_without_progress_is_started_again_thr
     scan_id = await machine.request()
     await life.settle_down()
     for restarts in (1, 2, 3):
-        await life.end(scan_id, 3)
+        await life.end(ScanId(scan_id), 3)
         await life.hasten()
-        assert (await machine.scan(scan_id)).launch.restarts == restarts
+        assert (await machine.scan(ScanId(scan_id))).launch.restarts == restarts
     await machine.kill_all()
     life = await machine.start()  # a stop in between changes nothing
-    assert (await machine.scan(scan_id)).launch.restarts == 3
-    await life.end(scan_id, 3)
+    assert (await machine.scan(ScanId(scan_id))).launch.restarts == 3
+    await life.end(ScanId(scan_id), 3)
     await life.hasten()
-    scan = await machine.scan(scan_id)
+    scan = await machine.scan(ScanId(scan_id))
     assert scan.launch.state == "failed"
     assert scan.launch.reason == "the scanner server ended with exit code 3 and had been restarted 3 times without progress"
 
@@ -173,33 +173,35 @@ async def test_a_restart_after_progress_starts_the_count_again(machine: Machine)
     scan_id = await machine.request()
     await life.settle_down()
     for n in range(6):
-        await life.end(scan_id, 3)
+        await life.end(ScanId(scan_id), 3)
         await life.hasten()
-        assert (await machine.scan(scan_id)).launch.restarts == 1
+        assert (await machine.scan(ScanId(scan_id))).launch.restarts == 1
         report = a_report(n + 1)
         stats = {**report.progress["processing_stats"], "rate": {"average": "0:00:01"}}
         await machine.store.append(
-            "progress", scan_id, replace(report, progress={**report.progress, "processing_stats": stats})
+            "progress", ScanId(scan_id), replace(report, progress={**report.progress, "processing_stats": stats})
         )
     empty = a_report(7)
     for restarts in (1, 2, 3):  # reports without a single pixel are no progress
-        await life.end(scan_id, 3)
+        await life.end(ScanId(scan_id), 3)
         await life.hasten()
-        assert (await machine.scan(scan_id)).launch.restarts == restarts
+        assert (await machine.scan(ScanId(scan_id))).launch.restarts == restarts
         stats = {**empty.progress["processing_stats"], "rate": {}}
-        await machine.store.append("progress", scan_id, replace(empty, progress={**empty.progress, "processing_stats": stats}))
+        await machine.store.append(
+            "progress", ScanId(scan_id), replace(empty, progress={**empty.progress, "processing_stats": stats})
+        )
 
 
 async def test_a_process_that_is_gone_without_news_is_found_by_the_next_look(machine: Machine) -> None:
     life = await machine.start()
     scan_id = await machine.request()
     await life.settle_down()
-    await life.end(scan_id, 3)
+    await life.end(ScanId(scan_id), 3)
     life.launcher.news.clear()
     await life.watchdog.reconcile()
     await life.settle_down()
     assert await life.launcher.running_scans() == {scan_id: True}
-    assert [event.restarts for event in await machine.restarts(scan_id)] == [1]
+    assert [event.restarts for event in await machine.restarts(ScanId(scan_id))] == [1]
 
 
 async def test_what_was_started_again_during_the_look_is_not_missing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +212,7 @@ async def test_what_was_started_again_during_the_look_is_not_missing(machine: Ma
 
     async def and_it_ends_and_is_started_again() -> dict[str, bool]:
         found = await running_scans()
-        await life.end(scan_id, 3)
+        await life.end(ScanId(scan_id), 3)
         await life.settle_down()
         return {each: runs for each, runs in found.items() if each != scan_id}
 
@@ -218,4 +220,4 @@ async def test_what_was_started_again_during_the_look_is_not_missing(machine: Ma
         patched.setattr(life.launcher, "running_scans", and_it_ends_and_is_started_again)
         assert await life.watchdog.reconcile() == 5.0, "it looks again soon"
     await life.settle_down()
-    assert [event.restarts for event in await machine.restarts(scan_id)] == [1]
+    assert [event.restarts for event in await machine.restarts(ScanId(scan_id))] == [1]

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store
@@ -56,7 +57,7 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
     async def as_wished() -> bool:
         jobs = {name.removeprefix("skyscan-") for kind, _, name in dispatcher.cluster.objects if kind == "jobs"}
         secrets = {name.removeprefix("skyscan-") for kind, _, name in dispatcher.cluster.objects if kind == "secrets"}
-        states = {(await dispatcher.scan(scan_id)).launch.state for scan_id in wanted}
+        states = {(await dispatcher.scan(ScanId(scan_id))).launch.state for scan_id in wanted}
         return jobs == secrets == wanted and states <= {"launched"}  # the dice may have deleted them all
 
     async def are_settled() -> bool:
@@ -69,7 +70,7 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
         await store.pool.execute("UPDATE launch_throttle SET held_until = '-infinity', no_room_until = '-infinity'")
         for scan_id, _ in scans:  # the Job controller makes pods: an orphan shows up
             if dispatcher.cluster.find("jobs", f"skyscan-{scan_id}"):
-                await dispatcher.cluster.run_pod(scan_id, **pods.waiting(scan_id))
+                await dispatcher.cluster.run_pod(ScanId(scan_id), **pods.waiting(ScanId(scan_id)))
         return False
 
     await until(are_settled, "database and cluster are as the scans' users wish", 120)

@@ -8,6 +8,7 @@ import pytest
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher.launcher_events import MAX_TRIES
 from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
@@ -24,7 +25,7 @@ JOB_ENDS = {
 }
 
 
-async def end_job(dispatcher: Dispatcher, scan_id: str, how: str) -> None:
+async def end_job(dispatcher: Dispatcher, scan_id: ScanId, how: str) -> None:
     job = dispatcher.cluster.objects["jobs", NAMESPACE, f"skyscan-{scan_id}"]
     await dispatcher.cluster.place("jobs", job | {"status": {"conditions": [JOB_ENDS[how]]}})
 

@@ -10,7 +10,7 @@ import pytest
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
-from skydriver_common.model.ids import new_scan_id
+from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher import store as statements
 from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
@@ -34,7 +34,7 @@ async def watching(dispatcher: Dispatcher) -> AsyncIterator[None]:
         await task
 
 
-async def stage(dispatcher: Dispatcher, scan_id: str) -> tuple[str, str]:
+async def stage(dispatcher: Dispatcher, scan_id: ScanId) -> tuple[str, str]:
     launch = (await dispatcher.scan(scan_id)).launch
     return launch.stage, launch.trouble.get("code", "")
 
@@ -74,7 +74,7 @@ async def test_a_killed_scanner_goes_on_as_a_new_scan(dispatcher: Dispatcher, en
         await dispatcher.cluster.run_pod(scan_id, **end(scan_id))
         await dispatcher.until(lambda: was_replaced(dispatcher, scan_id))
     old = await dispatcher.scan(scan_id)
-    new = await dispatcher.scan(str(old.replaced_by_scan_id))
+    new = await dispatcher.scan(ScanId(str(old.replaced_by_scan_id)))
     assert old.is_deleted
     assert words in old.launch.reason
     assert new.classifiers["rescan"] is True
@@ -96,7 +96,7 @@ async def test_the_new_scan_keeps_the_old_ones_place_in_the_line(dispatcher: Dis
     await set_throttle(dispatcher.store)
     new = str((await dispatcher.scan(scan_id)).replaced_by_scan_id)
     await dispatcher.launch()
-    assert dispatcher.has_job(new)
+    assert dispatcher.has_job(ScanId(new))
     assert not dispatcher.has_job(waiting)
 
 
@@ -107,7 +107,7 @@ async def test_at_most_three_times_in_ten_hours_then_the_scan_has_failed(dispatc
             await dispatcher.cluster.run_pod(scan_id, **pods.terminated(scan_id, 137))
             await dispatcher.until(lambda scan_id=scan_id: was_replaced(dispatcher, scan_id))  # type: ignore[misc]
             await dispatcher.settle_down()
-            scan_id = str((await dispatcher.scan(scan_id)).replaced_by_scan_id)
+            scan_id = ScanId(str((await dispatcher.scan(scan_id)).replaced_by_scan_id))
         await dispatcher.cluster.run_pod(scan_id, **pods.terminated(scan_id, 137))
         await dispatcher.until(lambda: has_failed(dispatcher, scan_id))
     last = await dispatcher.scan(scan_id)
@@ -207,7 +207,7 @@ async def test_an_image_that_cannot_be_pulled_is_waited_for_up_to_a_limit(dispat
     assert (await dispatcher.scan(mended)).launch.state == "launched"
 
 
-async def refuse_pod(dispatcher: Dispatcher, scan_id: str, message: str, minute: int) -> None:
+async def refuse_pod(dispatcher: Dispatcher, scan_id: ScanId, message: str, minute: int) -> None:
     """The Job controller says that it can't make the scan's pod."""
     job = dispatcher.cluster.find("jobs", f"skyscan-{scan_id}")
     assert job is not None
@@ -258,7 +258,7 @@ async def test_a_scan_whose_secret_somebody_deletes_before_it_starts_goes_on_as_
         await dispatcher.settle_down()
     old = await dispatcher.scan(robbed)
     assert "its Secret is gone" in old.launch.reason
-    assert dispatcher.has_job(str(old.replaced_by_scan_id))
+    assert dispatcher.has_job(ScanId(str(old.replaced_by_scan_id)))
     assert not dispatcher.has_job(robbed)
     assert [(await dispatcher.scan(scan_id)).replaced_by_scan_id for scan_id in (started, fine)] == [None, None]
 
@@ -455,7 +455,7 @@ async def test_after_a_restart_database_and_cluster_are_made_to_agree(dispatcher
     assert (await dispatcher.scan(fine)).replaced_by_scan_id is None
 
 
-async def running(dispatcher: Dispatcher, number: int) -> list[str]:
+async def running(dispatcher: Dispatcher, number: int) -> list[ScanId]:
     """So many scans that run."""
     await set_throttle(dispatcher.store)
     scans = [await dispatcher.request() for _ in range(number)]
@@ -479,7 +479,7 @@ async def test_a_dispatcher_of_another_world_does_not_replace_all_that_runs(stor
         await stranger.watchdog.reconcile()
         assert stranger.watchdog.in_doubt == 25
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 25
-    assert all(dispatcher.has_job(scan_id) for scan_id in scans)
+    assert all(dispatcher.has_job(ScanId(scan_id)) for scan_id in scans)
     # a handful that was lost is another matter: the right one acts at once
     ours = a_dispatcher(
         store, dispatcher.cluster, dispatcher.client, "three", doubt_limit=timedelta(minutes=10), clock=lambda: now
@@ -517,7 +517,7 @@ async def test_nor_does_it_in_the_usual_size(store: Store, dispatcher: Dispatche
     await stranger.watchdog.reconcile()
     assert stranger.watchdog.in_doubt == number
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == number
-    assert all(dispatcher.has_job(scan_id) for scan_id in scans)
+    assert all(dispatcher.has_job(ScanId(scan_id)) for scan_id in scans)
 
 
 async def test_a_job_of_an_unknown_scan_is_stopped_only_after_it_was_unknown_for_a_while(
@@ -625,19 +625,19 @@ async def leads(dispatcher: Dispatcher) -> bool:
     return dispatcher.leadership.leads
 
 
-async def states(dispatcher: Dispatcher, scans: list[str]) -> set[str]:
+async def states(dispatcher: Dispatcher, scans: list[ScanId]) -> set[str]:
     return {(await dispatcher.scan(scan_id)).launch.state for scan_id in scans}
 
 
-async def no_job(dispatcher: Dispatcher, scan_id: str) -> bool:
+async def no_job(dispatcher: Dispatcher, scan_id: ScanId) -> bool:
     return not dispatcher.has_job(scan_id)
 
 
-async def was_replaced(dispatcher: Dispatcher, scan_id: str) -> bool:
+async def was_replaced(dispatcher: Dispatcher, scan_id: ScanId) -> bool:
     return (await dispatcher.scan(scan_id)).replaced_by_scan_id is not None
 
 
-async def has_failed(dispatcher: Dispatcher, scan_id: str) -> bool:
+async def has_failed(dispatcher: Dispatcher, scan_id: ScanId) -> bool:
     return (await dispatcher.scan(scan_id)).launch.state == "failed"
 
 

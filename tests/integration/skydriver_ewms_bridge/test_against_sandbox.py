@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 from yarl import URL
 
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.adapters import oauth2
 from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest, open_ewms
 from skydriver_ewms_bridge.adapters.object_store import S3Store, open_store
@@ -82,7 +83,7 @@ async def store(sandbox: Sandbox) -> AsyncIterator[S3Store]:
         yield store
 
 
-def a_spec(scan_id: str, *clusters: tuple[str, int], priority: int = 0) -> WorkflowSpec:
+def a_spec(scan_id: ScanId, *clusters: tuple[str, int], priority: int = 0) -> WorkflowSpec:
     return workflow_spec(
         WorkflowOrder(
             scan_id=scan_id, instance="test", worker_image="/cvmfs/images/skymap_scanner:4.1.2",
@@ -94,12 +95,14 @@ def a_spec(scan_id: str, *clusters: tuple[str, int], priority: int = 0) -> Workf
 
 
 async def test_our_request_is_accepted_and_found_by_its_marker(ewms: EwmsRest) -> None:
-    workflow = await ewms.create_workflow(a_spec("scan-a", priority=-1))
-    await ewms.create_workflow(a_spec("scan-b", priority=500))
+    workflow = await ewms.create_workflow(a_spec(ScanId("scan-a"), priority=-1))
+    await ewms.create_workflow(a_spec(ScanId("scan-b"), priority=500))
 
-    assert [w.workflow_id for w in await ewms.find_workflows_of("scan-a", workflow.timestamp - 300)] == [workflow.workflow_id]
-    assert await ewms.find_workflows_of("scan-a", workflow.timestamp + 300) == ()
-    assert await ewms.find_workflows_of("scan-c", 0.0) == ()
+    assert [w.workflow_id for w in await ewms.find_workflows_of(ScanId("scan-a"), workflow.timestamp - 300)] == [
+        workflow.workflow_id
+    ]
+    assert await ewms.find_workflows_of(ScanId("scan-a"), workflow.timestamp + 300) == ()
+    assert await ewms.find_workflows_of(ScanId("scan-c"), 0.0) == ()
     directives = await ewms.task_directives(workflow.workflow_id)
     osg, sub2 = task_for_cluster(directives, "osg"), task_for_cluster(directives, "sub-2")
     assert osg is not None
@@ -109,7 +112,7 @@ async def test_our_request_is_accepted_and_found_by_its_marker(ewms: EwmsRest) -
 
 
 async def test_queues_are_activated_and_make_a_profile(ewms: EwmsRest) -> None:
-    workflow = await ewms.create_workflow(a_spec("scan-q"))
+    workflow = await ewms.create_workflow(a_spec(ScanId("scan-q")))
     profiles: Any = ()
 
     async def are_activated() -> bool:
@@ -128,12 +131,12 @@ async def test_a_create_whose_answer_is_lost_is_found(ewms: EwmsRest, sandbox: S
     for number, fault in enumerate(["create_fails", "create_hangs"]):
         await sandbox.fault(**{fault: 1})
         with pytest.raises(OutcomeUnknown):
-            await ewms.create_workflow(a_spec(f"scan-lost-{number}"))
-        assert len(await ewms.find_workflows_of(f"scan-lost-{number}", 0.0)) == 1
+            await ewms.create_workflow(a_spec(ScanId(f"scan-lost-{number}")))
+        assert len(await ewms.find_workflows_of(ScanId(f"scan-lost-{number}"), 0.0)) == 1
 
 
 async def test_a_workflow_is_stopped_once_and_its_first_word_stays(ewms: EwmsRest) -> None:
-    workflow = await ewms.create_workflow(a_spec("scan-stop"))
+    workflow = await ewms.create_workflow(a_spec(ScanId("scan-stop")))
     await ewms.finish(workflow.workflow_id)
     with pytest.raises(NotFound):
         await ewms.abort(workflow.workflow_id)
@@ -145,7 +148,7 @@ async def test_a_workflow_is_stopped_once_and_its_first_word_stays(ewms: EwmsRes
 
 
 async def test_workers_are_added_and_many_pages_are_followed(ewms: EwmsRest) -> None:
-    workflow = await ewms.create_workflow(a_spec("scan-add", ("osg", 1)))
+    workflow = await ewms.create_workflow(a_spec(ScanId("scan-add"), ("osg", 1)))
     task = (await ewms.task_directives(workflow.workflow_id))[0]
     added = {(await ewms.add_workers(task.task_id, "osg", number)).taskforce_uuid for number in range(2, 7)}
 
@@ -161,7 +164,7 @@ async def test_workers_are_added_and_many_pages_are_followed(ewms: EwmsRest) -> 
 
 async def test_a_cluster_that_ewms_does_not_know_is_a_final_refusal(ewms: EwmsRest) -> None:
     with pytest.raises(Refused):
-        await ewms.create_workflow(a_spec("scan-mars", ("mars", 1)))
+        await ewms.create_workflow(a_spec(ScanId("scan-mars"), ("mars", 1)))
 
 
 async def test_tokens_of_seconds_are_renewed_without_a_failure(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +179,7 @@ async def test_tokens_of_seconds_are_renewed_without_a_failure(sandbox: Sandbox,
     async with open_ewms(
         url=sandbox.url, issuer=sandbox.url, client_id="skydriver", client_secret=SecretStr("s3cret"), instance="test"
     ) as ewms:
-        workflow = await ewms.create_workflow(a_spec("scan-tokens"))
+        workflow = await ewms.create_workflow(a_spec(ScanId("scan-tokens")))
 
         async def was_renewed() -> bool:
             await ewms.get_workflow(workflow.workflow_id)
@@ -187,7 +190,7 @@ async def test_tokens_of_seconds_are_renewed_without_a_failure(sandbox: Sandbox,
 
 
 async def test_the_start_up_file_passes_through_the_object_store(store: S3Store) -> None:
-    key = startup_object_key("scan-s3")
+    key = startup_object_key(ScanId("scan-s3"))
     assert not await store.exists(key)
     async with aiohttp.ClientSession() as session:
         async with session.put(URL(store.presigned_put(key), encoded=True), data=b"{}") as put:

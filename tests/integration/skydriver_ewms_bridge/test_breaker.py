@@ -13,6 +13,7 @@ from skydriver_api.reads.view_queries import ViewQueries
 from skydriver_common.clock import CLOCK
 from skydriver_common.db.notifier import DUE_CHANNEL, Notifier
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
@@ -242,11 +243,11 @@ async def test_a_replica_whose_clock_is_wrong_keeps_to_the_pauses_and_claims_of_
     (first, one, _), (_, other, _) = replicas
     server.say(*[BROKEN] * THRESHOLD)
     await _fail(first)
-    assert await store.begin_attempt(bridge.pool, "scan", unclear_wait=timedelta(seconds=500))
+    assert await store.begin_attempt(bridge.pool, ScanId("scan"), unclear_wait=timedelta(seconds=500))
     CLOCK.compared(ahead_s)
     try:
         assert 0 < await other.open_for_s() <= 2.0
-        assert not await store.begin_attempt(bridge.pool, "scan", unclear_wait=timedelta(seconds=500))
+        assert not await store.begin_attempt(bridge.pool, ScanId("scan"), unclear_wait=timedelta(seconds=500))
     finally:
         CLOCK.compared(0.0)
     assert 0 < await one.open_for_s() <= 2.0

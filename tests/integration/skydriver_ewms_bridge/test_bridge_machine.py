@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from skydriver_common.db.schedule import Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import AddWorkers
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
 from skydriver_ewms_bridge.due import ADDITIONS, ASSIGN, DUPLICATES, QUEUES, STOP
@@ -116,7 +117,7 @@ class Pair(RuleBasedStateMachine):
             return
         scan_id = self.scans[which % len(self.scans)]
         self.ended.add(scan_id)
-        self.run(self.replicas[0].complete(scan_id) if is_complete else self.replicas[0].deleted(scan_id))
+        self.run(self.replicas[0].complete(ScanId(scan_id)) if is_complete else self.replicas[0].deleted(ScanId(scan_id)))
 
     @rule(call=CALLS, fault=FAULTS)
     def strike(self, call: str, fault: str) -> None:
@@ -155,12 +156,12 @@ class Pair(RuleBasedStateMachine):
             return
         scan_id = self.scans[which % len(self.scans)]
         self.fuse.left = crash_after
-        is_done = self.run(self._ask(self.replicas[replica], scan_id, n_workers))
+        is_done = self.run(self._ask(self.replicas[replica], ScanId(scan_id), n_workers))
         self.fuse.left = None
         if is_done:
             self.answered.add((scan_id, n_workers))
 
-    async def _ask(self, replica: Bridge, scan_id: str, n_workers: int) -> bool:
+    async def _ask(self, replica: Bridge, scan_id: ScanId, n_workers: int) -> bool:
         command = AddWorkers(scan_id=scan_id, n_workers=n_workers, cluster_location="osg")
         try:
             reply = await replica.additions.add_workers(command, a_context(deadline=time.time() + 20))
@@ -179,7 +180,7 @@ class Pair(RuleBasedStateMachine):
     @invariant()
     def a_scan_is_told_of_one_workflow_only(self) -> None:
         for scan_id in self.scans:
-            types = self.run(self.replicas[0].types(scan_id))
+            types = self.run(self.replicas[0].types(ScanId(scan_id)))
             assert types.count("scan.workflow-assigned") <= 1
             assert types.count("scan.workflow-deactivated") <= 1
 
@@ -205,7 +206,7 @@ class Pair(RuleBasedStateMachine):
         for scan_id in self.scans:
             live = [w for w in self.ewms.live() if self.ewms._scan_of(self.ewms.workflows[w]) == scan_id]
             scan_workflows = [w.workflow_id for w in self.ewms.workflows.values() if self.ewms._scan_of(w) == scan_id]
-            scan = self.run(self.replicas[0].scan(scan_id))
+            scan = self.run(self.replicas[0].scan(ScanId(scan_id)))
             if scan_id in self.ended or scan.ewms.refused:
                 assert live == []
             else:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from skydriver_common.model.commands import AddWorkers
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
@@ -36,7 +37,7 @@ class Pair:
     sandbox: Ewms
     store: S3Store
 
-    async def live(self, scan_id: str) -> list[str]:
+    async def live(self, scan_id: ScanId) -> list[str]:
         """Ids of the scan's workflows that are not stopped."""
         query = {"query": {"task_env.SKYDRIVER_SCAN_ID": scan_id}}
         _, found = await self.sandbox.call("POST", "/v1/query/task-directives", query)
@@ -55,12 +56,12 @@ class Pair:
 
         async def has_queues() -> bool:
             await self.bridge.work(QUEUES, until_s=11)
-            return bool((await self.bridge.scan(scan_id)).ewms.queues)
+            return bool((await self.bridge.scan(ScanId(scan_id))).ewms.queues)
 
         await until(has_queues)
         return scan_id
 
-    async def problems(self, scan_id: str) -> list[str]:
+    async def problems(self, scan_id: ScanId) -> list[str]:
         """Codes of what is told of the scan after one more look at its workers."""
         await self.bridge.pass_time(WORKFORCE, 61)
         await self.bridge.workforces.refresh()
@@ -96,17 +97,17 @@ async def test_whatever_befalls_the_request_there_is_one_workflow(pair: Pair, fa
     await pair.sandbox.faults(**{fault: 1})
     for _ in range(6):
         await pair.bridge.work(ASSIGN, until_s=400)
-    assert await pair.live(scan_id) == [(await pair.bridge.scan(scan_id)).ewms_workflow_id]
+    assert await pair.live(ScanId(scan_id)) == [(await pair.bridge.scan(ScanId(scan_id))).ewms_workflow_id]
     await pair.bridge.work(DUPLICATES, until_s=2000)
-    assert len(await pair.live(scan_id)) == 1
+    assert len(await pair.live(ScanId(scan_id))) == 1
 
 
 @pytest.mark.parametrize("fault", ["add_hangs", "add_fails", "drops"])
 async def test_a_repeat_after_a_lost_answer_gets_the_workers_that_were_added(pair: Pair, fault: str) -> None:
     scan_id = await pair.running()
-    workflow_id = (await pair.bridge.scan(scan_id)).ewms_workflow_id
+    workflow_id = (await pair.bridge.scan(ScanId(scan_id))).ewms_workflow_id
     assert workflow_id is not None
-    command = AddWorkers(scan_id=scan_id, n_workers=7, cluster_location="osg")
+    command = AddWorkers(scan_id=ScanId(scan_id), n_workers=7, cluster_location="osg")
     await pair.sandbox.faults(**{fault: 1})
     no = await pair.bridge.additions.add_workers(command, a_context(deadline=time.time() + 5))
     assert not no.is_done
@@ -124,15 +125,15 @@ async def test_queues_that_never_come_are_told_and_given_up_in_the_end(pair: Pai
     await pair.bridge.work(ASSIGN)
     for _ in range(12):
         await pair.bridge.work(QUEUES, until_s=11)
-    (waiting,) = problems_of(await pair.bridge.scan(scan_id))
+    (waiting,) = problems_of(await pair.bridge.scan(ScanId(scan_id)))
     assert (waiting["code"], "next in line" in waiting["text"]) == ("waiting-for-queues", True)
 
     await pair.bridge.work(QUEUES, until_s=21_601)
-    scan = await pair.bridge.scan(scan_id)
+    scan = await pair.bridge.scan(ScanId(scan_id))
     assert "has not activated the queues" in scan.ewms.refused
     await pair.bridge.work(STOP)
-    assert await pair.live(scan_id) == []
-    scan = await pair.bridge.scan(scan_id)
+    assert await pair.live(ScanId(scan_id)) == []
+    scan = await pair.bridge.scan(ScanId(scan_id))
     assert scan.state.startswith("ABORTED__")
     assert [problem["code"] for problem in problems_of(scan)] == ["workflow-refused"]
 
@@ -142,7 +143,7 @@ async def test_a_submission_that_fails_three_times_is_told(pair: Pair) -> None:
     scan_id = await pair.running()
 
     async def is_told() -> bool:
-        return "submission-failed" in await pair.problems(scan_id)
+        return "submission-failed" in await pair.problems(ScanId(scan_id))
 
     await until(is_told)
 
@@ -151,12 +152,12 @@ async def test_workers_brought_back_by_a_race_are_told_to_operators(pair: Pair) 
     await pair.sandbox.faults(activation_race=True, activation_stuck=True)
     scan_id = await pair.launched()
     await pair.bridge.work(ASSIGN)
-    await pair.bridge.deleted(scan_id)
+    await pair.bridge.deleted(ScanId(scan_id))
     await pair.bridge.work(STOP)
-    assert await pair.live(scan_id) == []
+    assert await pair.live(ScanId(scan_id)) == []
     await pair.sandbox.faults(activation_stuck=False)
 
-    workflow_id = (await pair.bridge.scan(scan_id)).ewms_workflow_id
+    workflow_id = (await pair.bridge.scan(ScanId(scan_id))).ewms_workflow_id
     assert workflow_id is not None
 
     async def are_back() -> bool:
@@ -164,17 +165,17 @@ async def test_workers_brought_back_by_a_race_are_told_to_operators(pair: Pair) 
 
     await until(are_back)
     await pair.bridge.work(AFTERMATH, until_s=301)
-    (problem,) = problems_of(await pair.bridge.scan(scan_id))
+    (problem,) = problems_of(await pair.bridge.scan(ScanId(scan_id)))
     assert problem["code"] == "workers-came-back"
 
 
 async def test_queue_tokens_that_end_soon_are_told(pair: Pair) -> None:
     await pair.sandbox.faults(queue_token_lifetime_s=3600.0)
     scan_id = await pair.running()
-    ends_at = (await pair.bridge.scan(scan_id)).ewms.tokens_end_at
+    ends_at = (await pair.bridge.scan(ScanId(scan_id))).ewms.tokens_end_at
     assert ends_at == pytest.approx(time.time() + 3600, abs=60)
     await pair.bridge.work(TOKENS)
-    assert "queue-tokens-ending" in await pair.problems(scan_id)
+    assert "queue-tokens-ending" in await pair.problems(ScanId(scan_id))
 
 
 @pytest.mark.parametrize("pair", [1], indirect=True)
@@ -185,12 +186,12 @@ async def test_queue_tokens_that_end_soon_are_told(pair: Pair) -> None:
 async def test_workers_that_fail_hang_or_die_are_told(pair: Pair, fault: str, told: str) -> None:
     await pair.sandbox.faults(worker={fault: 1.0})
     scan_id = await pair.running(request_clusters=[["osg", 1]], max_pixel_reco_time=1)
-    await _give_work(pair, scan_id)
-    workflow_id = (await pair.bridge.scan(scan_id)).ewms_workflow_id
+    await _give_work(pair, ScanId(scan_id))
+    workflow_id = (await pair.bridge.scan(ScanId(scan_id))).ewms_workflow_id
     assert workflow_id is not None
 
     async def is_told() -> bool:
-        codes = await pair.problems(scan_id)
+        codes = await pair.problems(ScanId(scan_id))
         worked = any(
             "null" not in pilots
             for t in await pair.sandbox.taskforces(workflow_id)
@@ -200,11 +201,11 @@ async def test_workers_that_fail_hang_or_die_are_told(pair: Pair, fault: str, to
 
     await until(is_told)
     if told == "same-error-everywhere":
-        problem = next(p for p in problems_of(await pair.bridge.scan(scan_id)) if p["code"] == told)
+        problem = next(p for p in problems_of(await pair.bridge.scan(ScanId(scan_id))) if p["code"] == told)
         assert "task failed (exit code" in problem["text"]
 
 
-async def _give_work(pair: Pair, scan_id: str) -> None:
+async def _give_work(pair: Pair, scan_id: ScanId) -> None:
     """What the scanner would do: the start-up file, and one pixel on the queue."""
     event = read_event(sample_event(), is_real=False)
     url = URL(pair.store.presigned_put(startup_object_key(scan_id)), encoded=True)
@@ -226,7 +227,7 @@ async def test_workers_are_ordered_field_by_field_as_the_scans_request_says(pair
         worker_memory_bytes=5_000_000_001, worker_disk_bytes=2_000_000_003, debug_mode=["client-logs"],
     )  # fmt: skip
     await pair.bridge.work(ASSIGN)
-    workflow_id = (await pair.bridge.scan(scan_id)).ewms_workflow_id
+    workflow_id = (await pair.bridge.scan(ScanId(scan_id))).ewms_workflow_id
     query = {"query": {"workflow_id": workflow_id}}
     _, workflow = await pair.sandbox.call("GET", f"/v1/workflows/{workflow_id}")
     _, directives = await pair.sandbox.call("POST", "/v1/query/task-directives", query)
@@ -237,7 +238,7 @@ async def test_workers_are_ordered_field_by_field_as_the_scans_request_says(pair
     assert [t["n_workers"] for t in taskforces["taskforces"]] == [7, 5]
     image = "/cvmfs/icecube.opensciencegrid.org/containers/realtime/skymap_scanner:4.2.7"
     words = "python -m skymap_scanner.client --infile {{INFILE}} --outfile {{OUTFILE}} --client-startup-json {{DATA_HUB}}/startup.json"
-    address = pair.store.presigned_get(startup_object_key(scan_id)).partition("?")[0]
+    address = pair.store.presigned_get(startup_object_key(ScanId(scan_id))).partition("?")[0]
     for directive in directives["task_directives"]:
         assert (directive["task_image"], directive["init_image"], directive["task_args"]) == (image, image, words)
         assert directive["task_env"] == {"SKYDRIVER_SCAN_ID": scan_id, "SKYDRIVER_INSTANCE": INSTANCE}

@@ -10,6 +10,7 @@ from aiohttp import ClientSession, TCPConnector
 from pydantic import SecretStr
 
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.adapters.ewms_rest import TASKFORCE_FIELDS, EwmsRest, open_ewms
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
 from skydriver_ewms_bridge.ewms_types import QueueProfile, TaskDirective, Workflow, WorkflowSpec
@@ -76,7 +77,7 @@ async def test_the_look_up_asks_for_the_marker_in_a_time_range_and_follows_all_p
         (200, {"workflows": [WORKFLOW, {**WORKFLOW, "workflow_id": "WF-2", "deactivated": "ABORTED"}], "next_after": None}),
     )
 
-    found = await ewms.find_workflows_of("the-scan", since=1000.0)
+    found = await ewms.find_workflows_of(ScanId("the-scan"), since=1000.0)
 
     assert {(w.workflow_id, w.deactivated) for w in found} == {("WF-1", None), ("WF-2", "ABORTED")}
     query = {"task_env.SKYDRIVER_SCAN_ID": "the-scan", "task_env.SKYDRIVER_INSTANCE": "prod", "timestamp": {"$gte": 1000.0}}
@@ -89,7 +90,7 @@ async def test_the_look_up_asks_for_the_marker_in_a_time_range_and_follows_all_p
 async def test_nothing_found_needs_no_second_question(server: Unruly, ewms: EwmsRest) -> None:
     server.say((200, {"task_directives": [], "next_after": None}))
 
-    assert await ewms.find_workflows_of("the-scan", since=0.0) == ()
+    assert await ewms.find_workflows_of(ScanId("the-scan"), since=0.0) == ()
     assert len(server.asked) == 1
 
 

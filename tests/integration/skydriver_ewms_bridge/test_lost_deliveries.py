@@ -17,6 +17,7 @@ from skydriver_common.bus.relay import Relay
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AddWorkers
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import ScannerStage
 from skydriver_ewms_bridge import consumers
 from skydriver_ewms_bridge.due import ADDITIONS, AFTERMATH, ASSIGN, DUPLICATES, QUEUES, STARTUP, STOP, TOKENS
@@ -53,12 +54,12 @@ class LosesDeliveries(UseCases):
         self.lost: dict[str, str] = {}
         self.arrived: Counter[str] = Counter()
 
-    async def scan_launched(self, scan_id: str) -> None:
+    async def scan_launched(self, scan_id: ScanId) -> None:
         self.arrived[scan_id] += 1
         if self.lost[scan_id] != (FIRST if self.arrived[scan_id] == 1 else SECOND):
             await self.real.scan_launched(scan_id)
 
-    async def scan_ends(self, scan_id: str, *, since: datetime) -> None:
+    async def scan_ends(self, scan_id: ScanId, *, since: datetime) -> None:
         self.arrived[f"end of {scan_id}"] += 1
         if self.lost[scan_id] != END:
             await self.real.scan_ends(scan_id, since=since)
@@ -132,7 +133,7 @@ class Run:
             if plan.ends_early:
                 await self.end(scan_id)
 
-    async def end(self, scan_id: str) -> None:
+    async def end(self, scan_id: ScanId) -> None:
         end = self.plans[scan_id].end
         if end is not None:
             await self.bridge.append("progress" if isinstance(end, ev.ResultReceived) else "dispatcher", scan_id, end)
@@ -142,7 +143,7 @@ class Run:
         """Those that have not ended early, if they are to end."""
         for scan_id, plan in self.plans.items():
             if not plan.ends_early:
-                await self.end(scan_id)
+                await self.end(ScanId(scan_id))
 
     async def everything_has_arrived(self) -> bool:
         return self.deliveries.arrived == self.published
@@ -169,10 +170,10 @@ class Run:
     async def ask_for_workers(self) -> None:
         """The answer is lost; later the row by which somebody would find out."""
         for scan_id, plan in self.plans.items():
-            if plan.lost == ADDITIONS and (await self.bridge.scan(scan_id)).has_workflow:
+            if plan.lost == ADDITIONS and (await self.bridge.scan(ScanId(scan_id))).has_workflow:
                 self.ewms.struck["add"] = LOST
                 await self.bridge.additions.add_workers(
-                    AddWorkers(scan_id=scan_id, n_workers=7, cluster_location="osg"), a_context()
+                    AddWorkers(scan_id=ScanId(scan_id), n_workers=7, cluster_location="osg"), a_context()
                 )
         self.ewms.struck.clear()
 
@@ -212,16 +213,16 @@ async def test_whatever_single_delivery_or_row_is_lost_every_scan_ends_right(
         made = Counter(ewms._scan_of(workflow) for workflow in ewms.workflows.values())
         assert len(live) == len(ewms.live()), "no scan has two live workflows"
         for scan_id, plan in run.plans.items():
-            scan = await bridge.scan(scan_id)
+            scan = await bridge.scan(ScanId(scan_id))
             about = f"{scan_id} {plan}, SKYDRIVER_TEST_SEED={SEED}"
             if plan.end is not None:
                 assert scan_id not in live, about
                 assert not scan.has_workflow or scan.ewms.deactivated, about
-                assert bridge.handed_over(scan_id) == {}, about
+                assert bridge.handed_over(ScanId(scan_id)) == {}, about
             elif plan.launcher == "local" or plan.has_node:
                 assert live[scan_id] == scan.ewms_workflow_id, about
                 assert scan.ewms.queues, about
-                assert set(bridge.handed_over(scan_id)) == {"ewms.json", "startup-upload.json"}, about
+                assert set(bridge.handed_over(ScanId(scan_id))) == {"ewms.json", "startup-upload.json"}, about
             else:
                 assert made[scan_id] == 0, about
         unclear = "SELECT count(*) FROM ewms_additions WHERE taskforce_uuid IS NULL AND NOT is_told"

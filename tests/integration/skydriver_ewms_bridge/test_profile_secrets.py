@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.adapters.profile_secrets import ProfileSecrets
 from skydriver_ewms_bridge.ewms_types import StartupUpload
 from tests.support.kmock_cluster import NAMESPACE, Cluster, a_cluster
@@ -30,9 +31,9 @@ def content(cluster: Cluster) -> dict[str, Any]:
 
 async def test_both_keys_are_added_and_the_token_stays(at: tuple[Cluster, ProfileSecrets]) -> None:
     cluster, sink = at
-    await sink.put_upload("1", StartupUpload("https://s3.example/put"))
-    await sink.put_profile("1", {"version": 1})
-    await sink.put_profile("1", PROFILE)
+    await sink.put_upload(ScanId("1"), StartupUpload("https://s3.example/put"))
+    await sink.put_profile(ScanId("1"), {"version": 1})
+    await sink.put_profile(ScanId("1"), PROFILE)
     found = content(cluster)
     assert found["scan-token"] == b"x"
     assert json.loads(found["startup-upload.json"]) == {"method": "PUT", "url": "https://s3.example/put"}
@@ -41,32 +42,32 @@ async def test_both_keys_are_added_and_the_token_stays(at: tuple[Cluster, Profil
 
 async def test_taking_back_may_be_repeated_and_leaves_the_token(at: tuple[Cluster, ProfileSecrets]) -> None:
     cluster, sink = at
-    await sink.put_profile("1", PROFILE)
-    await sink.remove("1")
-    await sink.remove("1")
-    await sink.remove("never-there")
+    await sink.put_profile(ScanId("1"), PROFILE)
+    await sink.remove(ScanId("1"))
+    await sink.remove(ScanId("1"))
+    await sink.remove(ScanId("never-there"))
     assert content(cluster) == {"scan-token": b"x"}
 
 
 async def test_without_a_secret_or_an_answer_it_is_tried_again_and_nothing_is_told(at: tuple[Cluster, ProfileSecrets]) -> None:
     cluster, sink = at
     with pytest.raises(TryLater):
-        await sink.put_profile("2", PROFILE)
+        await sink.put_profile(ScanId("2"), PROFILE)
     faults: list[dict[str, Any]] = [{"status": 503}, {"status": 403, "message": "no right"}, {"drop": True}, {"delay_s": 1.0}]
     for fault in faults:
         cluster.fail("PATCH", "secrets", **fault)
         with pytest.raises(TryLater) as raised:
-            await sink.put_profile("1", PROFILE)
+            await sink.put_profile(ScanId("1"), PROFILE)
         assert "auth_token" not in str(raised.value)
         cluster.fail("PATCH", "secrets", **fault)
         with pytest.raises(TryLater):
-            await sink.remove("1")
-    await sink.put_profile("1", PROFILE)
+            await sink.remove(ScanId("1"))
+    await sink.put_profile(ScanId("1"), PROFILE)
     assert json.loads(content(cluster)["ewms.json"]) == PROFILE
 
 
 async def test_no_secret_is_ever_read(at: tuple[Cluster, ProfileSecrets]) -> None:
     cluster, sink = at
-    await sink.put_profile("1", PROFILE)
-    await sink.remove("1")
+    await sink.put_profile(ScanId("1"), PROFILE)
+    await sink.remove(ScanId("1"))
     assert {(method, kind) for method, kind, _ in cluster.calls} == {("PATCH", "secrets")}

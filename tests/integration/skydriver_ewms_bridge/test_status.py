@@ -11,6 +11,7 @@ import zstandard
 from skydriver_api.reads.view_queries import ViewQueries
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import RefreshTaskforces
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.due import ASSIGN, QUEUES, STARTUP, TOKENS, WORKFORCE
 from skydriver_ewms_bridge.ewms_types import PhaseChange
 from tests.support.bridge import Bridge
@@ -97,7 +98,7 @@ async def test_taskforces_are_kept_for_the_time_when_ewms_is_away(bridge: Bridge
     assert await _kept(bridge, scan_id) == kept
 
 
-async def _kept(bridge: Bridge, scan_id: str) -> dict[str, list[dict[str, object]]]:
+async def _kept(bridge: Bridge, scan_id: ScanId) -> dict[str, list[dict[str, object]]]:
     packed = await bridge.pool.fetchval("SELECT body FROM ewms_taskforces WHERE scan_id = $1", scan_id)
     document: dict[str, list[dict[str, object]]] = orjson.loads(zstandard.ZstdDecompressor().decompress(packed))
     return document

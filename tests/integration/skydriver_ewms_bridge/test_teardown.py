@@ -7,6 +7,7 @@ import structlog
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
 from skydriver_ewms_bridge.due import AFTERMATH, ASSIGN, STOP
@@ -105,7 +106,7 @@ async def test_credentials_that_could_not_be_removed_are_removed_at_the_next_try
     await bridge.deleted(scan_id)
     remove, failures = ProfileFiles.remove, [OSError("the disk is away"), TryLater("the API server is away")]
 
-    async def remove_later(sink: ProfileFiles, scan_id: str) -> None:
+    async def remove_later(sink: ProfileFiles, scan_id: ScanId) -> None:
         if failures:
             raise failures.pop()
         await remove(sink, scan_id)

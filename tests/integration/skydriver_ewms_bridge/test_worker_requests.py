@@ -9,6 +9,7 @@ import pytest
 
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AddWorkers, Context
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code, Reply
 from skydriver_ewms_bridge.due import ADDITIONS
 from skydriver_ewms_bridge.ewms_types import TaskDirective
@@ -16,7 +17,7 @@ from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
 
-async def ask(bridge: Bridge, scan_id: str, context: Context | None = None, **changes: Any) -> Reply:
+async def ask(bridge: Bridge, scan_id: ScanId, context: Context | None = None, **changes: Any) -> Reply:
     command = AddWorkers(**{"scan_id": scan_id, "n_workers": 7, "cluster_location": "local", **changes})
     return await bridge.additions.add_workers(command, context or a_context())
 
@@ -145,7 +146,7 @@ async def test_what_forbids_workers_is_said_without_asking_ewms(bridge: Bridge, 
         await bridge.usecases.assign_own(scan_id, "WF-0001", "http://ewms.example")
         changes = {"debug_cap": 5}
     elif state == "unknown":
-        scan_id = "18e0f1a2b3cx4f5e6d7c8b9a01234567"
+        scan_id = ScanId("18e0f1a2b3cx4f5e6d7c8b9a01234567")
     ewms.calls.clear()
 
     reply = await ask(bridge, scan_id, **changes)

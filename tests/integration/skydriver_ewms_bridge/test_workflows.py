@@ -8,6 +8,7 @@ import pytest
 from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.rejections import Code
 from skydriver_common.model.stages import ScannerStage
@@ -224,7 +225,7 @@ async def test_a_scan_that_cannot_go_on_does_not_slow_the_others(
     others = [await bridge.launched_scan() for _ in range(3)]
     put_upload = ProfileFiles.put_upload
 
-    async def put_others(sink: ProfileFiles, scan_id: str, upload: StartupUpload) -> None:
+    async def put_others(sink: ProfileFiles, scan_id: ScanId, upload: StartupUpload) -> None:
         if scan_id == waiting:
             raise fault
         await put_upload(sink, scan_id, upload)
@@ -246,7 +247,7 @@ async def test_the_loop_makes_a_pause_when_several_scans_in_a_row_fail(
     for _ in range(5):
         await bridge.launched_scan()
 
-    async def put_nothing(sink: ProfileFiles, scan_id: str, upload: StartupUpload) -> None:
+    async def put_nothing(sink: ProfileFiles, scan_id: ScanId, upload: StartupUpload) -> None:
         raise TryLater("the API server is away")
 
     monkeypatch.setattr(ProfileFiles, "put_upload", put_nothing)
@@ -449,7 +450,7 @@ async def test_a_workflow_id_is_set_once_by_command(bridge: Bridge) -> None:
     again = await bridge.usecases.assign_workflow(command, a_context())
     other = AssignWorkflow(scan_id=scan_id, workflow_id="WF-y", ewms_address="http://e")
     refused = await bridge.usecases.assign_workflow(other, a_context())
-    unknown = AssignWorkflow(scan_id="18e0f1a2b3cx4f5e6d7c8b9a01234567", workflow_id="WF-y", ewms_address="http://e")
+    unknown = AssignWorkflow(scan_id=ScanId("18e0f1a2b3cx4f5e6d7c8b9a01234567"), workflow_id="WF-y", ewms_address="http://e")
 
     assert first.is_done
     assert b'"ewms_workflow_id":"WF-x"' in first.body

@@ -8,6 +8,7 @@ from skydriver_api.live.viewer_hints import ViewerHints as ApiEyes
 from skydriver_api.reads.view_queries import StatusView, ViewQueries
 from skydriver_common.db.notifier import VIEWER_HINTS_CHANNEL, Notifier
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_common.runtime.loops import LoopSignals
 from skydriver_ewms_bridge.decide import Workforce
 from skydriver_ewms_bridge.due import ASSIGN, STOP, WORKFORCE
@@ -131,7 +132,7 @@ async def test_a_scan_whose_counts_cannot_be_noted_does_not_keep_the_others_from
         ewms.report(workflow_id, statuses={"RUNNING": {"Tasking": 3}})
     tell = bridge.workforces._tell
 
-    async def tell_others(scan_id: str, workforce: Workforce) -> None:
+    async def tell_others(scan_id: ScanId, workforce: Workforce) -> None:
         if scan_id == scans[0]:
             raise KeyError("a bug that one scan brings out")
         await tell(scan_id, workforce)
@@ -204,7 +205,7 @@ async def test_however_many_watch_a_scan_one_look_a_minute_is_taken_and_none_is_
     class Counting(ViewQueries):
         looks = 0
 
-        async def status(self, scan_id: str) -> StatusView | None:
+        async def status(self, scan_id: ScanId) -> StatusView | None:
             self.looks += 1
             if self.looks > 1:
                 raise TryLater("the database is silent")
@@ -218,5 +219,5 @@ async def test_however_many_watch_a_scan_one_look_a_minute_is_taken_and_none_is_
     eyes = ApiEyes(bell, reads)
     await asyncio.gather(*(eyes.stay_on(scan_id) for _ in range(500)))
     assert (reads.looks, rung) == (1, [scan_id])
-    await eyes.stay_on("another")
+    await eyes.stay_on(ScanId("another"))
     assert reads.looks == 2, "a silent database is no matter"

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from skydriver_common.bus import topology
+from skydriver_common.model.ids import ScanId
 from skydriver_progress.adapters import batch_consumer
 from tests.integration.skydriver_progress.conftest import Rig
 from tests.support.faulty_database import BLOB, DEFECTS, OF_DATA, OUTAGES, SYSTEM, faulty_database
@@ -97,7 +98,7 @@ async def test_skymaps_and_what_belongs_to_no_scan_wait_for_the_database(
         strangers = (("progress", a_progress(1), "25006"), ("result", _a_skymap(1), "42501"))
         for refused, (kind, content, code) in enumerate(strangers, 1):
             database.fails(SYSTEM, code, 2)
-            await rig.bus.send(kind, "f" * 32, content, sequence=1, token=_TOKEN)
+            await rig.bus.send(kind, ScanId("f" * 32), content, sequence=1, token=_TOKEN)
             await outcomes.until("buried", refused)
             assert database.met == 2, code
     received = await rig.store.pool.fetchval("SELECT count(*) FROM event_log WHERE type = 'scan.result-received'")

@@ -31,7 +31,7 @@ async def _is_sound(rig: Rig) -> None:
         assert (await rebuild.check(connection)).differences == []
 
 
-async def _types(rig: Rig, scan_id: str) -> list[str]:
+async def _types(rig: Rig, scan_id: ScanId) -> list[str]:
     rows = await rig.store.pool.fetch("SELECT type FROM event_log WHERE scan_id = $1 ORDER BY version", scan_id)
     return [row["type"].removeprefix("scan.") for row in rows]
 
@@ -140,7 +140,7 @@ async def test_messages_that_are_not_as_they_must_be_change_nothing_and_say_why(
         for stranger in strangers:
             await rig.bus.publish(good, headers={"token": stranger.scan_token(ScanId(scan_id), tomorrow)})
         await rig.bus.publish(good, body=b" " * 300_000)
-        await rig.bus.send("progress", "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c", a_progress(1), sequence=1)
+        await rig.bus.send("progress", ScanId("18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c"), a_progress(1), sequence=1)
         await rig.bus.publish(good, headers={"schema_version": "1.7", "of": "the future"})  # a newer minor version
         scan = await rig.bus.until(scan_id, lambda scan: scan.sequence == 1)
         reasons = await rig.dead.reasons(18)

@@ -20,6 +20,7 @@ import pytest
 
 from skydriver_common.bus import topology
 from skydriver_common.model import event_codec as model_wire
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_ops.eventlog import rebuild
 from skydriver_ops.eventlog.verify import verify
@@ -66,7 +67,7 @@ class _Replica:
 class _Scanner:
     """Reports with gaps, repetitions and swaps; remembers the newest report that the broker confirmed."""
 
-    def __init__(self, bus: ScannerBus, scan_id: str, dice: random.Random) -> None:
+    def __init__(self, bus: ScannerBus, scan_id: ScanId, dice: random.Random) -> None:
         self._bus = bus
         self.scan_id = scan_id
         self._dice = dice

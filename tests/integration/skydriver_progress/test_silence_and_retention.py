@@ -7,6 +7,7 @@ from skydriver_common.db.schedule import Schedule
 from skydriver_common.log.compaction import AT_ONCE
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import PatchManifest
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_common.payloads.reports import ParsedPatch, PatchBody
 from skydriver_ops.eventlog import rebuild
@@ -31,13 +32,13 @@ def _gate(*, is_clear: bool = True) -> BacklogGate:
     return BacklogGate(answer, settle_time_s=0)
 
 
-async def _launched(store: Store) -> str:
+async def _launched(store: Store) -> ScanId:
     scan_id = await store.a_scan()
     await store.append("dispatcher", scan_id, ev.LaunchAttempted(attempt=1), ev.ScanLaunched(launcher="local", job="j"))
     return scan_id
 
 
-async def _report(store: Store, scan_id: str, n: int, retention: Retention, **changes: Any) -> None:
+async def _report(store: Store, scan_id: ScanId, n: int, retention: Retention, **changes: Any) -> None:
     parsed = ParsedPatch(PatchBody.model_validate(a_progress(n)))
     command = PatchManifest(scan_id=scan_id, progress=parsed.progress, **changes)
     assert (await usecases.patch_manifest(command, a_context(), store.uows["progress"], retention)).is_done
@@ -47,7 +48,7 @@ async def _due_now(store: Store, kind: str) -> None:
     await store.pool.execute("UPDATE due_work SET due_at = now() - interval '1 s', leased_until = NULL WHERE kind = $1", kind)
 
 
-async def _problems(store: Store, scan_id: str) -> set[str]:
+async def _problems(store: Store, scan_id: ScanId) -> set[str]:
     async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
         scan = tx.scan(scan_id)
     assert scan is not None

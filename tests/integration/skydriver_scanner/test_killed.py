@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skydriver_common.log import blobs
+from skydriver_common.model.ids import ScanId
 from skydriver_scanner.settings import PREFIX
 from tests.integration.skydriver_progress.conftest import Rig, rig  # noqa: F401  (a fixture)
 from tests.support.scanner_bus import a_progress, batch_consumers
@@ -123,7 +124,7 @@ async def _is_as_handed_over(rig: Rig, scan_id: str, noted: list[list[Any]]) -> 
     skymap = json.dumps({"nside-8": dict(zip(("life", "thread", "number"), last[2:], strict=True))}, separators=(",", ":"))
     digest = await blobs.put(rig.store.pool, skymap.encode())
     await rig.bus.until(
-        scan_id, lambda scan: scan.has_final_result and scan.result is not None and scan.result.digest == digest
+        ScanId(scan_id), lambda scan: scan.has_final_result and scan.result is not None and scan.result.digest == digest
     )
 
     rows = await rig.store.pool.fetch(

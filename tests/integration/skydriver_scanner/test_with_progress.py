@@ -18,6 +18,7 @@ from skydriver_cli.embedded.ports import choose
 from skydriver_common.bus import topology
 from skydriver_common.model.commands import PatchManifest, PutResult
 from skydriver_common.model.events import Event
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Rejection
 from skydriver_common.model.scan import Scan
 from skydriver_ops.eventlog import rebuild
@@ -143,7 +144,7 @@ async def test_a_killed_broker_costs_no_confirmed_report_and_no_final_result(
             await work
             for scanner in scanners:
                 await bus.until(
-                    scanner.settings.scan_id,
+                    ScanId(scanner.settings.scan_id),
                     lambda scan: scan.has_final_result and scan.progress is not None and scan.progress["end"] is not None,
                 )
             with suppress(TimeoutError, AssertionError):
@@ -158,8 +159,8 @@ async def test_a_killed_broker_costs_no_confirmed_report_and_no_final_result(
             handed_over = set().union(*(_handed_over(scanner.settings.scan_id) for scanner in scanners))
             assert confirmed - decided == set()  # lost
             assert set(logged) <= handed_over
-            for scan_id, kind, number in decided - set(logged):  # passed over
-                assert any(one[:2] == (scan_id, kind) and one[2] > number for one in logged), (kind, number)
+            for scan, kind, number in decided - set(logged):  # passed over
+                assert any(one[:2] == (scan, kind) and one[2] > number for one in logged), (kind, number)
             merged = handed_over - confirmed
             # the library merges progress only, never the last report, and nothing that it was waited for
             assert {(kind, number == 2 * REPORTS + 1) for _, kind, number in merged} <= {("progress", False)}

@@ -16,6 +16,7 @@ import aiohttp
 from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK, choose
 from skydriver_common.auth import TokenSigner, ensure_key
+from skydriver_common.model.ids import ScanId
 from skydriver_sandbox.sample_event import sample_event
 from tests.support.kube.api import Api, Object, eventually
 
@@ -120,23 +121,23 @@ class Installation:
         assert status == 200, f"GET {path}: {status} {content}"
         return content
 
-    async def submit(self, **changes: Any) -> str:
+    async def submit(self, **changes: Any) -> ScanId:
         """Request a scan that starts at once; its id. A repeated request is the same request."""
         status, manifest = await self.call("POST", "/scan", body=request(**changes))
         assert status == 200, manifest
-        return str(manifest["scan_id"])
+        return ScanId(manifest["scan_id"])
 
-    async def delete(self, scan_id: str) -> None:
+    async def delete(self, scan_id: ScanId) -> None:
         """Delete a scan, whatever its state."""
         status, content = await self.call("DELETE", f"/scan/{scan_id}", body={"delete_completed_scan": True})
         assert status == 200, content
 
-    async def events(self, scan_id: str) -> list[dict[str, Any]]:
+    async def events(self, scan_id: ScanId) -> list[dict[str, Any]]:
         """The scan's history."""
         events: list[dict[str, Any]] = (await self.get(f"/scan/{scan_id}/events?limit=1000"))["events"]
         return events
 
-    async def event(self, scan_id: str, kind: str, *, limit_s: float = 60.0) -> dict[str, Any]:
+    async def event(self, scan_id: ScanId, kind: str, *, limit_s: float = 60.0) -> dict[str, Any]:
         """Wait for the first event of this type; its data."""
 
         async def find() -> dict[str, Any] | None:
@@ -145,7 +146,7 @@ class Installation:
         event = await self.explained(scan_id, eventually(find, f"{kind} of {scan_id}", limit_s=limit_s))
         return dict(event["data"])
 
-    async def explained(self, scan_id: str, waiting: Awaitable[Any]) -> Any:
+    async def explained(self, scan_id: ScanId, waiting: Awaitable[Any]) -> Any:
         """Wait; when it takes too long, say what happened instead."""
         try:
             return await waiting
@@ -153,16 +154,16 @@ class Installation:
             kinds = [event["type"] for event in await self.events(scan_id)]
             raise AssertionError(f"{error}; its events: {kinds}") from error
 
-    async def job(self, scan_id: str) -> Object | None:
+    async def job(self, scan_id: ScanId) -> Object | None:
         """The scan's Job."""
         return await self.api.get("Job", self.namespace, f"skyscan-{scan_id}")
 
-    async def pod(self, scan_id: str) -> Object | None:
+    async def pod(self, scan_id: ScanId) -> Object | None:
         """The scan's pod."""
         pods = await self.api.list("Pod", self.namespace, f"{SCAN_ID_LABEL}={scan_id}")
         return pods[0] if pods else None
 
-    async def running_pod(self, scan_id: str) -> str:
+    async def running_pod(self, scan_id: ScanId) -> str:
         """Wait until the scan's pod runs; its name."""
 
         async def running() -> str:
@@ -171,13 +172,13 @@ class Installation:
 
         return str(await self.explained(scan_id, eventually(running, f"the pod of {scan_id} runs", limit_s=90)))
 
-    async def give_end(self, scan_id: str, **annotations: str) -> None:
+    async def give_end(self, scan_id: ScanId, **annotations: str) -> None:
         """Let the scan's pod end as the annotations ``tests/…`` say (stages.yaml); ``_`` stands for ``-``."""
         name = await self.running_pod(scan_id)
         fate = {f"tests/{key.replace('_', '-')}": value for key, value in annotations.items()}
         await self.api.patch("Pod", self.namespace, name, {"metadata": {"annotations": fate}})
 
-    async def put_final_result(self, scan_id: str) -> None:
+    async def put_final_result(self, scan_id: ScanId) -> None:
         """Send the final result as the scan's scanner server would: with the token from its Secret."""
         secret = await self.api.get("Secret", self.namespace, f"skyscan-{scan_id}")
         assert secret is not None, f"{scan_id} has no Secret"
@@ -185,7 +186,7 @@ class Installation:
         status, content = await self.call("PUT", f"/scan/{scan_id}/result", body=FINAL_RESULT, token=token)
         assert status == 200, content
 
-    async def gone(self, scan_id: str) -> bool:
+    async def gone(self, scan_id: ScanId) -> bool:
         """Whether nothing of the scan is in the cluster."""
         selector = f"{SCAN_ID_LABEL}={scan_id}"
         return not any([await self.api.list(kind, self.namespace, selector) for kind in ("Job", "Pod", "Secret")])

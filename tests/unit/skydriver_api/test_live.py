@@ -7,6 +7,7 @@ import pytest
 from skydriver_api.live import live_events as live_module
 from skydriver_api.live.live_events import LiveEvent, LiveEvents
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 
 
 class Log:
@@ -14,9 +15,9 @@ class Log:
 
     def __init__(self, **versions: int) -> None:
         self.versions = versions
-        self.queries: list[list[str]] = []
+        self.queries: list[list[ScanId]] = []
 
-    async def __call__(self, scan_ids: Sequence[str]) -> Mapping[str, int]:
+    async def __call__(self, scan_ids: Sequence[ScanId]) -> Mapping[ScanId, int]:
         self.queries.append(list(scan_ids))
         return {scan_id: self.versions[scan_id] for scan_id in scan_ids if scan_id in self.versions}
 
@@ -28,7 +29,7 @@ def _event(version: int, size: int = 10) -> LiveEvent:
 async def test_a_last_event_that_never_came_is_found_by_its_version_in_one_query_for_all() -> None:
     log = Log(a=3, b=2)
     live = LiveEvents(log)
-    async with live.watching("a") as missed, live.watching("b") as even, live.watching("b") as waiting:
+    async with live.watching(ScanId("a")) as missed, live.watching(ScanId("b")) as even, live.watching(ScanId("b")) as waiting:
         for watcher, version in ((missed, 2), (even, 2), (waiting, 1)):
             watcher.catch_up()
             watcher.version = version
@@ -42,7 +43,7 @@ async def test_a_last_event_that_never_came_is_found_by_its_version_in_one_query
 async def test_what_waits_for_all_watchers_together_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "MAX_WAITING_BYTES", 1000)
     live = LiveEvents(Log())
-    async with live.watching("a") as first, live.watching("b") as second:
+    async with live.watching(ScanId("a")) as first, live.watching(ScanId("b")) as second:
         first.catch_up()
         second.catch_up()
         first.offer(_event(1, 600))
@@ -71,7 +72,7 @@ async def test_streams_are_limited_in_number_and_for_each_token() -> None:
 
 async def test_watchers_end_with_the_process_also_those_that_come_later() -> None:
     live = LiveEvents(Log())
-    async with live.watching("a") as before:
+    async with live.watching(ScanId("a")) as before:
         live.close()
-        async with live.watching("a") as after:
+        async with live.watching(ScanId("a")) as after:
             assert (before.is_closed, after.is_closed) == (True, True)

@@ -15,6 +15,7 @@ from skydriver_api.http.schemas import COMPONENTS
 from skydriver_api.payloads.requests import parse_scan_request
 from skydriver_common.log.read import LoggedEvent
 from skydriver_common.model import event_codec
+from skydriver_common.model.ids import ScanId
 from skydriver_common.payloads.field_errors import InvalidBody
 
 DATA = b'{"progress":{},"producer":"","sequence":0}'
@@ -23,7 +24,17 @@ DATA = b'{"progress":{},"producer":"","sequence":0}'
 @pytest.mark.parametrize("data", [DATA, event_codec.compact_payload(DATA)], ids=["whole", "let go"])
 def test_an_event_is_as_described_even_when_its_content_was_let_go(data: bytes) -> None:
     event = LoggedEvent(
-        1, uuid.uuid4(), "s", 1, "scan.progress-reported", 1, datetime.now(UTC), "somebody", "command", "correlation", data
+        1,
+        uuid.uuid4(),
+        ScanId("s"),
+        1,
+        "scan.progress-reported",
+        1,
+        datetime.now(UTC),
+        "somebody",
+        "command",
+        "correlation",
+        data,
     )
     told = orjson.loads(event.as_json())
     page = {"events": [told], "next": None}

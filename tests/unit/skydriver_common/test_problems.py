@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from skydriver_common.model import events as ev
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan, fold
 from skydriver_common.model.stages import LaunchState, ScannerStage
 
 ID = "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c"
 REQUESTED = ev.ScanRequested(
-    requested_at=1.0, request={"priority": 0, "i3_event_id": "e"}, request_scan_id=ID, event_digest="sha256:0", classifiers={},
+    requested_at=1.0, request={"priority": 0, "i3_event_id": "e"}, request_scan_id=ScanId(ID), event_digest="sha256:0", classifiers={},
     scanner_server_args="",
 )  # fmt: skip
 LAUNCHED = ev.ScanLaunched(launcher="local", job="j")
@@ -26,7 +27,7 @@ RUNNING = (LAUNCHED, ASSIGNED, QUEUES, AT_WORK, REPORTED)
 
 
 def a_scan(*events: ev.Event) -> Scan:
-    scan = fold([(event, time.time()) for event in (REQUESTED, *events)], ID)
+    scan = fold([(event, time.time()) for event in (REQUESTED, *events)], ScanId(ID))
     assert scan is not None
     return scan
 
@@ -165,14 +166,14 @@ NONE_RUNS = ev.WorkforceChanged(statuses={"IDLE": {"null": 4}}, n_running=0)
     ],
 )
 def test_with_pixels_done_it_is_not_said_that_no_worker_runs_yet(events: tuple[ev.Event, ...], text: str) -> None:
-    scan = fold([(event, 1_700_000_000.0) for event in (REQUESTED, LAUNCHED, ASSIGNED, QUEUES, *events)], ID)
+    scan = fold([(event, 1_700_000_000.0) for event in (REQUESTED, LAUNCHED, ASSIGNED, QUEUES, *events)], ScanId(ID))
     assert scan is not None
     assert [problem["text"] for problem in problems_of(scan)] == [text]
 
 
 def test_when_the_last_worker_stopped_is_told_until_one_runs_again() -> None:
     def idle_since(*events: ev.Event) -> float | None:
-        scan = fold([(event, float(n)) for n, event in enumerate((REQUESTED, LAUNCHED, ASSIGNED, QUEUES, *events))], ID)
+        scan = fold([(event, float(n)) for n, event in enumerate((REQUESTED, LAUNCHED, ASSIGNED, QUEUES, *events))], ScanId(ID))
         assert scan is not None
         return scan.ewms.idle_since
 

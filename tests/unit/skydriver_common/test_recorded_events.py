@@ -9,10 +9,11 @@ import pytest
 from skydriver_common.model import event_codec
 from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.events import EVENTS, Event, ScanRequested, SystemEvent
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import evolve
 from tests.support.recorded import FILE, line_for, recorded
 
-_SCAN = "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c"
+_SCAN = ScanId("18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c")
 
 
 def _parsed(line: dict[str, Any]) -> Event:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from skydriver_common.log import scan_state_cache as states
 from skydriver_common.log.group_commit import GroupCommit
 from skydriver_common.log.scan_state_cache import PROCESS_STATES, ScanStateCache, size_in_memory
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 
 MIB = 1024 * 1024
 
 
-def _scan(scan_id: str) -> Scan:
+def _scan(scan_id: ScanId) -> Scan:
     return cast(Scan, SimpleNamespace(scan_id=scan_id))
 
 
@@ -25,7 +26,7 @@ def rows_are_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states, "scan_of_row", lambda row: _scan(row["scan_id"]))
 
 
-def _row(scan_id: str, head_hash: bytes, body: bytes = b"{}") -> dict[str, Any]:
+def _row(scan_id: ScanId, head_hash: bytes, body: bytes = b"{}") -> dict[str, Any]:
     return {"scan_id": scan_id, "head_hash": head_hash, "body": body, "rest": b"{}"}
 
 
@@ -33,7 +34,7 @@ def test_reports_of_a_mebibyte_of_empty_lists_are_not_remembered() -> None:
     memory = ScanStateCache()
     hostile = b"[" + b"[]," * (MIB // 3) + b"[]]"
     for number in range(45):
-        memory.load(_row("s", b"%d" % number, hostile))
+        memory.load(_row(ScanId("s"), b"%d" % number, hostile))
     assert memory.kept_bytes == 0
     assert size_in_memory(hostile, b"") > 20 * MIB
 
@@ -41,23 +42,23 @@ def test_reports_of_a_mebibyte_of_empty_lists_are_not_remembered() -> None:
 def test_each_scan_has_one_state_however_many_versions_come() -> None:
     memory = ScanStateCache()
     for number in range(1000):
-        memory.keep(b"%d" % number, _scan("s"), 1000)
+        memory.keep(b"%d" % number, _scan(ScanId("s")), 1000)
     assert (len(memory), memory.kept_bytes) == (1, 1000)
 
 
 def test_a_known_state_is_not_read_again_and_another_hash_is() -> None:
     memory = ScanStateCache()
-    first = memory.load(_row("s", b"1"))
-    assert memory.load(_row("s", b"1")) is first
-    second = memory.load(_row("s", b"2"))
+    first = memory.load(_row(ScanId("s"), b"1"))
+    assert memory.load(_row(ScanId("s"), b"1")) is first
+    second = memory.load(_row(ScanId("s"), b"2"))
     assert second is not first
-    assert memory.load(_row("s", b"2")) is second
+    assert memory.load(_row(ScanId("s"), b"2")) is second
 
 
 def test_a_state_that_has_grown_too_large_takes_the_place_of_none() -> None:
     memory = ScanStateCache(max_bytes=10, max_state_bytes=5)
-    memory.keep(b"1", _scan("s"), 5)
-    memory.keep(b"2", _scan("s"), 6)
+    memory.keep(b"1", _scan(ScanId("s")), 5)
+    memory.keep(b"2", _scan(ScanId("s")), 6)
     assert (len(memory), memory.kept_bytes) == (0, 0)
 
 
@@ -66,7 +67,7 @@ def test_the_budget_holds_whatever_comes(kept: list[tuple[int, int]]) -> None:
     memory = ScanStateCache(max_bytes=100, max_state_bytes=30)
     newest: dict[str, int] = {}
     for number, (scan, size) in enumerate(kept):
-        memory.keep(b"%d" % number, _scan(str(scan)), size)
+        memory.keep(b"%d" % number, _scan(ScanId(str(scan))), size)
         newest[str(scan)] = size
         assert memory.kept_bytes <= 100
         assert memory.kept_bytes == sum(state.size for state in memory._states.values())

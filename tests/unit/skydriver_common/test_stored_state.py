@@ -13,12 +13,13 @@ from skydriver_common.log.stored_state import scan_of_row
 from skydriver_common.model import event_codec
 from skydriver_common.model import events as ev
 from skydriver_common.model import scan as states
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import STATE_VERSION, Scan, evolve, fold
 from skydriver_common.model.stages import ScannerStage
 from tests.support import previous_release
 from tests.support.histories import a_report, a_request
 
-_SCAN = "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c"
+_SCAN = ScanId("18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c")
 _PARTS = {"launch": "Launch", "result": "ResultRef", "ewms": "Ewms", "scanner": "Scanner"}
 _HISTORY = (
     a_request(_SCAN),

@@ -4,12 +4,13 @@ from datetime import timedelta
 
 import pytest
 
+from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher.decide import Divergence, judge_divergence
 from skydriver_dispatcher.divergence import DivergenceGuard
 
 
-def ids(number: int, first: int = 0) -> set[str]:
-    return {f"s{n}" for n in range(first, first + number)}
+def ids(number: int, first: int = 0) -> set[ScanId]:
+    return {ScanId(f"s{n}") for n in range(first, first + number)}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ class Looked:
         self.now = 0.0
         self.guard = DivergenceGuard("scans", limit=limit, clock=lambda: self.now)
 
-    def at(self, now: float, scan_ids: set[str], of: int) -> set[str]:
+    def at(self, now: float, scan_ids: set[ScanId], of: int) -> set[ScanId]:
         self.now = now
         return set(self.guard.believed(scan_ids, of))
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher.launcher_events import MAX_TRIES, PendingEvents
 from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
@@ -15,11 +16,11 @@ class Clocked:
         self.board = PendingEvents(clock=lambda: self.now)
 
 
-def stage(scan_id: str = "a", name: ScannerStage = ScannerStage.RUNNING) -> ScannerStatus:
+def stage(scan_id: ScanId = ScanId("a"), name: ScannerStage = ScannerStage.RUNNING) -> ScannerStatus:
     return ScannerStatus(scan_id=scan_id, stage=name)
 
 
-def end(scan_id: str = "a", code: int = 1) -> ScannerExit:
+def end(scan_id: ScanId = ScanId("a"), code: int = 1) -> ScannerExit:
     return ScannerExit(scan_id=scan_id, exit_code=code, log_tail="")
 
 
@@ -44,8 +45,8 @@ def test_news_that_break_us_come_again_later_and_later_and_then_never() -> None:
     board.put(end())
     waits = []
     while board.put_back(taken(board), has_failed=True):
-        board.put(stage("b"))
-        assert board.take() == stage("b"), "others are not held up"
+        board.put(stage(ScanId("b")))
+        assert board.take() == stage(ScanId("b")), "others are not held up"
         assert board.take() is None
         waits.append(board.seconds_to_next())
         assert waits[-1] is not None

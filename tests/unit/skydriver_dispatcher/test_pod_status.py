@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracker
 from skydriver_dispatcher.pod_status import event_of_pod
 from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
@@ -28,12 +29,14 @@ def a_job(uid: str = "job-1", condition: str = "", reason: str = "", **metadata:
     [
         pytest.param({}, "pending", "", id="new"),
         pytest.param(pods.unschedulable(), "pending", "scanner-unschedulable", id="unschedulable"),
-        pytest.param(pods.waiting(S), "scheduled", "", id="starting"),
-        pytest.param(pods.waiting(S, "ErrImagePull"), "scheduled", "scanner-image-pull-failed", id="pull"),
-        pytest.param(pods.waiting(S, "ImagePullBackOff"), "scheduled", "scanner-image-pull-failed", id="backoff"),
-        pytest.param(pods.waiting(S, "InvalidImageName"), "scheduled", "scanner-image-pull-failed", id="bad name"),
-        pytest.param(pods.waiting(S, "CreateContainerConfigError"), "scheduled", "scanner-container-refused", id="config"),
-        pytest.param(pods.running(S), "running", "", id="running"),
+        pytest.param(pods.waiting(ScanId(S)), "scheduled", "", id="starting"),
+        pytest.param(pods.waiting(ScanId(S), "ErrImagePull"), "scheduled", "scanner-image-pull-failed", id="pull"),
+        pytest.param(pods.waiting(ScanId(S), "ImagePullBackOff"), "scheduled", "scanner-image-pull-failed", id="backoff"),
+        pytest.param(pods.waiting(ScanId(S), "InvalidImageName"), "scheduled", "scanner-image-pull-failed", id="bad name"),
+        pytest.param(
+            pods.waiting(ScanId(S), "CreateContainerConfigError"), "scheduled", "scanner-container-refused", id="config"
+        ),
+        pytest.param(pods.running(ScanId(S)), "running", "", id="running"),
     ],
 )
 def test_stages(status: dict[str, Any], stage: str, code: str) -> None:
@@ -44,7 +47,7 @@ def test_stages(status: dict[str, Any], stage: str, code: str) -> None:
 
 
 def test_an_upload_that_keeps_failing_is_told_beside_the_stage() -> None:
-    status = pods.running(S)
+    status = pods.running(ScanId(S))
     status["initContainerStatuses"][0]["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
     news = event_of_pod(a_pod(status))
     assert isinstance(news, ScannerStatus)
@@ -54,20 +57,20 @@ def test_an_upload_that_keeps_failing_is_told_beside_the_stage() -> None:
 @pytest.mark.parametrize(
     ("status", "was_taken", "exit_code", "words"),
     [
-        pytest.param(pods.terminated(S, 0), False, 0, "", id="done"),
+        pytest.param(pods.terminated(ScanId(S), 0), False, 0, "", id="done"),
         pytest.param({"phase": "Succeeded"}, False, 0, "", id="succeeded without a container"),
-        pytest.param(pods.terminated(S, 137, "OOMKilled"), True, 137, "OOMKilled", id="OOMKilled"),
-        pytest.param(pods.terminated(S, 1, "OOMKilled"), True, 1, "OOMKilled", id="OOMKilled with another code"),
-        pytest.param(pods.terminated(S, 137), True, 137, "exit code 137", id="SIGKILL"),
-        pytest.param(pods.terminated(S, 143), True, 143, "exit code 143", id="SIGTERM"),
-        pytest.param(pods.terminated(S, 128, "StartError"), True, 128, "StartError", id="StartError"),
+        pytest.param(pods.terminated(ScanId(S), 137, "OOMKilled"), True, 137, "OOMKilled", id="OOMKilled"),
+        pytest.param(pods.terminated(ScanId(S), 1, "OOMKilled"), True, 1, "OOMKilled", id="OOMKilled with another code"),
+        pytest.param(pods.terminated(ScanId(S), 137), True, 137, "exit code 137", id="SIGKILL"),
+        pytest.param(pods.terminated(ScanId(S), 143), True, 143, "exit code 143", id="SIGTERM"),
+        pytest.param(pods.terminated(ScanId(S), 128, "StartError"), True, 128, "StartError", id="StartError"),
         pytest.param(pods.evicted(), True, None, "Evicted", id="evicted"),
         pytest.param({"phase": "Failed", "reason": "DeadlineExceeded"}, True, None, "DeadlineExceeded", id="deadline"),
         pytest.param({"phase": "Failed", "reason": "NodeShutdown"}, True, None, "NodeShutdown", id="node shutdown"),
         pytest.param({"phase": "Running", "reason": "NodeLost"}, True, None, "NodeLost", id="node lost"),
-        pytest.param(pods.waiting(S, "CrashLoopBackOff"), True, None, "again and again", id="crash loop"),
-        pytest.param(pods.terminated(S, 1), False, 1, "exit code 1", id="failed"),
-        pytest.param(pods.terminated(S, 2), False, 2, "exit code 2", id="refused its input"),
+        pytest.param(pods.waiting(ScanId(S), "CrashLoopBackOff"), True, None, "again and again", id="crash loop"),
+        pytest.param(pods.terminated(ScanId(S), 1), False, 1, "exit code 1", id="failed"),
+        pytest.param(pods.terminated(ScanId(S), 2), False, 2, "exit code 2", id="refused its input"),
         pytest.param({"phase": "Failed"}, True, None, "before it ran", id="failed, nothing known"),
     ],
 )
@@ -98,7 +101,7 @@ def test_a_pod_that_a_kubelet_refuses_never_ran_and_is_not_the_scanners_fault(re
 
 @pytest.mark.parametrize("waiting", [{"reason": "ContainerCreating"}, {"reason": "PodInitializing"}])
 def test_nor_is_one_whose_container_was_still_waiting(waiting: dict[str, Any]) -> None:
-    status = pods.waiting(S) | {"phase": "Failed"}
+    status = pods.waiting(ScanId(S)) | {"phase": "Failed"}
     status["containerStatuses"][0]["state"] = {"waiting": waiting}
     news = event_of_pod(a_pod(status))
     assert isinstance(news, ScannerExit)
@@ -106,7 +109,7 @@ def test_nor_is_one_whose_container_was_still_waiting(waiting: dict[str, Any]) -
 
 
 def test_a_pod_on_a_lost_node_has_ended_when_it_is_to_be_deleted() -> None:
-    status = pods.lost_node(S)
+    status = pods.lost_node(ScanId(S))
     assert isinstance(event_of_pod(a_pod(status)), ScannerStatus)
     news = event_of_pod(a_pod(status, deletionTimestamp="2026-01-01T00:00:00Z"))
     assert isinstance(news, ScannerExit)
@@ -115,7 +118,7 @@ def test_a_pod_on_a_lost_node_has_ended_when_it_is_to_be_deleted() -> None:
 
 
 def test_the_end_of_the_log_comes_along_bounded() -> None:
-    news = event_of_pod(a_pod(pods.terminated(S, 1, message="x" * 10_000 + "the reason")))
+    news = event_of_pod(a_pod(pods.terminated(ScanId(S), 1, message="x" * 10_000 + "the reason")))
     assert isinstance(news, ScannerExit)
     assert news.log_tail.endswith("the reason")
     assert len(news.log_tail) <= 4000
@@ -149,7 +152,7 @@ def test_an_end_is_told_once_by_whoever_knows_it_best() -> None:
     told.tracker.saw_job(a_job())
     told.tracker.saw_job(a_job(condition="Failed", reason="BackoffLimitExceeded"))
     assert told.ends() == []
-    told.tracker.saw_pod(a_pod(pods.terminated(S, 1)))
+    told.tracker.saw_pod(a_pod(pods.terminated(ScanId(S), 1)))
     told.now += 2 * POD_GRACE_S
     told.tracker.tell_overdue()
     told.tracker.saw_job(a_job(condition="Failed"), is_gone=True)
@@ -190,7 +193,7 @@ def test_a_pod_that_goes_at_its_jobs_deadline_was_not_taken_away_even_if_it_tell
     job["spec"], job["status"]["startTime"] = {"activeDeadlineSeconds": 2 * 86_400}, "2026-01-01T00:00:00Z"
     told.tracker.saw_job(job)
     going: dict[str, Any] = {"deletionTimestamp": deleted_at, "deletionGracePeriodSeconds": 30}
-    told.tracker.saw_pod(a_pod(pods.terminated(S, 143), **going))
+    told.tracker.saw_pod(a_pod(pods.terminated(ScanId(S), 143), **going))
     (end,) = told.ends()
     assert (end.exit_code, end.was_taken) == (143, was_taken)
 
@@ -213,7 +216,7 @@ def test_a_job_that_goes_without_an_end_was_deleted_by_somebody(how: str) -> Non
 
 def test_a_job_younger_than_the_list_is_not_missing_in_it() -> None:
     told = Told()
-    told.tracker.saw_pod(a_pod(pods.running(S), uid="young"))
+    told.tracker.saw_pod(a_pod(pods.running(ScanId(S)), uid="young"))
     told.tracker.listed("jobs", set())
     assert told.ends() == []
 
@@ -223,6 +226,6 @@ def test_nothing_is_kept_of_jobs_that_are_gone() -> None:
     for n in range(100):
         told.tracker.saw_job(a_job(uid=f"u{n}", condition="Complete"))
         told.tracker.saw_job(a_job(uid=f"u{n}"), is_gone=True)
-        told.tracker.saw_pod(a_pod(pods.terminated(S, 0), uid=f"u{n}"), is_gone=True)
+        told.tracker.saw_pod(a_pod(pods.terminated(ScanId(S), 0), uid=f"u{n}"), is_gone=True)
     assert not told.tracker._jobs
     assert CapacityFreed() in told.news

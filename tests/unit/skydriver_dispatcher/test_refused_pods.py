@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
 from skydriver_dispatcher.pod_status import is_terminal_problem, refused_pod
 from skydriver_dispatcher.ports import LauncherEvent, ScannerStatus
 
-SCAN_ID = "abc"
+SCAN_ID = ScanId("abc")
 QUOTA = 'Error creating: pods "skyscan-abc-x" is forbidden: exceeded quota: scans, requested: requests.memory=1Gi'
 RULE = "Error creating: pods is forbidden: violates PodSecurity restricted:latest"
 

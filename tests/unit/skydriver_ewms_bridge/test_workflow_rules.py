@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.decide import (
     added_taskforce,
     backoff_s,
@@ -17,7 +18,7 @@ from skydriver_ewms_bridge.decide import (
 )
 from skydriver_ewms_bridge.ewms_types import TaskDirective, Taskforce, Workflow, WorkflowOrder
 
-SCAN_ID = "18e0f1a2b3cx4f5e6d7c8b9a01234567"
+SCAN_ID = ScanId("18e0f1a2b3cx4f5e6d7c8b9a01234567")
 URL = "https://s3.example/bucket/key?X-Amz-Expires=604800&X-Amz-Signature=abc%2F"
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from skydriver_api.payloads.requests import parse_patch
 from skydriver_common.model.commands import PatchManifest
+from skydriver_common.model.ids import ScanId
 from skydriver_common.payloads.field_errors import InvalidBody
 from skydriver_progress import messages
 from skydriver_progress.messages import Envelope
@@ -29,7 +30,7 @@ _VALUES = st.one_of(
 
 
 def _envelope(plain: bytes) -> Envelope:
-    return Envelope("progress", "s", "p", 1, plain, "t")
+    return Envelope("progress", ScanId("s"), "p", 1, plain, "t")
 
 
 def _bus(plain: bytes) -> tuple[Any, Any, Any] | str:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code
 from skydriver_progress.decide.rejections import (
     MAX_KEPT,
@@ -23,8 +24,8 @@ _GROUPS = st.lists(
 
 
 @given(_GROUPS, st.integers(1, 5))
-def test_of_each_scan_and_reason_the_first_ones_are_kept(rejections: list[tuple[str | None, str]], max_kept: int) -> None:
-    counter, counted = RejectionCounter(), Counter[tuple[str | None, str]]()
+def test_of_each_scan_and_reason_the_first_ones_are_kept(rejections: list[tuple[ScanId | None, str]], max_kept: int) -> None:
+    counter, counted = RejectionCounter(), Counter[tuple[ScanId | None, str]]()
     for scan_id, code in rejections:
         counted[scan_id, code] += 1
         number = counter.count(scan_id, code)
@@ -35,7 +36,7 @@ def test_of_each_scan_and_reason_the_first_ones_are_kept(rejections: list[tuple[
 def test_many_scans_take_bounded_memory() -> None:
     counter = RejectionCounter(max_groups=10)
     for number in range(1000):
-        counter.count(str(number), "malformed")
+        counter.count(ScanId(str(number)), "malformed")
     assert len(counter) == 10
 
 

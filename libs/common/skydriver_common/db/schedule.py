@@ -18,6 +18,7 @@ from skydriver_common.db.jsonb import jsonb_text
 from skydriver_common.db.notifier import DUE_CHANNEL, Notifier
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.model import event_codec
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.priorities import rank
 
 _sql = load_statements("skydriver_common.db", "schedule.sql")
@@ -37,7 +38,7 @@ class DueWork:
     """
 
     kind: str
-    scan_id: str
+    scan_id: ScanId
     claim: str
     priority: int
     age_s: float
@@ -64,12 +65,12 @@ class _Put:
 class DueChanges:
     """Work put, finished and dropped in the course of a transaction, written at its end in a few statements for all."""
 
-    _dropped: set[tuple[str, str]] = field(default_factory=set)
-    _finished: set[tuple[str, str, str]] = field(default_factory=set)
-    _put: dict[tuple[str, str], _Put] = field(default_factory=dict)
+    _dropped: set[tuple[str, ScanId]] = field(default_factory=set)
+    _finished: set[tuple[str, ScanId, str]] = field(default_factory=set)
+    _put: dict[tuple[str, ScanId], _Put] = field(default_factory=dict)
 
     def put(
-        self, kind: str, scan_id: str, *, after: timedelta = NOW, waited: timedelta = NOW, priority: int = 0,
+        self, kind: str, scan_id: ScanId, *, after: timedelta = NOW, waited: timedelta = NOW, priority: int = 0,
         note: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Note down work; see `Schedule.put`. waited: how long it has waited already."""
@@ -79,7 +80,7 @@ class DueChanges:
         """The work is done; see `Schedule.finish`."""
         self._finished.add((work.kind, work.scan_id, work.claim))
 
-    def drop(self, kind: str, scan_id: str) -> None:
+    def drop(self, kind: str, scan_id: ScanId) -> None:
         """The work is not wanted any more."""
         self._put.pop((kind, scan_id), None)
         self._dropped.add((kind, scan_id))
@@ -109,7 +110,7 @@ class DueChanges:
         self._finished.clear()
         self._put.clear()
 
-    def _add(self, key: tuple[str, str], put: _Put) -> None:
+    def _add(self, key: tuple[str, ScanId], put: _Put) -> None:
         before = self._put.get(key)
         self._put[key] = put if before is None else before.and_then(put)
 
@@ -138,7 +139,7 @@ class Schedule:
         self._bell.ring(DUE_CHANNEL, kind)
 
     async def put(
-        self, kind: str, scan_id: str, *, after: timedelta = NOW, priority: int = 0, note: dict[str, Any] | None = None
+        self, kind: str, scan_id: ScanId, *, after: timedelta = NOW, priority: int = 0, note: dict[str, Any] | None = None
     ) -> None:
         """Note down work: it has to be done by somebody who begins after now, when ``after`` is over at the latest.
 
@@ -167,7 +168,7 @@ class Schedule:
         with database_faults():
             await _finish(self._pool, {(work.kind, work.scan_id, work.claim)})
 
-    async def drop(self, kind: str, scan_id: str) -> None:
+    async def drop(self, kind: str, scan_id: ScanId) -> None:
         """The work is not wanted any more, whoever has claimed it. Raises TryLater."""
         with database_faults():
             await _sql.drop_all(self._pool, kinds=[kind], scan_ids=[scan_id])
@@ -195,7 +196,7 @@ class Schedule:
         return None if seconds is None else max(0.0, seconds)
 
 
-async def _put_all(connection: Pool | Connection, work: dict[tuple[str, str], _Put]) -> None:
+async def _put_all(connection: Pool | Connection, work: dict[tuple[str, ScanId], _Put]) -> None:
     rows = sorted(
         (kind, scan_id, put.after_s, put.waited_s, rank(put.priority), jsonb_text(put.note))
         for (kind, scan_id), put in work.items()
@@ -204,7 +205,7 @@ async def _put_all(connection: Pool | Connection, work: dict[tuple[str, str], _P
     await _sql.put_all(connection, **dict(zip(_PUT_COLUMNS, columns, strict=True)))
 
 
-async def _finish(connection: Pool | Connection, finished: set[tuple[str, str, str]]) -> None:
+async def _finish(connection: Pool | Connection, finished: set[tuple[str, ScanId, str]]) -> None:
     """A claim that was put again in between the two statements is freed by the second."""
     if not finished:
         return

@@ -3,6 +3,8 @@
 The dispatcher makes Job and Secret, the bridge fills the Secret in: both must call it the same.
 """
 
+from skydriver_common.model.ids import ScanId
+
 SCAN_ID_LABEL = "skydriver.icecube.wisc.edu/scan-id"
 PRIORITY_LABEL = "skydriver.icecube.wisc.edu/priority"
 IMAGE_LABEL = "skydriver.icecube.wisc.edu/scanner-tag"
@@ -17,27 +19,27 @@ UPLOAD_KEY = "startup-upload.json"
 """Keys of the per-scan Secret. The first is there from the start, the pod waits for the other two."""
 
 
-def job_name(scan_id: str) -> str:
+def job_name(scan_id: ScanId) -> str:
     """The scan's Job, and so its pod's prefix. Source: REST contract 9.1."""
     return f"skyscan-{scan_id}"
 
 
-def secret_name(scan_id: str) -> str:
+def secret_name(scan_id: ScanId) -> str:
     """The scan's Secret."""
     return f"skyscan-{scan_id}"
 
 
-def scanner_container(scan_id: str) -> str:
+def scanner_container(scan_id: ScanId) -> str:
     """The container whose log the logs URL shows. Source: REST contract 8.7, 9.2."""
     return f"skyscan-server-{scan_id}"
 
 
-def upload_container(scan_id: str) -> str:
+def upload_container(scan_id: ScanId) -> str:
     """The container that uploads ``startup.json``. Source: REST contract 9.2."""
     return f"sidecar-s3-{scan_id}"
 
 
-def selector(instance: str, scan_id: str | None = None) -> str:
+def selector(instance: str, scan_id: ScanId | None = None) -> str:
     """Label selector of this installation's objects, or of one scan's."""
     ours = f"{INSTANCE_LABEL}={instance},{MANAGED_BY_LABEL}={MANAGED_BY}"
     return ours if scan_id is None else f"{ours},{SCAN_ID_LABEL}={scan_id}"

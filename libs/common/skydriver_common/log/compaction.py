@@ -10,6 +10,7 @@ from datetime import datetime
 from skydriver_common.db.pool import load_statements
 from skydriver_common.log.unit_of_work import Transaction
 from skydriver_common.model.events import ProgressCompacted, ResultsCompacted
+from skydriver_common.model.ids import ScanId
 
 sql = load_statements("skydriver_common.log", "compaction.sql")
 
@@ -19,7 +20,7 @@ RESULTS_AT_ONCE = 20
 """Skymaps per transaction: up to some MB each."""
 
 
-async def compact_progress(tx: Transaction, scan_id: str, *, before: datetime, most: int = AT_ONCE) -> int:
+async def compact_progress(tx: Transaction, scan_id: ScanId, *, before: datetime, most: int = AT_ONCE) -> int:
     """Let go of the scan's progress reports that a newer one, itself recorded before this time, has superseded.
 
     At most ``most`` payloads; returns how many. The scan must be loaded in the transaction.
@@ -35,7 +36,7 @@ async def compact_progress(tx: Transaction, scan_id: str, *, before: datetime, m
     return int(done["payloads"])
 
 
-async def compact_results(tx: Transaction, scan_id: str, *, before: datetime, most: int = RESULTS_AT_ONCE) -> int:
+async def compact_results(tx: Transaction, scan_id: ScanId, *, before: datetime, most: int = RESULTS_AT_ONCE) -> int:
     """Remove skymaps of the scan's partial results that a newer result, itself recorded before this time, has superseded.
 
     The first result is kept. At most ``most`` skymaps; returns how many. The scan must be loaded in the transaction.

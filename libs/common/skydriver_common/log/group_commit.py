@@ -27,6 +27,7 @@ from skydriver_common.log.state_at import state_at
 from skydriver_common.log.stored_state import WrittenByNewer, is_older
 from skydriver_common.model.commands import REPLY_GRACE_S, Context
 from skydriver_common.model.event_codec import UnknownEvent
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code, Rejection, Reply, code_of
 from skydriver_common.model.scan import HistoryBroken, Scan
 
@@ -55,7 +56,7 @@ class PendingDecision:
     """One decision to be made. settled: done once it is committed, or with the error for which it is not."""
 
     context: Context
-    scan_ids: tuple[str, ...]
+    scan_ids: tuple[ScanId, ...]
     turn: "asyncio.Future[CommitSlot]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     settled: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 

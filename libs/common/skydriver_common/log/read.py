@@ -13,6 +13,7 @@ from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.log.pending_writes import sql
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import Event
+from skydriver_common.model.ids import ScanId
 
 
 class LoggedEvent(NamedTuple):
@@ -23,7 +24,7 @@ class LoggedEvent(NamedTuple):
 
     position: int
     event_id: UUID
-    scan_id: str
+    scan_id: ScanId
     version: int
     type: str
     schema_version: int
@@ -84,7 +85,7 @@ class Page(NamedTuple):
     more: bool
 
 
-async def page(connection: Pool | Connection, scan_id: str, *, after: int, most: int, most_bytes: int) -> Page:
+async def page(connection: Pool | Connection, scan_id: ScanId, *, after: int, most: int, most_bytes: int) -> Page:
     """One scan's events after a version, at most ``most``, and no further one once there are ``most_bytes``. Raises TryLater."""
     with database_faults():
         rows = [
@@ -94,7 +95,7 @@ async def page(connection: Pool | Connection, scan_id: str, *, after: int, most:
 
 
 async def history(
-    connection: Pool | Connection, scan_id: str, *, after: int = 0, most: int = 1000
+    connection: Pool | Connection, scan_id: ScanId, *, after: int = 0, most: int = 1000
 ) -> AsyncIterator[LoggedEvent]:
     """One scan's events after a version, oldest first, at most ``most``. Raises TryLater."""
     with database_faults():

@@ -5,13 +5,14 @@ from datetime import datetime
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.log.read import history
 from skydriver_common.model import events as ev
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan, evolve
 
 _PAGE = 1000
 
 
 async def state_at(
-    connection: Pool | Connection, scan_id: str, *, version: int | None = None, moment: datetime | None = None
+    connection: Pool | Connection, scan_id: ScanId, *, version: int | None = None, moment: datetime | None = None
 ) -> Scan | None:
     """The scan after this version, or as of this moment (inclusive); None when it did not exist then. Raises TryLater."""
     scan: Scan | None = None

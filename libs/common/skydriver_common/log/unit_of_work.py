@@ -20,7 +20,7 @@ from skydriver_common.log.pending_writes import PendingWrites, RecordedReply, sq
 from skydriver_common.model import event_codec
 from skydriver_common.model.commands import Context
 from skydriver_common.model.events import EVENT_OWNERS, Event
-from skydriver_common.model.ids import new_uuid7
+from skydriver_common.model.ids import ScanId, new_uuid7
 from skydriver_common.model.rejections import Reply
 from skydriver_common.model.scan import Scan, evolve
 
@@ -58,12 +58,12 @@ class Transaction:
         """Commit only if this blob is stored: one put without waiting for the disk may be lost when the database crashes."""
         self._gathered.needed.append(digest)
 
-    def scan(self, scan_id: str) -> Scan | None:
+    def scan(self, scan_id: ScanId) -> Scan | None:
         """The scan as of now, this transaction's events included; None when unknown (or not loaded)."""
         found = self._found(scan_id)
         return found[0] if found else None
 
-    def append(self, scan_id: str, events: Sequence[Event], *, context: Context | None = None) -> Scan | None:
+    def append(self, scan_id: ScanId, events: Sequence[Event], *, context: Context | None = None) -> Scan | None:
         """Append events to one scan and fold them. context: whose they are, when not the transaction's.
 
         Raises ForeignEvent, HistoryBroken.
@@ -97,7 +97,7 @@ class Transaction:
         self._gathered = PendingWrites()
         await self._turn.so_far.write(self._turn.connection)
 
-    def _found(self, scan_id: str) -> tuple[Scan, bytes] | None:
+    def _found(self, scan_id: ScanId) -> tuple[Scan, bytes] | None:
         return self._gathered.scans.get(scan_id) or self._turn.so_far.scans.get(scan_id)
 
 
@@ -109,7 +109,7 @@ class UnitOfWork:
         self._writer = writer
 
     @asynccontextmanager
-    async def on_scans(self, context: Context, scan_ids: Sequence[str]) -> AsyncIterator[Transaction]:
+    async def on_scans(self, context: Context, scan_ids: Sequence[ScanId]) -> AsyncIterator[Transaction]:
         """BEGIN, lock and load these scans (in order of id); COMMIT on leaving, nothing at all on an error.
 
         Others may share the transaction: their decisions are made one after the other, each sees those before it, and one that
@@ -138,7 +138,9 @@ class UnitOfWork:
         await member.settled
 
 
-def chained(event: Event, *, scan_id: str, version: int, prev_hash: bytes, now: datetime, context: Context) -> tuple[Any, ...]:
+def chained(
+    event: Event, *, scan_id: ScanId, version: int, prev_hash: bytes, now: datetime, context: Context
+) -> tuple[Any, ...]:
     """The event's row of the log, in the order of its columns, tied to the one before it; the hash comes last."""
     event_id, data = new_uuid7(now.timestamp()), event_codec.encode_event(event)
     digest = event_codec.chain_hash(

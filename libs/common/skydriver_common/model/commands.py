@@ -6,7 +6,7 @@ All fields are JSON-native, so that a command is its own wire form. Large payloa
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from skydriver_common.model.ids import storable
+from skydriver_common.model.ids import ScanId, storable
 
 REPLY_GRACE_S = 2.0
 """How much longer than a command's deadline its sender waits for the reply: what was committed just in time is told."""
@@ -55,7 +55,7 @@ class RequestScan(Command):
     """
 
     key: ClassVar[str] = "scan.request"
-    scan_id: str
+    scan_id: ScanId
     request: dict[str, Any]
     event_digest: str | None = None
 
@@ -65,8 +65,8 @@ class RescanScan(Command):
     """Start a new scan from the request of an old one. Source: REST contract 4.6."""
 
     key: ClassVar[str] = "scan.rescan"
-    scan_id: str
-    new_scan_id: str
+    scan_id: ScanId
+    new_scan_id: ScanId
     abort_first: bool = False
     replace_scan: bool = False
 
@@ -76,7 +76,7 @@ class DeleteScan(Command):
     """Stop a scan and hide it; asking twice gives the same answer. Source: REST contract 4.8."""
 
     key: ClassVar[str] = "scan.delete"
-    scan_id: str
+    scan_id: ScanId
     delete_completed_scan: bool = False
 
 
@@ -88,7 +88,7 @@ class PatchManifest(Command):
     """
 
     key: ClassVar[str] = "scan.patch-manifest"
-    scan_id: str
+    scan_id: ScanId
     progress: dict[str, Any] | None = None
     event_metadata: dict[str, Any] | None = None
     scan_metadata: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class PutResult(Command):
     """
 
     key: ClassVar[str] = "scan.put-result"
-    scan_id: str
+    scan_id: ScanId
     digest: str
     size_bytes: int
     is_final: bool
@@ -117,7 +117,7 @@ class AssignWorkflow(Command):
     """Set the EWMS workflow of a scan, once. Source: REST contract 4.16."""
 
     key: ClassVar[str] = "ewms.assign-workflow"
-    scan_id: str
+    scan_id: ScanId
     workflow_id: str
     ewms_address: str
 
@@ -127,7 +127,7 @@ class AddWorkers(Command):
     """Ask EWMS for more workers. Source: REST contract 4.7. debug_cap: most workers with client logs there, None: no cap."""
 
     key: ClassVar[str] = "ewms.add-workers"
-    scan_id: str
+    scan_id: ScanId
     n_workers: int
     cluster_location: str
     debug_cap: int | None = None
@@ -141,7 +141,7 @@ class RefreshTaskforces(Command):
     """
 
     key: ClassVar[str] = "ewms.refresh-taskforces"
-    scan_id: str
+    scan_id: ScanId
 
 
 COMMANDS: dict[str, type[Command]] = {

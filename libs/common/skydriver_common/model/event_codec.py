@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 import orjson
 
 from skydriver_common.model.events import EVENTS, MAY_BE_LET_GO, Event, PayloadLetGo
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import StoredText
 
 GENESIS = bytes(32)
@@ -114,7 +115,7 @@ def chain_hash(
     *,
     prev_hash: bytes,
     event_id: str,
-    scan_id: str,
+    scan_id: ScanId,
     version: int,
     type_: str,
     schema_version: int,

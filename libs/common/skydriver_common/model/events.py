@@ -6,6 +6,7 @@ All fields are JSON-native; a field added later has a default. ``WRITERS`` says 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import ScannerStage
 
 
@@ -28,7 +29,7 @@ class ScanRequested(Event):
     type: ClassVar[str] = "scan.requested"
     requested_at: float
     request: dict[str, Any]
-    request_scan_id: str
+    request_scan_id: ScanId
     event_digest: str
     classifiers: dict[str, Any]
     scanner_server_args: str
@@ -39,7 +40,7 @@ class RescanRecorded(Event):
     """The scan's request was used again for a new scan."""
 
     type: ClassVar[str] = "scan.rescan-recorded"
-    rescan_id: str
+    rescan_id: ScanId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class ScanReplaced(Event):
     """Readers of this scan are sent to another one."""
 
     type: ClassVar[str] = "scan.replaced"
-    by_scan_id: str
+    by_scan_id: ScanId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,7 +425,7 @@ class ThrottleChanged(SystemEvent):
     max_running: int | None
 
 
-SYSTEM = "system"
+SYSTEM = ScanId("system")
 """Stands in place of a scan id for facts that belong to no scan."""
 
 

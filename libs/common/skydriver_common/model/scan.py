@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from skydriver_common.model import events as ev
-from skydriver_common.model.ids import NOT_YET_REQUESTED
+from skydriver_common.model.ids import NOT_YET_REQUESTED, ScanId
 from skydriver_common.model.stages import LaunchState, ScannerStage
 
 USE_WORKFLOW_ID = "use 'ewms_workflow_id'"
@@ -125,7 +125,7 @@ class Scan:
     that wrote the row.
     """
 
-    scan_id: str
+    scan_id: ScanId
     version: int
     timestamp: float
     last_updated: float
@@ -134,7 +134,7 @@ class Scan:
     classifiers: dict[str, Any]
     i3_event_id: str
     request: dict[str, Any]
-    request_scan_id: str
+    request_scan_id: ScanId
     event_digest: str
     is_deleted: bool = False
     ewms_workflow_id: str | None = NOT_YET_REQUESTED
@@ -142,8 +142,8 @@ class Scan:
     event_metadata: dict[str, Any] | None = None
     scan_metadata: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
-    replaced_by_scan_id: str | None = None
-    rescan_ids: tuple[str, ...] = ()
+    replaced_by_scan_id: ScanId | None = None
+    rescan_ids: tuple[ScanId, ...] = ()
     launch: Launch = field(default_factory=Launch)
     result: ResultRef | None = None
     ewms: Ewms = field(default_factory=Ewms)
@@ -234,7 +234,7 @@ class HistoryBroken(Exception):
     """An event does not fit the state it is folded into: the log is damaged or an event was appended past ``decide``."""
 
 
-def evolve(scan: Scan | None, event: ev.Event, *, scan_id: str, recorded_at: float) -> Scan:
+def evolve(scan: Scan | None, event: ev.Event, *, scan_id: ScanId, recorded_at: float) -> Scan:
     """The scan after one more event. recorded_at: Unix seconds. Raises HistoryBroken for an impossible order."""
     if isinstance(event, ev.ScanRequested):
         if scan is not None:
@@ -312,7 +312,7 @@ def evolve_scanner(scan: Scan, event: ev.Event, recorded_at: float) -> Scanner:
     return scanner
 
 
-def fold(history: Iterable[tuple[ev.Event, float]], scan_id: str) -> Scan | None:
+def fold(history: Iterable[tuple[ev.Event, float]], scan_id: ScanId) -> Scan | None:
     """The scan after a whole history of (event, recorded_at in Unix seconds), oldest first."""
     scan: Scan | None = None
     for event, recorded_at in history:
@@ -320,7 +320,7 @@ def fold(history: Iterable[tuple[ev.Event, float]], scan_id: str) -> Scan | None
     return scan
 
 
-def _requested(event: ev.ScanRequested, scan_id: str) -> Scan:
+def _requested(event: ev.ScanRequested, scan_id: ScanId) -> Scan:
     return Scan(
         scan_id=scan_id,
         version=1,

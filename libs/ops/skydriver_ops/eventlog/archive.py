@@ -25,7 +25,7 @@ import zstandard
 from skydriver_common.log.read import LoggedEvent
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import SYSTEM
-from skydriver_common.model.ids import digest_of
+from skydriver_common.model.ids import ScanId, digest_of
 from skydriver_ops.eventlog.chains import ChainBreak, find_break
 from skydriver_ops.eventlog.seal import merkle_leaf, merkle_root
 from skydriver_ops.eventlog.selection import START, ChainedEvent
@@ -217,7 +217,9 @@ def check(path: Path, *, sealed: Mapping[tuple[str, int], bytes] | None = None, 
         if archive.tally.events % 1000 == 0:
             on_progress(archive.tally.events)
     archive.tally.breaks += [
-        ChainBreak(scan_id=scan_id, version=version, position=None, what="it was there when the log was sealed and is missing")
+        ChainBreak(
+            scan_id=ScanId(scan_id), version=version, position=None, what="it was there when the log was sealed and is missing"
+        )
         for scan_id, version in missing
     ]
     return archive

@@ -13,7 +13,7 @@ from skydriver_common.log import blobs
 from skydriver_common.log.pending_writes import sql as log_sql
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import ResultReceived
-from skydriver_common.model.ids import digest_of
+from skydriver_common.model.ids import ScanId, digest_of
 from skydriver_ops.eventlog.chains import PAGE
 
 sql = load_statements("skydriver_ops.eventlog", "blob_verification.sql")
@@ -28,7 +28,7 @@ class BlobDefect:
 
     digest: str
     what: str
-    scan_id: str = ""
+    scan_id: ScanId = ScanId("")
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ async def verify_blobs(connection: Connection, *, on_progress: Callable[[int], N
             break
         after = digests[-1]
     report.flaws += [
-        BlobDefect(digest, "it is missing", scan_id) for digest, scan_id in sorted((await _missing(connection)).items())
+        BlobDefect(digest, "it is missing", ScanId(scan_id)) for digest, scan_id in sorted((await _missing(connection)).items())
     ]
     return report
 
@@ -74,7 +74,7 @@ async def verify_blobs(connection: Connection, *, on_progress: Callable[[int], N
 class _Reference:
     """An event that needs a blob. is_partial: it is a partial result, whose skymap may be removed once a later one is there."""
 
-    scan_id: str
+    scan_id: ScanId
     version: int
     is_partial: bool
 

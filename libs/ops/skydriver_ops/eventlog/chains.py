@@ -8,6 +8,7 @@ from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.log.unit_of_work import microseconds
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import MAY_BE_LET_GO
+from skydriver_common.model.ids import ScanId
 from skydriver_ops.eventlog.selection import ChainedEvent, link
 
 sql = load_statements("skydriver_ops.eventlog", "chains.sql")
@@ -20,7 +21,7 @@ _SCANS_AT_ONCE = 50
 class ChainBreak:
     """Where a scan's history is not what was written. position: None when a link is missing."""
 
-    scan_id: str
+    scan_id: ScanId
     version: int
     position: int | None
     what: str
@@ -93,7 +94,7 @@ def hash_of(one: ChainedEvent) -> bytes:
     )  # fmt: skip
 
 
-def missing(scan_id: str, version: int) -> ChainBreak:
+def missing(scan_id: ScanId, version: int) -> ChainBreak:
     """This version is not there."""
     return ChainBreak(scan_id=scan_id, version=version, position=None, what=f"version {version} is missing")
 

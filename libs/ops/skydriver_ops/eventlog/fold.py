@@ -7,6 +7,7 @@ from typing import Any
 from skydriver_common.db.pool import Connection
 from skydriver_common.log.views import ManifestRows, write_side_views
 from skydriver_common.model.events import SYSTEM
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan, evolve
 from skydriver_ops.eventlog.chains import chains
 from skydriver_ops.eventlog.selection import ChainedEvent
@@ -33,7 +34,7 @@ class ViewRows:
     """View name to rows, as tuples in the order of ``VIEWS``. Stands in for the statements that write the side views."""
 
     rows: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {name: [] for name in VIEWS})
-    scan_ids: list[str] = field(default_factory=list)
+    scan_ids: list[ScanId] = field(default_factory=list)
     events: int = 0
 
     async def write_i3_event(self, _: Any, **values: Any) -> None:

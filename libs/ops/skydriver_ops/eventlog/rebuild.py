@@ -15,6 +15,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log import stored_state
 from skydriver_common.log.stored_state import scan_of_row
 from skydriver_common.log.unit_of_work import sql as writing
+from skydriver_common.model.ids import ScanId
 from skydriver_ops.eventlog import rebuild_schema
 from skydriver_ops.eventlog.chains import chains_after, sql
 from skydriver_ops.eventlog.fold import VIEWS, ViewRows, fold_links, iter_folded
@@ -96,7 +97,7 @@ async def _compare_settled(connection: Connection, rows: ViewRows, after: str, u
     others = first.others
     # events of i3 are put once, with the scan's first event, and never change
     found.differences += [each for each in first.differences if each.view == "i3_events"]
-    doubtful = sorted({each.key for each in first.differences if each.view != "i3_events"})
+    doubtful = sorted({ScanId(each.key) for each in first.differences if each.view != "i3_events"})
     for start in range(0, len(doubtful), _DOUBTFUL_AT_ONCE):
         part = doubtful[start : start + _DOUBTFUL_AT_ONCE]
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -234,7 +235,7 @@ class _Compared:
 
 
 async def _compare(
-    connection: Connection, rows: ViewRows, after: str, up_to: str | None, scan_ids: list[str] | None = None
+    connection: Connection, rows: ViewRows, after: str, up_to: str | None, scan_ids: list[ScanId] | None = None
 ) -> _Compared:
     """Compare rows with the live ones of a range of scans; scan_ids: of these alone."""
     found = _Compared()

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection
+from skydriver_common.model.ids import ScanId
 from skydriver_ops.eventlog.chains import PAGE, ChainBreak, heads, sql
 
 FORMAT = "skydriver-seal-1"
@@ -121,7 +122,7 @@ async def verify_against_seal(connection: Connection, seal: Seal) -> list[ChainB
                     if now is None
                     else "it is not the one that was sealed"
                 )
-                breaks.append(ChainBreak(scan_id=scan_id, version=version, position=None, what=what))
+                breaks.append(ChainBreak(scan_id=ScanId(scan_id), version=version, position=None, what=what))
     return breaks
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, Pool, fetch, load_statements
 from skydriver_common.log.read import LoggedEvent
+from skydriver_common.model.ids import ScanId
 
 sql = load_statements("skydriver_ops.eventlog", "selection.sql")
 
@@ -29,7 +30,7 @@ START = Cursor("0", 0)
 class Selection:
     """Which events. None: any. since: inclusive, until: exclusive, both by recorded_at."""
 
-    scan_id: str | None = None
+    scan_id: ScanId | None = None
     types: tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None

@@ -11,7 +11,7 @@ from skydriver_api.http.deps import DEPS
 from skydriver_api.http.failures import HttpProblem
 from skydriver_api.http.middleware import PRINCIPAL, check_client
 from skydriver_common.model.commands import Command
-from skydriver_common.model.ids import command_id_for_key
+from skydriver_common.model.ids import ScanId, command_id_for_key
 from skydriver_common.model.rejections import Reply
 
 KEY_PATTERN = "[!-~](?:[ -~]{0,253}[!-~])?"
@@ -58,7 +58,7 @@ async def recorded_reply_for(request: web.Request, raw: bytes) -> Reply | None:
         return None
     deps = request.app[DEPS]
     scan_id = request.match_info.get("scan_id")
-    for each in [None] if scan_id is None else await deps.reads.chain(scan_id):
+    for each in [None] if scan_id is None else await deps.reads.chain(ScanId(scan_id)):
         route = keyed.route if each is None else f"{request.method} {path_about(request, each)}"
         found = await deps.reads.recorded_reply(keyed._replace(route=route).command_id(), keyed.fingerprint)
         if found is not None:
@@ -66,7 +66,7 @@ async def recorded_reply_for(request: web.Request, raw: bytes) -> Reply | None:
     return None
 
 
-def path_about(request: web.Request, scan_id: str) -> str:
+def path_about(request: web.Request, scan_id: ScanId) -> str:
     """The path of this route about another scan, however the request has written its own path."""
     resource = request.match_info.route.resource
     assert resource is not None, "a handler runs on a route"

@@ -16,6 +16,7 @@ from skydriver_api.find.filters import parse_filter
 from skydriver_api.find.literals import checked_text
 from skydriver_api.find.nodes import Node
 from skydriver_common.model import event_codec
+from skydriver_common.model.ids import ScanId
 
 __all__ = ["EXCLUDED", "FindQuery", "Limits", "Statement", "find_query", "projected_fields", "statement_for", "stream"]
 
@@ -181,7 +182,7 @@ def _all_projected(rows: Sequence[asyncpg.Record], fields: frozenset[str] | None
     return [_projected(row["scan_id"], row["body"], fields) for row in rows]
 
 
-def _projected(scan_id: str, body: bytes | None, fields: frozenset[str] | None) -> bytes:
+def _projected(scan_id: ScanId, body: bytes | None, fields: frozenset[str] | None) -> bytes:
     """The fields of a stored Manifest that were asked for, in its own order."""
     if body is None:
         return event_codec.encode({"scan_id": scan_id} if fields else {})

@@ -182,7 +182,7 @@ async def _ask_for_body(request: web.Request) -> None:
     if not expectation.is_pending or request.version < HttpVersion11:
         return
     scan_id = request.match_info.get("scan_id")
-    if scan_id is not None and await request.app[DEPS].reads.manifest(scan_id) is None:
+    if scan_id is not None and await request.app[DEPS].reads.manifest(ScanId(scan_id)) is None:
         raise HttpProblem(404, f"Scan {scan_id} is not known")
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # what is answered has not begun

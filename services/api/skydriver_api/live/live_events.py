@@ -25,6 +25,7 @@ from pamqp.common import FieldTable
 from skydriver_common.bus import topology
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 
 logger = structlog.get_logger(__name__)
 
@@ -39,7 +40,7 @@ _LOOKED_UP_AT_ONCE = 1000
 _QUEUE_ARGUMENTS: FieldTable = {"x-max-length": 20_000, "x-overflow": "drop-head"}
 """Dropping is safe, since versions show it; growing is not."""
 
-Versions = Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]
+Versions = Callable[[Sequence[ScanId]], Awaitable[Mapping[ScanId, int]]]
 """From scan ids to the versions of their newest events. Raises TryLater."""
 
 
@@ -136,7 +137,7 @@ class LiveEvents:
         self._versions = versions
         self._most = most
         self._most_per_token = most_per_token
-        self._watchers: dict[str, set[Watcher]] = {}
+        self._watchers: dict[ScanId, set[Watcher]] = {}
         self._by_token: Counter[bytes] = Counter()
         self._room = _Room()
         self._is_closed = False
@@ -163,7 +164,7 @@ class LiveEvents:
                 del self._by_token[digest]
 
     @asynccontextmanager
-    async def watching(self, scan_id: str) -> AsyncIterator[Watcher]:
+    async def watching(self, scan_id: ScanId) -> AsyncIterator[Watcher]:
         """A watcher of this scan, which is behind at first. The broker may be away: events then come from the log alone."""
         watcher = Watcher(self._room)
         if self._is_closed:
@@ -291,7 +292,7 @@ class LiveEvents:
                 watcher.close()
 
     async def _on_event(self, message: AbstractIncomingMessage) -> None:
-        watchers = self._watchers.get(str(message.headers.get("scan_id", "")))
+        watchers = self._watchers.get(ScanId(str(message.headers.get("scan_id", ""))))
         if not watchers:
             return
         version = message.headers.get("version")

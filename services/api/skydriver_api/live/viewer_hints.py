@@ -7,6 +7,7 @@ from contextlib import suppress
 from skydriver_api.reads.view_queries import StatusView, ViewQueries
 from skydriver_common.db.notifier import VIEWER_HINTS_CHANNEL, Notifier
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 
 AGAIN_S = 60.0
 """A look is told at most this often per scan; the bridge takes it to last a little longer."""
@@ -21,8 +22,8 @@ class ViewerHints:
     def __init__(self, bell: Notifier, reads: ViewQueries) -> None:
         self._bell = bell
         self._reads = reads
-        self._told: OrderedDict[str, float] = OrderedDict()
-        self._looked: OrderedDict[str, float] = OrderedDict()
+        self._told: OrderedDict[ScanId, float] = OrderedDict()
+        self._looked: OrderedDict[ScanId, float] = OrderedDict()
 
     def on(self, view: StatusView) -> None:
         """Somebody has read this."""
@@ -31,7 +32,7 @@ class ViewerHints:
         if _is_due(self._told, view.scan_id):
             self._bell.ring(VIEWER_HINTS_CHANNEL, view.scan_id)
 
-    async def stay_on(self, scan_id: str) -> None:
+    async def stay_on(self, scan_id: ScanId) -> None:
         """Somebody keeps watching this scan: one look in a while, however many watch it. A silent database is no matter."""
         if not _is_due(self._looked, scan_id):
             return
@@ -41,7 +42,7 @@ class ViewerHints:
                 self.on(view)
 
 
-def _is_due(last: OrderedDict[str, float], scan_id: str) -> bool:
+def _is_due(last: OrderedDict[ScanId, float], scan_id: ScanId) -> bool:
     """Whether the last time is long ago; it is noted as now then."""
     now = time.monotonic()
     if now - last.get(scan_id, -AGAIN_S) < AGAIN_S:

@@ -51,7 +51,7 @@ class LogLinks:
         """Whether the end of a log can be looked up at all."""
         return bool(self._dashboard_url and self._prometheus_url and self._session)
 
-    def url(self, scan_id: str) -> str | None:
+    def url(self, scan_id: ScanId) -> str | None:
         """The link as far as it is known now; None without a dashboard."""
         if not self._dashboard_url:
             return None
@@ -60,7 +60,7 @@ class LogLinks:
         _, end = self._ends.get(scan_id, (0.0, None))
         return link if end is None else f"{link}&from={int((end - 3600) * 1000)}&to={int(end * 1000)}"
 
-    def is_due(self, scan_id: str) -> bool:
+    def is_due(self, scan_id: ScanId) -> bool:
         """Whether it may be time to look for the end of this log; when its scan began is asked only then."""
         known = self._ends.get(scan_id)
         return (
@@ -70,11 +70,11 @@ class LogLinks:
             and (known is None or self._clock() >= known[0] + _REMEMBER_S)
         )
 
-    def look(self, scan_id: str) -> asyncio.Task[None] | None:
+    def look(self, scan_id: ScanId) -> asyncio.Task[None] | None:
         """The look that is under way, if there is one."""
         return self._looking.get(scan_id)
 
-    def look_up(self, scan_id: str, started: float) -> asyncio.Task[None] | None:
+    def look_up(self, scan_id: ScanId, started: float) -> asyncio.Task[None] | None:
         """Begin to look for the end of the log, unless it is known, too early, or too much is being looked for.
 
         started: Unix seconds. The task never raises; callers may wait for it for as long as they like.
@@ -96,7 +96,7 @@ class LogLinks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _look(self, scan_id: str, started: float) -> None:
+    async def _look(self, scan_id: ScanId, started: float) -> None:
         try:
             end = await self._last_moment(scan_id, started)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -107,7 +107,7 @@ class LogLinks:
         while len(self._ends) > _MOST_REMEMBERED:
             self._ends.popitem(last=False)
 
-    async def _last_moment(self, scan_id: str, started: float) -> float | None:
+    async def _last_moment(self, scan_id: ScanId, started: float) -> float | None:
         """The last moment at which the container was seen running, Unix seconds."""
         assert self._session is not None
         async with self._session.get(
@@ -126,5 +126,5 @@ class LogLinks:
         return max(moments, default=None)
 
 
-def _container(scan_id: str) -> str:
+def _container(scan_id: ScanId) -> str:
     return f"skyscan-server-{scan_id}"

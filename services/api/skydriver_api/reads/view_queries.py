@@ -37,17 +37,17 @@ _NO_WORKFORCE = b'{"statuses":{},"n_running":0,"top_errors":{}}'
 class ManifestView:
     """One row of ``manifests``. body: the Manifest as JSON, ready to be sent."""
 
-    scan_id: str
+    scan_id: ScanId
     body: bytes
     is_deleted: bool
-    replaced_by: str | None
+    replaced_by: ScanId | None
     event_digest: str
     state: str
     deactivated: str | None
     ewms_workflow_id: str | None
     ewms_address: str | None
     has_final_result: bool
-    request_scan_id: str
+    request_scan_id: ScanId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,9 @@ class StatusView:
     seconds of EWMS's last word about the workers, None before the first. ewms_away_since: Unix seconds, None while it answers.
     """
 
-    scan_id: str
+    scan_id: ScanId
     is_deleted: bool
-    replaced_by: str | None
+    replaced_by: ScanId | None
     state: str
     deactivated: str | None
     ewms_workflow_id: str | None
@@ -74,9 +74,9 @@ class StatusView:
 class ResultView:
     """Which skymap of a scan stands. digest, is_final, size (bytes): None when there is none yet."""
 
-    scan_id: str
+    scan_id: ScanId
     is_deleted: bool
-    replaced_by: str | None
+    replaced_by: ScanId | None
     digest: str | None
     is_final: bool | None
     size: int | None
@@ -86,7 +86,7 @@ class ResultView:
 class BacklogRow:
     """A waiting scan. Times are Unix seconds; taken_at 0.0 = never taken."""
 
-    scan_id: str
+    scan_id: ScanId
     queued_at: float
     priority: int
     taken_at: float
@@ -120,15 +120,15 @@ class ViewQueries:
         self._events = BatchedLookup(self._find_events, most=1)
         self._kept = _ResultCache(_KEPT_RESULTS_BYTES)
 
-    async def manifest(self, scan_id: str) -> ManifestView | None:
+    async def manifest(self, scan_id: ScanId) -> ManifestView | None:
         """The scan, or None when it is unknown."""
         return await self._manifests(scan_id)
 
-    async def status(self, scan_id: str) -> StatusView | None:
+    async def status(self, scan_id: ScanId) -> StatusView | None:
         """State and workforce of the scan, or None when it is unknown."""
         return await self._statuses(scan_id)
 
-    async def result(self, scan_id: str) -> ResultView | None:
+    async def result(self, scan_id: ScanId) -> ResultView | None:
         """Which skymap the scan has, or None when the scan is unknown."""
         return await self._results(scan_id)
 
@@ -147,15 +147,15 @@ class ViewQueries:
         async with _with_query_timeout():
             return await blobs.get_packed(self.pool, view.digest)
 
-    async def chain(self, scan_id: str) -> list[str]:
+    async def chain(self, scan_id: ScanId) -> list[ScanId]:
         """The scan, and those that replaced it, one after the other; a cycle ends where it would begin again."""
         with database_faults():
             return [row["scan_id"] async for row in _sql.chain(self.pool, scan_id=scan_id)] or [scan_id]
 
-    async def end_of_chain(self, scan_id: str) -> str:
+    async def end_of_chain(self, scan_id: ScanId) -> ScanId:
         """The scan that replaces this one in the end; itself when the chain is a cycle."""
         with database_faults():
-            last: str | None = await _sql.end_of_chain(self.pool, scan_id=scan_id)
+            last: ScanId | None = await _sql.end_of_chain(self.pool, scan_id=scan_id)
         return last or scan_id
 
     async def recorded_reply(self, command_id: str, fingerprint: str) -> Reply | None:
@@ -163,11 +163,11 @@ class ViewQueries:
         async with _with_query_timeout():
             return await recorded_reply(self.pool, command_id, fingerprint)
 
-    async def ended_at(self, scan_id: str) -> float | None:
+    async def ended_at(self, scan_id: ScanId) -> float | None:
         """When the scan had its end, Unix seconds; None while it has none, or is unknown."""
         return await self._ends(scan_id)
 
-    async def scan_request(self, scan_id: str) -> bytes | None:
+    async def scan_request(self, scan_id: ScanId) -> bytes | None:
         """The ScanRequest this scan was made from, as JSON, or None."""
         with database_faults():
             body: bytes | None = await _sql.scan_request(self.pool, scan_id=scan_id)
@@ -191,13 +191,13 @@ class ViewQueries:
                 while rows := await cursor.fetch(_ROWS_AT_ONCE):
                     yield [BacklogRow(**dict(row)) for row in rows]
 
-    async def taskforces(self, scan_id: str) -> bytes | None:
+    async def taskforces(self, scan_id: ScanId) -> bytes | None:
         """``{"taskforces": [...]}`` as EWMS gave them last, or None."""
         with database_faults():
             packed: bytes | None = await _sql.taskforces(self.pool, scan_id=scan_id)
         return None if packed is None else await asyncio.to_thread(_unzipped, packed)
 
-    async def scan_start(self, scan_id: str) -> float | None:
+    async def scan_start(self, scan_id: ScanId) -> float | None:
         """When the scanner server began, Unix seconds (REST contract 8.7), or None when the scan is unknown."""
         with database_faults():
             row = await _sql.scan_start(self.pool, scan_id=scan_id)
@@ -208,45 +208,45 @@ class ViewQueries:
                 return moment
         return float(row["requested_at"])
 
-    async def events_after(self, scan_id: str, version: int) -> tuple[Sequence[LoggedEvent], bool]:
+    async def events_after(self, scan_id: ScanId, version: int) -> tuple[Sequence[LoggedEvent], bool]:
         """The scan's next events after a version, a page of them, and whether these are the last so far.
 
         Who watches the same scan shares the query.
         """
         return await self._events((scan_id, version)) or ((), True)
 
-    async def versions(self, scan_ids: Sequence[str]) -> dict[str, int]:
+    async def versions(self, scan_ids: Sequence[ScanId]) -> dict[ScanId, int]:
         """The versions of these scans' newest events; unknown scans are left out."""
         async with _with_query_timeout():
             return {row["scan_id"]: row["version"] async for row in _sql.versions(self.pool, scan_ids=list(scan_ids))}
 
-    async def events_page(self, scan_id: str, version: int, most: int) -> Page:
+    async def events_page(self, scan_id: ScanId, version: int, most: int) -> Page:
         """The scan's next events after a version, at most so many."""
         async with _with_query_timeout():
             return await log.page(self.pool, scan_id, after=version, most=most, most_bytes=EVENT_BYTES_AT_ONCE)
 
-    async def _find_manifests(self, scan_ids: list[str]) -> dict[str, ManifestView]:
+    async def _find_manifests(self, scan_ids: list[ScanId]) -> dict[ScanId, ManifestView]:
         async with _with_query_timeout():
             return {row["scan_id"]: ManifestView(**row) async for row in _sql.manifests(self.pool, scan_ids=scan_ids)}
 
-    async def _find_statuses(self, scan_ids: list[str]) -> dict[str, StatusView]:
+    async def _find_statuses(self, scan_ids: list[ScanId]) -> dict[ScanId, StatusView]:
         async with _with_query_timeout():
             return {
                 row["scan_id"]: StatusView(**dict(row) | {"workforce": row["workforce"] or _NO_WORKFORCE})
                 async for row in _sql.statuses(self.pool, scan_ids=scan_ids)
             }
 
-    async def _find_results(self, scan_ids: list[str]) -> dict[str, ResultView]:
+    async def _find_results(self, scan_ids: list[ScanId]) -> dict[ScanId, ResultView]:
         async with _with_query_timeout():
             return {row["scan_id"]: ResultView(**row) async for row in _sql.results(self.pool, scan_ids=scan_ids)}
 
-    async def _find_ends(self, scan_ids: list[str]) -> dict[str, float]:
+    async def _find_ends(self, scan_ids: list[ScanId]) -> dict[ScanId, float]:
         async with _with_query_timeout():
             rests = {row["scan_id"]: row["rest"] async for row in _sql.ends(self.pool, scan_ids=scan_ids)}
         ends = {scan_id: event_codec.decode(rest).get("scanner", {}).get("ended_at") for scan_id, rest in rests.items()}
         return {scan_id: ended_at for scan_id, ended_at in ends.items() if ended_at is not None}
 
-    async def _find_events(self, places: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[list[LoggedEvent], bool]]:
+    async def _find_events(self, places: list[tuple[ScanId, int]]) -> dict[tuple[ScanId, int], tuple[list[LoggedEvent], bool]]:
         """Of one place: a page can be large."""
         ((scan_id, version),) = places
         async with _with_query_timeout():

@@ -17,6 +17,7 @@ from skydriver_api.routes.responses import json_response
 from skydriver_api.routes.scan_lookup import not_found, scan_id_of
 from skydriver_common.faults import TryLater
 from skydriver_common.model.events import ScanDeleted
+from skydriver_common.model.ids import ScanId
 
 MOST_EVENTS = 1000
 DEFAULT_EVENTS = 100
@@ -56,12 +57,12 @@ async def get_events(request: web.Request) -> web.StreamResponse:
         return await _stream(request, deps, scan_id, after)
 
 
-async def _check(deps: Deps, scan_id: str) -> None:
+async def _check(deps: Deps, scan_id: ScanId) -> None:
     if await deps.reads.status(scan_id) is None:
         raise not_found(scan_id)
 
 
-async def _page(request: web.Request, deps: Deps, scan_id: str, after: int, limit: int) -> web.Response:
+async def _page(request: web.Request, deps: Deps, scan_id: ScanId, after: int, limit: int) -> web.Response:
     share = await hold_memory(request, 2 * EVENT_BYTES_AT_ONCE)
     page = await deps.reads.events_page(scan_id, after, limit)
     following = orjson.dumps(page.events[-1].version if page.more else None)
@@ -70,7 +71,7 @@ async def _page(request: web.Request, deps: Deps, scan_id: str, after: int, limi
     return json_response(body)
 
 
-async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) -> web.StreamResponse:
+async def _stream(request: web.Request, deps: Deps, scan_id: ScanId, after: int) -> web.StreamResponse:
     headers = {"Content-Type": _EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     async with deps.live.watching(scan_id) as watcher, streaming(request, headers) as answer:
         await answer.begin()
@@ -103,7 +104,7 @@ async def _stream(request: web.Request, deps: Deps, scan_id: str, after: int) ->
 class _HistoryCursor:
     """One open stream, and the version it has come to. is_deleted: the deletion of the scan was told."""
 
-    def __init__(self, answer: ChunkedResponse, deps: Deps, scan_id: str, watcher: Watcher, version: int) -> None:
+    def __init__(self, answer: ChunkedResponse, deps: Deps, scan_id: ScanId, watcher: Watcher, version: int) -> None:
         self.is_deleted = False
         self._answer = answer
         self._deps = deps

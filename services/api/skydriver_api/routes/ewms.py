@@ -17,7 +17,7 @@ from skydriver_api.routes.responses import json_response
 from skydriver_api.routes.scan_lookup import ask_about, scan_id_of, visible
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
-from skydriver_common.model.ids import NOT_YET_REQUESTED
+from skydriver_common.model.ids import NOT_YET_REQUESTED, ScanId
 from skydriver_common.model.problems import ewms_away, workers_unknown
 
 _NO_TASKFORCES = b'{"taskforces":[]}'
@@ -135,7 +135,7 @@ def _workforce(view: StatusView) -> bytes:
     return b'{"workflow_id":%b,%b' % (orjson.dumps(view.ewms_workflow_id), view.workforce[1:])
 
 
-async def _look_for_the_end_of_the_log(deps: Deps, scan_id: str) -> "asyncio.Task[None] | None":
+async def _look_for_the_end_of_the_log(deps: Deps, scan_id: ScanId) -> "asyncio.Task[None] | None":
     """Begin to look; ``status`` does not wait for it and shows the window the next time."""
     if not deps.links.is_due(scan_id):
         return deps.links.look(scan_id)

@@ -12,6 +12,7 @@ from skydriver_api.http.query_params import parse_flag
 from skydriver_api.reads.view_queries import ViewQueries
 from skydriver_common.auth import Role
 from skydriver_common.model.commands import Command
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Reply
 
 
@@ -23,19 +24,19 @@ class FoundScan(Protocol):
         """Hidden, unless asked for."""
 
     @property
-    def replaced_by(self) -> str | None:
+    def replaced_by(self) -> ScanId | None:
         """The scan that replaced this one."""
 
 
 Found = TypeVar("Found", bound=FoundScan)
 
 
-def scan_id_of(request: web.Request) -> str:
+def scan_id_of(request: web.Request) -> ScanId:
     """The scan id in the path."""
-    return request.match_info["scan_id"]
+    return ScanId(request.match_info["scan_id"])
 
 
-def not_found(scan_id: str) -> HttpProblem:
+def not_found(scan_id: ScanId) -> HttpProblem:
     """The answer for an unknown or hidden scan."""
     return HttpProblem(404, f"Scan {scan_id} is not known")
 

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from skydriver_common.faults import TryLater
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters import process_identity
 from skydriver_dispatcher.adapters.process_identity import Identity
@@ -53,10 +54,10 @@ class LocalLauncher:
         self._work_dir = work_dir
         self._environment = environment
         self._command = tuple(command)
-        self._running: dict[str, _Running] = {}
-        self._ending: dict[str, asyncio.Task[None]] = {}
-        self._stopping: set[str] = set()
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._running: dict[ScanId, _Running] = {}
+        self._ending: dict[ScanId, asyncio.Task[None]] = {}
+        self._stopping: set[ScanId] = set()
+        self._locks: WeakValueDictionary[ScanId, asyncio.Lock] = WeakValueDictionary()
 
     async def launch(self, scan: Scan) -> str:
         """Start the scan's process unless it runs. Raises TryLater when the system has no room for it."""
@@ -68,7 +69,7 @@ class LocalLauncher:
             except OSError as error:
                 raise TryLater(f"the scanner server can't be started: {error.strerror}", 2.0) from error
 
-    async def stop(self, scan_id: str) -> None:
+    async def stop(self, scan_id: ScanId) -> None:
         """Ask the process to end, insist after 5 s. Raises TryLater when it does not end even so."""
         async with self._one_at_a_time(scan_id):
             await self._find(scan_id)
@@ -85,7 +86,7 @@ class LocalLauncher:
                     return
             raise TryLater("the scanner server does not end though it was killed", 5.0)
 
-    async def running_scans(self) -> dict[str, bool]:
+    async def running_scans(self) -> dict[ScanId, bool]:
         """Scans whose process is alive, those of an earlier dispatcher included, and those whose end is still to be told."""
         found = await asyncio.to_thread(_living, self._work_dir)
         for scan_id, identity in found.items():
@@ -99,7 +100,7 @@ class LocalLauncher:
         ended = dict.fromkeys((*self.news.ends(), *self._ending), False)
         return ended | dict.fromkeys(self._running, True)
 
-    async def missing_prerequisite(self, scan_id: str) -> str:
+    async def missing_prerequisite(self, scan_id: ScanId) -> str:
         """See ``ports.Launcher``: a process has all it needs."""
         return ""
 
@@ -117,7 +118,7 @@ class LocalLauncher:
         for reaper in self._ending.values():
             reaper.cancel()
 
-    def _one_at_a_time(self, scan_id: str) -> asyncio.Lock:
+    def _one_at_a_time(self, scan_id: ScanId) -> asyncio.Lock:
         return self._locks.setdefault(scan_id, asyncio.Lock())
 
     async def _start(self, scan: Scan) -> int:
@@ -143,10 +144,10 @@ class LocalLauncher:
         self._watch(scan.scan_id, child.pid, child)
         return child.pid
 
-    def _folder(self, scan_id: str) -> Path:
+    def _folder(self, scan_id: ScanId) -> Path:
         return self._work_dir / scan_id
 
-    async def _find(self, scan_id: str) -> Identity | None:
+    async def _find(self, scan_id: ScanId) -> Identity | None:
         """Return the scan's living process; watch it if an earlier dispatcher, or a call that was cut off, has started it."""
         if (reaper := self._ending.get(scan_id)) is not None:
             await asyncio.wait([reaper])
@@ -162,14 +163,14 @@ class LocalLauncher:
         self._adopt(scan_id, identity)
         return identity if scan_id in self._running else None
 
-    def _adopt(self, scan_id: str, identity: Identity) -> None:
+    def _adopt(self, scan_id: ScanId, identity: Identity) -> None:
         """Watch a process that this dispatcher does not know yet. Raises OSError."""
         if scan_id in self._running or scan_id in self._ending or process_identity.identify(identity.pid) != identity:
             return
         self._watch(scan_id, identity.pid, None)
         logger.info("scanner.adopted", scan_id=scan_id, pid=identity.pid)
 
-    def _watch(self, scan_id: str, pid: int, child: asyncio.subprocess.Process | None) -> None:
+    def _watch(self, scan_id: ScanId, pid: int, child: asyncio.subprocess.Process | None) -> None:
         try:
             running = _Running(os.pidfd_open(pid), child)
         except ProcessLookupError:  # a process that ends at once can be gone before we look
@@ -178,16 +179,16 @@ class LocalLauncher:
         self._running[scan_id] = running
         asyncio.get_running_loop().add_reader(running.pidfd, self._on_end, scan_id)
 
-    def _on_end(self, scan_id: str) -> None:
+    def _on_end(self, scan_id: ScanId) -> None:
         running = self._running.pop(scan_id)
         asyncio.get_running_loop().remove_reader(running.pidfd)
         os.close(running.pidfd)
         self._reap(scan_id, running.child, running.has_ended)
 
-    def _reap(self, scan_id: str, child: asyncio.subprocess.Process | None, has_ended: asyncio.Event) -> None:
+    def _reap(self, scan_id: ScanId, child: asyncio.subprocess.Process | None, has_ended: asyncio.Event) -> None:
         self._ending[scan_id] = asyncio.ensure_future(self._tell(scan_id, child, has_ended))
 
-    async def _tell(self, scan_id: str, child: asyncio.subprocess.Process | None, has_ended: asyncio.Event) -> None:
+    async def _tell(self, scan_id: ScanId, child: asyncio.subprocess.Process | None, has_ended: asyncio.Event) -> None:
         try:
             exit_code = await child.wait() if child else None
             with suppress(OSError):  # what is left of it names no living process
@@ -200,7 +201,7 @@ class LocalLauncher:
             del self._ending[scan_id]
             has_ended.set()
 
-    def _tail(self, scan_id: str) -> str:
+    def _tail(self, scan_id: ScanId) -> str:
         try:
             with (self._folder(scan_id) / _LOG_FILE).open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
@@ -209,11 +210,12 @@ class LocalLauncher:
             return ""
 
 
-def _leaders(work_dir: Path) -> dict[str, Identity]:
-    return process_identity.session_leaders(work_dir, output=_LOG_FILE)
+def _leaders(work_dir: Path) -> dict[ScanId, Identity]:
+    leaders = process_identity.session_leaders(work_dir, output=_LOG_FILE)
+    return {ScanId(name): identity for name, identity in leaders.items()}
 
 
-def _living(work_dir: Path) -> dict[str, Identity]:
+def _living(work_dir: Path) -> dict[ScanId, Identity]:
     """Return the scanner servers that live in the folders of this one, by scan."""
     if not work_dir.is_dir():
         return {}
@@ -221,7 +223,7 @@ def _living(work_dir: Path) -> dict[str, Identity]:
     for folder in work_dir.iterdir():
         identity = process_identity.read(folder / _IDENTITY_FILE)
         if identity is not None and process_identity.identify(identity.pid) == identity:
-            living[folder.name] = identity
+            living[ScanId(folder.name)] = identity
     return living
 
 

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from skydriver_common.faults import TryLater
 from skydriver_common.model.event_codec import decode, encode, read_json
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.adapters import ewms_codec as wire
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
 from skydriver_ewms_bridge.decide import is_final_refusal
@@ -116,7 +117,7 @@ class EwmsRest:
         """See `ports.Ewms`."""
         await self._answer_to_read("GET", "/", None)
 
-    async def find_workflows_of(self, scan_id: str, since: float) -> tuple[Workflow, ...]:
+    async def find_workflows_of(self, scan_id: ScanId, since: float) -> tuple[Workflow, ...]:
         """See `ports.Ewms`. The time range spares EWMS a scan of all directives ever made."""
         query: dict[str, Json] = {
             f"task_env.{SCAN_MARK}": scan_id,

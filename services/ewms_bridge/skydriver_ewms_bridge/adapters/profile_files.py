@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, StartupUpload
 
 PROFILE_NAME = "ewms.json"
@@ -28,24 +29,24 @@ class ProfileFiles:
     def __init__(self, work_dir: Path) -> None:
         self._work_dir = work_dir
 
-    async def put_upload(self, scan_id: str, upload: StartupUpload) -> None:
+    async def put_upload(self, scan_id: ScanId, upload: StartupUpload) -> None:
         """See `ports.CredentialSink`. Raises OSError when the folder cannot be written."""
         await self._put(scan_id, UPLOAD_NAME, {"method": upload.method, "url": upload.url})
 
-    async def put_profile(self, scan_id: str, profile: dict[str, Json]) -> None:
+    async def put_profile(self, scan_id: ScanId, profile: dict[str, Json]) -> None:
         """See `ports.CredentialSink`. Raises OSError when the folder cannot be written."""
         await self._put(scan_id, PROFILE_NAME, profile)
 
-    async def remove(self, scan_id: str) -> None:
+    async def remove(self, scan_id: ScanId) -> None:
         """See `ports.CredentialSink`."""
         folder = self._folder(scan_id)
         for name in (PROFILE_NAME, UPLOAD_NAME):
             await asyncio.to_thread((folder / name).unlink, missing_ok=True)
 
-    async def _put(self, scan_id: str, name: str, content: dict[str, Json]) -> None:
+    async def _put(self, scan_id: ScanId, name: str, content: dict[str, Json]) -> None:
         await asyncio.to_thread(_write_whole, self._folder(scan_id) / name, orjson.dumps(content))
 
-    def _folder(self, scan_id: str) -> Path:
+    def _folder(self, scan_id: ScanId) -> Path:
         if _SCAN_ID.fullmatch(scan_id) is None:
             raise ValueError("not a scan id")
         return self._work_dir / scan_id

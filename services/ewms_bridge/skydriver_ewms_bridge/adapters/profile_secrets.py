@@ -11,6 +11,7 @@ from kubernetes_asyncio.client import ApiClient, CoreV1Api
 
 from skydriver_common.kubernetes import names
 from skydriver_common.kubernetes.client import NotFound, Refused, kubernetes_faults
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, StartupUpload
 from skydriver_ewms_bridge.ports import ScanNotReady
 
@@ -23,28 +24,28 @@ class ProfileSecrets:
         self._namespace = namespace
         self._timeout_s = timeout_s
 
-    async def put_upload(self, scan_id: str, upload: StartupUpload) -> None:
+    async def put_upload(self, scan_id: ScanId, upload: StartupUpload) -> None:
         """See `ports.CredentialSink`. Raises TryLater; ScanNotReady while there is no Secret."""
         await self._put(scan_id, names.UPLOAD_KEY, {"method": upload.method, "url": upload.url})
 
-    async def put_profile(self, scan_id: str, profile: dict[str, Json]) -> None:
+    async def put_profile(self, scan_id: ScanId, profile: dict[str, Json]) -> None:
         """See `ports.CredentialSink`. Raises TryLater; ScanNotReady while there is no Secret."""
         await self._put(scan_id, names.PROFILE_KEY, profile)
 
-    async def remove(self, scan_id: str) -> None:
+    async def remove(self, scan_id: ScanId) -> None:
         """See `ports.CredentialSink`; a Secret that is gone with its Job is fine. Raises TryLater."""
         try:
             await self._patch(scan_id, {names.PROFILE_KEY: None, names.UPLOAD_KEY: None})
         except NotFound:
             return
 
-    async def _put(self, scan_id: str, key: str, content: dict[str, Json]) -> None:
+    async def _put(self, scan_id: ScanId, key: str, content: dict[str, Json]) -> None:
         try:
             await self._patch(scan_id, {key: base64.b64encode(orjson.dumps(content)).decode()})
         except NotFound as error:
             raise ScanNotReady("the scan has no Secret to put its queues into", 5.0) from error
 
-    async def _patch(self, scan_id: str, data: dict[str, str | None]) -> None:
+    async def _patch(self, scan_id: ScanId, data: dict[str, str | None]) -> None:
         try:
             with kubernetes_faults("hand the queues of a scan over"):
                 await self._core.patch_namespaced_secret(

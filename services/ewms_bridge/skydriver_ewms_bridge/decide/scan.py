@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow
 from skydriver_common.model.events import Event, WorkflowAssigned, WorkflowAwaited, WorkflowDeactivated, WorkflowRefused
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.stages import LaunchState
@@ -147,7 +148,7 @@ def decide_deactivated(scan: Scan | None, workflow_id: str, label: str) -> list[
     return [WorkflowDeactivated(workflow_id=workflow_id, label=label.upper())]
 
 
-def unknown(scan_id: str) -> Rejection:
+def unknown(scan_id: ScanId) -> Rejection:
     """No such scan."""
     return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import (
     FROM_CLIENT,
     INSTANCE_MARK,
@@ -31,7 +32,7 @@ _STARTUP_PATH = "{{DATA_HUB}}/startup.json"
 _TASK_ARGS = "python -m skymap_scanner.client --infile {{INFILE}} --outfile {{OUTFILE}} --client-startup-json " + _STARTUP_PATH
 
 
-def startup_object_key(scan_id: str) -> str:
+def startup_object_key(scan_id: ScanId) -> str:
     """The object store's key for a scan's `startup.json`. Source: REST contract 6."""
     return f"{scan_id}-s3-object"
 

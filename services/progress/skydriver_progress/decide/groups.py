@@ -6,6 +6,7 @@ from typing import Protocol
 
 from skydriver_common.model.commands import PatchManifest, PutResult
 from skydriver_common.model.events import Event
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Rejection
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.scan_tokens import token_has_ended
@@ -31,7 +32,7 @@ class ScanChanges(Protocol):
 
 def group_by_producer(items: Sequence[IncomingReport]) -> list[list[IncomingReport]]:
     """Messages of one scan and one producer together, in order of their numbers; groups in order of their first message."""
-    groups: dict[tuple[str | None, str], list[IncomingReport]] = {}
+    groups: dict[tuple[ScanId | None, str], list[IncomingReport]] = {}
     for item in items:
         groups.setdefault((item.scan_id, item.producer), []).append(item)
     for group in groups.values():

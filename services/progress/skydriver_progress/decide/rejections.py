@@ -3,6 +3,7 @@
 from collections import OrderedDict
 
 from skydriver_common.model.events import Event, ReportRefused, UnknownScanReportRefused
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_progress.reports import ReportCode, ReportRejection
 
@@ -45,13 +46,13 @@ class RejectionCounter:
 
     def __init__(self, *, max_groups: int = _MAX_GROUPS) -> None:
         self._max_groups = max_groups
-        self._counts: OrderedDict[tuple[str | None, str], int] = OrderedDict()
+        self._counts: OrderedDict[tuple[ScanId | None, str], int] = OrderedDict()
 
     def __len__(self) -> int:
         """Groups that are remembered."""
         return len(self._counts)
 
-    def count(self, scan_id: str | None, code: str) -> int:
+    def count(self, scan_id: ScanId | None, code: str) -> int:
         """Count one more; return how many there were, this one included."""
         group = (scan_id, code)
         self._counts[group] = self._counts.pop(group, 0) + 1

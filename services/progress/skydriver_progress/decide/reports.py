@@ -11,6 +11,7 @@ from skydriver_common.model.events import (
     ScanMetadataSet,
     ScannerTookOver,
 )
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code, Rejection
 from skydriver_common.model.scan import ResultRef, Scan
 from skydriver_common.model.scan_tokens import is_last_word
@@ -22,7 +23,7 @@ LATE_S = 120.0
 MAX_LOG_TAIL_CHARACTERS = 16_384
 
 
-def unknown_scan(scan_id: str) -> Rejection:
+def unknown_scan(scan_id: ScanId) -> Rejection:
     """Return the rejection for a scan that does not exist."""
     return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
 

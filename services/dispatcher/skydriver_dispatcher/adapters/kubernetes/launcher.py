@@ -22,6 +22,7 @@ from skydriver_common.kubernetes.client import (
     ResourceVersionExpired,
     kubernetes_faults,
 )
+from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import KUBERNETES, Scan
 from skydriver_dispatcher.adapters.kubernetes.list_watch import ListCall, Page, list_pages
 from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracker
@@ -48,7 +49,7 @@ class KubernetesLauncher:
         settings: JobSettings,
         *,
         environment: Callable[[Scan], dict[str, str]],
-        token: Callable[[str], str],
+        token: Callable[[ScanId], str],
         board: PendingEvents,
         timeout_s: float = 15.0,
     ) -> None:
@@ -76,7 +77,7 @@ class KubernetesLauncher:
             raise TryLater(f"Kubernetes: {fault}", 2.0) from fault
         return names.job_name(scan.scan_id)
 
-    async def stop(self, scan_id: str) -> None:
+    async def stop(self, scan_id: ScanId) -> None:
         """Delete the scan's Job with its pods, and its Secret; nothing there is fine. Raises TryLater.
 
         Selected by labels: an object of somebody else that has the name stays.
@@ -96,9 +97,9 @@ class KubernetesLauncher:
             logger.error("kubernetes.stop_refused", scan_id=scan_id, reason=refusal.reason)
             raise TryLater(f"a Job can't be deleted: {refusal.reason}", 30.0) from refusal
 
-    async def running_scans(self) -> dict[str, bool]:
+    async def running_scans(self) -> dict[ScanId, bool]:
         """Scans with a Job that is not being deleted, and whether it has not finished. Raises TryLater."""
-        running_scans: dict[str, bool] = {}
+        running_scans: dict[ScanId, bool] = {}
         async for page in self._pages(self._jobs.list_namespaced_job):
             for job in page.items:
                 scan_id = scan_id_of(job)
@@ -106,7 +107,7 @@ class KubernetesLauncher:
                     running_scans[scan_id] = not is_finished(job)
         return running_scans
 
-    async def missing_prerequisite(self, scan_id: str) -> str:
+    async def missing_prerequisite(self, scan_id: ScanId) -> str:
         """See ``ports.Launcher``: a pod whose Secret is gone never starts, and the cluster does not say why. Raises TryLater."""
         try:
             with kubernetes_faults("look at the Secret of a scan"):
@@ -121,7 +122,7 @@ class KubernetesLauncher:
 
     async def survey(self) -> list[ScannerExit | ScannerStatus]:
         """See ``ports.Launcher``: Jobs and pods as they are now, judged as those of the watch are. Raises TryLater."""
-        found: dict[str, ScannerExit | ScannerStatus] = {}
+        found: dict[ScanId, ScannerExit | ScannerStatus] = {}
         now = 0.0
 
         def note(news: LauncherEvent) -> None:
@@ -147,7 +148,7 @@ class KubernetesLauncher:
         except (Refused, ResourceVersionExpired, NotFound) as fault:
             raise TryLater(f"our Jobs and pods can't be listed: {fault}", 5.0) from fault
 
-    async def _create_job(self, scan_id: str, job: V1Job) -> str:
+    async def _create_job(self, scan_id: ScanId, job: V1Job) -> str:
         """Create the Job, or find that ours is there; its uid."""
         try:
             with kubernetes_faults("create the Job of a scan"):
@@ -164,7 +165,7 @@ class KubernetesLauncher:
                 raise TryLater("the scan's former Job is still being deleted", 5.0) from None
         return str(made.metadata.uid)
 
-    async def _create_secret(self, scan_id: str, secret: V1Secret, job_uid: str) -> None:
+    async def _create_secret(self, scan_id: ScanId, secret: V1Secret, job_uid: str) -> None:
         try:
             with kubernetes_faults("create the Secret of a scan"):
                 await self._core.create_namespaced_secret(
@@ -185,7 +186,7 @@ class KubernetesLauncher:
                 )
             raise TryLater("the scan's former Secret had to go first", 1.0) from None
 
-    def _check_ours(self, found: V1Job | V1Secret, scan_id: str, kind: str) -> None:
+    def _check_ours(self, found: V1Job | V1Secret, scan_id: ScanId, kind: str) -> None:
         labels = found.metadata.labels or {}
         if labels.get(names.SCAN_ID_LABEL) != scan_id or labels.get(names.INSTANCE_LABEL) != self._settings.instance:
             raise LaunchRefused(f"there is a {kind} {found.metadata.name} which is not ours")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher.pod_status import (
     TOO_LONG,
     deadline_of,
@@ -35,7 +36,7 @@ class _Refusal(NamedTuple):
 class _Seen:
     """One Job as far as it was told."""
 
-    scan_id: str
+    scan_id: ScanId
     is_job_known: bool = False
     has_pod: bool = False
     told: tuple[str, str] | None = None
