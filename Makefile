@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: run test unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help
+.PHONY: run test test-clients unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -33,6 +33,10 @@ test-kube: setup-dev kube-assets  ## the dispatcher and deploy/ against a real K
 kube-chaos: setup-dev kube-assets  ## of test-kube only the run under kills: SCANS=200 KILLS=20 SEED=…
 	SKYDRIVER_TEST_SCANS=$(or $(SCANS),200) SKYDRIVER_TEST_KILLS=$(or $(KILLS),20) SKYDRIVER_TEST_SEED=$(SEED) \
 	    $(PYTEST) -s tests/kube/test_kills.py
+
+test-clients: setup-dev  ## clients that generators make from /openapi.json, in an environment of the generators' own
+	@scripts/client-generators
+	$(PYTEST) tests/clients
 
 fire: setup-dev  ## 200 scanners on the bus for a minute while replicas of progress are killed
 	SKYDRIVER_TEST_FIRE_SECONDS=60 $(PYTEST) -s tests/integration/skydriver_progress/test_ingest_under_kills.py
