@@ -21,10 +21,12 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.commands import Context
 from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.scan import Scan
-from skydriver_ewms_bridge import due
+from skydriver_common.runtime.due_work import Handler
+from skydriver_common.runtime.loops import Step
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
 from skydriver_ewms_bridge.breaker import Breaker
-from skydriver_ewms_bridge.due import DueStep
+from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
+from skydriver_ewms_bridge.due_work import consumer
 from skydriver_ewms_bridge.reconciliation import Reconciliation
 from skydriver_ewms_bridge.settings import BridgeSettings
 from skydriver_ewms_bridge.start_checks import Checks
@@ -71,7 +73,7 @@ class Bridge:
     workforces: Workforces
     taskforces: Taskforces
     objects: FakeObjects
-    steps: dict[str, DueStep]
+    steps: dict[str, Step]
     reconciliation: Reconciliation
     uows: dict[str, UnitOfWork] = field(default_factory=dict)
     faults: list[Exception] = field(default_factory=list)
@@ -153,16 +155,16 @@ class Bridge:
             "UPDATE due_work SET due_at = due_at - $2::interval, created_at = created_at - $2::interval,"
             " leased_until = leased_until - $2::interval WHERE kind = $1", kind, by,
         )  # fmt: skip
-        if kind in (due.ASSIGN, due.DUPLICATES):
+        if kind in (DueKind.ASSIGN, DueKind.DUPLICATES):
             await self.pool.execute(
                 "UPDATE ewms_attempts SET attempted_at = attempted_at - $1::interval, first_at = first_at - $1::interval", by
             )
-        if kind == due.ADDITIONS:
+        if kind == DueKind.ADDITIONS:
             await self.pool.execute(
                 "UPDATE ewms_additions SET attempted_at = attempted_at - $1::interval, held_until = held_until - $1::interval",
                 by,
             )
-        if kind == due.WORKFORCE:
+        if kind == WORKFORCE:
             await self.pool.execute("UPDATE ewms_watch SET refresh_at = refresh_at - $1::interval", by)
 
     async def due(self, kind: str) -> list[str]:
@@ -172,11 +174,11 @@ class Bridge:
     async def running(self) -> ScanId:
         """A scan with a live workflow and active queues."""
         scan_id = await self.launched_scan()
-        await self.work(due.ASSIGN)
+        await self.work(DueKind.ASSIGN)
         workflow_id = (await self.scan(scan_id)).ewms_workflow_id
         assert workflow_id is not None
         self.ewms.activated.add(workflow_id)
-        await self.work(due.QUEUES)
+        await self.work(DueKind.QUEUES)
         return scan_id
 
     def handed_over(self, scan_id: ScanId) -> dict[str, Any]:
@@ -216,21 +218,21 @@ async def a_bridge(
         )
         checks = Checks(usecases, objects)
         top_ups = TopUps(usecases, schedule, ewms, additions, top_up)
-        handlers = {
-            due.ASSIGN: workflows.assign, due.DUPLICATES: workflows.duplicates, due.QUEUES: workflows.queues,
-            due.STOP: teardown.stop, due.AFTERMATH: teardown.aftermath, due.ADDITIONS: additions.resolve,
-            due.STARTUP: checks.startup, due.TOKENS: checks.tokens, due.TOP_UP: top_ups.top_up,
+        handlers: dict[DueKind, Handler] = {
+            DueKind.ASSIGN: workflows.assign, DueKind.DUPLICATES: workflows.duplicates, DueKind.QUEUES: workflows.queues,
+            DueKind.STOP: teardown.stop, DueKind.AFTERMATH: teardown.aftermath, DueKind.ADDITIONS: additions.resolve,
+            DueKind.STARTUP: checks.startup, DueKind.TOKENS: checks.tokens, DueKind.TOP_UP: top_ups.top_up,
         }  # fmt: skip
         faults: list[Exception] = []
         yield Bridge(
             pool=pool, ewms=ewms, work_dir=work_dir, settings=configured, usecases=usecases, additions=additions,
             taskforces=Taskforces(pool, usecases, ewms), objects=objects,
             workforces=Workforces(
-                pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, closed=breaker.open_for_s,
+                pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, open_for_s=breaker.open_for_s,
                 top_ups=top_ups,
             ),
             steps={
-                kind: DueStep(schedule, kind, handle, closed=breaker.open_for_s, on_fault=faults.append)
+                kind: consumer(schedule, kind, handle, open_for_s=breaker.open_for_s, on_fault=faults.append).step
                 for kind, handle in handlers.items()
             },
             reconciliation=Reconciliation(pool, usecases, schedule, unclear_wait=configured.unclear_wait), uows=uows, faults=faults,

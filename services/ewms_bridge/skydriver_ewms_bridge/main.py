@@ -5,16 +5,18 @@ from datetime import timedelta
 from skydriver_common.db.notifier import VIEWER_HINTS_CHANNEL
 from skydriver_common.db.pool import Listener
 from skydriver_common.kubernetes.client import ClusterConfigError, open_client
+from skydriver_common.runtime.due_work import Handler
 from skydriver_common.runtime.loops import LoopSignals
 from skydriver_common.runtime.service import Service, StartupProblem, run
-from skydriver_common.runtime.service_resources import ServiceResources, open_foundation
-from skydriver_ewms_bridge import consumers, due
+from skydriver_common.runtime.service_resources import open_foundation
+from skydriver_ewms_bridge import consumers
 from skydriver_ewms_bridge.adapters.ewms_rest import open_ewms
 from skydriver_ewms_bridge.adapters.object_store import open_store
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
 from skydriver_ewms_bridge.adapters.profile_secrets import ProfileSecrets
 from skydriver_ewms_bridge.breaker import PROBE, Breaker
-from skydriver_ewms_bridge.due import DueStep, Handler
+from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
+from skydriver_ewms_bridge.due_work import consumer
 from skydriver_ewms_bridge.ports import CredentialSink
 from skydriver_ewms_bridge.reconciliation import INTERVAL_S, RECONCILE, Reconciliation
 from skydriver_ewms_bridge.settings import BridgeSettings
@@ -31,8 +33,8 @@ from skydriver_ewms_bridge.workforce import Workforces
 IDLE_S = 15.0
 """The poll behind the wake-ups."""
 WORKERS_PER_KIND = {
-    due.ASSIGN: 4, due.STOP: 4, due.QUEUES: 2, due.ADDITIONS: 1, due.DUPLICATES: 1, due.AFTERMATH: 1, due.STARTUP: 1,
-    due.TOKENS: 1, due.TOP_UP: 1,
+    DueKind.ASSIGN: 4, DueKind.STOP: 4, DueKind.QUEUES: 2, DueKind.ADDITIONS: 1, DueKind.DUPLICATES: 1,
+    DueKind.AFTERMATH: 1, DueKind.STARTUP: 1, DueKind.TOKENS: 1, DueKind.TOP_UP: 1,
 }  # fmt: skip
 """Loops per kind of work: a question that EWMS does not answer must not hold up the other scans."""
 WRITE_TIMEOUT_S = 45.0
@@ -80,24 +82,24 @@ async def build(service: Service, settings: BridgeSettings) -> None:
         ewms,
         interval=timedelta(seconds=settings.workforce_interval_s),
         fast_interval=timedelta(seconds=settings.workforce_fast_interval_s),
-        closed=breaker.open_for_s,
+        open_for_s=breaker.open_for_s,
         top_ups=top_ups,
     )
-    _loop(foundation, breaker, due.ASSIGN, workflows.assign)
-    _loop(foundation, breaker, due.DUPLICATES, workflows.duplicates)
-    _loop(foundation, breaker, due.QUEUES, workflows.queues)
-    _loop(foundation, breaker, due.STOP, teardown.stop)
-    _loop(foundation, breaker, due.AFTERMATH, teardown.aftermath)
-    _loop(foundation, breaker, due.STARTUP, checks.startup)
-    _loop(foundation, breaker, due.TOKENS, checks.tokens)
-    _loop(foundation, breaker, due.ADDITIONS, additions.resolve)
-    _loop(foundation, breaker, due.TOP_UP, top_ups.top_up)
+    handlers: dict[DueKind, Handler] = {
+        DueKind.ASSIGN: workflows.assign, DueKind.DUPLICATES: workflows.duplicates, DueKind.QUEUES: workflows.queues,
+        DueKind.STOP: teardown.stop, DueKind.AFTERMATH: teardown.aftermath, DueKind.STARTUP: checks.startup,
+        DueKind.TOKENS: checks.tokens, DueKind.ADDITIONS: additions.resolve, DueKind.TOP_UP: top_ups.top_up,
+    }  # fmt: skip
+    for kind in DueKind:
+        for number in range(WORKERS_PER_KIND[kind]):
+            work = consumer(schedule, kind, handlers[kind], open_for_s=breaker.open_for_s)
+            foundation.wake_when_due([kind], service.loop(f"{kind}-{number}", work.step, idle_s=IDLE_S))
     reconciliation = Reconciliation(pool, usecases, schedule, unclear_wait=settings.unclear_wait)
     service.loop(RECONCILE, reconciliation.step, idle_s=INTERVAL_S)
     probing = service.loop(PROBE, lambda: breaker.probe(ewms.ping), idle_s=IDLE_S)
     foundation.wake_when_due([PROBE], probing)
-    pulse = service.loop(due.WORKFORCE, workforces.refresh, idle_s=IDLE_S)
-    foundation.wake_when_due([due.WORKFORCE], pulse)
+    pulse = service.loop(WORKFORCE, workforces.refresh, idle_s=IDLE_S)
+    foundation.wake_when_due([WORKFORCE], pulse)
     watching = LoopSignals()
     eyes = ViewerHints(workforces.eyes_on, pulse.wake, watching)
     service.loop(EYES, eyes.step, idle_s=IDLE_S, pulse=watching)
@@ -119,18 +121,6 @@ async def _sink(service: Service, settings: BridgeSettings) -> CredentialSink:
     except ClusterConfigError as problem:
         raise StartupProblem(str(problem)) from problem
     return ProfileSecrets(client, namespace=settings.kubernetes_namespace, timeout_s=settings.kubernetes_timeout_s)
-
-
-def _loop(foundation: ServiceResources, breaker: Breaker, kind: str, handle: Handler) -> None:
-    for number in range(WORKERS_PER_KIND[kind]):
-        pulse = LoopSignals()
-        foundation.wake_when_due([kind], pulse)
-        name = f"{kind}-{number}"
-        step = DueStep(
-            foundation.schedule, kind, handle, closed=breaker.open_for_s,
-            on_fault=lambda _, name=name: foundation.service.metrics.loop_failed(name),  # type: ignore[misc]
-        )  # fmt: skip
-        foundation.service.loop(name, step, idle_s=IDLE_S, pulse=pulse)
 
 
 def main() -> None:

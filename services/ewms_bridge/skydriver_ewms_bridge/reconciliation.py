@@ -22,7 +22,7 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.decide import is_working, may_order_workflow, stop_label, wants_queues
-from skydriver_ewms_bridge.due import ADDITIONS, AFTERMATH, ASSIGN, DUPLICATES, QUEUES, STARTUP, STOP, TOKENS
+from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.usecases import UseCases
 
 _sql = load_statements("skydriver_ewms_bridge", "reconciliation.sql")
@@ -33,7 +33,7 @@ RECONCILE = "ewms-reconcile"
 INTERVAL_S = 60.0
 PAGE = 200
 """Rows of one query. Of all running scans, which nearly always have what they need, each step looks at one page."""
-KINDS = (ASSIGN, QUEUES, STARTUP, TOKENS, STOP)
+KINDS = (DueKind.ASSIGN, DueKind.QUEUES, DueKind.STARTUP, DueKind.TOKENS, DueKind.STOP)
 
 Query = Callable[..., AsyncIterator[Any]]
 
@@ -43,11 +43,11 @@ def missing_work(scan: Scan, noted: frozenset[str]) -> list[str]:
     is_at_work = is_working(scan) and bool(scan.ewms.queues)
     has_begun = scan.progress is not None and bool(scan.progress["processing_stats"]["rate"])
     is_called_for = {
-        ASSIGN: may_order_workflow(scan),
-        QUEUES: wants_queues(scan) and not scan.ewms.queues,
-        STARTUP: is_at_work and not has_begun,
-        TOKENS: is_at_work and scan.ewms.tokens_end_at is not None and not scan.ewms.are_tokens_ending,
-        STOP: scan.has_workflow and scan.ewms.deactivated is None and stop_label(scan) is not None,
+        DueKind.ASSIGN: may_order_workflow(scan),
+        DueKind.QUEUES: wants_queues(scan) and not scan.ewms.queues,
+        DueKind.STARTUP: is_at_work and not has_begun,
+        DueKind.TOKENS: is_at_work and scan.ewms.tokens_end_at is not None and not scan.ewms.are_tokens_ending,
+        DueKind.STOP: scan.has_workflow and scan.ewms.deactivated is None and stop_label(scan) is not None,
     }
     return [kind for kind in KINDS if is_called_for[kind] and kind not in noted]
 
@@ -95,12 +95,12 @@ class Reconciliation:
             unclear = [row["scan_id"] async for row in _sql.unclear_additions(self._pool, most=PAGE)]
             attempts = [row async for row in _sql.open_attempts(self._pool, most=PAGE)]
         for scan_id in stopped:
-            await self._put(AFTERMATH, scan_id)
+            await self._put(DueKind.AFTERMATH, scan_id)
         for scan_id in unclear:
-            await self._put(ADDITIONS, scan_id)
+            await self._put(DueKind.ADDITIONS, scan_id)
         for row in attempts:
             is_clear_at = row["attempted_at"] + self._unclear_wait
-            await self._put(DUPLICATES, row["scan_id"], after=is_clear_at - CLOCK.now())
+            await self._put(DueKind.DUPLICATES, row["scan_id"], after=is_clear_at - CLOCK.now())
 
     async def _put(self, kind: str, scan_id: ScanId, *, after: timedelta = NOW) -> None:
         logger.info("reconciliation.work-missing", scan_id=scan_id, kind=kind)

@@ -6,8 +6,8 @@ import structlog
 
 from skydriver_common.db.schedule import DueWork
 from skydriver_common.model.scan import Scan
+from skydriver_common.runtime.due_work import RETRY
 from skydriver_ewms_bridge.decide import CLOCK_SKEW_S, is_submission_given_up, stop_label
-from skydriver_ewms_bridge.due import LONGEST_PAUSE_S
 from skydriver_ewms_bridge.ewms_types import Workflow
 from skydriver_ewms_bridge.ports import CredentialSink, Ewms, NotFound
 from skydriver_ewms_bridge.usecases import AFTERMATH_DELAY, UseCases
@@ -54,7 +54,7 @@ class Teardown:
             await self._sink.remove(scan.scan_id)
             await self._usecases.workflow_gone(scan.scan_id)
         elif workflow.deactivated is None:
-            return CONFIRM_AFTER * min(work.tries, LONGEST_PAUSE_S / CONFIRM_AFTER.total_seconds())
+            return CONFIRM_AFTER * min(work.tries, RETRY.cap_s / CONFIRM_AFTER.total_seconds())
         else:
             # before the end is recorded: as long as it is not, somebody comes back to do the rest
             await self._sink.remove(scan.scan_id)

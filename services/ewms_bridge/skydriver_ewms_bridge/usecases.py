@@ -23,7 +23,7 @@ from skydriver_common.model.events import (
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_common.model.scan import Scan
-from skydriver_ewms_bridge import due, store
+from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.decide import (
     decide_assign,
     decide_deactivated,
@@ -35,7 +35,8 @@ from skydriver_ewms_bridge.decide import (
     wants_queues,
     wants_workflow,
 )
-from skydriver_ewms_bridge.due import AFTERMATH, ASSIGN, QUEUES, STARTUP, STOP, TOKENS, WORKFORCE, context_of
+from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
+from skydriver_ewms_bridge.due_work import context_of
 
 logger = structlog.get_logger(__name__)
 
@@ -78,7 +79,7 @@ class UseCases:
     async def assign_own(self, scan_id: ScanId, workflow_id: str, ewms_address: str) -> bool:
         """Set the workflow that this bridge has made; False when the scan does not want it any more: abort it then."""
         command = AssignWorkflow(scan_id=scan_id, workflow_id=workflow_id, ewms_address=ewms_address)
-        async with self._uow.on_scans(context_of(ASSIGN, scan_id, workflow_id), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.ASSIGN, scan_id, workflow_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is None or not wants_workflow(scan):
                 return scan is not None and scan.ewms_workflow_id == workflow_id
@@ -91,52 +92,52 @@ class UseCases:
 
     async def refuse_workflow(self, scan_id: ScanId, reason: str) -> None:
         """EWMS will not make, or not get ready, this scan's workflow. What there is of it is stopped."""
-        async with self._uow.on_scans(context_of(ASSIGN, scan_id, "refused"), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.ASSIGN, scan_id, "refused"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is None or scan.ewms.refused or not scan.may_run:
                 return
             tx.append(scan_id, [WorkflowRefused(reason=reason)])
-            tx.due.put(STOP, scan_id)
+            tx.due.put(DueKind.STOP, scan_id)
 
     async def workflow_refused_for_now(self, scan_id: ScanId, reason: str, *, limit: timedelta) -> None:
         """EWMS does not make this scan's workflow for now: told while it is asked again; after `limit` the workflow is refused."""
-        async with self._uow.on_scans(context_of(ASSIGN, scan_id, "awaited"), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.ASSIGN, scan_id, "awaited"), [scan_id]) as tx:
             events = decide_refused_for_now(
                 tx.scan(scan_id), reason, now=tx.now.timestamp(), limit_s=limit.total_seconds()
             )  # fmt: skip
             if events:
                 tx.append(scan_id, events)
             if any(isinstance(event, WorkflowRefused) for event in events):
-                tx.due.put(STOP, scan_id)
+                tx.due.put(DueKind.STOP, scan_id)
 
     async def queues_awaited(self, scan_id: ScanId, place_in_line: int) -> None:
         """The queues are not active yet; how many are before them is told when it changes."""
-        async with self._uow.on_scans(context_of(QUEUES, scan_id, "awaited"), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.QUEUES, scan_id, "awaited"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None and wants_queues(scan) and scan.ewms.place_in_line != place_in_line:
                 tx.append(scan_id, [QueuesAwaited(place_in_line=place_in_line)])
 
     async def queues_activated(self, scan_id: ScanId, queues: dict[str, str], tokens_end_at: float | None) -> None:
         """The scanner was given its queues. queues: alias to queue id. tokens_end_at: Unix seconds, None: never."""
-        async with self._uow.on_scans(context_of(QUEUES, scan_id), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.QUEUES, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is None or not wants_queues(scan) or scan.ewms.queues == queues:
                 return
             tx.append(scan_id, [QueuesActivated(queues=queues, tokens_end_at=tokens_end_at)])
-            tx.due.put(STARTUP, scan_id, after=self._startup_limit)
+            tx.due.put(DueKind.STARTUP, scan_id, after=self._startup_limit)
             if tokens_end_at is not None:
-                tx.due.put(TOKENS, scan_id, after=datetime.fromtimestamp(tokens_end_at, UTC) - TOKEN_WARNING - tx.now)
+                tx.due.put(DueKind.TOKENS, scan_id, after=datetime.fromtimestamp(tokens_end_at, UTC) - TOKEN_WARNING - tx.now)
 
     async def startup_file_seen(self, scan_id: ScanId, *, is_there: bool, waited_s: float) -> None:
         """The workers' start-up file was looked for; a change is told."""
-        async with self._uow.on_scans(context_of(STARTUP, scan_id), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.STARTUP, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None and scan.ewms.is_startup_file_missing == is_there and is_working(scan):
                 tx.append(scan_id, [StartupFileFound() if is_there else StartupFileMissing(waited_s=waited_s)])
 
     async def tokens_ending(self, scan_id: ScanId) -> bool:
         """The tokens of the queues end soon. False: nobody needs them any more, or it is known."""
-        async with self._uow.on_scans(context_of(TOKENS, scan_id), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.TOKENS, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is None or not is_working(scan) or scan.ewms.are_tokens_ending or scan.ewms.tokens_end_at is None:
                 return False
@@ -145,13 +146,13 @@ class UseCases:
 
     async def workflow_deactivated(self, scan_id: ScanId, workflow_id: str, label: str) -> None:
         """EWMS shows the workflow stopped, by whomever."""
-        async with self._uow.on_scans(context_of(STOP, scan_id, "deactivated"), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.STOP, scan_id, "deactivated"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             events = decide_deactivated(scan, workflow_id, label)
             if scan is not None and events:
                 tx.append(scan_id, events)
                 is_early = may_race_with_activation(scan)
-                tx.due.put(AFTERMATH, scan_id, after=EARLY_AFTERMATH_DELAY if is_early else AFTERMATH_DELAY)
+                tx.due.put(DueKind.AFTERMATH, scan_id, after=EARLY_AFTERMATH_DELAY if is_early else AFTERMATH_DELAY)
                 if is_early:
                     logger.info(
                         "workflow.stopped-early", workflow_id=workflow_id, looked_again_in_s=EARLY_AFTERMATH_DELAY.seconds
@@ -161,14 +162,14 @@ class UseCases:
 
     async def workers_came_back(self, scan_id: ScanId, n_workers: int) -> None:
         """So many workers of the stopped workflow run nevertheless; a change is told."""
-        async with self._uow.on_scans(context_of(AFTERMATH, scan_id), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.AFTERMATH, scan_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None and scan.ewms_workflow_id is not None and scan.ewms.n_came_back != n_workers:
                 tx.append(scan_id, [WorkersCameBack(workflow_id=scan.ewms_workflow_id, n_workers=n_workers)])
 
     async def workflow_gone(self, scan_id: ScanId) -> None:
         """The workflow is over with all its workers, or EWMS does not know it: there is nothing to watch any more."""
-        async with self._uow.on_scans(context_of(STOP, scan_id, "gone"), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.STOP, scan_id, "gone"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None and scan.ewms_workflow_id is not None:
                 await store.unwatch(tx.connection, scan_id, scan.ewms_workflow_id, now=tx.now)
@@ -177,7 +178,7 @@ class UseCases:
         """A scanner server was launched or came further: as soon as it has a node, it needs a workflow."""
         scan = await self.scan(scan_id)
         if scan is not None and may_order_workflow(scan):
-            await self._schedule.put(ASSIGN, scan_id, priority=scan.priority)
+            await self._schedule.put(DueKind.ASSIGN, scan_id, priority=scan.priority)
 
     async def scan_ends(self, scan_id: ScanId, *, since: datetime) -> None:
         """A scan was deleted, has failed or has its final result (at `since`): its workflow is to be stopped.
@@ -189,24 +190,24 @@ class UseCases:
             return
         if label == "FINISHED":
             delay = since + self._teardown_delay - CLOCK.now()
-            await self._schedule.put(STOP, scan_id, after=delay, priority=scan.priority)
+            await self._schedule.put(DueKind.STOP, scan_id, after=delay, priority=scan.priority)
         else:
-            await self._schedule.put(STOP, scan_id, priority=scan.priority)
+            await self._schedule.put(DueKind.STOP, scan_id, priority=scan.priority)
 
     async def note_again(self, scan: Scan, kind: str) -> None:
         """Note due work that the scan's state calls for and that has got lost. kind: any but `AFTERMATH` and those of requests."""
         now = CLOCK.now()
         match kind:
-            case due.ASSIGN:
+            case DueKind.ASSIGN:
                 await self.scan_launched(scan.scan_id)
-            case due.STOP:
+            case DueKind.STOP:
                 ended_at = scan.scanner.ended_at
                 await self.scan_ends(scan.scan_id, since=now if ended_at is None else datetime.fromtimestamp(ended_at, UTC))
-            case due.QUEUES:
+            case DueKind.QUEUES:
                 await self._schedule.put(kind, scan.scan_id, priority=scan.priority)
-            case due.STARTUP:
+            case DueKind.STARTUP:
                 await self._schedule.put(kind, scan.scan_id, after=self._startup_limit)
-            case due.TOKENS if scan.ewms.tokens_end_at is not None:
+            case DueKind.TOKENS if scan.ewms.tokens_end_at is not None:
                 ends_at = datetime.fromtimestamp(scan.ewms.tokens_end_at, UTC)
                 await self._schedule.put(kind, scan.scan_id, after=ends_at - TOKEN_WARNING - now)
             case _:
@@ -219,5 +220,5 @@ class UseCases:
             assert scan.ewms_workflow_id is not None
             await store.watch(tx.connection, scan_id, scan.ewms_workflow_id, now=tx.now)
             tx.rings.append((DUE_CHANNEL, WORKFORCE))
-            tx.due.put(QUEUES, scan_id, priority=scan.priority)
+            tx.due.put(DueKind.QUEUES, scan_id, priority=scan.priority)
         return scan

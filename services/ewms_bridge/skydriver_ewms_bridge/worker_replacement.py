@@ -10,7 +10,7 @@ from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, may_top_up, missing_workers
-from skydriver_ewms_bridge.due import TOP_UP
+from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ports import Ewms, NotFound, OutcomeUnknown
 from skydriver_ewms_bridge.usecases import UseCases
 from skydriver_ewms_bridge.worker_requests import WorkerRequests
@@ -42,7 +42,7 @@ class TopUps:
     async def seen(self, scan_id: ScanId, workforce: Workforce) -> None:
         """A live workflow's workers were counted: see to it, if some of them have ended."""
         if self._policy.is_wanted and workforce.n_over:
-            await self._schedule.put(TOP_UP, scan_id)
+            await self._schedule.put(DueKind.TOP_UP, scan_id)
 
     async def top_up(self, work: DueWork) -> timedelta | None:
         """Count anew, and ask for what is missing."""

@@ -32,7 +32,8 @@ from skydriver_ewms_bridge.decide import (
     task_for_cluster,
     workflow_ended,
 )
-from skydriver_ewms_bridge.due import ADDITIONS, WORKFORCE, context_of
+from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
+from skydriver_ewms_bridge.due_work import context_of
 from skydriver_ewms_bridge.ewms_types import Taskforce
 from skydriver_ewms_bridge.ports import Ewms, NotFound, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
 from skydriver_ewms_bridge.store import Addition
@@ -82,13 +83,13 @@ class WorkerRequests:
 
         Raises TryLater, NotFound, UnclearOutcome; what became of the request is found out then by `resolve`.
         """
-        async with self._uow.on_scans(context_of(ADDITIONS, scan_id, "top-up"), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.ADDITIONS, scan_id, "top-up"), [scan_id]) as tx:
             if await store.has_open_top_up(tx.connection, scan_id):
                 return False
             addition = await store.new_addition(
                 tx.connection, scan_id, workflow_id, cluster_location, n_workers, now=tx.now, hold=HOLD, is_automatic=True
             )
-            tx.due.put(ADDITIONS, scan_id, after=HOLD + LOOK_AGAIN)
+            tx.due.put(DueKind.ADDITIONS, scan_id, after=HOLD + LOOK_AGAIN)
         try:
             async with asyncio.timeout(LONGEST_ASK_S):  # shorter than the request is held
                 outcome = await self._ask(addition)
@@ -106,7 +107,7 @@ class WorkerRequests:
 
     async def resolve(self, work: DueWork) -> timedelta | None:
         """Find out what became of requests without an answer; what is found is told to the next who asks for the same."""
-        async with self._uow.on_scans(context_of(ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
             addition = await store.unclear_addition(tx.connection, work.scan_id)
             if addition is not None:
                 addition = await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
@@ -143,7 +144,7 @@ class WorkerRequests:
             assert scan is not None
             assert scan.ewms_workflow_id is not None
             # should this process die with the question in hand, somebody finds out what became of it
-            tx.due.put(ADDITIONS, command.scan_id, after=HOLD + LOOK_AGAIN)
+            tx.due.put(DueKind.ADDITIONS, command.scan_id, after=HOLD + LOOK_AGAIN)
             if addition is None:
                 workflow_id = scan.ewms_workflow_id
                 return await store.new_addition(
@@ -209,7 +210,7 @@ class WorkerRequests:
     async def _put_down(self, addition: Addition) -> None:
         now = CLOCK.now()
         await store.release_addition(self._pool, addition, now=now)
-        await self._schedule.put(ADDITIONS, addition.scan_id, after=LOOK_AGAIN)
+        await self._schedule.put(DueKind.ADDITIONS, addition.scan_id, after=LOOK_AGAIN)
 
     async def _refuse(self, addition: Addition, no: Rejection, context: Context) -> Reply:
         reply = Reply.refused(no)
@@ -223,7 +224,7 @@ class WorkerRequests:
     async def _added(self, addition: Addition, taskforce: Taskforce, context: Context | None) -> Reply:
         """Record the workers. context: of the caller; None, or one whose time is up, gets no answer: the next one does."""
         is_told = addition.is_automatic or (context is not None and seconds_left(context.deadline) > 0)
-        own = context_of(ADDITIONS, addition.scan_id, taskforce.taskforce_uuid)
+        own = context_of(DueKind.ADDITIONS, addition.scan_id, taskforce.taskforce_uuid)
         async with self._uow.on_scans(_without_deadline(context) if context else own, [addition.scan_id]) as tx:
             tx.append(
                 addition.scan_id,

@@ -30,7 +30,7 @@ from skydriver_ewms_bridge.decide import (
     workflow_order_for,
     workflow_spec,
 )
-from skydriver_ewms_bridge.due import DUPLICATES
+from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import StartupUpload, Taskforce, Workflow
 from skydriver_ewms_bridge.ports import CredentialSink, Ewms, NotFound, ObjectStore, OutcomeUnknown, Refused, RefusedForNow
 from skydriver_ewms_bridge.settings import BridgeSettings
@@ -224,7 +224,7 @@ class Workflows:
         """Note that a request without an answer may have made one more workflow: they are looked for when it can't any more."""
         attempt = await self._attempt(scan_id)
         if attempt is not None:
-            await self._schedule.put(DUPLICATES, scan_id, after=attempt.open_for)
+            await self._schedule.put(DueKind.DUPLICATES, scan_id, after=attempt.open_for)
 
     async def _assign(self, scan: Scan, keep: Workflow, begun_at: datetime | None, *, earlier: store.Attempt | None) -> None:
         """begun_at: of the request that has made `keep`, if it was answered. earlier: the last one without an answer."""

@@ -17,7 +17,8 @@ from skydriver_common.model.events import WorkforceChanged
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, is_working, urgency_of
-from skydriver_ewms_bridge.due import WORKFORCE, Closed, context_of
+from skydriver_ewms_bridge.due_kinds import WORKFORCE
+from skydriver_ewms_bridge.due_work import OpenForS, context_of
 from skydriver_ewms_bridge.ports import Ewms
 from skydriver_ewms_bridge.priority_limiter import urgent
 from skydriver_ewms_bridge.store import Watched
@@ -48,22 +49,22 @@ class Workforces:
         *,
         interval: timedelta,
         fast_interval: timedelta,
-        closed: Closed,
+        open_for_s: OpenForS,
         top_ups: TopUps,
     ) -> None:
         self._pool = pool
         self._uow = uow
         self._usecases = usecases
         self._ewms = ewms
-        self._closed = closed
+        self._open_for_s = open_for_s
         self._top_ups = top_ups
         self._interval = interval
         self._fast_interval = min(interval, fast_interval)
 
     async def refresh(self) -> bool | float:
         """Ask for all workflows that are due, with two queries; changes become events. Raises TryLater."""
-        if (closed_s := await self._closed()) > 0:
-            return closed_s
+        if (pause_s := await self._open_for_s()) > 0:
+            return pause_s
         now = CLOCK.now()
         # those due a little later come along: so workflows of the same pace end up in the same question
         watched = await store.claim_watched(self._pool, ahead=self._fast_interval / 2, hold=HOLD, most=MOST)

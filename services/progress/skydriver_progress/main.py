@@ -17,12 +17,13 @@ from skydriver_common.runtime.service_resources import ServiceResources, open_fo
 from skydriver_progress import consumers
 from skydriver_progress.adapters.batch_consumer import BatchConsumer
 from skydriver_progress.backlog_gate import SETTLE_TIME_S, BacklogGate
-from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
+from skydriver_progress.due_kinds import DueKind
+from skydriver_progress.housekeeping import Housekeeping, ShortReplies
 from skydriver_progress.ingest import Ingest
-from skydriver_progress.retention import COMPACT, Retention
+from skydriver_progress.retention import Retention
 from skydriver_progress.scan_token_verifier import ScanTokenVerifier
 from skydriver_progress.settings import ProgressSettings
-from skydriver_progress.silence import SILENCE, SilenceWatch
+from skydriver_progress.silence import SilenceWatch
 from skydriver_progress.silence_reconciler import INTERVAL_S, LOOP_NAME, SilenceReconciler
 
 _IDLE_S = 60.0
@@ -47,10 +48,10 @@ def main() -> None:
         housekeeping = Housekeeping(foundation.pool, foundation.schedule, keep=settings.keep_replies)
         short_replies = ShortReplies(foundation.pool, foundation.schedule)
         steps = (
-            (COMPACT, "retention", retention.step),
-            (SILENCE, "silence", silence.step),
-            (HOUSEKEEPING, "housekeeping", housekeeping.step),
-            (SHORT_REPLIES, "short-replies", short_replies.step),
+            (DueKind.COMPACT, "retention", retention.step),
+            (DueKind.SILENCE, "silence", silence.step),
+            (DueKind.HOUSEKEEPING, "housekeeping", housekeeping.step),
+            (DueKind.SHORT_REPLIES, "short-replies", short_replies.step),
         )
         for kind, name, step in steps:
             foundation.wake_when_due([kind], service.loop(name, step, idle_s=_IDLE_S))

@@ -6,16 +6,16 @@ from datetime import timedelta
 import structlog
 
 from skydriver_common.clock import CLOCK
-from skydriver_common.db.schedule import Schedule
+from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.log.compaction import AT_ONCE, RESULTS_AT_ONCE, compact_progress, compact_results
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context
 from skydriver_common.model.ids import ScanId
+from skydriver_common.runtime.due_work import DueWorkConsumer
 from skydriver_progress.decide.retention import next_compaction_after
+from skydriver_progress.due_kinds import DueKind
 
 logger = structlog.get_logger(__name__)
-
-COMPACT = "progress.compact"
 
 
 class Retention:
@@ -23,22 +23,20 @@ class Retention:
 
     def __init__(self, uow: UnitOfWork, schedule: Schedule, *, keep: timedelta | None) -> None:
         self._uow = uow
-        self._schedule = schedule
         self._keep = keep
+        self._due_work = DueWorkConsumer(schedule, DueKind.COMPACT, self._compact)
 
     def schedule_compaction(self, tx: Transaction, scan_id: ScanId) -> None:
         """The scan's first report or result is about to be stored: schedule, in its transaction, the first compaction."""
         if self._keep is not None:
-            tx.due.put(COMPACT, scan_id, after=self._keep)
+            tx.due.put(DueKind.COMPACT, scan_id, after=self._keep)
 
     async def step(self) -> bool | float:
         """Compact one scan, a bounded number of reports at a time, under a lease."""
-        if self._keep is None:
-            return False
-        work = await self._schedule.claim(COMPACT)
-        if work is None:
-            next_s = await self._schedule.seconds_to_next([COMPACT])
-            return False if next_s is None else max(next_s, 0.2)
+        return False if self._keep is None else await self._due_work.step()
+
+    async def _compact(self, work: DueWork) -> timedelta | None:
+        assert self._keep is not None
         batch = uuid.uuid4().hex
         context = Context(command_id=f"compaction:{batch}", correlation_id=batch, actor="progress")
         before = CLOCK.now() - self._keep
@@ -49,9 +47,4 @@ class Retention:
         if done or results:
             logger.info("progress.compacted", scan_id=work.scan_id, payloads=done, results=results)
         has_more = done == AT_ONCE or results == RESULTS_AT_ONCE
-        pause = next_compaction_after(scan, has_more=has_more, before=before.timestamp(), retention=self._keep)
-        if pause is None:
-            await self._schedule.finish(work)
-        else:
-            await self._schedule.postpone(work, pause)
-        return True
+        return next_compaction_after(scan, has_more=has_more, before=before.timestamp(), retention=self._keep)

@@ -1,7 +1,6 @@
 """Due work: nothing that was put is lost, and nothing is done by two at once within a lease, whatever the holders do."""
 
 import asyncio
-import importlib
 import itertools
 import re
 from collections.abc import Coroutine
@@ -20,6 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from skydriver_common.db import schedule as module
 from skydriver_common.db.schedule import DueChanges, DueWork, Schedule
 from skydriver_common.model.ids import ScanId
+from skydriver_dispatcher import due_kinds as dispatcher_kinds
+from skydriver_ewms_bridge import due_kinds as bridge_kinds
+from skydriver_progress import due_kinds as progress_kinds
 from tests.support.histories import Store, a_store
 
 T = TypeVar("T")
@@ -484,14 +486,5 @@ async def test_the_page_says_what_each_verb_does_to_a_row(
 
 
 def test_the_page_names_every_kind_of_due_work() -> None:
-    modules = [importlib.import_module(name) for name in (
-        "skydriver_dispatcher.usecases", "skydriver_ewms_bridge.due", "skydriver_progress.retention", "skydriver_progress.silence",
-        "skydriver_progress.housekeeping",
-    )]  # fmt: skip
-    no_kinds = {"ewms-workforce", "ewms-probe", "ewms-eyes"}
-    kinds = {
-        value for module in modules for name, value in vars(module).items()
-        if name.isupper() and not name.startswith("_") and isinstance(value, str) and re.fullmatch(r"[a-z]+([-.][a-z-]+)?", value)
-    } - no_kinds  # fmt: skip
-    assert {"launch", "stop", "ewms-assign", "progress.compact"} <= kinds
-    assert {kind for kind in kinds if f"| `{kind}` |" not in DOC} <= {"system"}
+    kinds = {*dispatcher_kinds.DueKind, *bridge_kinds.DueKind, *progress_kinds.DueKind}
+    assert {kind for kind in kinds if f"| `{kind}` |" not in DOC} == set()

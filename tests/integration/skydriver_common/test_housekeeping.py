@@ -11,7 +11,8 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.ids import command_id_for_key, digest_of
 from skydriver_common.model.rejections import Reply
 from skydriver_ops.db.roles import apply_roles
-from skydriver_progress.housekeeping import HOUSEKEEPING, SHORT_REPLIES, Housekeeping, ShortReplies
+from skydriver_progress.due_kinds import DueKind
+from skydriver_progress.housekeeping import Housekeeping, ShortReplies
 from tests.support.histories import Store, a_context, a_request
 
 _BEFORE = timedelta(days=30)
@@ -86,12 +87,14 @@ async def test_the_service_does_so_once_a_day_with_the_rights_of_its_role(store:
         schedule = Schedule(pool, store.bell, holder="test")
         step = Housekeeping(pool, schedule, keep=_BEFORE).step
         assert await step() is not True, "not due yet"
-        await store.pool.execute("UPDATE due_work SET due_at = now() WHERE kind = $1", HOUSEKEEPING)
+        await store.pool.execute("UPDATE due_work SET due_at = now() WHERE kind = $1", DueKind.HOUSEKEEPING)
         await store.pool.execute("UPDATE i3_events SET digest = 'sha256:other'")
         assert await step() is True
         assert await step() is not True
     assert await _digests(store) == set()
-    assert await store.pool.fetchval("SELECT due_at > now() + interval '23 hours' FROM due_work WHERE kind = $1", HOUSEKEEPING)
+    assert await store.pool.fetchval(
+        "SELECT due_at > now() + interval '23 hours' FROM due_work WHERE kind = $1", DueKind.HOUSEKEEPING
+    )
 
 
 async def test_replies_without_a_key_are_forgotten_after_minutes(store: Store) -> None:
@@ -111,5 +114,5 @@ async def test_replies_without_a_key_are_forgotten_after_minutes(store: Store) -
     kept = {row["command_id"] for row in await store.pool.fetch("SELECT command_id FROM command_replies WHERE body = '{}'")}
     assert kept == {keyed, young}
     assert await store.pool.fetchval(
-        "SELECT due_at > now() + interval '2 minutes' FROM due_work WHERE kind = $1", SHORT_REPLIES
+        "SELECT due_at > now() + interval '2 minutes' FROM due_work WHERE kind = $1", DueKind.SHORT_REPLIES
     )

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from structlog.testing import capture_logs
 
+from skydriver_common.backoff import Backoff
 from skydriver_common.db.schedule import NOW, Schedule
 from skydriver_common.runtime import loops
 from skydriver_common.runtime.loops import LoopSignals, run_loop
@@ -18,8 +19,8 @@ async def test_a_loop_outlives_every_error_of_the_database_and_does_the_work_onc
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for a repair is logged as an error, what passes by itself is not, and the data's own fault is a bug of ours."""
-    monkeypatch.setattr(loops, "OUTAGE_CAP_S", 0.001)
-    monkeypatch.setattr(loops, "FAILURE_CAP_S", 0.001)
+    monkeypatch.setattr(loops, "OUTAGE", Backoff(first_s=0.001, cap_s=0.001))
+    monkeypatch.setattr(loops, "FAILURE", Backoff(first_s=0.001, cap_s=0.001))
     scan_id, pulse, done, failed = await store.a_scan(), LoopSignals(), 0, Counter[str]()
     number = 0
 
@@ -61,8 +62,8 @@ async def test_a_loop_outlives_every_error_of_the_database_and_does_the_work_onc
 
 async def test_due_work_that_meets_an_error_of_the_database_stays_due(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A launcher or a watch that could not record what it did finds the same work again."""
-    monkeypatch.setattr(loops, "OUTAGE_CAP_S", 0.001)
-    monkeypatch.setattr(loops, "FAILURE_CAP_S", 0.001)
+    monkeypatch.setattr(loops, "OUTAGE", Backoff(first_s=0.001, cap_s=0.001))
+    monkeypatch.setattr(loops, "FAILURE", Backoff(first_s=0.001, cap_s=0.001))
     schedule, pulse = Schedule(store.pool, store.bell, holder="test"), LoopSignals()
     ended = Counter[str]()
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from skydriver_common.faults import TryLater
-from skydriver_ewms_bridge.due import ASSIGN, DUPLICATES, STOP
+from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import Workflow, WorkflowSpec
 from skydriver_ewms_bridge.ports import OutcomeUnknown, RefusedForNow
 from tests.support.bridge import Bridge, a_bridge
@@ -19,7 +19,7 @@ from tests.support.fake_ewms import FakeEwms
 
 UNCLEAR_WAIT_S = 100.0
 LONGEST_S = 4_000.0
-KINDS = (ASSIGN, DUPLICATES, STOP)
+KINDS = (DueKind.ASSIGN, DueKind.DUPLICATES, DueKind.STOP)
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,18 @@ async def history(database: str, answers: list[Answer], ticks: list[float], ends
         async with a_bridge(database, Path(folder), ewms, unclear_wait_s=UNCLEAR_WAIT_S) as bridge:
             await bridge.pool.execute("TRUNCATE due_work, ewms_attempts, ewms_watch, ewms_outages")
             scan_id = await bridge.launched_scan()
-            await bridge.work(ASSIGN)
+            await bridge.work(DueKind.ASSIGN)
             for number, tick in enumerate(ticks):
                 if number == ends_after:
                     await bridge.deleted(scan_id)
                 await pass_time(bridge, ewms, tick)
-            while ewms.clock_s < LONGEST_S and (ewms.on_its_way or await bridge.due(ASSIGN) or await bridge.due(DUPLICATES)):
+            while ewms.clock_s < LONGEST_S and (
+                ewms.on_its_way or await bridge.due(DueKind.ASSIGN) or await bridge.due(DueKind.DUPLICATES)
+            ):
                 await pass_time(bridge, ewms, 40.0)
-            assert await bridge.due(ASSIGN) == await bridge.due(DUPLICATES) == await bridge.due(STOP) == []
+            assert (
+                await bridge.due(DueKind.ASSIGN) == await bridge.due(DueKind.DUPLICATES) == await bridge.due(DueKind.STOP) == []
+            )
             assert await bridge.pool.fetchval("SELECT count(*) FROM ewms_attempts") == 0, "each request is brought to an end"
             scan = await bridge.scan(scan_id)
             return ewms.live(), None if scan.is_deleted else scan.ewms_workflow_id

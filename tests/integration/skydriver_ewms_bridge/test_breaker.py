@@ -18,7 +18,7 @@ from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
 from skydriver_ewms_bridge.breaker import PROBE, THRESHOLD, Breaker
-from skydriver_ewms_bridge.due import ASSIGN
+from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import WorkflowSpec
 from skydriver_ewms_bridge.ports import NotFound, OutcomeUnknown
 from tests.support.bridge import Bridge
@@ -211,14 +211,14 @@ async def test_due_work_waits_untouched_while_ewms_is_away_and_goes_on_when_it_i
     scan_id = await bridge.launched_scan()
     server.say(*[BROKEN] * THRESHOLD)
     await _fail(first)
-    assert await bridge.work(ASSIGN) == []
+    assert await bridge.work(DueKind.ASSIGN) == []
     assert (ewms.calls, await bridge.pool.fetchval("SELECT tries FROM due_work WHERE scan_id = $1", scan_id)) == ([], 0)
     assert await bridge.workforces.refresh() > 0
 
     await _pass_time(bridge, 60)
     server.say((200, {}))
     await one.probe(first.ping)
-    await bridge.work(ASSIGN)
+    await bridge.work(DueKind.ASSIGN)
     assert (await bridge.scan(scan_id)).has_workflow
 
 

@@ -21,7 +21,7 @@ from skydriver_common.model.commands import AddWorkers
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
-from skydriver_ewms_bridge.due import ADDITIONS, ASSIGN, DUPLICATES, QUEUES, STOP
+from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.usecases import UseCases
 from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import AWAY, CRASH_AFTER, CRASH_BEFORE, LATE, LOST, NOTHING, Crash, FakeEwms
@@ -30,7 +30,7 @@ T = TypeVar("T")
 FAULTS = st.sampled_from([AWAY, LOST, LATE, NOTHING, CRASH_BEFORE, CRASH_AFTER])
 CALLS = st.sampled_from(["find", "create", "create", "create", "abort", "finish", "get", "profiles", "add", "taskforces"])
 LATEST_S = 1000.0
-KINDS = [ASSIGN, DUPLICATES, QUEUES, STOP, ADDITIONS]
+KINDS = [DueKind.ASSIGN, DueKind.DUPLICATES, DueKind.QUEUES, DueKind.STOP, DueKind.ADDITIONS]
 WORKERS = [21, 22]
 POINTS: list[tuple[Any, str]] = [
     *(
@@ -107,7 +107,7 @@ class Pair(RuleBasedStateMachine):
         self.scans.append(self.run(self.replicas[0].launched_scan()))
         if fault is not None:
             self.ewms.struck["create"] = fault
-        self.run(self._work([self.replicas[0]], ASSIGN, 0))
+        self.run(self._work([self.replicas[0]], DueKind.ASSIGN, 0))
         if is_deleted:
             self.end(len(self.scans) - 1, is_complete=False)
 
@@ -125,7 +125,7 @@ class Pair(RuleBasedStateMachine):
 
     @rule(
         which=st.integers(0, 2),
-        kind=st.sampled_from([ASSIGN, ASSIGN, *KINDS]),
+        kind=st.sampled_from([DueKind.ASSIGN, DueKind.ASSIGN, *KINDS]),
         passed_s=st.sampled_from([0, 5, 30, 100, 2000]),
         crash_after=st.none() | st.integers(0, 12),
     )

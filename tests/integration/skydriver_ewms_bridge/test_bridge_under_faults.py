@@ -20,7 +20,7 @@ from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
 from skydriver_ewms_bridge.adapters.object_store import S3Store, open_store
 from skydriver_ewms_bridge.decide import startup_object_key
-from skydriver_ewms_bridge.due import ADDITIONS, AFTERMATH, ASSIGN, DUPLICATES, QUEUES, STOP, TOKENS, WORKFORCE
+from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_sandbox import ewms_codec
 from skydriver_sandbox.events import read_event
 from skydriver_sandbox.sample_event import sample_event
@@ -52,10 +52,10 @@ class Pair:
     async def running(self, **request: Any) -> str:
         """A scan whose queues are handed over."""
         scan_id = await self.launched(**request)
-        await self.bridge.work(ASSIGN)
+        await self.bridge.work(DueKind.ASSIGN)
 
         async def has_queues() -> bool:
-            await self.bridge.work(QUEUES, until_s=11)
+            await self.bridge.work(DueKind.QUEUES, until_s=11)
             return bool((await self.bridge.scan(ScanId(scan_id))).ewms.queues)
 
         await until(has_queues)
@@ -96,9 +96,9 @@ async def test_whatever_befalls_the_request_there_is_one_workflow(pair: Pair, fa
     scan_id = await pair.launched()
     await pair.sandbox.faults(**{fault: 1})
     for _ in range(6):
-        await pair.bridge.work(ASSIGN, until_s=400)
+        await pair.bridge.work(DueKind.ASSIGN, until_s=400)
     assert await pair.live(ScanId(scan_id)) == [(await pair.bridge.scan(ScanId(scan_id))).ewms_workflow_id]
-    await pair.bridge.work(DUPLICATES, until_s=2000)
+    await pair.bridge.work(DueKind.DUPLICATES, until_s=2000)
     assert len(await pair.live(ScanId(scan_id))) == 1
 
 
@@ -111,7 +111,7 @@ async def test_a_repeat_after_a_lost_answer_gets_the_workers_that_were_added(pai
     await pair.sandbox.faults(**{fault: 1})
     no = await pair.bridge.additions.add_workers(command, a_context(deadline=time.time() + 5))
     assert not no.is_done
-    await pair.bridge.work(ADDITIONS, until_s=100)
+    await pair.bridge.work(DueKind.ADDITIONS, until_s=100)
     yes = await pair.bridge.additions.add_workers(command, a_context(deadline=time.time() + 5))
     assert yes.is_done
     added = [t for t in await pair.sandbox.taskforces(workflow_id) if t["n_workers"] == 7]
@@ -122,16 +122,16 @@ async def test_a_repeat_after_a_lost_answer_gets_the_workers_that_were_added(pai
 async def test_queues_that_never_come_are_told_and_given_up_in_the_end(pair: Pair) -> None:
     await pair.sandbox.faults(activation_stuck=True)
     scan_id = await pair.launched()
-    await pair.bridge.work(ASSIGN)
+    await pair.bridge.work(DueKind.ASSIGN)
     for _ in range(12):
-        await pair.bridge.work(QUEUES, until_s=11)
+        await pair.bridge.work(DueKind.QUEUES, until_s=11)
     (waiting,) = problems_of(await pair.bridge.scan(ScanId(scan_id)))
     assert (waiting["code"], "next in line" in waiting["text"]) == ("waiting-for-queues", True)
 
-    await pair.bridge.work(QUEUES, until_s=21_601)
+    await pair.bridge.work(DueKind.QUEUES, until_s=21_601)
     scan = await pair.bridge.scan(ScanId(scan_id))
     assert "has not activated the queues" in scan.ewms.refused
-    await pair.bridge.work(STOP)
+    await pair.bridge.work(DueKind.STOP)
     assert await pair.live(ScanId(scan_id)) == []
     scan = await pair.bridge.scan(ScanId(scan_id))
     assert scan.state.startswith("ABORTED__")
@@ -151,9 +151,9 @@ async def test_a_submission_that_fails_three_times_is_told(pair: Pair) -> None:
 async def test_workers_brought_back_by_a_race_are_told_to_operators(pair: Pair) -> None:
     await pair.sandbox.faults(activation_race=True, activation_stuck=True)
     scan_id = await pair.launched()
-    await pair.bridge.work(ASSIGN)
+    await pair.bridge.work(DueKind.ASSIGN)
     await pair.bridge.deleted(ScanId(scan_id))
-    await pair.bridge.work(STOP)
+    await pair.bridge.work(DueKind.STOP)
     assert await pair.live(ScanId(scan_id)) == []
     await pair.sandbox.faults(activation_stuck=False)
 
@@ -164,7 +164,7 @@ async def test_workers_brought_back_by_a_race_are_told_to_operators(pair: Pair) 
         return any(taskforce["phase"] == "condor-submit" for taskforce in await pair.sandbox.taskforces(workflow_id))
 
     await until(are_back)
-    await pair.bridge.work(AFTERMATH, until_s=301)
+    await pair.bridge.work(DueKind.AFTERMATH, until_s=301)
     (problem,) = problems_of(await pair.bridge.scan(ScanId(scan_id)))
     assert problem["code"] == "workers-came-back"
 
@@ -174,7 +174,7 @@ async def test_queue_tokens_that_end_soon_are_told(pair: Pair) -> None:
     scan_id = await pair.running()
     ends_at = (await pair.bridge.scan(ScanId(scan_id))).ewms.tokens_end_at
     assert ends_at == pytest.approx(time.time() + 3600, abs=60)
-    await pair.bridge.work(TOKENS)
+    await pair.bridge.work(DueKind.TOKENS)
     assert "queue-tokens-ending" in await pair.problems(ScanId(scan_id))
 
 
@@ -226,7 +226,7 @@ async def test_workers_are_ordered_field_by_field_as_the_scans_request_says(pair
         request_clusters=[["osg", 3], ["sub-2", 5], ["osg", 4]], docker_tag="4.2.7", max_pixel_reco_time=77, priority=123,
         worker_memory_bytes=5_000_000_001, worker_disk_bytes=2_000_000_003, debug_mode=["client-logs"],
     )  # fmt: skip
-    await pair.bridge.work(ASSIGN)
+    await pair.bridge.work(DueKind.ASSIGN)
     workflow_id = (await pair.bridge.scan(ScanId(scan_id))).ewms_workflow_id
     query = {"query": {"workflow_id": workflow_id}}
     _, workflow = await pair.sandbox.call("GET", f"/v1/workflows/{workflow_id}")

@@ -20,7 +20,7 @@ from skydriver_common.model.commands import AddWorkers
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import ScannerStage
 from skydriver_ewms_bridge import consumers
-from skydriver_ewms_bridge.due import ADDITIONS, AFTERMATH, ASSIGN, DUPLICATES, QUEUES, STARTUP, STOP, TOKENS
+from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.usecases import UseCases
 from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import LATE, LOST, FakeEwms
@@ -30,7 +30,7 @@ SEED = int(os.environ.get("SKYDRIVER_TEST_SEED") or random.SystemRandom().randra
 SCANS = 200
 FIRST, SECOND, END = "first event", "second event", "event of the end"
 """Deliveries of a scan; launch and stage may come in either order."""
-KINDS = [ASSIGN, DUPLICATES, QUEUES, STOP, AFTERMATH, ADDITIONS]
+KINDS = [DueKind.ASSIGN, DueKind.DUPLICATES, DueKind.QUEUES, DueKind.STOP, DueKind.AFTERMATH, DueKind.ADDITIONS]
 FOR_GOOD_S = 3000
 """Longer than EWMS may repeat a request, and than a stopped workflow is looked after."""
 
@@ -160,7 +160,7 @@ class Run:
             await self.bridge.pass_time(kind, passed_s)
             is_more: bool | float = True
             while is_more is True:
-                if kind == ASSIGN and self.rng.random() < 0.1:
+                if kind == DueKind.ASSIGN and self.rng.random() < 0.1:
                     self.ewms.struck["create"] = self.rng.choice([LOST, LATE])
                 with suppress(TryLater):  # after several faults in a row
                     is_more = await self.bridge.steps[kind]()
@@ -170,7 +170,7 @@ class Run:
     async def ask_for_workers(self) -> None:
         """The answer is lost; later the row by which somebody would find out."""
         for scan_id, plan in self.plans.items():
-            if plan.lost == ADDITIONS and (await self.bridge.scan(ScanId(scan_id))).has_workflow:
+            if plan.lost == DueKind.ADDITIONS and (await self.bridge.scan(ScanId(scan_id))).has_workflow:
                 self.ewms.struck["add"] = LOST
                 await self.bridge.additions.add_workers(
                     AddWorkers(scan_id=ScanId(scan_id), n_workers=7, cluster_location="osg"), a_context()
@@ -188,25 +188,25 @@ async def test_whatever_single_delivery_or_row_is_lost_every_scan_ends_right(
         run = Run(bridge, ewms, deliveries, random.Random(SEED))
         await run.begin()
         await until(run.everything_has_arrived, limit_s=120)
-        await run.lose(ASSIGN)
+        await run.lose(DueKind.ASSIGN)
         await bridge.reconciliation.step()
-        await run.work(ASSIGN)
+        await run.work(DueKind.ASSIGN)
         ewms.come_true()
-        await run.work(ASSIGN, passed_s=60)
-        await run.lose(QUEUES, DUPLICATES)
+        await run.work(DueKind.ASSIGN, passed_s=60)
+        await run.lose(DueKind.QUEUES, DueKind.DUPLICATES)
         ewms.activated.update(ewms.live())
         await bridge.reconciliation.step()
-        await run.work(QUEUES, passed_s=60)
+        await run.work(DueKind.QUEUES, passed_s=60)
 
         await run.ask_for_workers()
-        await run.lose(ADDITIONS)
+        await run.lose(DueKind.ADDITIONS)
         await run.end_others()
         await until(run.everything_has_arrived, limit_s=120)
-        await run.lose(STOP)
+        await run.lose(DueKind.STOP)
         for _ in range(4):
             await bridge.reconciliation.step()
             await run.work(*KINDS, passed_s=FOR_GOOD_S)
-            await run.lose(AFTERMATH)
+            await run.lose(DueKind.AFTERMATH)
             ewms.come_true()
 
         live = {ewms._scan_of(ewms.workflows[workflow_id]): workflow_id for workflow_id in ewms.live()}
@@ -234,10 +234,10 @@ async def test_a_row_for_what_is_only_told_is_noted_again(bridge: Bridge) -> Non
     scan_id = await bridge.running()
     await bridge.pool.execute("DELETE FROM due_work")
     await bridge.reconciliation.step()
-    assert await bridge.due(STARTUP) == [scan_id]
-    assert await bridge.due(TOKENS) == [], "these passwords have no end"
-    assert await bridge.work(STARTUP) == [], "not before the scanner had its time"
-    assert await bridge.due(STARTUP) == [scan_id]
+    assert await bridge.due(DueKind.STARTUP) == [scan_id]
+    assert await bridge.due(DueKind.TOKENS) == [], "these passwords have no end"
+    assert await bridge.work(DueKind.STARTUP) == [], "not before the scanner had its time"
+    assert await bridge.due(DueKind.STARTUP) == [scan_id]
 
 
 async def test_what_lacks_nothing_is_left_alone(bridge: Bridge, ewms: FakeEwms) -> None:
@@ -245,7 +245,7 @@ async def test_what_lacks_nothing_is_left_alone(bridge: Bridge, ewms: FakeEwms) 
     waiting = await bridge.new_scan()
     await bridge.append("dispatcher", waiting, ev.ScanLaunched(launcher="kubernetes", job="j"))
     await bridge.deleted(scans[0])
-    await bridge.work(STOP)
+    await bridge.work(DueKind.STOP)
     before = await bridge.pool.fetch("SELECT kind, scan_id, due_at FROM due_work ORDER BY 1, 2")
     ewms.calls.clear()
     for _ in range(3):
@@ -260,10 +260,10 @@ async def test_a_workflow_that_ewms_does_not_know_is_not_stopped_again_and_again
     ewms.workflows.clear()
     await bridge.append("dispatcher", scan_id, ev.ScanDeleted())
     await bridge.reconciliation.step()
-    assert await bridge.due(STOP) == [scan_id]
-    await bridge.work(STOP)
+    assert await bridge.due(DueKind.STOP) == [scan_id]
+    await bridge.work(DueKind.STOP)
     await bridge.reconciliation.step()
-    assert await bridge.due(STOP) == []
+    assert await bridge.due(DueKind.STOP) == []
 
 
 async def test_a_live_workflow_that_nobody_watches_is_watched_again(bridge: Bridge, ewms: FakeEwms) -> None:
@@ -280,9 +280,9 @@ async def test_all_scans_get_their_turn_however_many_there_are(bridge: Bridge, m
     scans = [await bridge.launched_scan() for _ in range(7)]
     await bridge.pool.execute("DELETE FROM due_work")
     await bridge.reconciliation.step()
-    assert sorted(await bridge.due(ASSIGN)) == sorted(scans), "scans without a workflow at once"
-    await bridge.work(ASSIGN)
+    assert sorted(await bridge.due(DueKind.ASSIGN)) == sorted(scans), "scans without a workflow at once"
+    await bridge.work(DueKind.ASSIGN)
     await bridge.pool.execute("DELETE FROM due_work")
     for _ in range(4):
         await bridge.reconciliation.step()
-    assert sorted(await bridge.due(QUEUES)) == sorted(scans), "the others page by page"
+    assert sorted(await bridge.due(DueKind.QUEUES)) == sorted(scans), "the others page by page"

@@ -12,7 +12,7 @@ from skydriver_api.reads.view_queries import ViewQueries
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import RefreshTaskforces
 from skydriver_common.model.ids import ScanId
-from skydriver_ewms_bridge.due import ASSIGN, QUEUES, STARTUP, TOKENS, WORKFORCE
+from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.ewms_types import PhaseChange
 from tests.support.bridge import Bridge
 from tests.support.fake_ewms import AWAY, FakeEwms
@@ -20,15 +20,15 @@ from tests.support.fake_ewms import AWAY, FakeEwms
 
 async def test_the_place_in_the_line_is_told_when_it_changes(bridge: Bridge, ewms: FakeEwms) -> None:
     first, second = await bridge.launched_scan(priority=1), await bridge.launched_scan()
-    await bridge.work(ASSIGN)
+    await bridge.work(DueKind.ASSIGN)
     for _ in range(12):
-        await bridge.work(QUEUES, until_s=11)
+        await bridge.work(DueKind.QUEUES, until_s=11)
 
     assert (await bridge.scan(first)).ewms.place_in_line == 0
     assert (await bridge.scan(second)).ewms.place_in_line == 1
     assert (await bridge.types(second)).count("scan.queues-awaited") == 1
     ewms.activated.update(ewms.live())
-    await bridge.work(QUEUES, until_s=11)
+    await bridge.work(DueKind.QUEUES, until_s=11)
     assert (await bridge.scan(second)).ewms.place_in_line is None
 
 
@@ -59,15 +59,15 @@ async def test_workers_that_end_after_the_final_result_are_no_trouble(bridge: Br
 
 async def test_a_missing_upload_is_told_after_a_limit_and_taken_back(bridge: Bridge) -> None:
     scan_id = await bridge.running()
-    await bridge.work(STARTUP)
+    await bridge.work(DueKind.STARTUP)
     assert not (await bridge.scan(scan_id)).ewms.is_startup_file_missing
-    await bridge.work(STARTUP, until_s=901)
+    await bridge.work(DueKind.STARTUP, until_s=901)
     assert (await bridge.scan(scan_id)).ewms.is_startup_file_missing
 
     bridge.objects.are_there = True
-    await bridge.work(STARTUP, until_s=301)
+    await bridge.work(DueKind.STARTUP, until_s=301)
     assert not (await bridge.scan(scan_id)).ewms.is_startup_file_missing
-    assert await bridge.due(STARTUP) == []
+    assert await bridge.due(DueKind.STARTUP) == []
 
 
 async def test_tokens_near_their_end_are_told_in_time(bridge: Bridge) -> None:
@@ -75,9 +75,9 @@ async def test_tokens_near_their_end_are_told_in_time(bridge: Bridge) -> None:
     await bridge.append("ewms_bridge", scan_id, ev.QueuesActivated(queues={}, tokens_end_at=0.0))
     ends_at = time.time() + 86_400
     await bridge.usecases.queues_activated(scan_id, {"a": "b"}, ends_at)
-    await bridge.work(TOKENS, until_s=79_000)
+    await bridge.work(DueKind.TOKENS, until_s=79_000)
     assert not (await bridge.scan(scan_id)).ewms.are_tokens_ending
-    await bridge.work(TOKENS, until_s=200)
+    await bridge.work(DueKind.TOKENS, until_s=200)
 
     assert (await bridge.scan(scan_id)).ewms.are_tokens_ending
     assert (await bridge.scan(scan_id)).ewms.tokens_end_at == ends_at
@@ -123,7 +123,7 @@ async def test_what_ewms_told_last_keeps_its_age_when_the_workers_are_over(bridg
 
 async def test_why_a_scan_waits_is_ready_to_be_sent(bridge: Bridge, ewms: FakeEwms) -> None:
     scan_id = await bridge.launched_scan()
-    await bridge.work(ASSIGN)
+    await bridge.work(DueKind.ASSIGN)
     view = await ViewQueries(bridge.pool).status(scan_id)
     assert view is not None
     assert [problem["code"] for problem in orjson.loads(view.problems)] == ["waiting-for-queues"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skydriver_common.model import events as ev
-from skydriver_ewms_bridge.due import ADDITIONS, TOP_UP, WORKFORCE
+from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.worker_replacement import TopUpPolicy
 from tests.support.bridge import Bridge, a_bridge
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
@@ -33,7 +33,7 @@ def _end(ewms: FakeEwms, *, left: int = 0) -> None:
 async def _look(bridge: Bridge) -> list[str]:
     await bridge.pass_time(WORKFORCE, 61)
     await bridge.workforces.refresh()
-    return await bridge.work(TOP_UP)
+    return await bridge.work(DueKind.TOP_UP)
 
 
 def _added(ewms: FakeEwms) -> list[int]:
@@ -79,12 +79,12 @@ async def test_a_lost_answer_makes_no_second_batch(bridge: Bridge, ewms: FakeEwm
     await _look(bridge)
     await _look(bridge)
     ewms.come_true()
-    await bridge.work(ADDITIONS, until_s=100)
+    await bridge.work(DueKind.ADDITIONS, until_s=100)
     assert ewms.calls.count("add") == 1
     assert (await bridge.scan(scan_id)).ewms.n_top_ups == (0 if fault == NOTHING else 1)
     if fault == NOTHING:
         await bridge.pool.execute("UPDATE ewms_additions SET attempted_at = attempted_at - '2000 s'::interval")
-        await bridge.work(ADDITIONS, until_s=100)
+        await bridge.work(DueKind.ADDITIONS, until_s=100)
         await _look(bridge)
         assert _added(ewms) == [10], "then it is asked for again"
 
@@ -94,8 +94,8 @@ async def test_ewms_away_loses_nothing(bridge: Bridge, ewms: FakeEwms) -> None:
     _end(ewms)
     ewms.struck["add"] = AWAY
     assert await _look(bridge) == ["EWMS is not reachable"]
-    await bridge.work(ADDITIONS, until_s=100)
-    await bridge.work(TOP_UP, until_s=100)
+    await bridge.work(DueKind.ADDITIONS, until_s=100)
+    await bridge.work(DueKind.TOP_UP, until_s=100)
     assert _added(ewms) == [10]
 
 

@@ -11,7 +11,7 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.commands import AddWorkers, Context
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code, Reply
-from skydriver_ewms_bridge.due import ADDITIONS
+from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import TaskDirective
 from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
@@ -68,9 +68,9 @@ async def test_a_batch_found_in_the_background_is_told_to_the_next_who_asks(brid
     scan_id = await bridge.running()
     ewms.faults.extend([None, None, LATE])
     await ask(bridge, scan_id)
-    await bridge.work(ADDITIONS, until_s=10)
+    await bridge.work(DueKind.ADDITIONS, until_s=10)
     ewms.come_true()
-    await bridge.work(ADDITIONS, until_s=10)
+    await bridge.work(DueKind.ADDITIONS, until_s=10)
     assert (await bridge.types(scan_id)).count("scan.workers-added") == 1
 
     assert (await ask(bridge, scan_id)).is_done
@@ -109,7 +109,7 @@ async def test_a_request_that_was_dropped_while_ewms_took_its_time_is_not_sent(
     directives = ewms.task_directives
 
     async def slow_directives(workflow_id: str) -> tuple[TaskDirective, ...]:
-        await bridge.work(ADDITIONS, until_s=100)  # another replica finds that nobody holds it and nothing was asked
+        await bridge.work(DueKind.ADDITIONS, until_s=100)  # another replica finds that nobody holds it and nothing was asked
         return await directives(workflow_id)
 
     monkeypatch.setattr(ewms, "task_directives", slow_directives)
@@ -124,7 +124,7 @@ async def test_an_answer_too_late_for_its_caller_is_kept_for_the_repeat(bridge: 
     scan_id = await bridge.running()
     ewms.faults.extend([None, None, LOST])
     await ask(bridge, scan_id, a_context(deadline=time.time() + 3))
-    await bridge.work(ADDITIONS, until_s=10)
+    await bridge.work(DueKind.ADDITIONS, until_s=10)
 
     assert (await ask(bridge, scan_id)).is_done
     assert batches(ewms) == 1

@@ -11,7 +11,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.model.ids import ScanId
 from skydriver_common.runtime.loops import LoopSignals
 from skydriver_ewms_bridge.decide import Workforce
-from skydriver_ewms_bridge.due import ASSIGN, STOP, WORKFORCE
+from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.viewer_hints import ViewerHints
 from tests.support.bridge import Bridge
 from tests.support.fake_ewms import AWAY, FakeEwms
@@ -35,7 +35,7 @@ async def test_counts_become_an_event_once_per_change(bridge: Bridge, ewms: Fake
 async def test_many_workflows_are_refreshed_by_two_questions(bridge: Bridge, ewms: FakeEwms) -> None:
     for _ in range(20):
         await bridge.launched_scan()
-    await bridge.work(ASSIGN)
+    await bridge.work(DueKind.ASSIGN)
     ewms.calls.clear()
     await bridge.workforces.refresh()
 
@@ -91,7 +91,7 @@ async def test_a_stopped_workflow_is_watched_until_its_workers_are_gone(bridge: 
     ewms.report(workflow_id := ewms.live()[0], statuses={"RUNNING": {"Tasking": 3}}, cluster_id=7)
     await bridge.workforces.refresh()
     await bridge.deleted(scan_id)
-    await bridge.work(STOP)
+    await bridge.work(DueKind.STOP)
     await bridge.pass_time(WORKFORCE, 61)
     await bridge.workforces.refresh()
     assert (await bridge.scan(scan_id)).ewms.n_running == 3

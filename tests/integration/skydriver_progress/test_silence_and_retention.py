@@ -14,8 +14,9 @@ from skydriver_ops.eventlog import rebuild
 from skydriver_ops.eventlog.verify import verify
 from skydriver_progress import usecases
 from skydriver_progress.backlog_gate import BacklogGate
-from skydriver_progress.retention import COMPACT, Retention
-from skydriver_progress.silence import SILENCE, SilenceWatch
+from skydriver_progress.due_kinds import DueKind
+from skydriver_progress.retention import Retention
+from skydriver_progress.silence import SilenceWatch
 from skydriver_progress.silence_reconciler import SilenceReconciler
 from tests.support.histories import Store, a_context, a_report
 from tests.support.scanner_bus import a_progress
@@ -67,7 +68,7 @@ async def test_a_scan_whose_launch_was_not_delivered_is_watched_nevertheless(sto
     before = await store.pool.fetch("SELECT due_at FROM due_work WHERE scan_id = $1", watched)
 
     assert await SilenceReconciler(store.pool, watch).step() is False
-    due = {row["scan_id"] for row in await store.pool.fetch("SELECT scan_id FROM due_work WHERE kind = $1", SILENCE)}
+    due = {row["scan_id"] for row in await store.pool.fetch("SELECT scan_id FROM due_work WHERE kind = $1", DueKind.SILENCE)}
     assert due == {watched, unwatched}
     assert await store.pool.fetch("SELECT due_at FROM due_work WHERE scan_id = $1", watched) == before
 
@@ -81,21 +82,23 @@ async def test_a_silent_scanner_is_told_of_once_until_it_speaks_again(store: Sto
         await patient.schedule_silence_check(each)
     assert await patient.step() > 60  # nothing is due yet
     await store.append("dispatcher", ended, ev.ScanDeleted())
-    await _due_now(store, SILENCE)
+    await _due_now(store, DueKind.SILENCE)
     assert await patient.step() is True
     assert await patient.step() is True
     assert await _silences(store) == 0  # it was launched a moment ago
-    assert await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", SILENCE) == 1  # the deleted one is let be
+    assert (
+        await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", DueKind.SILENCE) == 1
+    )  # the deleted one is let be
 
     watch = SilenceWatch(store.uows["progress"], schedule, _gate(), limit=timedelta(microseconds=1))
     for _ in range(2):
-        await _due_now(store, SILENCE)
+        await _due_now(store, DueKind.SILENCE)
         assert await watch.step() is True
     assert await _silences(store) == 1
     assert "scanner-silent" in await _problems(store, scan_id)
     await _report(store, scan_id, 1, retention)
     assert "scanner-silent" not in await _problems(store, scan_id)
-    await _due_now(store, SILENCE)
+    await _due_now(store, DueKind.SILENCE)
     await watch.step()
     assert await _silences(store) == 2
 
@@ -111,15 +114,15 @@ async def test_waiting_for_the_first_worker_is_no_silence(store: Store) -> None:
     await usecases.patch_manifest(
         command, a_context(), store.uows["progress"], Retention(store.uows["progress"], schedule, keep=None)
     )
-    await _due_now(store, SILENCE)
+    await _due_now(store, DueKind.SILENCE)
     await watch.step()
     assert await _silences(store) == 0
     running = ev.WorkforceChanged(statuses={"RUNNING": {"osg": 1}}, n_running=1)
     await store.append("ewms_bridge", scan_id, running)
-    await _due_now(store, SILENCE)
+    await _due_now(store, DueKind.SILENCE)
     await watch.step()
     assert await _silences(store) == 0  # the worker may have begun just now
-    await _due_now(store, SILENCE)
+    await _due_now(store, DueKind.SILENCE)
     await watch.step()
     assert await _silences(store) == 1
 
@@ -133,7 +136,7 @@ async def test_without_any_worker_a_scan_that_had_some_is_not_silent_either(stor
     await store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={"RUNNING": {"osg": 1}}, n_running=1))
     await store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={"PENDING": {"osg": 1}}, n_running=0))
     for _ in range(2):
-        await _due_now(store, SILENCE)
+        await _due_now(store, DueKind.SILENCE)
         await watch.step()
     assert await _silences(store) == 0
 
@@ -144,11 +147,11 @@ async def test_nobody_is_silent_while_what_scanners_say_waits_for_us(store: Stor
     behind_closed_gate = SilenceWatch(store.uows["progress"], schedule, _gate(is_clear=False), limit=timedelta(microseconds=1))
     await behind_closed_gate.schedule_silence_check(scan_id)
     for _ in range(2):
-        await _due_now(store, SILENCE)
+        await _due_now(store, DueKind.SILENCE)
         assert await behind_closed_gate.step() is True
     assert await _silences(store) == 0
     watching = SilenceWatch(store.uows["progress"], schedule, _gate(), limit=timedelta(microseconds=1))
-    await _due_now(store, SILENCE)
+    await _due_now(store, DueKind.SILENCE)
     await watching.step()
     assert await _silences(store) == 1  # the look was only put off
 
@@ -160,15 +163,15 @@ async def test_old_reports_are_let_go_when_their_time_has_come(store: Store) -> 
     scan_id = await store.a_scan()
     for n in range(1, 6):
         await _report(store, scan_id, n, retention)
-    due_at = await store.pool.fetchval("SELECT due_at FROM due_work WHERE kind = $1 AND scan_id = $2", COMPACT, scan_id)
+    due_at = await store.pool.fetchval("SELECT due_at FROM due_work WHERE kind = $1 AND scan_id = $2", DueKind.COMPACT, scan_id)
     assert timedelta(days=29) < due_at - datetime.now(UTC) < timedelta(days=31)
     assert await retention.step() > 60
-    await _due_now(store, COMPACT)
+    await _due_now(store, DueKind.COMPACT)
     assert await retention.step() is True  # due, but the reports are young
     assert await _whole(store) == 5
     at_once = Retention(store.uows["progress"], schedule, keep=timedelta(microseconds=1))
     await store.append("dispatcher", scan_id, ev.ScanDeleted())
-    await _due_now(store, COMPACT)
+    await _due_now(store, DueKind.COMPACT)
     assert await at_once.step() is True
     assert await _whole(store) == 1
     assert await store.pool.fetchval("SELECT count(*) FROM event_log WHERE type = 'scan.progress-compacted'") == 1
@@ -187,8 +190,8 @@ async def test_a_long_history_is_let_go_piece_by_piece(store: Store) -> None:
         await store.append("progress", scan_id, *(a_report(start + n) for n in range(100)))
     await store.append("dispatcher", scan_id, ev.ScanDeleted())
     left = []
-    while await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", COMPACT):
-        await _due_now(store, COMPACT)
+    while await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", DueKind.COMPACT):
+        await _due_now(store, DueKind.COMPACT)
         assert await retention.step() is True
         left.append(await _whole(store))
     assert left == [AT_ONCE + 1, 1, 1]

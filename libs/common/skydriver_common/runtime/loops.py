@@ -5,16 +5,16 @@ thing and records it; "not now" is a new due time, never a long wait inside the 
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
+from skydriver_common.backoff import Backoff
 from skydriver_common.db.errors import fault_of
 from skydriver_common.faults import TryLater
-
-__all__ = ["LoopSignals", "Step", "retry_for", "run_loop", "wait_or_timeout"]
 
 logger = structlog.get_logger(__name__)
 
@@ -23,12 +23,20 @@ Step = Callable[[], Awaitable[bool | float]]
 """One small piece of work. True: there is more, call again at once. False: nothing to do. A number: the next piece is due in
 so many seconds (0 or less: at once); the loop waits at most its idle time anyway."""
 
-FIRST_PAUSE_S = 0.5
-FAILURE_CAP_S = 60.0
-"""Longest pause after failures we cannot explain: a bug does not go away by asking it often."""
-OUTAGE_CAP_S = 5.0
-"""Longest pause of ours while something is away (`TryLater`): after the outage work must go on soon. A longer `after_s` of the
-fault itself is honoured, up to the failure cap."""
+FAILURE = Backoff(first_s=1.0, cap_s=60.0)
+"""After failures we cannot explain: a bug does not go away by asking it often."""
+OUTAGE = Backoff(first_s=1.0, cap_s=5.0)
+"""While something is unavailable (`TryLater`): after the outage work must go on soon. A longer `after_s` of the fault itself is
+honoured, up to the longest pause after a failure."""
+_RECORD = Backoff(first_s=0.1, cap_s=1.0)
+"""Between attempts to record what has happened outside."""
+
+_on_failure: ContextVar[Callable[[], None]] = ContextVar("on_failure", default=lambda: None)
+
+
+def count_failure(_: Exception) -> None:
+    """Count a failure that the loop's step has dealt with itself, as one of the loop that runs it."""
+    _on_failure.get()()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ async def run_loop(
     on_failure: called with the name at each failure, for a counter.
     """
     failures, clock = 0, asyncio.get_running_loop().time
+    _on_failure.set(partial(on_failure, name) if on_failure is not None else lambda: None)
     while not pulse.stopping.is_set():
         began = clock()
         pulse.work.clear()  # before the step: a wake-up during it is not lost
@@ -92,39 +101,34 @@ async def run_loop(
         except Exception as error:  # CancelledError is none of these
             failures += 1
             if (fault := error if isinstance(error, TryLater) else fault_of(error)) is not None:
-                pause_s = max(min(fault.after_s, FAILURE_CAP_S), _backoff_s(failures, OUTAGE_CAP_S))
+                pause_s = max(min(fault.after_s, FAILURE.cap_s), OUTAGE.pause_s(failures))
                 logger.warning("loop.waiting", loop=name, failures=failures, what=fault.what, retry_in_s=round(pause_s, 3))
             else:
-                pause_s = _backoff_s(failures, FAILURE_CAP_S)
+                pause_s = FAILURE.pause_s(failures)
                 logger.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
         else:
             failures = 0
             if await wait_or_timeout(pulse.work, _wait_s(result, idle_s)) and result is not True:
                 await wait_or_timeout(pulse.stopping, began + gather_s - clock())
             continue
-        if on_failure is not None:
-            on_failure(name)
+        _on_failure.get()()
         await wait_or_timeout(pulse.stopping, pause_s)
 
 
 async def retry_for(attempt: Callable[[], Awaitable[None]], *, for_s: float) -> None:
     """Within a step: record what has happened outside, again and again while the database is away. Raises TryLater after for_s."""
     clock = asyncio.get_running_loop().time
-    deadline, pause_s = clock() + for_s, 0.1
+    deadline, failures = clock() + for_s, 0
     while True:
         try:
             return await attempt()
         except TryLater as fault:
+            failures += 1
+            pause_s = _RECORD.pause_s(failures)
             if clock() + pause_s > deadline:
                 raise
             logger.warning("record.waiting", what=fault.what, retry_in_s=round(pause_s, 2))
         await asyncio.sleep(pause_s)
-        pause_s = min(1.0, pause_s * 2)
-
-
-def _backoff_s(failures: int, cap_s: float) -> float:
-    """Doubling from one second to the cap, each time somewhere in its upper half so that replicas spread out."""
-    return min(cap_s, FIRST_PAUSE_S * 2.0 ** min(failures, 7)) * random.uniform(0.5, 1.0)  # noqa: S311  (jitter, no secret)
 
 
 def _wait_s(result: bool | float, idle_s: float) -> float:
