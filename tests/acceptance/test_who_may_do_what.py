@@ -12,7 +12,7 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from skydriver_api.http.app import ROUTES
+from skydriver_api.app import ROUTES
 from skydriver_api.http.route import Route
 from skydriver_common.auth import Role
 from skydriver_common.model.ids import ScanId

@@ -12,12 +12,12 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from skydriver_api.app import make_app
 from skydriver_api.commands.blob_writer import BlobWriter
 from skydriver_api.commands.client import CommandClient
-from skydriver_api.http.app import make_app
-from skydriver_api.http.deps import Deps
+from skydriver_api.deps import Deps
 from skydriver_api.http.http_errors import error_body
-from skydriver_api.http.limits import WeightedSemaphore
+from skydriver_api.http.limits import MemoryLimits, WeightedSemaphore
 from skydriver_api.images.resolver import EmbeddedCatalog, ImageResolver
 from skydriver_api.live.live_events import LiveEvents
 from skydriver_api.live.viewer_hints import ViewerHints
@@ -71,24 +71,30 @@ async def local_gateway(
     connections: int = 20,
     deadline_s: float = 1.0,
     verifier: TokenVerifier | None = None,
+    request_bodies: WeightedSemaphore | None = None,
+    large_responses: WeightedSemaphore | None = None,
+    small_responses: WeightedSemaphore | None = None,
     **changes: Any,
 ) -> AsyncIterator[LocalGateway]:
     """A gateway on these servers. verifier: unless given, everybody may do everything. changes: of Deps."""
     pool = await open_pool(database, name="test-gateway", size=connections, command_timeout_s=10)
     bus = await connect(amqp_url, name="test-gateway")
-    commander = CommandClient(partial(recorded_reply, pool), deadline_s=deadline_s)
-    await commander.open(bus)
+    commands = CommandClient(partial(recorded_reply, pool), deadline_s=deadline_s)
+    await commands.open(bus)
     reads = ViewQueries(pool)
     live, stopping = LiveEvents(reads.versions), asyncio.Event()
     listening = asyncio.create_task(live.listen(bus, stopping))
     deps = Deps(
         **{
-            "reads": reads, "blobs": BlobWriter(pool), "commander": commander, "live": live, "links": LogLinks(),
-            "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "eyes": ViewerHints(Notifier(pool), reads),
+            "reads": reads, "blobs": BlobWriter(pool), "commands": commands, "live": live, "log_links": LogLinks(),
+            "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "viewer_hints": ViewerHints(Notifier(pool), reads),
             "clusters": {"osg": 100}, "worker_limits": WorkerLimits(), "searches": WeightedSemaphore(8, what="searches"),
-            "body_bytes": WeightedSemaphore(2**30, what="large bodies"),
-            "result_bytes": WeightedSemaphore(2**30, what="large answers"), "answer_bytes": WeightedSemaphore(2**30, what="answers"),
-            "page_bytes": WeightedSemaphore(2**26, what="pages of events"),
+            "memory": MemoryLimits(
+                request_bodies=request_bodies or WeightedSemaphore(2**30, what="large uploads"),
+                large_responses=large_responses or WeightedSemaphore(2**30, what="large downloads"),
+                small_responses=small_responses or WeightedSemaphore(2**30, what="responses"),
+            ),
+            "event_pages": WeightedSemaphore(2**26, what="pages of events"),
             "scan_token_grace_s": 600.0, **changes,
         }
     )  # fmt: skip

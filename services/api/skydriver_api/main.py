@@ -9,12 +9,12 @@ from aio_pika.abc import AbstractRobustConnection
 from aiohttp import web
 from prometheus_client import Counter, Gauge
 
+from skydriver_api.app import make_app
 from skydriver_api.commands.blob_writer import BlobWriter
 from skydriver_api.commands.client import CommandClient
-from skydriver_api.http.app import make_app
-from skydriver_api.http.deps import Deps
+from skydriver_api.deps import Deps
 from skydriver_api.http.http_errors import error_body
-from skydriver_api.http.limits import WeightedSemaphore
+from skydriver_api.http.limits import MemoryLimits, WeightedSemaphore
 from skydriver_api.http.route import MIB
 from skydriver_api.images.catalogs import open_images
 from skydriver_api.live.live_events import LiveEvents
@@ -34,41 +34,44 @@ from skydriver_common.runtime.service_resources import open_bus, open_service_po
 
 logger = structlog.get_logger(__name__)
 
-_QUERY_LIMIT_S = 10.0
-"""A request whose query takes longer is answered 503: most clients give up after as long."""
+_QUERY_TIMEOUT_S = 10.0
+"""A request whose query takes longer gets 503: most clients give up after as long."""
 
 _CONNECTIONS = 20
-_SEARCHES = 8
-"""Of the connections, what searches may hold while their readers take their time; the rest answers everybody else."""
-_BODY_BYTES = 202 * MIB
-"""Of large bodies in hand at once: two of the largest. A body exists up to twice: as it came and packed, or packed and on its way."""
-_RESULT_BYTES = 128 * MIB
-"""Of answers above 1 MiB on their way to readers: one of the largest, or many smaller ones."""
-_ANSWER_BYTES = 64 * MIB
-"""Of smaller answers on their way: a thousand of 64 KiB."""
+_MAX_SEARCHES = 8
+"""Of the connections, what searches may hold while their clients take their time; the rest serves everybody else."""
+_REQUEST_BODY_BYTES = 202 * MIB
+"""Of large request bodies in memory at once: two of the largest. A body exists up to twice: as received and packed, or packed and
+on its way."""
+_LARGE_RESPONSE_BYTES = 128 * MIB
+"""Of responses above 1 MiB on their way to clients: one of the largest, or many smaller ones."""
+_SMALL_RESPONSE_BYTES = 64 * MIB
+"""Of smaller responses on their way: a thousand of 64 KiB."""
 
-_NEW_KEY_S = 120.0
+_KEY_PROPAGATION_S = 120.0
 """How long a token under a new key of the dispatcher may reach a gateway before the key does: a ConfigMap takes a minute or so."""
-_PAGE_BYTES = 64 * MIB
+_EVENT_PAGE_BYTES = 64 * MIB
 """Of pages of events on their way into live streams."""
 _FIRST_REQUEST_S = 15.0
-_SILENT = "Try again later: too many connections"
+_TOO_MANY_CONNECTIONS = "temporarily unavailable: too many connections"
 
 
 def main() -> None:
-    """Run the gateway until it is told to stop."""
+    """Run the gateway until the process is asked to stop."""
     settings = ApiSettings.load()
 
     async def build(service: Service) -> None:
         pool = await open_service_pool(
-            service, settings.database_url.get_secret_value(), size=_CONNECTIONS, command_timeout_s=_QUERY_LIMIT_S
+            service, settings.database_url.get_secret_value(), size=_CONNECTIONS, command_timeout_s=_QUERY_TIMEOUT_S
         )
         reads = ViewQueries(pool)
-        commander = CommandClient(partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
-        live = LiveEvents(reads.versions, most=settings.max_streams, most_per_token=settings.max_streams_per_token)
-        service.ready_check("commands", lambda: commander.is_open)
-        service.spawn("broker", _use_broker(service, settings, commander, live))
-        service.loop("live.look", live.look, idle_s=HEARTBEAT_S)
+        commands = CommandClient(partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
+        live = LiveEvents(
+            reads.versions, max_streams=settings.max_streams, max_streams_per_token=settings.max_streams_per_token
+        )
+        service.ready_check("commands", lambda: commands.is_open)
+        service.spawn("broker", _use_broker(service, settings, commands, live))
+        service.loop("live.look", live.compare_versions, idle_s=HEARTBEAT_S)
         session = await service.stack.enter_async_context(
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=IsolatedResolver()), timeout=aiohttp.ClientTimeout(total=10)
@@ -78,30 +81,32 @@ def main() -> None:
             images = open_images(settings.image_catalog, minimum=settings.minimum_image, session=session)
         except ValueError as error:
             raise StartupProblem(f"SKYDRIVER_IMAGE_CATALOG: {error}") from error
-        links = LogLinks(
+        log_links = LogLinks(
             dashboard_url=settings.logs_dashboard_url,
             namespace=settings.kubernetes_namespace,
             prometheus_url=settings.prometheus_url,
             session=session,
         )
-        service.stack.push_async_callback(links.close)
-        bell = Notifier(pool)
-        service.spawn("bell", bell.run(service.stopping))
+        service.stack.push_async_callback(log_links.close)
+        notifier = Notifier(pool)
+        service.spawn("notifier", notifier.run(service.stopping))
         deps = Deps(
             reads=reads,
             blobs=BlobWriter(pool),
-            commander=commander,
+            commands=commands,
             images=images,
             live=live,
-            links=links,
-            eyes=ViewerHints(bell, reads),
+            log_links=log_links,
+            viewer_hints=ViewerHints(notifier, reads),
             clusters=settings.clusters,
             worker_limits=settings.worker_limits,
-            searches=WeightedSemaphore(_SEARCHES, what="searches"),
-            body_bytes=WeightedSemaphore(_BODY_BYTES, what="large bodies"),
-            result_bytes=WeightedSemaphore(_RESULT_BYTES, what="large answers"),
-            answer_bytes=WeightedSemaphore(_ANSWER_BYTES, what="answers to slow clients"),
-            page_bytes=WeightedSemaphore(_PAGE_BYTES, what="pages of events", patience_s=HEARTBEAT_S),
+            searches=WeightedSemaphore(_MAX_SEARCHES, what="searches"),
+            memory=MemoryLimits(
+                request_bodies=WeightedSemaphore(_REQUEST_BODY_BYTES, what="large uploads"),
+                large_responses=WeightedSemaphore(_LARGE_RESPONSE_BYTES, what="large downloads"),
+                small_responses=WeightedSemaphore(_SMALL_RESPONSE_BYTES, what="responses to slow clients"),
+            ),
+            event_pages=WeightedSemaphore(_EVENT_PAGE_BYTES, what="pages of events", max_wait_s=HEARTBEAT_S),
             scan_token_grace_s=settings.scan_token_grace_s,
         )
         await _serve(service, settings, make_app(deps, _verifier(settings, session)), live)
@@ -116,28 +121,28 @@ def _verifier(settings: ApiSettings, session: aiohttp.ClientSession) -> TokenVer
     rules = [RoleRule.parse(Role.USER, settings.auth_user_claim), RoleRule.parse(Role.SYSTEM, settings.auth_system_claim)]
     issuers = [Issuer(settings.auth_issuer, keys, role_rules=tuple(rules))]
     if settings.scan_token_jwks_file:
-        scan_keys = JwksFile(settings.scan_token_jwks_file, settle_s=_NEW_KEY_S)
+        scan_keys = JwksFile(settings.scan_token_jwks_file, settle_s=_KEY_PROPAGATION_S)
         issuers.append(Issuer(settings.scan_token_issuer, scan_keys, scan_tokens_only=True))
     return TokenVerifier(issuers, audience=settings.auth_audience)
 
 
-async def _use_broker(service: Service, settings: ApiSettings, commander: CommandClient, live: LiveEvents) -> None:
-    """Connect, in the background: what is only read needs no broker, and is answered without one."""
+async def _use_broker(service: Service, settings: ApiSettings, commands: CommandClient, live: LiveEvents) -> None:
+    """Connect in the background: reads need no broker, and are served without one."""
 
-    async def open_it() -> AbstractRobustConnection:
+    async def connect() -> AbstractRobustConnection:
         bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name)
-        await retry_until_available(partial(commander.open, bus))
+        await retry_until_available(partial(commands.open, bus))
         return bus
 
-    opening, stop = asyncio.create_task(open_it()), asyncio.create_task(service.stopping.wait())
+    connecting, stop = asyncio.create_task(connect()), asyncio.create_task(service.stopping.wait())
     try:
-        await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if opening.done():
-            await live.listen(opening.result(), service.stopping)
+        await asyncio.wait({connecting, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            await live.listen(connecting.result(), service.stopping)
     finally:
-        for task in (opening, stop):
+        for task in (connecting, stop):
             task.cancel()
-        await asyncio.gather(opening, stop, return_exceptions=True)
+        await asyncio.gather(connecting, stop, return_exceptions=True)
 
 
 async def _serve(service: Service, settings: ApiSettings, app: web.Application, live: LiveEvents) -> None:
@@ -146,7 +151,7 @@ async def _serve(service: Service, settings: ApiSettings, app: web.Application, 
         keepalive_timeout=settings.http_idle_timeout_s,
     )  # fmt: skip
     faults = Counter(
-        "skydriver_http_client_faults", "Faults of clients with HTTP itself, such as hanging up.", ["kind"],
+        "skydriver_http_client_faults", "Client errors in HTTP itself, such as closing the connection early.", ["kind"],
         registry=service.metrics.registry,
     )  # fmt: skip
     for kind in KINDS:
@@ -154,21 +159,26 @@ async def _serve(service: Service, settings: ApiSettings, app: web.Application, 
     runner.on_fault = lambda kind: faults.labels(kind).inc()
     await runner.setup()
     refused = Counter(
-        "skydriver_http_requests_refused", "Requests refused before they were looked at.", ["reason"],
+        "skydriver_http_requests_refused", "Requests refused before they were processed.", ["reason"],
         registry=service.metrics.registry,
     )  # fmt: skip
-    most = connection_cap(settings.http_max_connections, service.descriptors)
-    if most < settings.http_max_connections:
-        logger.warning("connections.limited", most=most, wanted=settings.http_max_connections, descriptors=service.descriptors)
+    max_connections = connection_cap(settings.http_max_connections, service.descriptors)
+    if max_connections < settings.http_max_connections:
+        logger.warning(
+            "connections.limited",
+            max_connections=max_connections,
+            wanted=settings.http_max_connections,
+            descriptors=service.descriptors,
+        )
     runner.limits = limits = ConnectionLimits(
-        runner.server, most=most, most_per_address=settings.http_max_connections_per_address, first_request_s=_FIRST_REQUEST_S,
-        refusal=error_body(503, _SILENT), on_refused=lambda reason: refused.labels(reason).inc(),
+        runner.server, most=max_connections, most_per_address=settings.http_max_connections_per_address, first_request_s=_FIRST_REQUEST_S,
+        refusal=error_body(503, _TOO_MANY_CONNECTIONS), on_refused=lambda reason: refused.labels(reason).inc(),
     )  # fmt: skip
-    for name, text, figure in (
+    for name, description, value in (
         ("skydriver_http_connections", "Open connections of clients.", lambda: limits.n_open),
         ("skydriver_live_streams", "Open live streams of events.", lambda: live.n_streams),
     ):
-        Gauge(name, text, registry=service.metrics.registry).set_function(figure)
+        Gauge(name, description, registry=service.metrics.registry).set_function(value)
     service.on_stop(runner.cleanup)
     try:
         await web.TCPSite(runner, settings.http_host, settings.http_port, backlog=1024).start()

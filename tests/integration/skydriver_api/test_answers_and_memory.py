@@ -12,10 +12,10 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
+from skydriver_api.http import chunked as streaming
 from skydriver_api.http import delivery
 from skydriver_api.http.limits import WeightedSemaphore
 from skydriver_api.reads import view_queries as reads
-from skydriver_api.routes import chunked as streaming
 from skydriver_common.bus import topology
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
@@ -77,16 +77,16 @@ async def services(clean_bus: str) -> AsyncIterator[Services]:
 
 
 async def _until_free(budget: WeightedSemaphore) -> None:
-    await until(lambda: budget.free == budget.total, "all of the budget is free again")
+    await until(lambda: budget.available == budget.total, "all of the budget is free again")
 
 
 @pytest.mark.parametrize("what", ["i3-event", "manifest", "events?limit=100", "result", ""], ids=lambda what: what or "scan")
 async def test_clients_that_do_not_read_hold_no_more_than_the_budget_and_not_for_long(
     database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(streaming, "WRITE_LIMIT_S", 1.0)
-    large = WeightedSemaphore(64 * MIB, what="large answers", patience_s=0.2)
-    small = WeightedSemaphore(4 * MIB, what="answers", patience_s=0.2)
+    monkeypatch.setattr(streaming, "STALL_TIMEOUT_S", 1.0)
+    large = WeightedSemaphore(64 * MIB, what="large answers", max_wait_s=0.2)
+    small = WeightedSemaphore(4 * MIB, what="answers", max_wait_s=0.2)
     event = json.dumps({"x": _text(12 * MIB)})
     skymap = b'{"y": "%b"}' % _text(10 * MIB).encode()
     async with a_store(database) as store:
@@ -97,13 +97,13 @@ async def test_clients_that_do_not_read_hold_no_more_than_the_budget_and_not_for
             await store.append("progress", scan, ProgressReported(progress={"x": _text(MIB // 2, number)}))
         digest = await blobs.put(store.pool, skymap)
         await store.append("progress", scan, ResultReceived(digest=digest, size_bytes=len(skymap), is_final=True))
-        async with local_gateway(database, clean_bus, result_bytes=large, answer_bytes=small) as gateway:
+        async with local_gateway(database, clean_bus, large_responses=large, small_responses=small) as gateway:
             stalled = [await Reader.ask(gateway, b"", f"GET /scan/{scan}/{what}".rstrip("/")) for _ in range(40)]
             firsts = [await reader.reader.readline() for reader in stalled]
             assert 0 < sum(b"200" in first for first in firsts) < 40, "some are served and the others told to come again"
             assert all(b"200" in first or b"503" in first for first in firsts)
-            assert large.free >= 0
-            assert small.free >= 0
+            assert large.available >= 0
+            assert small.available >= 0
             for budget in (large, small):
                 await _until_free(budget)
             for reader in stalled:
@@ -114,7 +114,7 @@ async def test_clients_that_do_not_read_hold_no_more_than_the_budget_and_not_for
 
 
 async def test_pages_of_events_are_bounded_by_bytes(database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reads, "EVENT_BYTES_AT_ONCE", 2 * MIB)
+    monkeypatch.setattr(reads, "HISTORY_PAGE_BYTES", 2 * MIB)
     async with a_store(database) as store, local_gateway(database, clean_bus) as gateway:
         scan = await store.a_scan()
         for number in range(12):
@@ -143,14 +143,14 @@ async def test_pages_of_events_are_bounded_by_bytes(database: str, clean_bus: st
 async def test_what_has_taken_effect_is_not_answered_503(
     database: str, clean_bus: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = WeightedSemaphore(20 * MIB, what="large answers", patience_s=0.2)
+    large = WeightedSemaphore(20 * MIB, what="large answers", max_wait_s=0.2)
     skymap = b'{"y": "%b"}' % _text(10 * MIB).encode()
-    async with a_store(database) as store, local_gateway(database, clean_bus, result_bytes=large) as gateway:
+    async with a_store(database) as store, local_gateway(database, clean_bus, large_responses=large) as gateway:
         scan = await store.a_scan()
         digest = await blobs.put(store.pool, skymap)
         await store.append("progress", scan, ResultReceived(digest=digest, size_bytes=len(skymap), is_final=True))
         url = f"{gateway.url}/scan/{scan}"
-        async with large.taking(15 * MIB), gateway.session.delete(url, json={"delete_completed_scan": True}) as answer:
+        async with large.hold(15 * MIB), gateway.session.delete(url, json={"delete_completed_scan": True}) as answer:
             assert (answer.status, services.commands) == (503, [])
         async with gateway.session.delete(url, json={"delete_completed_scan": True}) as answer:
             assert answer.status == 200
@@ -164,7 +164,7 @@ async def test_what_has_taken_effect_is_not_answered_503(
         async with gateway.session.delete(url, json={"delete_completed_scan": True}) as answer:
             assert answer.status == 503
         assert services.commands == [DeleteScan.key]
-        assert large.free == large.total
+        assert large.available == large.total
 
 
 @pytest.mark.parametrize("n_bytes", [1000, 3 * MIB, 40 * MIB])
@@ -174,7 +174,7 @@ async def test_a_result_that_is_put_comes_back_as_it_was_sent_unless_little_is_w
     skymap = b'{"x": NaN, "y": "%b" }' % _text(n_bytes).encode()
     body = b'{"is_final": false, "skyscan_result": %b}' % skymap
     budget = WeightedSemaphore(120 * MIB, what="large bodies")
-    async with a_store(database) as store, local_gateway(database, clean_bus, body_bytes=budget, deadline_s=20) as gateway:
+    async with a_store(database) as store, local_gateway(database, clean_bus, request_bodies=budget, deadline_s=20) as gateway:
         scan = await store.a_scan()
         async with gateway.session.put(f"{gateway.url}/scan/{scan}/result", data=io.BytesIO(body)) as answer:
             whole = b'{"scan_id":"%b","skyscan_result":%b,"is_final":false}' % (scan.encode(), skymap)
@@ -184,7 +184,7 @@ async def test_a_result_that_is_put_comes_back_as_it_was_sent_unless_little_is_w
         ) as answer:
             assert (answer.status, answer.headers["Preference-Applied"], await answer.read()) == (200, "return=minimal", b"{}")
         assert len(services.commands) == 2
-        assert budget.free == budget.total
+        assert budget.available == budget.total
         assert await blobs.get(store.pool, (await _stored(store.pool))[0]) == skymap
 
 
@@ -216,8 +216,8 @@ async def test_the_backlog_comes_in_pages_and_as_a_whole(database: str, clean_bu
 
 
 async def test_small_answers_are_not_counted_and_do_not_wait(database: str, clean_bus: str) -> None:
-    none = WeightedSemaphore(1, what="answers", patience_s=0.1)
-    async with none.taking(), local_gateway(database, clean_bus, answer_bytes=none) as gateway, AsyncExitStack() as stack:
+    none = WeightedSemaphore(1, what="answers", max_wait_s=0.1)
+    async with none.hold(), local_gateway(database, clean_bus, small_responses=none) as gateway, AsyncExitStack() as stack:
         answers = [await stack.enter_async_context(gateway.session.get(gateway.url)) for _ in range(20)]
         assert {answer.status for answer in answers} == {200}
         assert delivery.COUNTED_BYTES >= 64 * 1024

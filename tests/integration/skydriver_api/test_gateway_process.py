@@ -159,7 +159,7 @@ async def test_a_gateway_that_starts_without_the_broker_answers_reads_and_takes_
             await proxy.open()
             await until(lambda: _is_ready(gateway))
             async with gateway.session.delete(f"{gateway.url}/scan/{scan}", headers=gateway.headers) as answer:
-                assert "not running" in await answer.text()  # the service, not the broker
+                assert "no dispatcher is running" in await answer.text()  # the service, not the broker
 
 
 async def test_a_gateway_that_waits_for_the_broker_stops_at_once(database: str, clean_bus: str, tmp_path: Path) -> None:

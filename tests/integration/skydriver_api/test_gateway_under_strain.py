@@ -10,9 +10,9 @@ import aiohttp
 import orjson
 import pytest
 
+from skydriver_api.http import chunked as streaming
 from skydriver_api.http import middleware
 from skydriver_api.http.limits import WeightedSemaphore
-from skydriver_api.routes import chunked as streaming
 from skydriver_api.routes import events as history
 from skydriver_api.routes import find
 from skydriver_common.log import blobs
@@ -35,7 +35,7 @@ KILL_SEARCHES = """
 
 @pytest.fixture
 async def gateway(database: str, clean_bus: str) -> AsyncIterator[LocalGateway]:
-    async with local_gateway(database, clean_bus, searches=WeightedSemaphore(8, what="searches", patience_s=0.2)) as gateway:
+    async with local_gateway(database, clean_bus, searches=WeightedSemaphore(8, what="searches", max_wait_s=0.2)) as gateway:
         yield gateway
 
 
@@ -68,17 +68,19 @@ async def test_searches_whose_readers_stall_leave_connections_for_others_and_are
     gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store(gateway.pool, LARGE)
-    monkeypatch.setattr(streaming, "WRITE_LIMIT_S", 2.0)
+    monkeypatch.setattr(streaming, "STALL_TIMEOUT_S", 2.0)
     stalled = [await Reader.ask(gateway, b'{"filter": {}}') for _ in range(24)]
     firsts = [await reader.reader.readline() for reader in stalled]
     assert (
-        sorted(firsts) == [b"HTTP/1.1 200 OK\r\n"] * 8 + [b"HTTP/1.1 503 Try again later: too many searches at once\r\n"] * 16
+        sorted(firsts)
+        == [b"HTTP/1.1 200 OK\r\n"] * 8
+        + [b"HTTP/1.1 503 temporarily unavailable: too many concurrent searches; retry after 1 s\r\n"] * 16
     )
     async with gateway.session.get(f"{gateway.url}/scan/{scan_id(1)}/status") as answer:
         assert answer.status == 200
     async with gateway.session.post(f"{gateway.url}/scans/find", json={"filter": {}}) as answer:
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    await until(lambda: gateway.deps.searches.free == 8, "those who don't read are let go")
+    await until(lambda: gateway.deps.searches.available == 8, "those who don't read are let go")
     async with asyncio.timeout(60):
         async with gateway.session.post(f"{gateway.url}/scans/find", json={"filter": {}, "limit": 1}) as answer:
             assert answer.status == 200
@@ -89,7 +91,7 @@ async def test_searches_whose_readers_stall_leave_connections_for_others_and_are
 
 async def test_the_largest_filter_does_not_hold_up_the_loop(gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     steps, at_begin, at_end = 0, 0, 0
-    search = find._search
+    search = find._parse_search
 
     def observed(raw: bytes) -> object:
         nonlocal at_begin, at_end
@@ -105,7 +107,7 @@ async def test_the_largest_filter_does_not_hold_up_the_loop(gateway: LocalGatewa
             await pause(0.001)
             steps += 1
 
-    monkeypatch.setattr(find, "_search", observed)
+    monkeypatch.setattr(find, "_parse_search", observed)
     counting = asyncio.create_task(count())
     hostile = orjson.dumps({"filter": {"a": {"k" * 500_000: [[1] * 10_000] * 25}}})
     allowed = orjson.dumps({"filter": {"a": {"k" * 1000: [[1] * 10_000] * 25}}})
@@ -144,12 +146,12 @@ async def test_large_bodies_wait_for_each_other_and_are_told_to_come_again(datab
         yield b'"}}'
 
     body = b'{"is_final": false, "skyscan_result": {"x": "%b"}}' % (b"a" * 2 * MIB)
-    budget = WeightedSemaphore(3 * MIB, what="large bodies", patience_s=0.2)
-    async with local_gateway(database, clean_bus, body_bytes=budget) as gateway, AsyncExitStack() as stack:
+    budget = WeightedSemaphore(3 * MIB, what="large bodies", max_wait_s=0.2)
+    async with local_gateway(database, clean_bus, request_bodies=budget) as gateway, AsyncExitStack() as stack:
         url = f"{gateway.url}/scan/{scan_id(1)}/result"
         # of an unknown scan: what is refused has been read
         first = asyncio.create_task(stack.enter_async_context(gateway.session.put(url, data=slowly())))
-        await until(lambda: not budget.free, "the first takes all there is", poll_s=0.01)
+        await until(lambda: not budget.available, "the first takes all there is", poll_s=0.01)
         async with gateway.session.put(url, data=io.BytesIO(body)) as refused:
             assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         async with gateway.session.put(url, data=body[:100] + b'"}}') as small:
@@ -158,17 +160,17 @@ async def test_large_bodies_wait_for_each_other_and_are_told_to_come_again(datab
         assert (await first).status == 404
         async with gateway.session.put(url, data=io.BytesIO(body)) as again:
             assert again.status == 404
-        assert budget.free == 3 * MIB
+        assert budget.available == 3 * MIB
 
 
 async def test_large_results_go_out_as_memory_allows_and_not_to_those_who_don_t_read(
     database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "WRITE_LIMIT_S", 1.0)
-    monkeypatch.setattr(middleware, "_READ_LIMIT_S", 2.0)
+    monkeypatch.setattr(streaming, "STALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(middleware, "_READ_TIMEOUT_S", 2.0)
     skymap = b'{"x": "%b", "y": NaN}' % random.Random(1).randbytes(9 * MIB).hex().encode()
-    budget = WeightedSemaphore(20 * MIB, what="large results", patience_s=0.2)
-    async with a_store(database) as store, local_gateway(database, clean_bus, result_bytes=budget) as gateway:
+    budget = WeightedSemaphore(20 * MIB, what="large results", max_wait_s=0.2)
+    async with a_store(database) as store, local_gateway(database, clean_bus, large_responses=budget) as gateway:
         scan = await store.a_scan()
         digest = await blobs.put(store.pool, skymap)
         await store.append("progress", scan, ResultReceived(digest=digest, size_bytes=len(skymap), is_final=True))
@@ -191,14 +193,14 @@ async def test_large_results_go_out_as_memory_allows_and_not_to_those_who_don_t_
                 pass
             assert len(await stalled.rest()) < len(result)
         stalled.writer.close()
-        assert budget.free == 20 * MIB
+        assert budget.available == 20 * MIB
 
 
 async def test_idle_watchers_hear_a_heartbeat_and_cost_one_query_for_all(
     gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(middleware, "_READ_LIMIT_S", 0.25)  # a stream that has begun goes on
+    monkeypatch.setattr(middleware, "_READ_TIMEOUT_S", 0.25)  # a stream that has begun goes on
     await store(gateway.pool, [a_manifest(1)])
     url, headers = f"{gateway.url}/scan/{scan_id(1)}/events", {"Accept": "text/event-stream"}
     async with AsyncExitStack() as stack, asyncio.timeout(30):

@@ -14,9 +14,9 @@ import pytest
 from aio_pika.abc import AbstractRobustChannel, AbstractRobustQueue
 from aio_pika.exceptions import AMQPError
 
+from skydriver_api.http.chunked import ChunkedResponse
 from skydriver_api.live.live_events import MAX_WAITING_BYTES, LiveEvents
 from skydriver_api.routes import events as history
-from skydriver_api.routes.chunked import ChunkedResponse
 from skydriver_common.auth import Principal, Role
 from skydriver_common.bus import topology
 from skydriver_common.bus.event_messages import event_message
@@ -81,7 +81,7 @@ async def test_what_happens_while_the_broker_is_away_is_told_afterwards(database
 async def test_a_stream_outlives_a_database_that_is_away_for_a_while(
     database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "_LOG_AGAIN_S", 0.05)
+    monkeypatch.setattr(history, "_LOG_RETRY_S", 0.05)
     async with a_store(database) as store, local_gateway(database, clean_bus) as gateway, asyncio.timeout(60):
         scan = await store.a_scan()
         lookup, failures = gateway.deps.reads._events, 0
@@ -176,7 +176,7 @@ async def test_a_last_event_that_the_broker_dropped_is_told_at_the_next_look(dat
             assert await _next_version(content) == 1
             await until(lambda: _is_listening(gateway))
             await store.append("progress", scan, a_report(1))
-            await gateway.deps.live.look()
+            await gateway.deps.live.compare_versions()
             assert await _next_version(content) == 2
 
 
@@ -191,7 +191,7 @@ async def test_streams_need_no_broker(database: str, clean_bus: str) -> None:
         async with _streaming(gateway, scan) as content:
             assert await _next_version(content) == 1
             await store.append("progress", scan, a_report(1))
-            await gateway.deps.live.look()
+            await gateway.deps.live.compare_versions()
             assert await _next_version(content) == 2
         await proxy.open()
     await proxy.close()
@@ -210,7 +210,7 @@ async def test_a_stream_ends_when_its_scan_is_deleted_and_says_so(database: str,
         async with _streaming(gateway, scan) as content:
             assert await _next_version(content) == 1
             await store.append("dispatcher", scan, ScanDeleted())
-            await gateway.deps.live.look()
+            await gateway.deps.live.compare_versions()
             assert await _next_version(content) == 2
             assert b'event: stream.ended\ndata: {"reason":"scan-deleted"' in await _last_word(content)
         async with _streaming(gateway, scan) as content:  # and one that comes later is told the same
@@ -294,7 +294,7 @@ async def test_readers_that_read_nothing_cost_little_each_whatever_the_size_of_e
         assert len(buffered) >= 20
         assert max(buffered) > 0  # they do hold something up
         assert max(buffered) <= 96 * 1024  # the HTTP library looks at the buffer after each 64 KiB
-        assert gateway.deps.live._room.n_bytes <= MAX_WAITING_BYTES
+        assert gateway.deps.live._buffered.n_bytes <= MAX_WAITING_BYTES
 
 
 async def _unread(gateway: LocalGateway, request: bytes) -> socket.socket:

@@ -81,7 +81,7 @@ async def test_while_the_broker_is_blocked_commands_are_refused_at_once_and_go_o
     command = PatchManifest(scan_id=ScanId("s"), progress={"summary": "x" * 900_000})
     for _ in range(200):
         with pytest.raises(TryLater, match="no room"):
-            await commander.ask(command, actor="a")
+            await commander.call(command, actor="a")
     assert publishing._UNCONFIRMED[connection].n_bytes == before
 
     async def is_taken() -> bool:
@@ -89,7 +89,7 @@ async def test_while_the_broker_is_blocked_commands_are_refused_at_once_and_go_o
 
     await node.memory_limit("1GiB")
     await until(is_taken)
-    asking = asyncio.create_task(commander.ask(command, actor="a"))
+    asking = asyncio.create_task(commander.call(command, actor="a"))
 
     async def has_come() -> bool:
         return await queue.get(no_ack=True, fail=False) is not None

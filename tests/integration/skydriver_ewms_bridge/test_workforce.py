@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from skydriver_api.live.viewer_hints import ViewerHints as ApiEyes
+from skydriver_api.live.viewer_hints import ViewerHints as ApiViewerHints
 from skydriver_api.reads.view_queries import StatusView, ViewQueries
 from skydriver_common.db.notifier import VIEWER_HINTS_CHANNEL, Notifier
 from skydriver_common.faults import TryLater
@@ -184,12 +184,12 @@ async def test_the_gateway_tells_of_looks_at_old_knowledge_of_running_scans_once
     scan_id = await bridge.running()
     reads, bell, rung = ViewQueries(bridge.pool), Notifier(bridge.pool), list[str]()
     bell.on_ring(VIEWER_HINTS_CHANNEL, rung.append)
-    eyes = ApiEyes(bell, reads)
+    eyes = ApiViewerHints(bell, reads)
 
     async def look() -> None:
         view = await reads.status(scan_id)
         assert view is not None
-        eyes.on(view)
+        eyes.note_view(view)
 
     await look()
     await bridge.workforces.refresh()
@@ -216,8 +216,8 @@ async def test_however_many_watch_a_scan_one_look_a_minute_is_taken_and_none_is_
     await bridge.pool.execute("UPDATE ewms_watch SET refreshed_at = refreshed_at - '20 s'::interval")
     reads, bell, rung = Counting(bridge.pool), Notifier(bridge.pool), list[str]()
     bell.on_ring(VIEWER_HINTS_CHANNEL, rung.append)
-    eyes = ApiEyes(bell, reads)
-    await asyncio.gather(*(eyes.stay_on(scan_id) for _ in range(500)))
+    eyes = ApiViewerHints(bell, reads)
+    await asyncio.gather(*(eyes.note_watching(scan_id) for _ in range(500)))
     assert (reads.looks, rung) == (1, [scan_id])
-    await eyes.stay_on(ScanId("another"))
+    await eyes.note_watching(ScanId("another"))
     assert reads.looks == 2, "a silent database is no matter"

@@ -30,7 +30,7 @@ async def _ask(lookup: BatchedLookup[str, int], *keys: str) -> list[asyncio.Task
 
 async def test_what_is_asked_meanwhile_goes_into_one_query() -> None:
     database = Database()
-    lookup = BatchedLookup(database.query, at_once=1)
+    lookup = BatchedLookup(database.query, max_concurrent=1)
     tasks = await _ask(lookup, "a")
     tasks += await _ask(lookup, "b", "a", "unknown", "b")
     database.open.set()
@@ -40,7 +40,7 @@ async def test_what_is_asked_meanwhile_goes_into_one_query() -> None:
 
 async def test_an_answer_comes_from_a_query_that_began_after_the_question() -> None:
     database = Database()
-    lookup = BatchedLookup(database.query, at_once=1)
+    lookup = BatchedLookup(database.query, max_concurrent=1)
     before = await _ask(lookup, "a")
     after = await _ask(lookup, "a")
     database.open.set()
@@ -51,7 +51,7 @@ async def test_an_answer_comes_from_a_query_that_began_after_the_question() -> N
 async def test_a_query_takes_so_many_keys_at_most() -> None:
     database = Database()
     database.open.set()
-    lookup = BatchedLookup(database.query, most=2, at_once=1)
+    lookup = BatchedLookup(database.query, max_batch=2, max_concurrent=1)
     await asyncio.gather(*(lookup(key) for key in "abcde"))
     assert [len(keys) for keys in database.queries] == [2, 2, 1]
 
@@ -72,7 +72,7 @@ async def test_an_error_reaches_those_who_asked_and_nobody_else() -> None:
 
 async def test_who_gives_up_takes_nobody_along() -> None:
     database = Database()
-    lookup = BatchedLookup(database.query, at_once=1)
+    lookup = BatchedLookup(database.query, max_concurrent=1)
     (gone, stays) = await _ask(lookup, "a", "a")
     gone.cancel()
     database.open.set()

@@ -6,8 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skydriver_api.http.failures import STATUS
-from skydriver_api.http.http_errors import error_body, reason_phrase
+from skydriver_api.http.http_errors import STATUS, error_body, reason_phrase
 from skydriver_api.payloads.projections import project, projection_of_query
 from skydriver_common.model import event_codec
 from skydriver_common.model.rejections import Code

@@ -6,7 +6,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from skydriver_api.http.limits import AdmissionLimit, WeightedSemaphore
+from skydriver_api.commands.admission import AdmissionLimit
+from skydriver_api.http.limits import WeightedSemaphore
 from skydriver_common.faults import TryLater
 from tests.support.waiting import let_others_run
 
@@ -16,22 +17,22 @@ async def test_no_more_is_lent_than_there_is_and_all_of_it_comes_back() -> None:
 
     async def take(amount: int) -> None:
         nonlocal most, now
-        async with budget.taking(amount):
+        async with budget.hold(amount):
             now += min(amount, 10)
             most = max(most, now)
             await let_others_run()
             now -= min(amount, 10)
 
     await asyncio.gather(*(take(amount) for amount in (3, 4, 5, 10, 1, 100, 2, 7)))
-    assert (most, now, budget.free) == (10, 0, 10)
+    assert (most, now, budget.available) == (10, 0, 10)
 
 
 async def test_a_large_one_is_not_passed_by_and_who_waits_too_long_is_told() -> None:
-    budget = WeightedSemaphore(10, what="things", patience_s=0.05)
-    async with budget.taking(6):
+    budget = WeightedSemaphore(10, what="things", max_wait_s=0.05)
+    async with budget.hold(6):
         large = asyncio.create_task(_held(budget, 9))
         await let_others_run()
-        with pytest.raises(TryLater, match="too many things"):
+        with pytest.raises(TryLater, match="too many concurrent things"):
             await _held(budget, 1)
         with pytest.raises(TryLater):
             await large
@@ -40,7 +41,7 @@ async def test_a_large_one_is_not_passed_by_and_who_waits_too_long_is_told() -> 
 
 async def test_whoever_is_cancelled_holds_nothing() -> None:
     budget = WeightedSemaphore(1, what="things")
-    async with budget.taking():
+    async with budget.hold():
         waiting = asyncio.create_task(_held(budget, 1))
         await let_others_run()
         waiting.cancel()
@@ -50,7 +51,7 @@ async def test_whoever_is_cancelled_holds_nothing() -> None:
 
 
 async def _held(budget: WeightedSemaphore, amount: int) -> None:
-    async with budget.taking(amount):
+    async with budget.hold(amount):
         await let_others_run()
 
 
@@ -127,22 +128,22 @@ def test_under_sustained_overload_nearly_all_of_the_service_s_work_is_in_time(fa
 
 
 async def test_a_share_is_given_back_in_parts_and_no_part_twice() -> None:
-    budget = WeightedSemaphore(10, what="things", patience_s=0.05)
-    share = await budget.take(8)
-    share.shrink_to(3)
-    share.shrink_to(5)
-    assert (share.taken, share.amount, budget.free) == (8, 3, 7)
+    budget = WeightedSemaphore(10, what="things", max_wait_s=0.05)
+    permit = await budget.acquire(8)
+    permit.shrink_to(3)
+    permit.shrink_to(5)
+    assert (permit.acquired, permit.amount, budget.available) == (8, 3, 7)
     await _held(budget, 7)
-    share.give_back()
-    share.give_back()
-    assert budget.free == 10
+    permit.release()
+    permit.release()
+    assert budget.available == 10
 
 
 async def test_what_can_t_be_refused_is_taken_at_once_and_others_wait_for_it() -> None:
-    budget = WeightedSemaphore(10, what="things", patience_s=0.05)
-    first, second = budget.take_at_once(8), budget.take_at_once(8)
-    first.give_back()
+    budget = WeightedSemaphore(10, what="things", max_wait_s=0.05)
+    first, second = budget.acquire_now(8), budget.acquire_now(8)
+    first.release()
     with pytest.raises(TryLater):
-        await budget.take(3)
-    second.give_back()
-    assert budget.free == 10
+        await budget.acquire(3)
+    second.release()
+    assert budget.available == 10

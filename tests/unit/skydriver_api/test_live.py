@@ -34,7 +34,7 @@ async def test_a_last_event_that_never_came_is_found_by_its_version_in_one_query
             watcher.catch_up()
             watcher.version = version
         waiting.offer(_event(2))
-        await live.look()
+        await live.compare_versions()
         assert sorted(log.queries[0]) == ["a", "b"]
         assert len(log.queries) == 1
         assert [watcher.catch_up() for watcher in (missed, even, waiting)] == [True, False, False]
@@ -48,24 +48,24 @@ async def test_what_waits_for_all_watchers_together_is_bounded_by_bytes(monkeypa
         second.catch_up()
         first.offer(_event(1, 600))
         second.offer(_event(1, 600))
-        assert live._room.n_bytes == 600
+        assert live._buffered.n_bytes == 600
         assert (first.catch_up(), second.catch_up()) == (False, True)
         assert first.take() == _event(1, 600)
         second.offer(_event(2, 600))
-        assert live._room.n_bytes == 600
-    assert live._room.n_bytes == 0
+        assert live._buffered.n_bytes == 600
+    assert live._buffered.n_bytes == 0
     first.offer(_event(2))  # of one whose stream has ended, nothing is kept
-    assert live._room.n_bytes == 0
+    assert live._buffered.n_bytes == 0
 
 
 async def test_streams_are_limited_in_number_and_for_each_token() -> None:
-    live = LiveEvents(Log(), most=3, most_per_token=2)
-    with live.admitting("one"), live.admitting("one"):
-        with pytest.raises(TryLater, match="token"), live.admitting("one"):
+    live = LiveEvents(Log(), max_streams=3, max_streams_per_token=2)
+    with live.admit("one"), live.admit("one"):
+        with pytest.raises(TryLater, match="token"), live.admit("one"):
             raise AssertionError("it was let in")
-        with live.admitting("two"), pytest.raises(TryLater, match="too many live streams"), live.admitting("three"):
+        with live.admit("two"), pytest.raises(TryLater, match="too many concurrent live streams"), live.admit("three"):
             raise AssertionError("it was let in")
-    with live.admitting("one"):
+    with live.admit("one"):
         assert live.n_streams == 1
     assert live._by_token == {}
 

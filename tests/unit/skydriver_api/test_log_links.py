@@ -59,7 +59,7 @@ async def test_in_the_first_day_nobody_is_asked_for_an_end(
     prometheus: tuple[Prometheus, Callable[[float], LogLinks]],
 ) -> None:
     links = prometheus[1](START + DAY - 1)
-    assert links.look_up(ScanId("abc"), START) is None
+    assert links.start_lookup(ScanId("abc"), START) is None
     assert not links.is_due(new_scan_id(START)), "so nobody asks when the scan began either"
     assert links.url(ScanId("abc")) == "http://logs.test/d?x=1&var-namespace=a%20b&var-container=skyscan-server-abc"
 
@@ -69,12 +69,12 @@ async def test_afterwards_the_link_shows_the_last_hour_of_the_log(
 ) -> None:
     server, make = prometheus
     links = make(START + DAY + 1)
-    looking = links.look_up(ScanId("abc"), START)
+    looking = links.start_lookup(ScanId("abc"), START)
     assert looking is not None
     await looking
     end = int(START + 600)
     assert str(links.url(ScanId("abc"))).endswith(f"&from={(end - 3600) * 1000}&to={end * 1000}")
-    assert links.look_up(ScanId("abc"), START) is None, "known for a quarter of an hour"
+    assert links.start_lookup(ScanId("abc"), START) is None, "known for a quarter of an hour"
     assert not links.is_due(ScanId("abc"))
     assert links.is_due(new_scan_id(START))
     assert [(one["query"], one["step"]) for one in server.asked] == [
@@ -88,7 +88,7 @@ async def test_a_failure_gives_the_link_without_a_window(
     server, make = prometheus
     server.status = 500
     links = make(START + DAY + 1)
-    looking = links.look_up(ScanId("abc"), START)
+    looking = links.start_lookup(ScanId("abc"), START)
     assert looking is not None
     await looking
     assert "&from=" not in str(links.url(ScanId("abc")))
@@ -101,14 +101,14 @@ async def test_a_failure_does_not_forget_what_was_found_before(
     now = [START + DAY + 1]
     links = make(now[0])
     links._clock = lambda: now[0]
-    looking = links.look_up(ScanId("abc"), START)
+    looking = links.start_lookup(ScanId("abc"), START)
     assert looking is not None
     await looking
     found = links.url(ScanId("abc"))
     assert "&to=" in str(found)
     now[0] += 3600
     server.status = 500
-    looking = links.look_up(ScanId("abc"), START)
+    looking = links.start_lookup(ScanId("abc"), START)
     assert looking is not None
     await looking
     assert links.url(ScanId("abc")) == found
@@ -120,6 +120,6 @@ async def test_a_look_up_is_shared_and_does_not_hold_up_the_link(
     server, make = prometheus
     server.answers.clear()
     links = make(START + DAY + 1)
-    assert links.look_up(ScanId("abc"), START) is links.look_up(ScanId("abc"), START)
+    assert links.start_lookup(ScanId("abc"), START) is links.start_lookup(ScanId("abc"), START)
     assert "&from=" not in str(links.url(ScanId("abc")))
     server.answers.set()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from skydriver_api.http.app import ROUTES
+from skydriver_api.app import ROUTES
 from skydriver_api.http.openapi import document
 from skydriver_api.payloads.requests import parse_add_workers, parse_scan_request
 from skydriver_common.model.worker_limits import WorkerLimits

@@ -46,6 +46,11 @@ class Rejection:
     fields: tuple[str, ...] = ()
 
 
+def scan_not_found(scan_id: str) -> Rejection:
+    """The rejection of a command for an unknown scan."""
+    return Rejection(Code.SCAN_UNKNOWN, f"scan {scan_id} not found")
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The recorded answer to a command: either done with a JSON body, or refused with a code and a reason.

@@ -1,4 +1,4 @@
-"""Storing payloads: small ones that come together share a statement."""
+"""Storing payloads before the command that refers to them; small ones are batched into one statement."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from skydriver_common.db.pool import Pool
 from skydriver_common.log import blobs
 from skydriver_common.model.ids import Digest
 
-_SMALL_BYTES = 64 * 1024
+_BATCHED_UP_TO_BYTES = 64 * 1024
 
 
 class BlobWriter:
@@ -15,7 +15,7 @@ class BlobWriter:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._small = BatchedLookup(self._put, most=16)
+        self._small = BatchedLookup(self._put, max_batch=16)
 
     async def put(self, content: bytes) -> Digest:
         """Store bytes, return their digest. Raises TryLater."""
@@ -24,8 +24,8 @@ class BlobWriter:
         return packed.digest
 
     async def store(self, packed: blobs.Packed) -> None:
-        """Store what is packed already. Raises TryLater."""
-        if len(packed.body) <= _SMALL_BYTES:
+        """Store packed bytes. Raises TryLater."""
+        if len(packed.body) <= _BATCHED_UP_TO_BYTES:
             await self._small(packed)
         else:
             await blobs.put_packed(self._pool, [packed])

@@ -15,7 +15,7 @@ import structlog
 from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel, AbstractRobustConnection, DeliveryMode
 from aio_pika.exceptions import AMQPError, DeliveryError
 
-from skydriver_api.http.limits import AdmissionLimit
+from skydriver_api.commands.admission import AdmissionLimit
 from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import headers_of, reply_of
 from skydriver_common.bus.errors import broker_faults
@@ -23,26 +23,26 @@ from skydriver_common.bus.publishing import ChannelLost, send
 from skydriver_common.clock import CLOCK
 from skydriver_common.faults import TryLater
 from skydriver_common.model import event_codec
-from skydriver_common.model.commands import REPLY_GRACE_S, Command, Context
+from skydriver_common.model.commands import REPLY_GRACE_S, Command, Context, PatchManifest, PutResult
 from skydriver_common.model.rejections import Reply
 
 logger = structlog.get_logger(__name__)
 
-_BLIP_S = 1.0
-"""How long a command waits for a broker that is away before it is given up: nothing was sent yet."""
-_LOOK_EVERY_S = 0.5
-_LOOK_LIMIT_S = 2.0
+_RECONNECT_WAIT_S = 1.0
+"""How long a command waits for the broker to come back before it is given up: nothing was sent yet."""
+_REPLY_POLL_S = 0.5
+_REPLY_QUERY_TIMEOUT_S = 2.0
 
 RecordedReply = Callable[[str, str], Awaitable[Reply | None]]
 """From a command's id and fingerprint to the reply recorded under it, None when there is none. Raises TryLater."""
 
 
-_MOST_BYTES = 12 * 1024 * 1024
+MAX_COMMAND_BYTES = 12 * 1024 * 1024
 """Brokers refuse messages above 16 MiB by closing the channel, which all requests share."""
 
 
 class CommandTooLarge(Exception):
-    """What is asked is too much for one message; nothing was sent."""
+    """The command is too large for one message; nothing was sent."""
 
 
 class _ReplyLost(Exception):
@@ -50,7 +50,7 @@ class _ReplyLost(Exception):
 
 
 class CommandClient:
-    """Asks the services. Open it before use, close it after."""
+    """Sends commands to the services and waits for their replies. Open it before use."""
 
     def __init__(self, recorded_reply: RecordedReply, *, deadline_s: float) -> None:
         self._recorded_reply = recorded_reply
@@ -61,7 +61,7 @@ class CommandClient:
         self._reply_to = ""
 
     async def open(self, bus: AbstractRobustConnection) -> None:
-        """Declare the reply queue and begin to listen; until then every question gets TryLater. Raises TryLater."""
+        """Declare the reply queue and consume it; until then every call raises TryLater. Raises TryLater."""
         with broker_faults():
             channel = await bus.channel(publisher_confirms=True, on_return_raises=True)
             await topology.declare(channel)
@@ -74,50 +74,50 @@ class CommandClient:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has found a broker so far."""
+        """Whether a broker was found since the start."""
         return self._channel is not None
 
     def admission(self, key: str) -> AdmissionLimit:
-        """The limit of commands in flight with this routing key."""
+        """Return the limit of commands in flight with this routing key."""
         return self._admission.setdefault(key, AdmissionLimit(target_s=self._deadline_s / 5))
 
-    async def ask(self, command: Command, *, actor: str, command_id: str | None = None, fingerprint: str = "") -> Reply:
-        """The service's recorded reply, refusals included.
+    async def call(self, command: Command, *, actor: str, command_id: str | None = None, fingerprint: str = "") -> Reply:
+        """Send a command and return the service's recorded reply, rejections included.
 
-        Raises TryLater when nobody could take or answer the command in time, or too many wait already. It has not taken effect
-        then, with two exceptions: the database could not be asked, or it took longer over the commit of a decision than a
-        second. Whoever repeats the command under the same id is on the safe side in both. Raises CommandTooLarge.
+        Raises TryLater when no service could take or process the command in time, or too many commands are in flight. It has not
+        taken effect then, with two exceptions: the database could not be asked, or the commit of a decision took longer than a
+        second. In both it is safe to repeat the command under the same id. Raises CommandTooLarge.
         """
         content = event_codec.encode({name: getattr(command, name) for name in _fields(command)})
-        if len(content) > _MOST_BYTES:
+        if len(content) > MAX_COMMAND_BYTES:
             raise CommandTooLarge
         with self.admission(command.key).waiting():
-            return await self._ask(command.key, content, actor, command_id, fingerprint)
+            return await self._call(command.key, content, actor, command_id, fingerprint)
 
-    async def _ask(self, key: str, content: bytes, actor: str, command_id: str | None, fingerprint: str) -> Reply:
+    async def _call(self, key: str, content: bytes, actor: str, command_id: str | None, fingerprint: str) -> Reply:
         deadline = CLOCK.time_s() + self._deadline_s
         correlation_id = uuid.uuid4().hex
         context = Context(
             command_id=command_id or str(uuid.uuid4()), correlation_id=correlation_id, actor=actor, deadline=deadline,
             fingerprint=fingerprint,
         )  # fmt: skip
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[correlation_id] = answer
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[correlation_id] = reply
         try:
             async with asyncio.timeout(self._deadline_s + REPLY_GRACE_S):
                 await self._publish(key, content, context)
-                return await answer
+                return await reply
         except TimeoutError as error:
-            found = await self._look(context)
+            found = await self._find_recorded_reply(context)
             if found is None:
                 raise TryLater(
                     "the request was not processed in time; nothing was changed unless a later read shows it", 2.0
                 ) from error
             return found
         except _ReplyLost as error:
-            found = await self._look_until(deadline + REPLY_GRACE_S, context)
+            found = await self._poll_recorded_reply(deadline + REPLY_GRACE_S, context)
             if found is None:
-                raise TryLater("the message broker can't be reached", 2.0) from error
+                raise TryLater("the message broker is unreachable", 2.0) from error
             return found
         finally:
             self._waiting.pop(correlation_id, None)
@@ -134,64 +134,71 @@ class CommandClient:
             headers=headers_of(context),
         )
         # no time to live: the consumer drops what is late, the broker would make a dead letter of it
-        gives_up_at = asyncio.get_running_loop().time() + _BLIP_S
+        give_up_at = asyncio.get_running_loop().time() + _RECONNECT_WAIT_S
         while True:
-            channel = await self._ready_channel(gives_up_at)
+            channel = await self._ready_channel(give_up_at)
             try:
                 return await send(
                     channel, message, exchange=topology.COMMANDS.name, routing_key=key, mandatory=True, wait_for_room=False
                 )
             except ChannelLost:
-                await asyncio.sleep(_BLIP_S / 50)  # until the channel has noticed it as well
+                await asyncio.sleep(_RECONNECT_WAIT_S / 50)  # until the channel has noticed it as well
             except DeliveryError as error:
-                raise TryLater("the service that does this is not running", 2.0) from error
+                raise TryLater(f"no {_service_of(key)} is running; the request was not processed", 2.0) from error
             except (AMQPError, OSError, RuntimeError) as error:
                 raise _ReplyLost from error
 
-    async def _ready_channel(self, gives_up_at: float) -> AbstractRobustChannel:
+    async def _ready_channel(self, give_up_at: float) -> AbstractRobustChannel:
         """The channel, once it and its reply queue are there again after a reconnection. Raises TryLater at a moment (loop's time).
 
         The connection alone is not enough: it is back some time before what was declared on it.
         """
         if self._channel is None:
-            raise TryLater("the message broker can't be reached", 2.0)
+            raise TryLater("the message broker is unreachable", 2.0)
         try:
-            async with asyncio.timeout_at(gives_up_at):
+            async with asyncio.timeout_at(give_up_at):
                 await self._channel.ready()
                 return self._channel
         except TimeoutError as error:
-            raise TryLater("the message broker can't be reached", 2.0) from error
+            raise TryLater("the message broker is unreachable", 2.0) from error
 
-    async def _look_until(self, moment: float, context: Context) -> Reply | None:
+    async def _poll_recorded_reply(self, moment: float, context: Context) -> Reply | None:
         """The recorded reply, as soon as there is one; None when there is none at that moment (Unix seconds)."""
         while True:
             is_last = CLOCK.time_s() > moment
-            found = await self._look(context)
+            found = await self._find_recorded_reply(context)
             if found is not None or is_last:
                 return found
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_REPLY_POLL_S)
 
-    async def _look(self, context: Context) -> Reply | None:
+    async def _find_recorded_reply(self, context: Context) -> Reply | None:
         try:
-            async with asyncio.timeout(_LOOK_LIMIT_S):
+            async with asyncio.timeout(_REPLY_QUERY_TIMEOUT_S):
                 return await self._recorded_reply(context.command_id, context.fingerprint)
         except (TryLater, TimeoutError):
             return None
 
     def _on_loss(self, *_: object) -> None:
         """The connection or the channel is gone, and with it the replies that were on their way."""
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(_ReplyLost())
-                answer.exception()  # whoever gave up meanwhile must not make it an unheard error
+        for reply in self._waiting.values():
+            if not reply.done():
+                reply.set_exception(_ReplyLost())
+                reply.exception()  # so that asyncio logs no error for a caller that gave up meanwhile
 
     async def _on_reply(self, message: AbstractIncomingMessage) -> None:
-        answer = self._waiting.get(message.correlation_id or "")
-        if answer is not None and not answer.done():
+        reply = self._waiting.get(message.correlation_id or "")
+        if reply is not None and not reply.done():
             try:
-                answer.set_result(reply_of(message.headers, message.body))
+                reply.set_result(reply_of(message.headers, message.body))
             except TryLater as fault:
-                answer.set_exception(fault)
+                reply.set_exception(fault)
+
+
+def _service_of(key: str) -> str:
+    """The service that consumes commands with this routing key, for people."""
+    if key.startswith("ewms."):
+        return "EWMS bridge"
+    return "progress service" if key in (PatchManifest.key, PutResult.key) else "dispatcher"
 
 
 def _fields(command: Command) -> tuple[str, ...]:

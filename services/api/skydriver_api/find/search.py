@@ -145,11 +145,11 @@ async def stream(
             for expression, path in statement.expressions:
                 await _check_expression(connection, expression, path, limits)
             # The server's own limit comes first; the one here only ends waiting for a server that is gone.
-            patience_s = limits.statement_s + 10.0
-            prepared = await connection.prepare(statement.sql, timeout=patience_s)
-            cursor = await prepared.cursor(*statement.args, timeout=patience_s)
+            max_wait_s = limits.statement_s + 10.0
+            prepared = await connection.prepare(statement.sql, timeout=max_wait_s)
+            cursor = await prepared.cursor(*statement.args, timeout=max_wait_s)
             portion = _FIRST_FETCH
-            while rows := await cursor.fetch(portion, timeout=patience_s):
+            while rows := await cursor.fetch(portion, timeout=max_wait_s):
                 size = sum(len(row["body"] or b"") for row in rows)
                 projected = partial(_all_projected, rows, query.fields)
                 answers = await asyncio.to_thread(projected) if size > _OFF_THE_LOOP_BYTES else projected()

@@ -1,86 +1,86 @@
-"""The one way out for answers: a share of memory, portions, and a limit for clients that do not read.
+"""The one way out for responses: a share of memory, and a limit for clients that do not read.
 
-An answer holds memory from when it is loaded until the client has taken it. So a route that can tell its size takes a share
-*before* it loads anything (``hold_memory``); of other answers it is taken before they are sent. A share is given back when the
-request has ended, by ``returning_shares``.
+A response holds memory from when it is loaded until the client has taken it. So a route that can tell its size acquires a permit
+*before* it loads anything (``hold_memory``); for other responses it is acquired before they are sent. Permits are released when the
+request has ended, by ``releasing_memory``.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from skydriver_api.http.deps import DEPS
-from skydriver_api.http.limits import Share
+from skydriver_api.http.chunked import PORTION_BYTES, abort, stall_limit
+from skydriver_api.http.limits import MEMORY, Permit, WeightedSemaphore
 from skydriver_api.http.route import MIB
-from skydriver_api.routes.chunked import PORTION_BYTES, ChunkedResponse, ClientStalled, write_limit
 from skydriver_common.runtime.memory import free_memory_soon
 
 COUNTED_BYTES = 64 * 1024
-"""Answers below are not counted: connections are limited, and the kernel and aiohttp buffer as much for each."""
+"""Responses below are not counted: connections are limited, and the kernel and aiohttp buffer as much for each."""
 
-_SHARES = web.RequestKey("shares", list[Share])
+_PERMITS = web.RequestKey("response_permits", list[Permit])
 
 
 @asynccontextmanager
-async def returning_shares(request: web.Request) -> AsyncIterator[None]:
-    """Around a request with its answer: what it holds is given back at the end."""
-    shares = request[_SHARES] = []
+async def releasing_memory(request: web.Request) -> AsyncIterator[None]:
+    """Around a request with its response: what it holds is released at the end."""
+    permits = request[_PERMITS] = []
     try:
         yield
     finally:
-        is_large = any(share.taken > MIB for share in shares)
-        for share in shares:
-            share.give_back()
+        is_large = any(permit.acquired > MIB for permit in permits)
+        for permit in permits:
+            permit.release()
         if is_large:
             free_memory_soon()
 
 
-async def hold_memory(request: web.Request, n_bytes: int) -> Share:
-    """Have room for so many bytes until the request has ended. Raises TryLater when others hold too much.
+async def hold_memory(request: web.Request, n_bytes: int) -> Permit:
+    """Hold so many bytes until the request has ended. Raises TryLater when others hold too much.
 
-    Small and large answers have a budget each, so that a few large ones that go slowly do not hold up the many small ones.
+    Small and large responses have a limit each, so that a few large ones that go slowly do not hold up the many small ones.
     """
-    deps = request.app[DEPS]
     if n_bytes <= COUNTED_BYTES:
-        return Share(deps.answer_bytes, 0)
-    share = await (deps.answer_bytes if n_bytes <= MIB else deps.result_bytes).take(n_bytes)
-    request[_SHARES].append(share)
-    return share
+        return Permit(request.app[MEMORY].small_responses, 0)
+    permit = await _limit_for(request, n_bytes).acquire(n_bytes)
+    request[_PERMITS].append(permit)
+    return permit
 
 
 async def deliver(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Send an answer, unless a stream has done that. Raises TryLater before anything is sent, ConnectionResetError, ClientStalled.
+    """Send a response, unless a stream has done that. Raises TryLater before anything is sent, ConnectionResetError, ClientStalled.
 
-    What a request has changed is told in any case: 503 would deny it. Its answer holds memory without waiting for it.
+    The effect of a request is reported in any case: 503 would deny it. Its response holds memory without waiting for it.
     """
     if response.prepared or not isinstance(response, web.Response) or not isinstance(response.body, bytes):
         return response
-    body = response.body
-    if len(body) > COUNTED_BYTES and not request[_SHARES]:
+    n_bytes = len(response.body)
+    if n_bytes > COUNTED_BYTES and not request[_PERMITS]:
         if request.method == "GET":
-            await hold_memory(request, len(body))
+            await hold_memory(request, n_bytes)
         else:
-            deps = request.app[DEPS]
-            budget = deps.answer_bytes if len(body) <= MIB else deps.result_bytes
-            request[_SHARES].append(budget.take_at_once(len(body)))
-    if len(body) <= PORTION_BYTES:
-        try:
-            async with asyncio.timeout(write_limit()):
-                await response.prepare(request)
-                await response.write_eof()
-        except TimeoutError as error:
-            if request.transport is not None:
-                request.transport.abort()
-            raise ClientStalled("the client does not read") from error
-        return response
-    stream = ChunkedResponse(request, response.headers, status=response.status, reason=response.reason)
-    stream.response.content_length = len(body)
+            request[_PERMITS].append(_limit_for(request, n_bytes).acquire_now(n_bytes))
+    whole = response if n_bytes <= PORTION_BYTES else _without_copy(response)
     try:
-        await stream.write_all(body)
-        await stream.end()
+        async with stall_limit(request, n_bytes):
+            await whole.prepare(request)
+            if whole is not response:
+                # at once: the body is in memory and counted, and the transport keeps a view of it, not a copy
+                await whole.write(response.body)
+            await whole.write_eof()
     except BaseException:
-        stream.break_off()
+        abort(request)
         raise
-    return stream.response
+    return whole
+
+
+def _without_copy(response: web.Response) -> web.StreamResponse:
+    """The same response, whose headers leave by themselves: aiohttp joins those of a ``Response`` with its body, in a copy."""
+    stream = web.StreamResponse(status=response.status, reason=response.reason, headers=response.headers)
+    stream.content_length = response.content_length
+    return stream
+
+
+def _limit_for(request: web.Request, n_bytes: int) -> WeightedSemaphore:
+    memory = request.app[MEMORY]
+    return memory.small_responses if n_bytes <= MIB else memory.large_responses

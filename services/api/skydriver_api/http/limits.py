@@ -1,132 +1,87 @@
-"""So much at once, and no more: what holds memory or connections while a client takes its time, and commands under overload."""
+"""Limits on what holds memory or connections while a client takes its time."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
 
 from skydriver_common.faults import TryLater
 
 
-class Share:
-    """What one has of a budget. It is given back once, whole or in parts. taken: how much it was at first."""
+class Permit:
+    """What a holder has of a semaphore. It is released once, whole or in parts. acquired: how much it was at first."""
 
-    def __init__(self, budget: "WeightedSemaphore", amount: int) -> None:
-        self._budget = budget
-        self.taken = self.amount = amount
+    def __init__(self, semaphore: "WeightedSemaphore", amount: int) -> None:
+        self._semaphore = semaphore
+        self.acquired = self.amount = amount
 
     def shrink_to(self, amount: int) -> None:
-        """Give back what is more than this."""
-        given = max(0, self.amount - amount)
-        self.amount -= given
-        self._budget._give_back(given)
+        """Release what is more than this."""
+        released = max(0, self.amount - amount)
+        self.amount -= released
+        self._semaphore._release(released)
 
-    def give_back(self) -> None:
-        """Give back all that is left."""
+    def release(self) -> None:
+        """Release all that is left."""
         self.shrink_to(0)
 
 
 class WeightedSemaphore:
-    """An amount that is lent out, first come, first served; who would have to wait too long is told to come again.
+    """An amount that holders share, first come, first served. Who would wait longer than ``max_wait_s`` gets TryLater.
 
-    what: is in use, for people. patience_s: how long one waits. free: what is not lent out.
+    what: is limited, for people. available: what nobody holds.
     """
 
-    def __init__(self, total: int, *, what: str, patience_s: float = 5.0) -> None:
+    def __init__(self, total: int, *, what: str, max_wait_s: float = 5.0) -> None:
         self.total = total
-        self.free = total
+        self.available = total
         self._what = what
-        self._patience_s = patience_s
+        self._max_wait_s = max_wait_s
         self._turn = asyncio.Lock()
         self._returned = asyncio.Event()
 
-    async def take(self, amount: int = 1) -> Share:
-        """Have this much of it (at most: all), until it is given back. Raises TryLater."""
+    async def acquire(self, amount: int = 1) -> Permit:
+        """Hold this much (at most: all) until the permit is released. Raises TryLater."""
         amount = min(amount, self.total)
-        if self.free >= amount and not self._turn.locked():
-            return self.take_at_once(amount)
+        if self.available >= amount and not self._turn.locked():
+            return self.acquire_now(amount)
         try:
-            async with asyncio.timeout(self._patience_s), self._turn:
-                while self.free < amount:
+            async with asyncio.timeout(self._max_wait_s), self._turn:
+                while self.available < amount:
                     self._returned.clear()
                     await self._returned.wait()
-                return self.take_at_once(amount)
+                return self.acquire_now(amount)
         except TimeoutError as error:
-            raise TryLater(f"too many {self._what} at once", self._patience_s) from error
+            raise TryLater(f"too many concurrent {self._what}", self._max_wait_s) from error
 
-    def take_at_once(self, amount: int) -> Share:
-        """Have this much without waiting, also when less is free: for what can't be refused any more. Others wait for it."""
-        self.free -= amount
-        return Share(self, amount)
+    def acquire_now(self, amount: int) -> Permit:
+        """Hold this much without waiting, also when less is available: for what cannot be refused any more. Others wait for it."""
+        self.available -= amount
+        return Permit(self, amount)
 
     @asynccontextmanager
-    async def taking(self, amount: int = 1) -> AsyncIterator[Share]:
-        """Have this much of it for the time of the block. Raises TryLater."""
-        share = await self.take(amount)
+    async def hold(self, amount: int = 1) -> AsyncIterator[Permit]:
+        """Hold this much for the time of the block. Raises TryLater."""
+        permit = await self.acquire(amount)
         try:
-            yield share
+            yield permit
         finally:
-            share.give_back()
+            permit.release()
 
-    def _give_back(self, amount: int) -> None:
-        self.free += amount
+    def _release(self, amount: int) -> None:
+        self.available += amount
         self._returned.set()
 
 
-class AdmissionLimit:
-    """How many commands of one kind may wait for their replies at once; beyond that the next one is refused at once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLimits:
+    """Bytes in memory at once: of large request bodies, of responses above 1 MiB, of smaller ones."""
 
-    A service works its queue off in order: if more were let in than it gets done within the deadline, each would be late, and all
-    work in vain. What a service gets done changes with its replicas and the database, so the limit follows the replies: it rises
-    slowly while they come within ``target_s``, and falls by a quarter, once per ``target_s``, when they do not (additive increase,
-    multiplicative decrease). Several gateways share a service fairly that way, without knowing of each other.
-
-    n_waiting: commands in flight. limit: how many may be.
-    """
-
-    def __init__(
-        self,
-        *,
-        target_s: float,
-        start: int = 256,
-        least: int = 32,
-        most: int = 1024,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.limit = float(start)
-        self.n_waiting = 0
-        self._target_s = target_s
-        self._least = least
-        self._most = most
-        self._clock = clock
-        self._lowered_at = float("-inf")
-
-    def check(self) -> None:
-        """Raises TryLater when one more would be too many."""
-        if self.n_waiting >= self.limit:
-            raise TryLater("too many requests are waiting to be processed", self._target_s)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Be one of those that wait, for the time of the block; an error in it counts as no reply. Raises TryLater."""
-        self.check()
-        self.n_waiting += 1
-        began, was_full = self._clock(), self.n_waiting > self.limit / 2
-        try:
-            yield
-        finally:
-            self.n_waiting -= 1
-            took_s = self._clock() - began
-            if took_s > self._target_s:
-                self._lower()
-            elif was_full:  # a limit that nobody comes near says nothing
-                self.limit = min(self._most, self.limit + _RISE / self.limit)
-
-    def _lower(self) -> None:
-        if self._clock() - self._lowered_at >= self._target_s:
-            self._lowered_at = self._clock()
-            self.limit = max(self._least, self.limit * 0.75)
+    request_bodies: WeightedSemaphore
+    large_responses: WeightedSemaphore
+    small_responses: WeightedSemaphore
 
 
-_RISE = 8.0
-"""By so much the limit rises while as many commands as it allows are replied to."""
+MEMORY = web.AppKey("memory", MemoryLimits)

@@ -1,19 +1,22 @@
 """The OpenAPI document, made from the routes and from the models that check the bodies. Source: REST contract 4.2."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from skydriver_api.commands.idempotency import KEY_PATTERN
-from skydriver_api.http import schemas
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
 from skydriver_api.http.route import Route
+from skydriver_api.payloads.parameters import DEFAULT_EVENTS, IDEMPOTENCY_KEY_PATTERN, MAX_EVENTS
 from skydriver_api.payloads.requests import AddWorkersBody, WholeScanRequest
-from skydriver_api.routes.events import DEFAULT_EVENTS, MOST_EVENTS
+from skydriver_api.payloads.responses import Error
 from skydriver_common.auth import Role
 from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_scanner import protocol
 
 VERSION = "1.0.0"
+_REF = "#/components/schemas/{model}"
 _NO_OTHER_LIMITS = WorkerLimits()
 _BOOLEAN_PATTERN = "^([tT][rR][uU][eE]|[tTyYfFnN01]|[yY][eE][sS]|[oO][nN]|[fF][aA][lL][sS][eE]|[nN][oO]|[oO][fF][fF])?$"
 _SCAN_ID = {"name": "scan_id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[A-Za-z0-9_]+$"}}
@@ -25,39 +28,44 @@ def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any
 
 _FLAG = {"type": "string", "pattern": _BOOLEAN_PATTERN}
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "no_redirect": _query("no_redirect", _FLAG, "Answer for this very scan, even when it was replaced (true/false)."),
-    "include_deleted": _query("include_deleted", _FLAG, "Show a deleted scan (true/false)."),
-    "projection": _query("projection", {"type": "string"}, "Manifest fields to keep, joined by `|`; `*`: all."),
+    "no_redirect": _query("no_redirect", _FLAG, "Do not redirect to the scan that replaced this one (true/false)."),
+    "include_deleted": _query("include_deleted", _FLAG, "Also find the scan if it is deleted (true/false)."),
+    "projection": _query("projection", {"type": "string"}, "Manifest fields to return, joined by `|`; `*`: all."),
     "after": _query("after", {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "Only events after this version."),
     "limit": _query(
         "limit",
-        {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": DEFAULT_EVENTS},
-        "The most events of the answer.",
+        {"type": "integer", "minimum": 1, "maximum": MAX_EVENTS, "default": DEFAULT_EVENTS},
+        "Maximum number of events to return.",
     ),
-    "after_scan": _query("after", {"type": "string"}, "Only scans that stand after this one in the list: the last of a page."),
-    "scans_limit": _query("limit", {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}, "The most scans of the answer."),
+    "after_scan": _query(
+        "after", {"type": "string"}, "Only scans after this one in the list: the last scan id of the previous page."
+    ),
+    "scans_limit": _query(
+        "limit", {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}, "Maximum number of scans to return."
+    ),
 }
-_KEY = {
+_IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "pattern": f"^{KEY_PATTERN}$"},
-    "description": "Makes the request safe to repeat: the same key and body give the recorded answer again.",
+    "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY_PATTERN}$"},
+    "description": "Makes the request safe to retry: the same key and body return the recorded response."
+    " A different body is refused with 422.",
 }
-_SENDER = [
+_PRODUCER_HEADERS = [
     {
         "name": protocol.PRODUCER_HEADER,
         "in": "header",
         "required": False,
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
-        "description": "One life of one scanner process; with the number below, so that the newest report stands.",
+        "description": "Identifies one run of one scanner process. With X-Scanner-Sequence it decides which report is the newest.",
     },
     {
         "name": protocol.SEQUENCE_HEADER,
         "in": "header",
         "required": False,
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
-        "description": "Grows with every message of a producer, on the bus and here.",
+        "description": "Increases with every message of one producer, over the bus and REST alike.",
     },
 ]
 _PREFER = {
@@ -65,28 +73,28 @@ _PREFER = {
     "in": "header",
     "required": False,
     "schema": {"type": "string"},
-    "description": "`return=minimal`: the answer is `{}` and not the whole result (RFC 7240).",
+    "description": "With `return=minimal` the response is `{}` instead of the whole result (RFC 7240).",
 }
-_REPORTS = ("patch_manifest", "put_result")
+_SCANNER_REPORTS = ("patch_manifest", "put_result")
 _ERRORS = {
-    400: "The request is wrong: every problem is named, with the path of its field",
-    401: "No valid token",
-    403: "The token's role does not allow this, or it is good for another scan only",
-    404: "There is no such scan, or it is deleted",
+    400: "Invalid request: each problem is listed with the path of its field",
+    401: "Missing or invalid token",
+    403: "The token's role does not permit this, or it is valid for another scan",
+    404: "Scan not found or deleted",
     413: "The body is too large",
-    422: "The scan's state does not allow this, or the Idempotency-Key was used for another request",
-    500: "A part behind the server failed; the admins can help",
-    503: "Try again later (Retry-After): nothing was changed, or the request may be repeated",
+    422: "The scan's state does not allow this, or the Idempotency-Key was used for a different request",
+    500: "Internal error, or EWMS failed; contact the admins",
+    503: "Temporarily unavailable: retry after Retry-After seconds, with the same Idempotency-Key",
 }
 
 
-def document(routes: Iterable[Route], *, clusters: Iterable[str], limits: WorkerLimits = _NO_OTHER_LIMITS) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these routes. clusters: the names a request may give. limits: of the numbers of workers."""
-    components: dict[str, Any] = dict(schemas.COMPONENTS)
+def document(routes: Collection[Route], *, clusters: Iterable[str], limits: WorkerLimits = _NO_OTHER_LIMITS) -> dict[str, Any]:
+    """Build the OpenAPI 3.1 document of these routes. clusters: names of known clusters. limits: of the numbers of workers."""
+    components = response_schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(_plain(route.path), {})[route.method.lower()] = _operation(route, components)
-    _name_the_clusters(components[WholeScanRequest.__name__]["properties"], list(clusters), limits)
+    _describe_clusters(components[WholeScanRequest.__name__]["properties"], list(clusters), limits)
     added = components[AddWorkersBody.__name__]
     n_workers = added["properties"]["n_workers"] | {"maximum": limits.per_scan}
     components[AddWorkersBody.__name__] = added | {"properties": added["properties"] | {"n_workers": n_workers}}
@@ -105,8 +113,27 @@ def document(routes: Iterable[Route], *, clusters: Iterable[str], limits: Worker
     }
 
 
-def _name_the_clusters(properties: dict[str, Any], clusters: list[str], limits: WorkerLimits) -> None:
-    """Say which clusters there are and how many workers they take, in both forms and under both names of the field."""
+def response_schemas(routes: Iterable[Route]) -> dict[str, Any]:
+    """Return the JSON Schemas of all responses, by the names of their models."""
+    models = {route.response for route in routes} | {Error}
+    inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (model, "validation") for model in sorted(models, key=lambda model: model.__name__)
+    ]
+    _, generated = models_json_schema(inputs, ref_template=_REF)
+    schemas: dict[str, Any] = generated["$defs"]
+    for schema in schemas.values():
+        for field in schema.get("properties", {}).values():
+            field.pop("title", None)
+    return schemas
+
+
+def _ref(name: str) -> dict[str, str]:
+    """A reference to a component."""
+    return {"$ref": _REF.format(model=name)}
+
+
+def _describe_clusters(properties: dict[str, Any], clusters: list[str], limits: WorkerLimits) -> None:
+    """Describe which clusters there are and how many workers they take, in both forms and under both names of the field."""
     known = {"enum": clusters}
     count = {"type": "integer", "minimum": 1, "maximum": limits.per_scan}
     for field in ("request_clusters", "cluster"):
@@ -131,8 +158,8 @@ def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
         "parameters": [
             *([_SCAN_ID] if has_scan else []),
             *(PARAMETERS[name] for name in names),
-            *([_KEY] if route.method == "POST" and route.sends_command is not None else []),
-            *(_SENDER if route.handler.__name__ in _REPORTS else []),
+            *([_IDEMPOTENCY_KEY] if route.method == "POST" and route.sends_command is not None else []),
+            *(_PRODUCER_HEADERS if route.handler.__name__ in _SCANNER_REPORTS else []),
             *([_PREFER] if route.handler.__name__ == "put_result" else []),
         ],
         "responses": _responses(route, has_scan),
@@ -150,11 +177,11 @@ def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
 
 def _body_schema(route: Route, components: dict[str, Any]) -> dict[str, Any]:
     assert route.body is not None
-    schema = route.body.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = route.body.model_json_schema(ref_template=_REF)
     for name, component in {**schema.pop("$defs", {}), route.body.__name__: schema}.items():
         components[name] = component
         _without_null_defaults(component)
-    return schemas.ref(route.body.__name__)
+    return _ref(route.body.__name__)
 
 
 def _without_null_defaults(schema: dict[str, Any]) -> None:
@@ -165,13 +192,13 @@ def _without_null_defaults(schema: dict[str, Any]) -> None:
 
 
 def _responses(route: Route, has_scan: bool) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": route.answer}}
+    content: dict[str, Any] = {"application/json": {"schema": _ref(route.response.__name__)}}
     if route.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    responses: dict[str, Any] = {"200": {"description": "Done", "content": content}}
+    responses: dict[str, Any] = {"200": {"description": "OK", "content": content}}
     if route.redirects:
-        responses["307"] = {"description": "The scan was replaced: ask for the one in `Location` (same method and body)"}
-    statuses = {503, *route.refusals}
+        responses["307"] = {"description": "The scan was replaced: repeat the request at `Location` (same method and body)"}
+    statuses = {503, *route.extra_statuses}
     if route.roles:
         statuses |= {401, 403}
     if has_scan:
@@ -184,7 +211,7 @@ def _responses(route: Route, has_scan: bool) -> dict[str, Any]:
         statuses.add(422)
     if not route.roles:
         statuses.discard(503)
-    error = {"application/json": {"schema": schemas.ref("Error")}}
+    error = {"application/json": {"schema": _ref("Error")}}
     for status in sorted(statuses):
         responses[str(status)] = {"description": _ERRORS[status], "content": error}
     return responses

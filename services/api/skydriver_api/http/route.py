@@ -1,8 +1,7 @@
-"""A route: what it is called by, who may, what it takes and gives. Both the server and its OpenAPI document are made from it."""
+"""A route: method, path, roles, what it takes and returns. The server and its OpenAPI document are both made from it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -19,9 +18,9 @@ MIB = 1024 * 1024
 class Route:
     """One method on one path.
 
-    roles: none: open to all. answer: JSON Schema of a 200. body: the model that checks it. query: names of parameters.
-    redirects: to the scan that replaced this one. asks: the command it sends to a service. refusals: statuses beyond the usual.
-    most_bytes: of the body. streams: also gives server-sent events. scan_tokens: open to tokens of single scans, as scanners have.
+    roles: empty: open to all. response: the model of a 200. body: the model that checks it. query: names of parameters.
+    redirects: to the scan that replaced this one. sends_command: to a service. extra_statuses: errors beyond the usual ones.
+    streams: also gives server-sent events. allows_scan_tokens: tokens of single scans, as scanners have them.
     """
 
     method: str
@@ -29,13 +28,13 @@ class Route:
     handler: Handler
     summary: str
     roles: frozenset[Role]
-    answer: dict[str, Any]
+    response: type[BaseModel]
     body: type[BaseModel] | None = None
     body_is_optional: bool = False
     query: tuple[str, ...] = ()
     redirects: bool = False
     sends_command: type[Command] | None = None
-    refusals: tuple[int, ...] = ()
-    most_bytes: int = MIB
+    extra_statuses: tuple[int, ...] = ()
+    max_body_bytes: int = MIB
     streams: bool = False
-    scan_tokens: bool = True
+    allows_scan_tokens: bool = True

@@ -32,11 +32,11 @@ logger = structlog.get_logger(__name__)
 MAX_WAITING_EVENTS = 256
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Of events that wait for all watchers of the process; a watcher for whom there is no room reads the log when it gets there."""
-_BROKER_LIMIT_S = 5.0
+_BROKER_TIMEOUT_S = 5.0
 _UNBIND_AFTER_S = 5.0
-_PAUSES_S = (0.1, 0.5, 2.0)
+_RETRY_PAUSES_S = (0.1, 0.5, 2.0)
 """Between tries to listen again."""
-_LOOKED_UP_AT_ONCE = 1000
+_SCANS_PER_QUERY = 1000
 _QUEUE_ARGUMENTS: FieldTable = {"x-max-length": 20_000, "x-overflow": "drop-head"}
 """Dropping is safe, since versions show it; growing is not."""
 
@@ -52,7 +52,7 @@ class LiveEvent(NamedTuple):
     body: bytes
 
 
-class _Room:
+class _BufferedBytes:
     """How many bytes of events wait for watchers."""
 
     def __init__(self) -> None:
@@ -62,21 +62,21 @@ class _Room:
 class Watcher:
     """One reader of one scan's events. version: of the newest event that was written to its client."""
 
-    def __init__(self, room: _Room) -> None:
+    def __init__(self, buffered: _BufferedBytes) -> None:
         self.version = 0
         self.is_closed = False
-        self._room = room
+        self._buffered = buffered
         self._events: deque[LiveEvent] = deque()
         self._is_behind = True
         self._wake = asyncio.Event()
 
     def offer(self, event: LiveEvent) -> None:
         """Take an event, or note that too much is waiting."""
-        if len(self._events) >= MAX_WAITING_EVENTS or self._room.n_bytes + len(event.body) > MAX_WAITING_BYTES:
+        if len(self._events) >= MAX_WAITING_EVENTS or self._buffered.n_bytes + len(event.body) > MAX_WAITING_BYTES:
             self.fall_behind()
         elif not self._is_behind:
             self._events.append(event)
-            self._room.n_bytes += len(event.body)
+            self._buffered.n_bytes += len(event.body)
         self._wake.set()
 
     def fall_behind(self) -> None:
@@ -100,7 +100,7 @@ class Watcher:
         if not self._events:
             return None
         event = self._events.popleft()
-        self._room.n_bytes -= len(event.body)
+        self._buffered.n_bytes -= len(event.body)
         return event
 
     async def wait(self, limit_s: float) -> bool:
@@ -123,7 +123,7 @@ class Watcher:
         self._is_behind = True  # so that nothing is kept from now on
 
     def _drop_events(self) -> None:
-        self._room.n_bytes -= sum(len(event.body) for event in self._events)
+        self._buffered.n_bytes -= sum(len(event.body) for event in self._events)
         self._events.clear()
 
 
@@ -133,26 +133,26 @@ class LiveEvents:
     n_streams: how many watchers there are. is_listening: whether events come at present.
     """
 
-    def __init__(self, versions: Versions, *, most: int = 8_000, most_per_token: int = 4_000) -> None:
+    def __init__(self, versions: Versions, *, max_streams: int = 8_000, max_streams_per_token: int = 4_000) -> None:
         self._versions = versions
-        self._most = most
-        self._most_per_token = most_per_token
+        self._max_streams = max_streams
+        self._max_streams_per_token = max_streams_per_token
         self._watchers: dict[ScanId, set[Watcher]] = {}
         self._by_token: Counter[bytes] = Counter()
-        self._room = _Room()
+        self._buffered = _BufferedBytes()
         self._is_closed = False
         self._changed = asyncio.Event()
         self.n_streams = 0
         self.is_listening = False
 
     @contextmanager
-    def admitting(self, token: str) -> Iterator[None]:
+    def admit(self, token: str) -> Iterator[None]:
         """Be one of the streams, for the time of the block. Raises TryLater when there are too many, of all or with this token."""
         digest = hashlib.sha256(token.encode(errors="replace")).digest()
-        if self.n_streams >= self._most:
-            raise TryLater("too many live streams at once", 10.0)
-        if self._by_token[digest] >= self._most_per_token:
-            raise TryLater("too many live streams with this token at once", 10.0)
+        if self.n_streams >= self._max_streams:
+            raise TryLater("too many concurrent live streams", 10.0)
+        if self._by_token[digest] >= self._max_streams_per_token:
+            raise TryLater("too many concurrent live streams with this token", 10.0)
         self.n_streams += 1
         self._by_token[digest] += 1
         try:
@@ -166,7 +166,7 @@ class LiveEvents:
     @asynccontextmanager
     async def watching(self, scan_id: ScanId) -> AsyncIterator[Watcher]:
         """A watcher of this scan, which is behind at first. The broker may be away: events then come from the log alone."""
-        watcher = Watcher(self._room)
+        watcher = Watcher(self._buffered)
         if self._is_closed:
             watcher.close()
         watchers = self._watchers.setdefault(scan_id, set())
@@ -189,7 +189,7 @@ class LiveEvents:
                 await self._session(bus, stopping)
                 tries = 0
             except TryLater as fault:
-                pause_s = _PAUSES_S[min(tries, len(_PAUSES_S) - 1)]
+                pause_s = _RETRY_PAUSES_S[min(tries, len(_RETRY_PAUSES_S) - 1)]
                 tries += 1
                 logger.info("live.waiting", what=fault.what, retry_in_s=pause_s)
                 with suppress(TimeoutError):
@@ -201,13 +201,13 @@ class LiveEvents:
         Nothing of it is restored by the client library, which would do so without a word: watchers have to learn of each gap.
         """
         with broker_faults():
-            async with asyncio.timeout(_BROKER_LIMIT_S):
+            async with asyncio.timeout(_BROKER_TIMEOUT_S):
                 await bus.ready()
                 channel = await bus.channel(publisher_confirms=False)
         is_lost = asyncio.Event()
         try:
             with broker_faults():
-                async with asyncio.timeout(_BROKER_LIMIT_S):
+                async with asyncio.timeout(_BROKER_TIMEOUT_S):
                     queue = await self._consume(channel, is_lost)
             await self._follow(queue, is_lost, stopping)
             if is_lost.is_set():
@@ -216,7 +216,7 @@ class LiveEvents:
             self.is_listening = False
             # not only quietly: what the library raises here is of a channel that is given up
             with suppress(Exception):
-                async with asyncio.timeout(_BROKER_LIMIT_S):
+                async with asyncio.timeout(_BROKER_TIMEOUT_S):
                     await channel.close()
 
     async def _consume(self, channel: AbstractRobustChannel, is_lost: asyncio.Event) -> AbstractRobustQueue:
@@ -243,7 +243,7 @@ class LiveEvents:
                 self._changed.clear()
                 if self._watchers and not self.is_listening:
                     with broker_faults():
-                        await queue.bind(topology.EVENTS.name, "#", timeout=_BROKER_LIMIT_S, robust=False)
+                        await queue.bind(topology.EVENTS.name, "#", timeout=_BROKER_TIMEOUT_S, robust=False)
                     self.is_listening = True
                     # what happened before the binding did not come: those who have read the log read it again
                     self.fall_behind()
@@ -251,7 +251,7 @@ class LiveEvents:
                     if not await self._stay_alone(is_lost, stopping):
                         continue
                     with broker_faults():
-                        await queue.unbind(topology.EVENTS.name, "#", timeout=_BROKER_LIMIT_S)
+                        await queue.unbind(topology.EVENTS.name, "#", timeout=_BROKER_TIMEOUT_S)
                     self.is_listening = False
                     continue  # somebody may have come meanwhile
                 await self._changed.wait()
@@ -268,11 +268,11 @@ class LiveEvents:
                 return False
         return True
 
-    async def look(self) -> bool:
+    async def compare_versions(self) -> bool:
         """Compare what watchers were told with the log, for all of them in one query. Raises TryLater."""
         scan_ids = list(self._watchers)
-        for start in range(0, len(scan_ids), _LOOKED_UP_AT_ONCE):
-            newest = await self._versions(scan_ids[start : start + _LOOKED_UP_AT_ONCE])
+        for start in range(0, len(scan_ids), _SCANS_PER_QUERY):
+            newest = await self._versions(scan_ids[start : start + _SCANS_PER_QUERY])
             for scan_id, version in newest.items():
                 for watcher in self._watchers.get(scan_id, ()):
                     watcher.compare(version)

@@ -1,7 +1,6 @@
-"""View queries: typed, bounded, at most one round trip each; the hot ones share theirs."""
+"""View queries: typed, bounded, at most one round trip each; frequent ones are batched."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import datetime
 import zstandard
 
 from skydriver_api.reads.batched import BatchedLookup
+from skydriver_api.reads.result_cache import ResultCache, ResultView, envelope_of_result
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.log import blobs
@@ -21,15 +21,14 @@ from skydriver_common.model.ids import ScanId, created_at
 from skydriver_common.model.rejections import Reply
 
 _sql = load_statements("skydriver_api", "api.sql")
-_LOOKUP_LIMIT_S = 5.0
-_LONGEST_ANSWER_S = 900
-_ROWS_AT_ONCE = 500
-EVENTS_AT_ONCE = 100
-EVENT_PAGE_BYTES = 256 * 1024
-"""After so much of events a page ends, with the event that has reached it."""
-EVENT_BYTES_AT_ONCE = 4 * 1024 * 1024
-"""The same for a page that is asked for as one."""
-_KEPT_RESULTS_BYTES = 64 * 1024 * 1024
+_LOOKUP_TIMEOUT_S = 5.0
+_MAX_TRANSACTION_S = 900
+_ROWS_PER_FETCH = 500
+_LIVE_PAGE_EVENTS = 100
+LIVE_PAGE_BYTES = 256 * 1024
+"""A page for a live stream ends with the event that has reached this size."""
+HISTORY_PAGE_BYTES = 4 * 1024 * 1024
+"""The same for a page of ``GET /scan/{id}/events``."""
 _NO_WORKFORCE = b'{"statuses":{},"n_running":0,"top_errors":{}}'
 
 
@@ -52,10 +51,10 @@ class ManifestView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
-    """What ``status`` and ``workforce`` answer from.
+    """What ``status`` and ``workforce`` are made of.
 
     workforce: JSON object with statuses, n_running, top_errors. problems: JSON array of ``{"code", "text"}``. ewms_as_of: Unix
-    seconds of EWMS's last word about the workers, None before the first. ewms_away_since: Unix seconds, None while it answers.
+    seconds of the last update of worker counts, None before the first. ewms_away_since: Unix seconds, None while EWMS responds.
     """
 
     scan_id: ScanId
@@ -71,18 +70,6 @@ class StatusView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResultView:
-    """Which skymap of a scan stands. digest, is_final, size (bytes): None when there is none yet."""
-
-    scan_id: ScanId
-    is_deleted: bool
-    replaced_by: ScanId | None
-    digest: str | None
-    is_final: bool | None
-    size: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BacklogRow:
     """A waiting scan. Times are Unix seconds; taken_at 0.0 = never taken."""
 
@@ -93,35 +80,29 @@ class BacklogRow:
     attempts: int
 
 
-def envelope_of_result(view: ResultView) -> tuple[bytes, bytes]:
-    """What stands before and after a skymap in a Result (REST contract 5.2)."""
-    is_final = b"true" if view.is_final else b"false"
-    return b'{"scan_id":"%b","skyscan_result":' % view.scan_id.encode(), b',"is_final":%b}' % is_final
-
-
 @asynccontextmanager
 async def _with_query_timeout() -> AsyncIterator[None]:
-    """Around a shared query. Raises TryLater when the database is away or silent."""
+    """Limit the time of a batched query. Raises TryLater when the database is unavailable or does not respond."""
     with database_faults():
-        async with asyncio.timeout(_LOOKUP_LIMIT_S):
+        async with asyncio.timeout(_LOOKUP_TIMEOUT_S):
             yield
 
 
 class ViewQueries:
-    """The gateway's questions. Each raises TryLater when the database is away."""
+    """The gateway's queries. Each raises TryLater when the database is unavailable."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self._manifests = BatchedLookup(self._find_manifests)
         self._statuses = BatchedLookup(self._find_statuses)
-        self._results = BatchedLookup(self._find_results, at_once=1)
-        self._bodies = BatchedLookup(self._find_bodies, most=1)
+        self._results = BatchedLookup(self._find_results, max_concurrent=1)
+        self._bodies = BatchedLookup(self._find_bodies, max_batch=1)
         self._ends = BatchedLookup(self._find_ends)
-        self._events = BatchedLookup(self._find_events, most=1)
-        self._kept = _ResultCache(_KEPT_RESULTS_BYTES)
+        self._events = BatchedLookup(self._find_events, max_batch=1)
+        self._result_cache = ResultCache()
 
     async def manifest(self, scan_id: ScanId) -> ManifestView | None:
-        """The scan, or None when it is unknown."""
+        """Return the scan, or None when it is unknown."""
         return await self._manifests(scan_id)
 
     async def status(self, scan_id: ScanId) -> StatusView | None:
@@ -136,9 +117,9 @@ class ViewQueries:
         """The Result (REST contract 5.2) as JSON, ready to be sent; ``{}`` when there is no skymap."""
         if view.digest is None:
             return b"{}"
-        # content-addressed: what is kept can't be out of date
-        body = self._kept.get(view) or await self._bodies(view)
-        assert body is not None, "a result refers to a blob that is not there"
+        # content-addressed: a cached body is never out of date
+        body = self._result_cache.get(view) or await self._bodies(view)
+        assert body is not None, "a result refers to a blob that is missing"
         return body
 
     async def packed_result(self, view: ResultView) -> blobs.Packed:
@@ -164,7 +145,7 @@ class ViewQueries:
             return await recorded_reply(self.pool, command_id, fingerprint)
 
     async def ended_at(self, scan_id: ScanId) -> float | None:
-        """When the scan had its end, Unix seconds; None while it has none, or is unknown."""
+        """Return when the scan ended, Unix seconds; None while it has not, or is unknown."""
         return await self._ends(scan_id)
 
     async def scan_request(self, scan_id: ScanId) -> bytes | None:
@@ -178,24 +159,24 @@ class ViewQueries:
         with database_faults():
             return bool(await _sql.i3_event_exists(self.pool, i3_event_id=i3_event_id))
 
-    async def backlog(self, *, after: str | None = None, most: int | None = None) -> AsyncGenerator[list[BacklogRow], None]:
+    async def backlog(self, *, after: ScanId | None = None, limit: int | None = None) -> AsyncGenerator[list[BacklogRow], None]:
         """Waiting scans, oldest first, in portions. Holds a connection: close it (``aclosing``) if left early.
 
-        after: only those that stand after this scan. most: so many at most, None: all.
+        after: only those that stand after this scan. limit: their maximum number, None: all.
         """
-        place = {"after": after, "after_at": None if after is None else created_at(ScanId(after))}
+        place = {"after": after, "after_at": None if after is None else created_at(after)}
         with database_faults():
-            async with self.pool.acquire() as connection, _sql.backlog_cursor(connection, **place, most=most) as query:
-                await _sql.limit_transaction(connection, seconds=_LONGEST_ANSWER_S)
+            async with self.pool.acquire() as connection, _sql.backlog_cursor(connection, **place, most=limit) as query:
+                await _sql.limit_transaction(connection, seconds=_MAX_TRANSACTION_S)
                 cursor = await query
-                while rows := await cursor.fetch(_ROWS_AT_ONCE):
+                while rows := await cursor.fetch(_ROWS_PER_FETCH):
                     yield [BacklogRow(**dict(row)) for row in rows]
 
     async def taskforces(self, scan_id: ScanId) -> bytes | None:
         """``{"taskforces": [...]}`` as EWMS gave them last, or None."""
         with database_faults():
             packed: bytes | None = await _sql.taskforces(self.pool, scan_id=scan_id)
-        return None if packed is None else await asyncio.to_thread(_unzipped, packed)
+        return None if packed is None else await asyncio.to_thread(_decompressed, packed)
 
     async def scan_start(self, scan_id: ScanId) -> float | None:
         """When the scanner server began, Unix seconds (REST contract 8.7), or None when the scan is unknown."""
@@ -203,15 +184,15 @@ class ViewQueries:
             row = await _sql.scan_start(self.pool, scan_id=scan_id)
         if row is None:
             return None
-        for told in (row["progress_start"], row["scanner_start"]):
-            if (moment := _moment(told)) is not None:
+        for text in (row["progress_start"], row["scanner_start"]):
+            if (moment := _moment(text)) is not None:
                 return moment
         return float(row["requested_at"])
 
     async def events_after(self, scan_id: ScanId, version: int) -> tuple[Sequence[LoggedEvent], bool]:
         """The scan's next events after a version, a page of them, and whether these are the last so far.
 
-        Who watches the same scan shares the query.
+        Watchers of the same scan share the query.
         """
         return await self._events((scan_id, version)) or ((), True)
 
@@ -220,10 +201,10 @@ class ViewQueries:
         async with _with_query_timeout():
             return {row["scan_id"]: row["version"] async for row in _sql.versions(self.pool, scan_ids=list(scan_ids))}
 
-    async def events_page(self, scan_id: ScanId, version: int, most: int) -> Page:
+    async def events_page(self, scan_id: ScanId, version: int, limit: int) -> Page:
         """The scan's next events after a version, at most so many."""
         async with _with_query_timeout():
-            return await log.page(self.pool, scan_id, after=version, most=most, most_bytes=EVENT_BYTES_AT_ONCE)
+            return await log.page(self.pool, scan_id, after=version, most=limit, most_bytes=HISTORY_PAGE_BYTES)
 
     async def _find_manifests(self, scan_ids: list[ScanId]) -> dict[ScanId, ManifestView]:
         async with _with_query_timeout():
@@ -246,51 +227,28 @@ class ViewQueries:
         ends = {scan_id: event_codec.decode(rest).get("scanner", {}).get("ended_at") for scan_id, rest in rests.items()}
         return {scan_id: ended_at for scan_id, ended_at in ends.items() if ended_at is not None}
 
-    async def _find_events(self, places: list[tuple[ScanId, int]]) -> dict[tuple[ScanId, int], tuple[list[LoggedEvent], bool]]:
-        """Of one place: a page can be large."""
-        ((scan_id, version),) = places
+    async def _find_events(self, cursors: list[tuple[ScanId, int]]) -> dict[tuple[ScanId, int], tuple[list[LoggedEvent], bool]]:
+        """Read one page, which can be large."""
+        ((scan_id, version),) = cursors
         async with _with_query_timeout():
             rows = _sql.events_after(
-                self.pool, scan_id=scan_id, after=version, most=EVENTS_AT_ONCE, most_bytes=EVENT_PAGE_BYTES
+                self.pool, scan_id=scan_id, after=version, most=_LIVE_PAGE_EVENTS, most_bytes=LIVE_PAGE_BYTES
             )
             page = [log.logged_event(row) async for row in rows]
-        is_last = len(page) < EVENTS_AT_ONCE and sum(len(event.data) for event in page) < EVENT_PAGE_BYTES
+        is_last = len(page) < _LIVE_PAGE_EVENTS and sum(len(event.data) for event in page) < LIVE_PAGE_BYTES
         return {(scan_id, version): (page, is_last)}
 
     async def _find_bodies(self, views: list[ResultView]) -> dict[ResultView, bytes]:
-        """One body: a blob can be large."""
+        """Read one body, which can be large."""
         (view,) = views
-        body = self._kept.get(view)
+        body = self._result_cache.get(view)
         if body is None:
             assert view.digest is not None
             skymap = await blobs.get(self.pool, view.digest)
             before, after = envelope_of_result(view)
             body = b"".join((before, skymap, after))
-            self._kept.put(view, body)
+            self._result_cache.put(view, body)
         return {view: body}
-
-
-class _ResultCache:
-    """The bodies that were asked for last, up to so many bytes."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._bodies: OrderedDict[ResultView, bytes] = OrderedDict()
-
-    def get(self, view: ResultView) -> bytes | None:
-        body = self._bodies.get(view)
-        if body is not None:
-            self._bodies.move_to_end(view)
-        return body
-
-    def put(self, view: ResultView, body: bytes) -> None:
-        if len(body) > self._most_bytes // 2 or view in self._bodies:
-            return
-        self._bodies[view] = body
-        self._bytes += len(body)
-        while self._bytes > self._most_bytes:
-            self._bytes -= len(self._bodies.popitem(last=False)[1])
 
 
 def _moment(text: str | None) -> float | None:
@@ -304,5 +262,5 @@ def _moment(text: str | None) -> float | None:
     return None
 
 
-def _unzipped(packed: bytes) -> bytes:
+def _decompressed(packed: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(packed)

@@ -1,4 +1,4 @@
-"""What EWMS does for a scan: workflow id, workforce, status. Answered from views, never by waiting for EWMS."""
+"""What EWMS does for a scan: workflow id, workforce, status. Read from views, never by waiting for EWMS."""
 
 import asyncio
 import time
@@ -7,40 +7,40 @@ from contextlib import suppress
 import orjson
 from aiohttp import web
 
-from skydriver_api.commands.idempotency import ask
-from skydriver_api.http.deps import DEPS, Deps
-from skydriver_api.http.failures import body_of
-from skydriver_api.http.middleware import PRINCIPAL
+from skydriver_api.deps import DEPS, Deps
+from skydriver_api.http.access import PRINCIPAL
+from skydriver_api.http.http_errors import body_of
 from skydriver_api.payloads.requests import parse_add_workers, parse_workflow_id
 from skydriver_api.reads.view_queries import StatusView
+from skydriver_api.routes.idempotency import send_idempotent
 from skydriver_api.routes.responses import json_response
-from skydriver_api.routes.scan_lookup import ask_about, scan_id_of, visible
+from skydriver_api.routes.scan_lookup import resolve_scan, scan_id_of, send_scan_command
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.ids import NOT_YET_REQUESTED, ScanId
 from skydriver_common.model.problems import ewms_away, workers_unknown
 
 _NO_TASKFORCES = b'{"taskforces":[]}'
-_OLD_S = 300.0
-"""EWMS is asked once a minute at least: this is no knowledge any more."""
-_ALIVE = ("PENDING__", "IN_PROGRESS__")
-_REFRESH_LIMIT_S = 7.0
-_LOGS_LIMIT_S = 5.0
+_STALE_S = 300.0
+"""EWMS is queried once a minute at least: counts this old are out of date."""
+_ACTIVE_PREFIXES = ("PENDING__", "IN_PROGRESS__")
+_REFRESH_TIMEOUT_S = 7.0
+_LOG_LOOKUP_TIMEOUT_S = 5.0
 
 
 async def get_status(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/status``: REST contract 4.13."""
     deps = request.app[DEPS]
-    view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
-    deps.eyes.on(view)
-    await _look_for_the_end_of_the_log(deps, view.scan_id)
+    view = await resolve_scan(request, deps.reads, await deps.reads.status(scan_id_of(request)))
+    deps.viewer_hints.note_view(view)
+    await _start_log_lookup(deps, view.scan_id)
     head = orjson.dumps(
         {
             "scan_state": view.state,
             "is_deleted": view.is_deleted,
             "ewms_deactivated": view.deactivated,
             "scan_complete": view.state == "SCAN_HAS_FINAL_RESULT",
-            "scanner_server_logs": {"url": deps.links.url(view.scan_id)},
+            "scanner_server_logs": {"url": deps.log_links.url(view.scan_id)},
             "ewms_as_of": view.ewms_as_of,
         }
     )
@@ -50,37 +50,37 @@ async def get_status(request: web.Request) -> web.StreamResponse:
 async def get_logs(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/logs``: REST contract 4.14."""
     deps = request.app[DEPS]
-    view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
-    looking = await _look_for_the_end_of_the_log(deps, view.scan_id)
-    if looking is not None:
-        await asyncio.wait({looking}, timeout=_LOGS_LIMIT_S)
-    return json_response(orjson.dumps({"scanner_server": {"url": deps.links.url(view.scan_id)}}))
+    view = await resolve_scan(request, deps.reads, await deps.reads.status(scan_id_of(request)))
+    lookup = await _start_log_lookup(deps, view.scan_id)
+    if lookup is not None:
+        await asyncio.wait({lookup}, timeout=_LOG_LOOKUP_TIMEOUT_S)
+    return json_response(orjson.dumps({"scanner_server": {"url": deps.log_links.url(view.scan_id)}}))
 
 
 async def get_workforce(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/ewms/workforce``: REST contract 4.17."""
     deps = request.app[DEPS]
-    view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
-    deps.eyes.on(view)
+    view = await resolve_scan(request, deps.reads, await deps.reads.status(scan_id_of(request)))
+    deps.viewer_hints.note_view(view)
     return json_response(_workforce(view))
 
 
 async def get_taskforces(request: web.Request) -> web.StreamResponse:
-    """``GET /scan/{id}/ewms/taskforces``: REST contract 4.17. The bridge is asked to refresh them; what is kept is the answer."""
+    """``GET /scan/{id}/ewms/taskforces``: REST contract 4.17. The bridge is asked to refresh them; the response is what it stored last."""
     deps = request.app[DEPS]
-    view = await visible(request, deps.reads, await deps.reads.status(scan_id_of(request)))
+    view = await resolve_scan(request, deps.reads, await deps.reads.status(scan_id_of(request)))
     if view.ewms_workflow_id in (None, NOT_YET_REQUESTED):
         return json_response(_NO_TASKFORCES)
-    with suppress(TryLater, TimeoutError):  # the bridge is away: the last known ones, as when EWMS is
-        async with asyncio.timeout(_REFRESH_LIMIT_S):
-            await deps.commander.ask(RefreshTaskforces(scan_id=view.scan_id), actor=request[PRINCIPAL].subject)
+    with suppress(TryLater, TimeoutError):  # the bridge is unavailable: the last known ones, as when EWMS is
+        async with asyncio.timeout(_REFRESH_TIMEOUT_S):
+            await deps.commands.call(RefreshTaskforces(scan_id=view.scan_id), actor=request[PRINCIPAL].subject)
     return json_response(await deps.reads.taskforces(view.scan_id) or _NO_TASKFORCES)
 
 
 async def get_workflow_id(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/ewms/workflow-id``: REST contract 4.16."""
     deps = request.app[DEPS]
-    view = await visible(request, deps.reads, await deps.reads.manifest(scan_id_of(request)))
+    view = await resolve_scan(request, deps.reads, await deps.reads.manifest(scan_id_of(request)))
     return json_response(
         orjson.dumps(
             {
@@ -98,7 +98,7 @@ async def post_workflow_id(request: web.Request) -> web.StreamResponse:
     raw = await request.read()
     parsed = parse_workflow_id(raw)
     command = AssignWorkflow(scan_id=scan_id_of(request), workflow_id=parsed.workflow_id, ewms_address=parsed.ewms_address)
-    return json_response(body_of(await ask(request, command, raw)))
+    return json_response(body_of(await send_idempotent(request, command, raw)))
 
 
 async def add_workers(request: web.Request) -> web.StreamResponse:
@@ -114,20 +114,20 @@ async def add_workers(request: web.Request) -> web.StreamResponse:
         debug_cap=deps.clusters.get(parsed.cluster_location),
     )
     found = await deps.reads.status(scan_id)
-    return json_response(body_of(await ask_about(request, command, raw, found, no_redirect=parsed.no_redirect)))
+    return json_response(body_of(await send_scan_command(request, command, raw, found, no_redirect=parsed.no_redirect)))
 
 
 def _problems(view: StatusView) -> bytes:
-    """What is stored with the scan, and what no event of it tells: that EWMS is away, or nobody asks it."""
-    if view.deactivated or view.is_deleted or not view.state.startswith(_ALIVE):
+    """Return the stored problems and those that no event of the scan records: EWMS is unavailable, or nobody queries it."""
+    if view.deactivated or view.is_deleted or not view.state.startswith(_ACTIVE_PREFIXES):
         return view.problems
     if view.ewms_away_since is not None:
-        more = ewms_away(view.ewms_away_since)
-    elif view.ewms_as_of is not None and time.time() - view.ewms_as_of > _OLD_S:
-        more = workers_unknown(view.ewms_as_of)
+        current = ewms_away(view.ewms_away_since)
+    elif view.ewms_as_of is not None and time.time() - view.ewms_as_of > _STALE_S:
+        current = workers_unknown(view.ewms_as_of)
     else:
         return view.problems
-    return b"[%b%b%b" % (orjson.dumps(more), b"" if view.problems == b"[]" else b",", view.problems[1:])
+    return b"[%b%b%b" % (orjson.dumps(current), b"" if view.problems == b"[]" else b",", view.problems[1:])
 
 
 def _workforce(view: StatusView) -> bytes:
@@ -135,9 +135,9 @@ def _workforce(view: StatusView) -> bytes:
     return b'{"workflow_id":%b,%b' % (orjson.dumps(view.ewms_workflow_id), view.workforce[1:])
 
 
-async def _look_for_the_end_of_the_log(deps: Deps, scan_id: ScanId) -> "asyncio.Task[None] | None":
-    """Begin to look; ``status`` does not wait for it and shows the window the next time."""
-    if not deps.links.is_due(scan_id):
-        return deps.links.look(scan_id)
+async def _start_log_lookup(deps: Deps, scan_id: ScanId) -> "asyncio.Task[None] | None":
+    """Start to look for the end of the scan's log; ``status`` does not wait for it and has the link's time window the next time."""
+    if not deps.log_links.is_due(scan_id):
+        return deps.log_links.lookup_of(scan_id)
     started = await deps.reads.scan_start(scan_id)
-    return None if started is None else deps.links.look_up(scan_id, started)
+    return None if started is None else deps.log_links.start_lookup(scan_id, started)

@@ -1,42 +1,42 @@
-"""Searching scans: the answer is streamed in bounded memory. Source: REST contract 4.3."""
+"""Searching scans: the response is streamed in bounded memory. Source: REST contract 4.3."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import web
 
+from skydriver_api.deps import DEPS
 from skydriver_api.find.search import FindQuery, Statement, find_query, statement_for, stream
-from skydriver_api.http.deps import DEPS
-from skydriver_api.http.middleware import check_client
+from skydriver_api.http.chunked import streaming
+from skydriver_api.http.http_errors import check_client
 from skydriver_api.payloads.requests import parse_find
-from skydriver_api.routes.chunked import streaming
 from skydriver_api.routes.responses import json_response, parsed_body
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool
 
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _OFF_THE_LOOP_BYTES = 10_000
-"""A filter costs up to a thousand times as much as other bodies of its size: it is read, checked and turned into SQL."""
+"""Larger filters are parsed in a thread: one costs up to a thousand times as much as other bodies of its size."""
 
 
 async def find_scans(request: web.Request) -> web.StreamResponse:
     """``POST /scans/find``: REST contract 4.3."""
-    query, statement = await parsed_body(await request.read(), _search, off_the_loop_bytes=_OFF_THE_LOOP_BYTES)
+    query, statement = await parsed_body(await request.read(), _parse_search, off_the_loop_bytes=_OFF_THE_LOOP_BYTES)
     deps = request.app[DEPS]
-    async with streaming(request, _JSON) as answer, deps.searches.taking():
+    async with streaming(request, _JSON) as response, deps.searches.hold():
         check_client(request)
-        async with aclosing(_found(deps.reads.pool, query, statement)) as manifests:
+        async with aclosing(_run_search(deps.reads.pool, query, statement)) as manifests:
             async for manifest in manifests:
-                await answer.write((b"," if answer.has_begun else b'{"manifests":[') + manifest)
-        if not answer.has_begun:
+                await response.write((b"," if response.has_begun else b'{"manifests":[') + manifest)
+        if not response.has_begun:
             return json_response(b'{"manifests":[]}')
-        await answer.write(b"]}")
-        await answer.end()
-    return answer.response
+        await response.write(b"]}")
+        await response.end()
+    return response.response
 
 
-def _search(raw: bytes) -> tuple[FindQuery, Statement]:
-    """From the body to what the database is asked. Raises InvalidBody, BadFilter."""
+def _parse_search(raw: bytes) -> tuple[FindQuery, Statement]:
+    """Parse the body into a statement for the database. Raises InvalidBody, BadFilter."""
     parsed = parse_find(raw)
     query = find_query(
         parsed.filter,
@@ -48,8 +48,8 @@ def _search(raw: bytes) -> tuple[FindQuery, Statement]:
     return query, statement_for(query)
 
 
-async def _found(pool: Pool, query: FindQuery, statement: Statement) -> AsyncGenerator[bytes, None]:
-    """What the search yields. Raises BadFilter, TooSlow, TryLater."""
+async def _run_search(pool: Pool, query: FindQuery, statement: Statement) -> AsyncGenerator[bytes, None]:
+    """Yield the manifests that match. Raises BadFilter, TooSlow, TryLater."""
     with database_faults():
         async with aclosing(stream(pool, query, statement=statement)) as manifests:
             async for manifest in manifests:

@@ -1,4 +1,4 @@
-"""The front door's own routes: liveness, its description, backlog."""
+"""Routes that are about no single scan: liveness, the OpenAPI document, the backlog."""
 
 import re
 from contextlib import aclosing
@@ -6,15 +6,16 @@ from contextlib import aclosing
 import orjson
 from aiohttp import web
 
-from skydriver_api.http.deps import DEPS
-from skydriver_api.http.failures import HttpProblem
+from skydriver_api.deps import DEPS
+from skydriver_api.http.chunked import streaming
+from skydriver_api.http.http_errors import HttpProblem
 from skydriver_api.http.query_params import parse_integer
 from skydriver_api.reads.view_queries import BacklogRow
-from skydriver_api.routes.chunked import streaming
 from skydriver_api.routes.responses import json_response
+from skydriver_common.model.ids import ScanId
 
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
-_ID = re.compile(r"[A-Za-z0-9_]{1,64}")
+_SCAN_ID = re.compile(r"[A-Za-z0-9_]{1,64}")
 OPENAPI = web.AppKey("openapi", bytes)
 
 
@@ -32,19 +33,21 @@ async def get_backlog(request: web.Request) -> web.StreamResponse:
     """``GET /scans/backlog``: REST contract 4.4, oldest first; the whole list, or ``limit`` entries after the scan ``after``."""
     deps = request.app[DEPS]
     after = request.query.get("after", "").strip() or None
-    limit = parse_integer(request.query.get("limit", ""), "limit", default=0, least=1)
-    if after is not None and _ID.fullmatch(after) is None:
-        raise HttpProblem(400, "after: must be the id of a scan")
-    async with streaming(request, _JSON) as answer, deps.searches.taking():
-        async with aclosing(deps.reads.backlog(after=after, most=limit or None)) as portions:
+    limit = parse_integer(request.query.get("limit", ""), "limit", default=0, minimum=1)
+    if after is not None and _SCAN_ID.fullmatch(after) is None:
+        raise HttpProblem(400, "after: must be a scan id")
+    async with streaming(request, _JSON) as response, deps.searches.hold():
+        async with aclosing(
+            deps.reads.backlog(after=None if after is None else ScanId(after), limit=limit or None)
+        ) as portions:
             async for rows in portions:
                 entries = b",".join(orjson.dumps(_entry(row)) for row in rows)
-                await answer.write((b"," if answer.has_begun else b'{"entries":[') + entries)
-        if not answer.has_begun:
+                await response.write((b"," if response.has_begun else b'{"entries":[') + entries)
+        if not response.has_begun:
             return json_response(b'{"entries":[]}')
-        await answer.write(b"]}")
-        await answer.end()
-    return answer.response
+        await response.write(b"]}")
+        await response.end()
+    return response.response
 
 
 def _entry(row: BacklogRow) -> dict[str, object]:

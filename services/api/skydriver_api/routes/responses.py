@@ -1,4 +1,4 @@
-"""What several routes do with bodies: read large ones off the loop, answer with bytes as they are."""
+"""What several routes do with bodies: read large ones off the loop, respond with bytes as they are."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,22 +6,24 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from skydriver_api.commands.idempotency import OFF_THE_LOOP_BYTES
+from skydriver_api.deps import DEPS
+from skydriver_api.http.chunked import PORTION_BYTES, streaming
 from skydriver_api.http.delivery import hold_memory
-from skydriver_api.http.deps import DEPS
-from skydriver_api.http.middleware import check_client
-from skydriver_api.reads.view_queries import ResultView, envelope_of_result
-from skydriver_api.routes.chunked import PORTION_BYTES, streaming
+from skydriver_api.http.http_errors import check_client
+from skydriver_api.reads.result_cache import ResultView, envelope_of_result
 from skydriver_common.log import blobs
 
 T = TypeVar("T")
 
-LARGE_BYTES = 32 * 1024 * 1024
-"""Results up to this size are kept for those who ask for them next; larger ones are sent as they are read."""
+OFF_THE_LOOP_BYTES = 256 * 1024
+"""Bodies above this size are parsed in a thread."""
+
+STREAMED_ABOVE_BYTES = 32 * 1024 * 1024
+"""Results up to this size are cached; larger ones are unpacked as the client takes them."""
 
 
 async def parsed_body(raw: bytes, parse: Callable[[bytes], T], *, off_the_loop_bytes: int = OFF_THE_LOOP_BYTES) -> T:
-    """What the parser makes of the body; a large one does not hold up others meanwhile. Raises what the parser raises."""
+    """Parse the body, a large one off the loop. Raises what the parser raises."""
     return await asyncio.to_thread(parse, raw) if len(raw) > off_the_loop_bytes else parse(raw)
 
 
@@ -30,8 +32,8 @@ def json_response(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-class ResultInHand:
-    """A Result (REST contract 5.2) that can be answered: it is read, and there is memory for it until the request has ended."""
+class LoadedResult:
+    """A Result (REST contract 5.2) that is ready to be sent: it is read, and its memory is held until the request has ended."""
 
     def __init__(self, body: bytes, view: ResultView | None = None, packed: blobs.Packed | None = None) -> None:
         """Either the whole body, or what is stored of a large one."""
@@ -39,40 +41,40 @@ class ResultInHand:
         self._view = view
         self._packed = packed
 
-    async def answer(self, request: web.Request, *, before: bytes = b"", after: bytes = b"") -> web.StreamResponse:
+    async def respond(self, request: web.Request, *, before: bytes = b"", after: bytes = b"") -> web.StreamResponse:
         """200 with the Result between other bytes of JSON; a large one in portions, unpacked as the client takes them."""
         if self._packed is None or self._view is None:
             return json_response(b"".join((before, self._body, after)))
         head, tail = envelope_of_result(self._view)
         head, tail = before + head, tail + after
-        async with streaming(request, {"Content-Type": "application/json; charset=utf-8"}) as answer:
-            answer.response.content_length = len(head) + self._packed.size + len(tail)
-            await answer.write(head)
+        async with streaming(request, {"Content-Type": "application/json; charset=utf-8"}) as stream:
+            stream.response.content_length = len(head) + self._packed.size + len(tail)
+            await stream.write(head)
             async for portion in blobs.portions(self._packed, PORTION_BYTES):
-                await answer.write(portion)
-            await answer.write(tail)
-            await answer.end()
-        return answer.response
+                await stream.write(portion)
+            await stream.write(tail)
+            await stream.end()
+        return stream.response
 
 
-async def result_in_hand(request: web.Request, view: ResultView | None) -> ResultInHand:
-    """Read the scan's result, when there is memory for it: before a command is sent, whose effect must not be answered 503.
+async def load_result(request: web.Request, view: ResultView | None) -> LoadedResult:
+    """Read the scan's result when there is memory for it: before a command is sent, whose effect must not be hidden by a 503.
 
     Raises TryLater.
     """
     reads = request.app[DEPS].reads
     if view is None or view.size is None:
-        return ResultInHand(b"{}")
-    if view.size > LARGE_BYTES:
+        return LoadedResult(b"{}")
+    if view.size > STREAMED_ABOVE_BYTES:
         await hold_memory(request, view.size)
         check_client(request)
-        return ResultInHand(b"", view, await reads.packed_result(view))
-    share = await hold_memory(request, 2 * view.size)
+        return LoadedResult(b"", view, await reads.packed_result(view))
+    permit = await hold_memory(request, 2 * view.size)
     body = await reads.result_body(view)
-    share.shrink_to(len(body))
-    return ResultInHand(body)
+    permit.shrink_to(len(body))
+    return LoadedResult(body)
 
 
-async def with_result(request: web.Request, view: ResultView | None) -> web.StreamResponse:
-    """200 with the Result. A large one waits for its share of memory. Raises TryLater."""
-    return await (await result_in_hand(request, view)).answer(request)
+async def respond_with_result(request: web.Request, view: ResultView | None) -> web.StreamResponse:
+    """200 with the Result. A large one waits for its memory. Raises TryLater."""
+    return await (await load_result(request, view)).respond(request)

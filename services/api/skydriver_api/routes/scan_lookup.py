@@ -1,27 +1,27 @@
-"""Finding the scan a request is about: unknown, replaced, deleted. Source: REST contract 1.4, 1.5."""
+"""The scan that a request is about: not found, replaced, deleted. Source: REST contract 1.4, 1.5."""
 
 from typing import Protocol, TypeVar
 
 from aiohttp import web
 
-from skydriver_api.commands.idempotency import ask, path_about, recorded_reply_for
-from skydriver_api.http.deps import DEPS
-from skydriver_api.http.failures import HttpProblem
-from skydriver_api.http.middleware import ROLES
+from skydriver_api.deps import DEPS
+from skydriver_api.http.access import ROLES
+from skydriver_api.http.http_errors import HttpProblem
 from skydriver_api.http.query_params import parse_flag
 from skydriver_api.reads.view_queries import ViewQueries
+from skydriver_api.routes.idempotency import path_for_scan, recorded_reply_for, send_idempotent
 from skydriver_common.auth import Role
 from skydriver_common.model.commands import Command
 from skydriver_common.model.ids import ScanId
-from skydriver_common.model.rejections import Reply
+from skydriver_common.model.rejections import Reply, scan_not_found
 
 
 class FoundScan(Protocol):
-    """What every view of a scan can say."""
+    """What every view of a scan has."""
 
     @property
     def is_deleted(self) -> bool:
-        """Hidden, unless asked for."""
+        """Hidden unless ``include_deleted`` is set."""
 
     @property
     def replaced_by(self) -> ScanId | None:
@@ -32,16 +32,22 @@ Found = TypeVar("Found", bound=FoundScan)
 
 
 def scan_id_of(request: web.Request) -> ScanId:
-    """The scan id in the path."""
+    """Return the scan id in the path."""
     return ScanId(request.match_info["scan_id"])
 
 
 def not_found(scan_id: ScanId) -> HttpProblem:
-    """The answer for an unknown or hidden scan."""
-    return HttpProblem(404, f"Scan {scan_id} is not known")
+    """The error for an unknown or hidden scan."""
+    return HttpProblem(404, scan_not_found(scan_id).reason)
 
 
-async def visible(
+async def scan_must_exist(request: web.Request) -> None:
+    """Refuse a request for an unknown scan before the client sends its body. Raises HttpProblem 404, TryLater."""
+    if "scan_id" in request.match_info and await request.app[DEPS].reads.manifest(scan_id_of(request)) is None:
+        raise not_found(scan_id_of(request))
+
+
+async def resolve_scan(
     request: web.Request,
     reads: ViewQueries,
     found: Found | None,
@@ -49,9 +55,9 @@ async def visible(
     no_redirect: bool = False,
     hides_deleted: bool = False,
 ) -> Found:
-    """The scan, if it may be shown here.
+    """Return the scan if it may be shown here.
 
-    no_redirect: from the body; the query is looked at in any case. hides_deleted: the route knows ``include_deleted``.
+    no_redirect: from the body; the query is read in any case. hides_deleted: the route has the parameter ``include_deleted``.
     Raises HttpProblem 404, HTTPTemporaryRedirect (307, same method, body and query) for a replaced scan.
     """
     scan_id = scan_id_of(request)
@@ -63,24 +69,26 @@ async def visible(
         target = await reads.end_of_chain(scan_id)
         if target != scan_id:
             query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
-            raise web.HTTPTemporaryRedirect(path_about(request, target) + query)
+            raise web.HTTPTemporaryRedirect(path_for_scan(request, target) + query)
     if found.is_deleted and not include_deleted:
-        raise HttpProblem(404, f"Scan {scan_id} is deleted (include_deleted shows it)")
+        raise HttpProblem(404, f"scan {scan_id} is deleted; add include_deleted=true to read it")
     return found
 
 
-async def ask_about(request: web.Request, command: Command, raw: bytes, found: FoundScan | None, *, no_redirect: bool) -> Reply:
-    """The service's reply to a request about a scan that may be redirected.
+async def send_scan_command(
+    request: web.Request, command: Command, raw: bytes, found: FoundScan | None, *, no_redirect: bool
+) -> Reply:
+    """Send a command for a scan that may have been replaced, and return the service's reply.
 
-    One that is repeated with its ``Idempotency-Key`` gets its recorded reply, even if it was what replaced the scan. (The look for
-    it comes after the look at the scan: what is seen to be replaced has its reply recorded, in the same transaction.)
-    Raises what ``visible`` and ``ask`` raise.
+    A request that is retried with its ``Idempotency-Key`` gets its recorded reply, even if it was what replaced the scan. (The reply
+    is looked up after the scan: where the replacement is visible, so is the reply, which was recorded in the same transaction.)
+    Raises what ``resolve_scan`` and ``send_idempotent`` raise.
     """
     try:
-        await visible(request, request.app[DEPS].reads, found, no_redirect=no_redirect)
+        await resolve_scan(request, request.app[DEPS].reads, found, no_redirect=no_redirect)
     except web.HTTPTemporaryRedirect:
-        before = await recorded_reply_for(request, raw)
-        if before is None:
+        recorded = await recorded_reply_for(request, raw)
+        if recorded is None:
             raise
-        return before
-    return await ask(request, command, raw)
+        return recorded
+    return await send_idempotent(request, command, raw)

@@ -4,11 +4,10 @@ from functools import partial
 
 from aiohttp import web
 
-from skydriver_api.commands.idempotency import ask, recorded_reply_for
+from skydriver_api.deps import DEPS, Deps
+from skydriver_api.http.access import ROLES
 from skydriver_api.http.delivery import hold_memory
-from skydriver_api.http.deps import DEPS, Deps
-from skydriver_api.http.failures import HttpProblem, body_of
-from skydriver_api.http.middleware import ROLES, check_client
+from skydriver_api.http.http_errors import HttpProblem, body_of, check_client
 from skydriver_api.images.resolver import CatalogUnavailable, ImageNotFound, ImageTooOld
 from skydriver_api.payloads.projections import Projection, project, projection_of_query
 from skydriver_api.payloads.requests import (
@@ -18,16 +17,18 @@ from skydriver_api.payloads.requests import (
     parse_scan_request,
 )
 from skydriver_api.reads.view_queries import ManifestView
-from skydriver_api.routes.producer_headers import sender_of
-from skydriver_api.routes.responses import ResultInHand, json_response, parsed_body, result_in_hand
-from skydriver_api.routes.scan_lookup import ask_about, not_found, scan_id_of, visible
+from skydriver_api.routes.idempotency import recorded_reply_for, send_idempotent
+from skydriver_api.routes.producer_headers import producer_headers_of
+from skydriver_api.routes.responses import LoadedResult, json_response, load_result, parsed_body
+from skydriver_api.routes.scan_lookup import not_found, resolve_scan, scan_id_of, send_scan_command
 from skydriver_common.auth import Role
 from skydriver_common.faults import TryLater
 from skydriver_common.log import blobs
 from skydriver_common.model.commands import DeleteScan, PatchManifest, RequestScan, RescanScan
 from skydriver_common.model.ids import new_i3_event_id, new_scan_id
 
-_CONSTANT = b'"event_i3live_json_dict":"use \'i3_event_id\'","event_i3live_json_dict__hash":null'
+_STORED_EVENT_FIELDS = b'"event_i3live_json_dict":"use \'i3_event_id\'","event_i3live_json_dict__hash":null'
+"""The two fields in a stored Manifest: neighbours, in this order, so that one replacement inserts the event."""
 
 
 async def request_scan(request: web.Request) -> web.StreamResponse:
@@ -35,19 +36,19 @@ async def request_scan(request: web.Request) -> web.StreamResponse:
     deps = request.app[DEPS]
     raw = await request.read()
     parsed = await parsed_body(raw, partial(parse_scan_request, clusters=deps.clusters, limits=deps.worker_limits))
-    before = await recorded_reply_for(request, raw)
-    if before is not None:
-        return json_response(project(body_of(before), parsed.manifest_projection))
+    recorded = await recorded_reply_for(request, raw)
+    if recorded is not None:
+        return json_response(project(body_of(recorded), parsed.manifest_projection))
     tag = await _resolved_tag(deps, parsed.docker_tag)
     if parsed.event is None and not await deps.reads.i3_event_exists(parsed.i3_event_id):
-        raise HttpProblem(400, "i3_event_id: no event with this id is stored")
+        raise HttpProblem(400, "i3_event_id: not found")
     digest = None if parsed.event is None else await deps.blobs.put(parsed.event)
     command = RequestScan(
         scan_id=new_scan_id(),
         request=parsed.scan_request(docker_tag=tag, i3_event_id=parsed.i3_event_id or new_i3_event_id()),
         event_digest=digest,
     )
-    body = body_of(await ask(request, command, raw))
+    body = body_of(await send_idempotent(request, command, raw))
     return json_response(project(body, parsed.manifest_projection))
 
 
@@ -61,7 +62,7 @@ async def rescan_scan(request: web.Request) -> web.StreamResponse:
         scan_id=scan_id, new_scan_id=new_scan_id(), abort_first=parsed.abort_first, replace_scan=parsed.replace_scan
     )
     found = await deps.reads.manifest(scan_id)
-    reply = await ask_about(request, command, raw, found, no_redirect=parsed.no_redirect)
+    reply = await send_scan_command(request, command, raw, found, no_redirect=parsed.no_redirect)
     return json_response(project(body_of(reply), parsed.manifest_projection))
 
 
@@ -69,8 +70,8 @@ async def get_scan(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}``: REST contract 4.8."""
     deps = request.app[DEPS]
     view = await deps.reads.manifest(scan_id_of(request))
-    view = await visible(request, deps.reads, view, hides_deleted=True)
-    result = await result_in_hand(request, await deps.reads.result(view.scan_id))
+    view = await resolve_scan(request, deps.reads, view, hides_deleted=True)
+    result = await load_result(request, await deps.reads.result(view.scan_id))
     return await _with_manifest(request, view.body, result)
 
 
@@ -82,9 +83,9 @@ async def delete_scan(request: web.Request) -> web.StreamResponse:
     scan_id = scan_id_of(request)
     command = DeleteScan(scan_id=scan_id, delete_completed_scan=parsed.delete_completed_scan)
     found = await deps.reads.manifest(scan_id)
-    # before the command: what has taken effect must not be answered 503
-    result = await result_in_hand(request, await deps.reads.result(scan_id))
-    reply = await ask_about(request, command, raw, found, no_redirect=parsed.no_redirect)
+    # before the command: a 503 must not hide what has taken effect
+    result = await load_result(request, await deps.reads.result(scan_id))
+    reply = await send_scan_command(request, command, raw, found, no_redirect=parsed.no_redirect)
     return await _with_manifest(request, project(body_of(reply), parsed.manifest_projection), result)
 
 
@@ -93,7 +94,7 @@ async def get_manifest(request: web.Request) -> web.StreamResponse:
     deps = request.app[DEPS]
     projection = projection_of_query(request.query.get("projection", ""))
     view = await deps.reads.manifest(scan_id_of(request))
-    view = await visible(request, deps.reads, view, hides_deleted=True)
+    view = await resolve_scan(request, deps.reads, view, hides_deleted=True)
     if Role.SYSTEM in request[ROLES] and (projection is None or "event_i3live_json_dict" in projection):
         return json_response(await _with_event(request, view, projection))
     return json_response(project(view.body, projection))
@@ -108,15 +109,15 @@ async def patch_manifest(request: web.Request) -> web.StreamResponse:
         progress=parsed.progress,
         event_metadata=parsed.event_metadata,
         scan_metadata=parsed.scan_metadata,
-        **sender_of(request),
+        **producer_headers_of(request),
     )
-    return json_response(body_of(await ask(request, command, raw)))
+    return json_response(body_of(await send_idempotent(request, command, raw)))
 
 
 async def get_i3_event(request: web.Request) -> web.StreamResponse:
     """``GET /scan/{id}/i3-event``: REST contract 4.11."""
     deps = request.app[DEPS]
-    view = await visible(request, deps.reads, await deps.reads.manifest(scan_id_of(request)))
+    view = await resolve_scan(request, deps.reads, await deps.reads.manifest(scan_id_of(request)))
     return json_response(b'{"i3_event":%b}' % await _event(request, view))
 
 
@@ -129,30 +130,34 @@ async def get_scan_request(request: web.Request) -> web.StreamResponse:
     return json_response(body)
 
 
-async def _with_manifest(request: web.Request, manifest: bytes, result: ResultInHand) -> web.StreamResponse:
-    return await result.answer(request, before=b'{"manifest":%b,"result":' % manifest, after=b"}")
+async def _with_manifest(request: web.Request, manifest: bytes, result: LoadedResult) -> web.StreamResponse:
+    return await result.respond(request, before=b'{"manifest":%b,"result":' % manifest, after=b"}")
 
 
 async def _event(request: web.Request, view: ManifestView) -> bytes:
-    """The i3 event as it was posted, when there is memory for it. Raises HttpProblem 404 when it is not stored, TryLater."""
+    """Return the i3 event as it was submitted, when there is memory for it. Raises HttpProblem 404 when it is not stored, TryLater."""
     pool = request.app[DEPS].reads.pool
     try:
-        # as it is stored, unpacked, and within the answer: two at a time
+        # packed, unpacked, and within the response: two of these at a time
         await hold_memory(request, 2 * await blobs.size_of(pool, view.event_digest))
         check_client(request)
         return await blobs.get(pool, view.event_digest)
     except blobs.BlobMissing as error:
-        raise HttpProblem(404, "The scan's i3 event is not stored; another projection still works") from error
+        raise HttpProblem(
+            404, "the scan's i3 event is not stored; a projection without event_i3live_json_dict still works"
+        ) from error
 
 
 async def _with_event(request: web.Request, view: ManifestView, projection: Projection) -> bytes:
-    """The manifest with the event spliced in as it was posted."""
+    """Return the manifest with the event inserted as it was submitted."""
     event = await _event(request, view)
     if projection is None:
-        return view.body.replace(_CONSTANT, b'"event_i3live_json_dict":%b,"event_i3live_json_dict__hash":null' % event, 1)
+        return view.body.replace(
+            _STORED_EVENT_FIELDS, b'"event_i3live_json_dict":%b,"event_i3live_json_dict__hash":null' % event, 1
+        )
     rest = project(view.body, projection - {"event_i3live_json_dict"})
-    separator = b"" if rest == b"{}" else b","
-    return b'%b%b"event_i3live_json_dict":%b}' % (rest[:-1], separator, event)
+    comma = b"" if rest == b"{}" else b","
+    return b'%b%b"event_i3live_json_dict":%b}' % (rest[:-1], comma, event)
 
 
 async def _resolved_tag(deps: Deps, docker_tag: str) -> str:

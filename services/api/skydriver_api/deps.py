@@ -6,7 +6,7 @@ from aiohttp import web
 
 from skydriver_api.commands.blob_writer import BlobWriter
 from skydriver_api.commands.client import CommandClient
-from skydriver_api.http.limits import WeightedSemaphore
+from skydriver_api.http.limits import MemoryLimits, WeightedSemaphore
 from skydriver_api.images.resolver import ImageResolver
 from skydriver_api.live.live_events import LiveEvents
 from skydriver_api.live.viewer_hints import ViewerHints
@@ -17,28 +17,24 @@ from skydriver_common.model.worker_limits import WorkerLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deps:
-    """clusters: name to its most workers with client logs, None: no cap.
+    """clusters: name to the maximum of its workers with client logs, None: no maximum.
 
-    searches: how many at once, each holds a connection to the database. body_bytes: of large bodies in memory at once,
-    result_bytes: of answers above 1 MiB, answer_bytes: of those below, page_bytes: of pages of events on their way into live
-    streams.
-    scan_token_grace_s: how long after a scan's end its token is still good.
+    searches: how many run at once, each holds a connection to the database. memory: for bodies and responses. event_pages: bytes of
+    pages of events on their way into live streams. scan_token_grace_s: how long after a scan's end its token is still valid.
     """
 
     reads: ViewQueries
     blobs: BlobWriter
-    commander: CommandClient
+    commands: CommandClient
     images: ImageResolver
     live: LiveEvents
-    links: LogLinks
-    eyes: ViewerHints
+    log_links: LogLinks
+    viewer_hints: ViewerHints
     clusters: dict[str, int | None]
     worker_limits: WorkerLimits
     searches: WeightedSemaphore
-    body_bytes: WeightedSemaphore
-    result_bytes: WeightedSemaphore
-    page_bytes: WeightedSemaphore
-    answer_bytes: WeightedSemaphore
+    memory: MemoryLimits
+    event_pages: WeightedSemaphore
     scan_token_grace_s: float
 
 

@@ -78,25 +78,25 @@ def _through(url: str, proxy: Proxy) -> str:
 
 async def test_without_a_broker_nobody_waits_for_the_deadline(clean_bus: str, proxy: Proxy, service: Service) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=600)
-    await commander.open(bus)
+    commands = CommandClient(service.recorded_reply, deadline_s=600)
+    await commands.open(bus)
     await proxy.close()
     await until(lambda: not bus.connected.is_set(), "the loss of the connection is noticed", poll_s=0.01)
     async with asyncio.timeout(60):
         with pytest.raises(TryLater):
-            await commander.ask(COMMAND, actor="a")
+            await commands.call(COMMAND, actor="a")
     assert service.recorded == {}
     await bus.close()
 
 
 async def test_what_no_broker_takes_is_not_sent(clean_bus: str, service: Service) -> None:
     bus = await connect(clean_bus, name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=0.5)
-    await commander.open(bus)
+    commands = CommandClient(service.recorded_reply, deadline_s=0.5)
+    await commands.open(bus)
     with pytest.raises(CommandTooLarge):
-        await commander.ask(DeleteScan(scan_id=ScanId("s" * 13 * 2**20)), actor="a")
+        await commands.call(DeleteScan(scan_id=ScanId("s" * 13 * 2**20)), actor="a")
     assert service.recorded == {}
-    assert await commander.ask(COMMAND, actor="a") == DONE  # the channel is as it was
+    assert await commands.call(COMMAND, actor="a") == DONE  # the channel is as it was
     await bus.close()
 
 
@@ -104,11 +104,11 @@ async def test_a_reply_lost_with_the_connection_is_read_where_it_is_recorded(
     clean_bus: str, proxy: Proxy, service: Service
 ) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=600)
-    await commander.open(bus)
+    commands = CommandClient(service.recorded_reply, deadline_s=600)
+    await commands.open(bus)
     service.then = proxy.cut
     async with asyncio.timeout(60):  # long before the deadline
-        assert await commander.ask(COMMAND, actor="a") == DONE
+        assert await commands.call(COMMAND, actor="a") == DONE
     service.then = lambda: None
     await bus.close()
 
@@ -117,8 +117,8 @@ async def test_a_command_during_a_slow_reconnection_is_sent_once_the_way_back_is
     clean_bus: str, proxy: Proxy, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=20)
-    await commander.open(bus)
+    commands = CommandClient(service.recorded_reply, deadline_s=20)
+    await commands.open(bus)
     is_restoring, may_go_on, restore = asyncio.Event(), asyncio.Event(), RobustQueue.restore
 
     async def restore_slowly(queue: RobustQueue, channel: object = None) -> None:
@@ -132,7 +132,7 @@ async def test_a_command_during_a_slow_reconnection_is_sent_once_the_way_back_is
         proxy.cut()
         async with asyncio.timeout(30):
             await is_restoring.wait()  # the connection is back, what was declared on it is not
-            asking = asyncio.create_task(commander.ask(COMMAND, actor="a"))
+            asking = asyncio.create_task(commands.call(COMMAND, actor="a"))
             await let_others_run(20)
             assert not asking.done()
             may_go_on.set()
@@ -144,31 +144,31 @@ async def test_a_command_during_a_slow_reconnection_is_sent_once_the_way_back_is
 async def test_a_command_that_was_not_sent_is_refused_without_asking_for_its_reply(
     clean_bus: str, proxy: Proxy, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commander_module, "_BLIP_S", 0.1)
+    monkeypatch.setattr(commander_module, "_RECONNECT_WAIT_S", 0.1)
     bus = await connect(_through(clean_bus, proxy), name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=60)
-    await commander.open(bus)
-    channel = commander._channel
+    commands = CommandClient(service.recorded_reply, deadline_s=60)
+    await commands.open(bus)
+    channel = commands._channel
     assert channel is not None
     await (await channel.get_underlay_channel()).connection.close()  # and nothing has noticed it yet
     await proxy.close()
     with pytest.raises(TryLater):
-        await commander.ask(COMMAND, actor="a")
+        await commands.call(COMMAND, actor="a")
     assert (service.looks, service.recorded) == (0, {})
     await bus.close()
 
 
 async def test_before_the_broker_is_there_the_answer_is_quick() -> None:
     with pytest.raises(TryLater, match="broker"):
-        await CommandClient(Service().recorded_reply, deadline_s=60).ask(COMMAND, actor="a")
+        await CommandClient(Service().recorded_reply, deadline_s=60).call(COMMAND, actor="a")
 
 
 async def test_more_commands_than_may_wait_are_refused_before_they_are_sent(clean_bus: str, service: Service) -> None:
     bus = await connect(clean_bus, name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=1)
-    await commander.open(bus)
-    limit = int(commander.admission(COMMAND.key).limit)
-    answers = await asyncio.gather(*(commander.ask(COMMAND, actor="a") for _ in range(limit + 50)), return_exceptions=True)
+    commands = CommandClient(service.recorded_reply, deadline_s=1)
+    await commands.open(bus)
+    limit = int(commands.admission(COMMAND.key).limit)
+    answers = await asyncio.gather(*(commands.call(COMMAND, actor="a") for _ in range(limit + 50)), return_exceptions=True)
     assert sum(isinstance(answer, TryLater) for answer in answers) == 50
     assert len(service.recorded) == limit
     await bus.close()
@@ -176,9 +176,9 @@ async def test_more_commands_than_may_wait_are_refused_before_they_are_sent(clea
 
 async def test_a_command_that_took_effect_without_a_reply_is_not_denied(clean_bus: str, service: Service) -> None:
     bus = await connect(clean_bus, name="test")
-    commander = CommandClient(service.recorded_reply, deadline_s=0.5)
-    await commander.open(bus)
-    assert await commander.ask(COMMAND, actor="a") == DONE
+    commands = CommandClient(service.recorded_reply, deadline_s=0.5)
+    await commands.open(bus)
+    assert await commands.call(COMMAND, actor="a") == DONE
     await bus.close()
 
 
@@ -187,8 +187,8 @@ async def test_a_command_that_nobody_handled_is_denied_once_its_time_is_over(cle
         return None
 
     bus = await connect(clean_bus, name="test")
-    commander = CommandClient(nothing, deadline_s=0.5)
-    await commander.open(bus)
+    commands = CommandClient(nothing, deadline_s=0.5)
+    await commands.open(bus)
     with pytest.raises(TryLater):
-        await commander.ask(COMMAND, actor="a")
+        await commands.call(COMMAND, actor="a")
     await bus.close()
