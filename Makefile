@@ -53,7 +53,7 @@ bench: setup-dev  ## measure the loop; prints figures
 	$(PYTHON) benchmarks/loop.py
 
 docs: setup-dev  ## write the pages that are made from the code
-	.venv/bin/skydriver settings --markdown > docs/operators/configuration.md
+	$(PYTHON) -m tests.support.reference_pages
 	$(PYTHON) -m tests.support.schema_page > docs/developers/schema.sql.new && mv docs/developers/schema.sql.new docs/developers/schema.sql
 
 setup:
