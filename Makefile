@@ -3,7 +3,11 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: run test test-clients unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help
+BUS_TESTS := tests/integration/skydriver_progress tests/integration/skydriver_scanner tests/acceptance/test_broker_permissions.py \
+    tests/acceptance/test_scanners_on_the_bus.py \
+    $(patsubst %,tests/integration/skydriver_common/test_%.py,settlement dead_letters publishing blocked_broker replay stop_signals silent_broker)
+
+.PHONY: run test test-clients test-failover test-rabbitmq4 unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -38,12 +42,18 @@ test-clients: setup-dev  ## clients that generators make from /openapi.json, in 
 	@scripts/client-generators
 	$(PYTEST) tests/clients
 
+test-rabbitmq4: setup-dev  ## the tests of the bus against RabbitMQ 4 (as root; a tree of Debian 13 is made in the cache)
+	SKYDRIVER_RABBITMQ_SERVER=$$(scripts/rabbitmq4) $(PYTEST) $(BUS_TESTS)
+
 fire: setup-dev  ## 200 scanners on the bus for a minute while replicas of progress are killed
 	SKYDRIVER_TEST_FIRE_SECONDS=60 $(PYTEST) -s tests/integration/skydriver_progress/test_ingest_under_kills.py
 
 chaos: setup-dev  ## a long run under faults: SCANS=2000 FAULTS=100 SEED=… RATE=4 REPORT=chaos.json
 	$(PYTHON) -m tests.chaos.run --scans $(or $(SCANS),2000) --faults $(or $(FAULTS),100) --per-second $(or $(RATE),4) \
 	    $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--json $(REPORT))
+
+test-failover: setup-dev  ## 200 scans while the database's standby is promoted 20 times
+	$(PYTHON) -m tests.chaos.run --scans 200 --faults 20 --per-second 0.8 --only "promote the standby"
 
 fmt: setup-dev  ## format the code
 	$(PYTHON) -m ruff check --fix .

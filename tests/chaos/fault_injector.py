@@ -59,8 +59,11 @@ class Outcome:
     note: str = ""
 
 
-def plan(seed: str, faults: int, duration_s: float, *, long: bool) -> list[Fault]:
-    """So many faults at random moments. long: also those that take half a minute to get over."""
+def plan(seed: str, faults: int, duration_s: float, *, long: bool, only: str = "") -> list[Fault]:
+    """So many faults at random moments. long: also those that take half a minute to get over. only: of this kind alone.
+
+    Raises ValueError for an unknown kind.
+    """
     rng = random.Random(f"{seed}/saboteur")
     makers: list[tuple[float, Callable[[float], Fault]]] = [
         (6, lambda at: Fault(at_s=at, kind="kill", victim=rng.choice(_SERVICES))),
@@ -93,6 +96,10 @@ def plan(seed: str, faults: int, duration_s: float, *, long: bool) -> list[Fault
             (1, lambda at: Fault(at_s=at, kind="release before", victim=rng.choice(_GUESTS), length_s=rng.uniform(5, 20))),
             (1, lambda at: Fault(at_s=at, kind=rng.choice(_CLOCKS), victim=rng.choice(_GUESTS), length_s=rng.uniform(10, 20))),
         ]
+    if only:
+        makers = [(weight, make) for weight, make in makers if make(0.0).kind == only]
+        if not makers:
+            raise ValueError(f"there is no fault called {only!r}")
     moments = sorted(rng.uniform(0, duration_s) for _ in range(faults))
     weights = [weight for weight, _ in makers]
     return [rng.choices(makers, weights)[0][1](round(at, 2)) for at in moments]

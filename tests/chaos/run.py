@@ -25,13 +25,17 @@ from tests.chaos.verifier import verify
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """scans: how many are requested, on average per_second. faults: at random moments of that time. long: of every length."""
+    """scans: how many are requested, on average per_second. faults: at random moments of that time.
+
+    long: of every length. only: of this kind alone.
+    """
 
     seed: str
     scans: int
     faults: int
     per_second: float
     long: bool = True
+    only: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -57,7 +61,7 @@ async def run_chaos(
         say(f"{time.monotonic() - began:.0f} s: the system is up")
         driver = Driver(field, ledger, session, seed=rules.seed)
         injector = FaultInjector(field, session, driver.probe, driver.extra_scan, say)
-        faults = plan(rules.seed, rules.faults, rules.duration_s, long=rules.long)
+        faults = plan(rules.seed, rules.faults, rules.duration_s, long=rules.long, only=rules.only)
         async with asyncio.TaskGroup() as group:
             group.create_task(driver.drive(rules.scans, rules.per_second))
             group.create_task(injector.carry_out(faults))
@@ -77,13 +81,15 @@ def main() -> int:
     parser.add_argument("--per-second", type=float, default=4.0, help="scans requested a second, on average")
     parser.add_argument("--seed", default="", help="replay a run; default: a new one, which is printed")
     parser.add_argument("--short", action="store_true", help="without the faults that take half a minute to get over")
+    parser.add_argument("--only", default="", metavar="KIND", help="faults of this kind alone, such as 'promote the standby'")
     parser.add_argument("--json", type=Path, help="write the report to this file, too")
     parser.add_argument("--keep", type=Path, help="keep all files of the run in this new folder")
     given = parser.parse_args()
     console = Console(stderr=True)
     rules = Rules(
-        seed=given.seed or new_seed(), scans=given.scans, faults=given.faults, per_second=given.per_second, long=not given.short
-    )
+        seed=given.seed or new_seed(), scans=given.scans, faults=given.faults, per_second=given.per_second, long=not given.short,
+        only=given.only,
+    )  # fmt: skip
     home = given.keep or Path(tempfile.mkdtemp(prefix="skydriver chaos "))
     report = asyncio.run(run_chaos(rules, home.absolute(), lambda text: console.print(text, highlight=False, markup=False)))
     report.show(Console())

@@ -1,5 +1,7 @@
 """A run can be replayed: its faults follow from the seed alone."""
 
+import pytest
+
 from tests.chaos.fault_injector import plan
 from tests.chaos.report import percentile
 
@@ -19,3 +21,9 @@ def test_faults_come_in_order_within_the_time_and_short_ones_stay_short() -> Non
 def test_percentiles_are_of_the_values_themselves() -> None:
     assert percentile([], 50) == 0.0
     assert [percentile([3.0, 1.0, 2.0, 4.0], percent) for percent in (0, 50, 95)] == [1.0, 2.0, 4.0]
+
+
+def test_a_plan_can_hold_one_kind_alone() -> None:
+    assert {fault.kind for fault in plan("7", 20, 100, long=True, only="promote the standby")} == {"promote the standby"}
+    with pytest.raises(ValueError, match="no fault called 'flood'"):
+        plan("7", 20, 100, long=True, only="flood")
