@@ -8,7 +8,7 @@ const [url, token] = process.argv.slice(2);
 const { GET, POST } = createClient<paths>({ baseUrl: url, headers: { Authorization: `Bearer ${token}` } });
 
 async function main(): Promise<void> {
-  const found = await POST("/scans/find", { body: { filter: {} } });
+  const found = await POST("/scans/find", { body: { filter: { is_deleted: false, "classifiers.kind": { $exists: false } } } });
   if (found.error) throw new Error(found.error.error);
   const first: string | undefined = found.data.manifests[0]?.scan_id;
   if (first === undefined) throw new Error("there is no scan");

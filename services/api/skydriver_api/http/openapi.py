@@ -98,6 +98,7 @@ def document(routes: Collection[Route], *, clusters: Iterable[str], limits: Work
     added = components[AddWorkersBody.__name__]
     n_workers = added["properties"]["n_workers"] | {"maximum": limits.per_scan}
     components[AddWorkersBody.__name__] = added | {"properties": added["properties"] | {"n_workers": n_workers}}
+    _open_objects([paths, components])
     return {
         "openapi": "3.1.0",
         "info": {
@@ -142,6 +143,18 @@ def _describe_clusters(properties: dict[str, Any], clusters: list[str], limits: 
         as_object["additionalProperties"] = count
         as_pairs["items"] = as_pairs["items"] | {"prefixItems": [known, count]}
         properties[field] = properties[field] | {"anyOf": [as_object, as_pairs]}
+
+
+def _open_objects(node: Any) -> None:
+    """Say of each object without declared fields that it may hold any: generators of typed clients take silence for "none"."""
+    if isinstance(node, list):
+        for item in node:
+            _open_objects(item)
+    elif isinstance(node, dict):
+        if node.get("type") == "object" and not node.keys() & {"properties", "required"}:
+            node.setdefault("additionalProperties", node.get("maxProperties") != 0)
+        for item in node.values():
+            _open_objects(item)
 
 
 def _plain(path: str) -> str:
