@@ -17,10 +17,38 @@ from skydriver_progress import due_kinds as progress_kinds
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("deploy", "docs", "libs", "sandbox", "services", "tests")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
+_HEADING_LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)]+)\)")
+
+
+def _pages() -> list[Path]:
+    return [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names of a page's headings in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_to_a_heading_leads_to_one() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {link}#{heading}"
+        for page in _pages()
+        for link, heading in _HEADING_LINK.findall(page.read_text())
+        if heading not in _anchors(page.parent / link if link else page)
+    ]
+    assert broken == []
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs/index.md"
+    linked = {(index.parent / link).resolve() for link in _LINK.findall(index.read_text())}
+    missing = [page for page in (ROOT / "docs").rglob("*.md") if page.resolve() not in linked and page != index]
+    assert [str(page.relative_to(ROOT)) for page in missing if "decisions" not in page.parts] == []
 
 
 def test_every_link_between_documents_leads_to_a_file() -> None:
-    pages = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
+    pages = _pages()
     broken = [
         f"{page.relative_to(ROOT)}: {link}"
         for page in pages
