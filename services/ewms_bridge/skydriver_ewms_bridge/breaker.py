@@ -19,13 +19,13 @@ from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.faults import Fault, TryLater
 from skydriver_ewms_bridge.ports import OutcomeUnknown
 from skydriver_ewms_bridge.priority_limiter import PriorityLimiter
+from skydriver_ewms_bridge.retry_policy import CIRCUIT_FIRST_PAUSE_S
 
 _sql = load_statements("skydriver_ewms_bridge", "breaker.sql")
 logger = structlog.get_logger(__name__)
 
 THRESHOLD = 3
 """So many calls without an answer in a row, of all replicas together, mean that EWMS is away."""
-FIRST_PAUSE_S = 2.0
 MAX_CONCURRENT_CALLS = 8
 """Calls to EWMS at a time per replica."""
 RECOVERING = timedelta(seconds=30)
@@ -148,7 +148,7 @@ class Breaker:
 
     def _pause(self, fault: Fault) -> dict[str, object]:
         return {
-            "first_s": FIRST_PAUSE_S, "cap_s": self._longest_pause_s,
+            "first_s": CIRCUIT_FIRST_PAUSE_S, "cap_s": self._longest_pause_s,
             "jitter": random.uniform(0.5, 1.0),  # noqa: S311  (no secret)
             "at_least_s": fault.after_s if isinstance(fault, TryLater) else 0.0,
         }  # fmt: skip

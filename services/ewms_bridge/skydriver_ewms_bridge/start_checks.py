@@ -7,11 +7,10 @@ import structlog
 from skydriver_common.db.schedule import DueWork
 from skydriver_ewms_bridge.decide import is_working, startup_object_key
 from skydriver_ewms_bridge.ports import ObjectStore
+from skydriver_ewms_bridge.retry_policy import STARTUP_FILE_CHECK
 from skydriver_ewms_bridge.usecases import UseCases
 
 logger = structlog.get_logger(__name__)
-
-LOOK_AGAIN = timedelta(minutes=5)
 
 
 class Checks:
@@ -31,7 +30,7 @@ class Checks:
         if is_there:
             return None
         logger.warning("startup-file.missing", waited_s=round(work.age_s))
-        return LOOK_AGAIN
+        return STARTUP_FILE_CHECK
 
     async def tokens(self, work: DueWork) -> timedelta | None:
         """Say that the queues' tokens end soon; EWMS has no call that renews them."""

@@ -10,16 +10,12 @@ from skydriver_common.runtime.due_work import RETRY
 from skydriver_ewms_bridge.decide import CLOCK_SKEW_S, is_submission_given_up, stop_label
 from skydriver_ewms_bridge.ewms_types import Workflow
 from skydriver_ewms_bridge.ports import CredentialSink, Ewms, NotFound
+from skydriver_ewms_bridge.retry_policy import LAST_STOPPED_WORKERS_CHECK, STOP_CONFIRMATION, STOPPED_WORKERS_CHECK
 from skydriver_ewms_bridge.usecases import AFTERMATH_DELAY, UseCases
 
 logger = structlog.get_logger(__name__)
 
-CONFIRM_AFTER = timedelta(seconds=2)
-LOOK_AGAIN = timedelta(minutes=10)
-"""While workers of a stopped workflow run on."""
 NEXT_LOOK = AFTERMATH_DELAY
-LAST_LOOK = timedelta(minutes=20)
-"""After a stop: so long EWMS repeats its own calls when its queue service is unwell. Source: EWMS contract 12."""
 COMING_BACK = frozenset({"pre-mq-activation", "pre-launch", "pending-starter", "condor-submit"})
 """Phases that a stopped workflow's taskforces have left for good, unless EWMS's own loops have raced with the stop."""
 
@@ -54,7 +50,7 @@ class Teardown:
             await self._sink.remove(scan.scan_id)
             await self._usecases.workflow_gone(scan.scan_id)
         elif workflow.deactivated is None:
-            return CONFIRM_AFTER * min(work.tries, RETRY.cap_s / CONFIRM_AFTER.total_seconds())
+            return STOP_CONFIRMATION * min(work.tries, RETRY.cap_s / STOP_CONFIRMATION.total_seconds())
         else:
             # before the end is recorded: as long as it is not, somebody comes back to do the rest
             await self._sink.remove(scan.scan_id)
@@ -80,8 +76,8 @@ class Teardown:
                     )  # fmt: skip
         await self._usecases.workers_came_back(scan.scan_id, n_workers)
         if n_workers:
-            return LOOK_AGAIN
-        for look_at in (NEXT_LOOK, LAST_LOOK):
+            return STOPPED_WORKERS_CHECK
+        for look_at in (NEXT_LOOK, LAST_STOPPED_WORKERS_CHECK):
             left = look_at - timedelta(seconds=work.age_s)
             if left > timedelta(0):
                 return left

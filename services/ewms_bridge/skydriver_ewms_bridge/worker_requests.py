@@ -36,6 +36,7 @@ from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.due_work import context_of
 from skydriver_ewms_bridge.ewms_types import Taskforce
 from skydriver_ewms_bridge.ports import Ewms, NotFound, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
+from skydriver_ewms_bridge.retry_policy import LOST_WORKERS_CHECK
 from skydriver_ewms_bridge.store import Addition
 
 logger = structlog.get_logger(__name__)
@@ -43,7 +44,6 @@ logger = structlog.get_logger(__name__)
 REPLY_TIME_S = 1.0
 """Of the caller's time, kept for telling it that EWMS gave no answer."""
 HOLD = timedelta(seconds=60)
-LOOK_AGAIN = timedelta(seconds=10)
 UNCLAIMED_FOR = timedelta(minutes=10)
 """How long workers that nobody was told of answer the next request of the same shape."""
 LONGEST_ASK_S = 45.0
@@ -89,7 +89,7 @@ class WorkerRequests:
             addition = await store.new_addition(
                 tx.connection, scan_id, workflow_id, cluster_location, n_workers, now=tx.now, hold=HOLD, is_automatic=True
             )
-            tx.due.put(DueKind.ADDITIONS, scan_id, after=HOLD + LOOK_AGAIN)
+            tx.due.put(DueKind.ADDITIONS, scan_id, after=HOLD + LOST_WORKERS_CHECK)
         try:
             async with asyncio.timeout(LONGEST_ASK_S):  # shorter than the request is held
                 outcome = await self._ask(addition)
@@ -114,7 +114,7 @@ class WorkerRequests:
             held_s = None if addition is not None else await store.seconds_held(tx.connection, work.scan_id)
         if addition is None:
             # somebody has the last one in hand: whoever it is may die with it
-            return None if held_s is None else timedelta(seconds=held_s) + LOOK_AGAIN
+            return None if held_s is None else timedelta(seconds=held_s) + LOST_WORKERS_CHECK
         if addition.attempted_at is None:
             await store.drop_addition(self._pool, addition)
             return timedelta(0)
@@ -125,7 +125,7 @@ class WorkerRequests:
             await store.drop_addition(self._pool, addition)
         else:
             await store.release_addition(self._pool, addition, now=CLOCK.now())
-            return LOOK_AGAIN
+            return LOST_WORKERS_CHECK
         return timedelta(0)
 
     async def _open(self, command: AddWorkers, context: Context) -> Addition | Reply:
@@ -144,7 +144,7 @@ class WorkerRequests:
             assert scan is not None
             assert scan.ewms_workflow_id is not None
             # should this process die with the question in hand, somebody finds out what became of it
-            tx.due.put(DueKind.ADDITIONS, command.scan_id, after=HOLD + LOOK_AGAIN)
+            tx.due.put(DueKind.ADDITIONS, command.scan_id, after=HOLD + LOST_WORKERS_CHECK)
             if addition is None:
                 workflow_id = scan.ewms_workflow_id
                 return await store.new_addition(
@@ -187,7 +187,9 @@ class WorkerRequests:
         except RefusedForNow as refused:
             logger.warning("workers.refused-for-now", reason=refused.reason)
             await store.unattempt_addition(self._pool, addition)
-            raise TryLater("EWMS refuses these workers for now", refused.after_s or LOOK_AGAIN.total_seconds()) from refused
+            raise TryLater(
+                "EWMS refuses these workers for now", refused.after_s or LOST_WORKERS_CHECK.total_seconds()
+            ) from refused
         except (TryLater, NotFound):
             await store.unattempt_addition(self._pool, addition)
             raise
@@ -210,7 +212,7 @@ class WorkerRequests:
     async def _put_down(self, addition: Addition) -> None:
         now = CLOCK.now()
         await store.release_addition(self._pool, addition, now=now)
-        await self._schedule.put(DueKind.ADDITIONS, addition.scan_id, after=LOOK_AGAIN)
+        await self._schedule.put(DueKind.ADDITIONS, addition.scan_id, after=LOST_WORKERS_CHECK)
 
     async def _refuse(self, addition: Addition, no: Rejection, context: Context) -> Reply:
         reply = Reply.refused(no)

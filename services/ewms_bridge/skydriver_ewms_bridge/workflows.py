@@ -1,6 +1,5 @@
 """Due work: exactly one workflow per scan, and its queues in the scanner's hands. Source: EWMS contract 8, 12."""
 
-import random
 import time
 from datetime import datetime, timedelta
 
@@ -16,7 +15,6 @@ from skydriver_ewms_bridge.decide import (
     CLOCK_SKEW_S,
     Choice,
     all_activated,
-    backoff_s,
     choose_workflow,
     may_order_workflow,
     place_in_line,
@@ -33,16 +31,13 @@ from skydriver_ewms_bridge.decide import (
 from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import StartupUpload, Taskforce, Workflow
 from skydriver_ewms_bridge.ports import CredentialSink, Ewms, NotFound, ObjectStore, OutcomeUnknown, Refused, RefusedForNow
+from skydriver_ewms_bridge.retry_policy import LOST_WORKFLOW_CHECK, REFUSED_WORKFLOW
 from skydriver_ewms_bridge.settings import BridgeSettings
 from skydriver_ewms_bridge.usecases import UseCases
 
 logger = structlog.get_logger(__name__)
 
 A_MOMENT = timedelta(seconds=1)
-LONGEST_REFUSAL_PAUSE_S = 60.0
-"""Between two requests for a workflow that EWMS refuses for now."""
-LOOK_AGAIN = timedelta(seconds=10)
-"""Between two looks for a workflow that a request without an answer may have made."""
 FIRST_POLLS_S = 0.5
 
 
@@ -84,7 +79,7 @@ class Workflows:
         choice = await self._look(scan)
         if choice.keep is None:
             if attempt is not None and attempt.open_for_s > 0:
-                return LOOK_AGAIN
+                return LOST_WORKFLOW_CHECK
             begun_at = await store.begin_attempt(self._pool, scan.scan_id, unclear_wait=self._settings.unclear_wait)
             if begun_at is None:
                 return A_MOMENT  # another replica is at it
@@ -211,8 +206,7 @@ class Workflows:
         await self._usecases.workflow_refused_for_now(scan.scan_id, refused.reason, limit=limit)
         now = await self._usecases.scan(scan.scan_id)
         if now is not None and wants_workflow(now):
-            pause_s = backoff_s(work.tries, first_s=2.0, cap_s=LONGEST_REFUSAL_PAUSE_S, jitter=random.random())  # noqa: S311
-            pause_s = max(refused.after_s, pause_s)
+            pause_s = max(refused.after_s, REFUSED_WORKFLOW.pause_s(work.tries))
             logger.warning("workflow.refused-for-now", reason=refused.reason, retry_in_s=round(pause_s, 1))
             return timedelta(seconds=pause_s)
         if now is not None and now.ewms.refused:
@@ -245,7 +239,7 @@ class Workflows:
             return None
         await self._abort(await self._superfluous(scan))
         if attempt.open_for_s > 0:
-            return LOOK_AGAIN
+            return LOST_WORKFLOW_CHECK
         await store.forget_attempt(self._pool, scan.scan_id, attempt.attempted_at)
         return None
 

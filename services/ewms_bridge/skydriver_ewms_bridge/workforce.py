@@ -21,6 +21,7 @@ from skydriver_ewms_bridge.due_kinds import WORKFORCE
 from skydriver_ewms_bridge.due_work import OpenForS, context_of
 from skydriver_ewms_bridge.ports import Ewms
 from skydriver_ewms_bridge.priority_limiter import urgent
+from skydriver_ewms_bridge.retry_policy import WORKFORCE_RETRY
 from skydriver_ewms_bridge.store import Watched
 from skydriver_ewms_bridge.usecases import UseCases
 from skydriver_ewms_bridge.worker_replacement import TopUps
@@ -34,7 +35,6 @@ HOLD = timedelta(seconds=60)
 MOST = 2000
 AT_ONCE = 50
 """Changes that are written side by side."""
-RETRY_AFTER = timedelta(seconds=5)
 
 
 class Workforces:
@@ -140,7 +140,7 @@ class Workforces:
         return seen
 
     async def _ask_again(self, watched: Sequence[Watched], fault: TryLater | None) -> None:
-        after = max(RETRY_AFTER, timedelta(seconds=0.0 if fault is None else fault.after_s))
+        after = max(WORKFORCE_RETRY, timedelta(seconds=0.0 if fault is None else fault.after_s))
         await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=CLOCK.now() + after)
 
     async def eyes_on(self, scan_ids: Collection[ScanId]) -> bool:

@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skydriver_common.backoff import Backoff
 from skydriver_common.db.schedule import DueWork, Schedule
@@ -135,3 +137,11 @@ def test_pauses_grow_by_their_factor_up_to_the_cap(failures: int, pause_s: float
 def test_pauses_are_spread_over_the_upper_half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: low)
     assert Backoff(first_s=4.0, cap_s=300.0).pause_s(2) == 4.0
+
+
+@given(st.integers(0, 10_000))
+def test_pauses_grow_up_to_the_cap_and_are_never_zero(failures: int) -> None:
+    backoff = Backoff(first_s=2.0, cap_s=60.0)
+    pause_s = backoff.pause_s(failures)
+    assert 1.0 <= pause_s <= 60.0
+    assert backoff.pause_s(failures + 1) >= pause_s

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.decide import (
     added_taskforce,
-    backoff_s,
     choose_workflow,
     merged_clusters,
     startup_object_key,
@@ -192,11 +191,3 @@ def test_a_batch_made_by_a_call_without_an_answer_is_recognised() -> None:
     found = added_taskforce([*there, ours], before={"TF-before"}, task_id="TK-1", n_workers=10, since=1000.0)
     assert found == ours
     assert added_taskforce(there, before={"TF-before"}, task_id="TK-1", n_workers=10, since=1000.0) is None
-
-
-@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
-def test_pauses_grow_up_to_the_cap_and_are_never_zero(failures: int, jitter: float) -> None:
-    pause = backoff_s(failures, first_s=2.0, cap_s=60.0, jitter=jitter)
-
-    assert 1.0 <= pause <= 60.0
-    assert backoff_s(failures + 1, first_s=2.0, cap_s=60.0, jitter=jitter) >= pause

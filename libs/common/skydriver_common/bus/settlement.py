@@ -32,6 +32,7 @@ from faststream.rabbit import RabbitBroker
 from faststream.rabbit.message import RabbitMessage
 from pydantic import ValidationError
 
+from skydriver_common.backoff import Backoff
 from skydriver_common.bus import topology
 from skydriver_common.bus.dead_letter import KEY, dead_letter_headers, message_of_burial
 from skydriver_common.bus.envelope import MESSAGE, deadline_of, seconds_left
@@ -46,7 +47,7 @@ from skydriver_common.model.rejections import Reply
 logger = structlog.get_logger(__name__)
 
 _TRIES_OF_A_BUG = 3
-_LONGEST_WAIT_S = 5.0
+_RETRY = Backoff(first_s=0.1, cap_s=5.0)
 _CONFIRM_S = 30.0
 
 LATE, LOST, GIVEN_BACK, BURIED = "late", "lost", "given-back", "buried"
@@ -196,8 +197,8 @@ def _is_gone(msg: RabbitMessage) -> bool:
 
 
 def pause_after(fault: TryLater, waits: int) -> float:
-    """Seconds until the next try: growing, spread, and not less than what the fault says."""
-    return max(fault.after_s, min(_LONGEST_WAIT_S, 0.05 * 2.0 ** min(waits, 8))) * random.uniform(0.5, 1)  # noqa: S311
+    """Return the seconds until the next try: growing, spread, and not less than half of what the fault says."""
+    return max(fault.after_s * random.uniform(0.5, 1), _RETRY.pause_s(waits))  # noqa: S311  (no secret)
 
 
 def _readable(error: ValidationError) -> str:

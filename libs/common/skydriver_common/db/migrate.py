@@ -8,7 +8,6 @@ Marks lie in ``schema_migrations``. The release that used yoyo reads ``_yoyo_mig
 names a migration it does not know; so only the migrations of that time are marked there, and it goes on beside newer ones.
 """
 
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from skydriver_common.backoff import Backoff
 from skydriver_common.db.addresses import writable
 from skydriver_common.db.pooler import refuse_shared_sessions
 
@@ -34,7 +34,7 @@ _LOCK_LIMIT_S = 1.2
 _CONCURRENT_LIMIT_S = 1800.0
 """A concurrent step waits for every transaction that is older than it, and stops neither readers nor writers meanwhile."""
 _PATIENCE_S = 600.0
-_LONGEST_PAUSE_S = 10.0
+_RETRY = Backoff(first_s=0.2, cap_s=10.0)
 _LAST_OF_YOYO = "0076_dispatcher_one_throttle"
 _READERS = ("skydriver_writer", "skydriver_api")
 """Roles whose services look at the marks when they start."""
@@ -312,7 +312,7 @@ class _Patience:
 
     def keep_trying(self, what: str, step: Callable[[], None]) -> None:
         """Raises Busy, Refused, what the step raises."""
-        began, pause_s = time.monotonic(), 0.2
+        began, failures = time.monotonic(), 0
         while True:
             try:
                 step()
@@ -326,8 +326,8 @@ class _Patience:
                 raise Refused(f"{what} failed: {str(error).splitlines()[0]}") from error
             else:
                 return
-            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  (no secret)
-            pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+            failures += 1
+            time.sleep(_RETRY.pause_s(failures))
 
     def _others(self) -> str:
         """Who has had a transaction open here for the longest time."""

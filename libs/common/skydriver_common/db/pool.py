@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 from aiosql.adapters.asyncpg import AsyncPGAdapter
 
+from skydriver_common.backoff import Backoff
 from skydriver_common.db.addresses import writable
 from skydriver_common.db.sqlstates import is_of_a_lost_primary
 
@@ -38,6 +39,7 @@ SERVER_SETTINGS = {
 """Of every session that a service opens. Set once it is open: a connection pooler may refuse what it does not know in the packet
 that opens it, so that holds the application's name alone."""
 _ACQUIRE_LIMIT_S = 5.0
+_RECONNECT = Backoff(first_s=0.2, cap_s=5.0)
 _LISTENS_S = 20.0
 
 
@@ -197,17 +199,18 @@ class Listener:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listen until ``stopping`` is set, reconnecting with a pause of at most 5 s."""
-        pause_s = 0.2
+        failures = 0
         while not stopping.is_set():
             lost = asyncio.Event()
             try:
                 connection = await connect(self._url, name=f"{self._name}-listen")
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                logger.warning("listener.away", error=type(error).__name__, retry_in_s=pause_s)
+                failures += 1
+                pause_s = _RECONNECT.pause_s(failures)
+                logger.warning("listener.away", error=type(error).__name__, retry_in_s=round(pause_s, 2))
                 await first(stopping.wait(), asyncio.sleep(pause_s))
-                pause_s = min(5.0, pause_s * 2)
                 continue
-            pause_s = 0.2
+            failures = 0
             try:
                 connection.add_termination_listener(lambda *_, lost=lost: lost.set())
                 for channel, callback in self._callbacks.items():

@@ -10,6 +10,7 @@ import structlog
 from aio_pika.abc import AbstractRobustConnection
 from faststream.rabbit import RabbitBroker
 
+from skydriver_common.backoff import Backoff
 from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect, make_broker
 from skydriver_common.bus.errors import broker_faults
@@ -31,7 +32,7 @@ from skydriver_common.runtime.settings import ServiceSettings
 logger = structlog.get_logger(__name__)
 
 _RELAY_IDLE_S = 5.0
-_LONGEST_PAUSE_S = 2.0
+_RETRY = Backoff(first_s=0.2, cap_s=2.0)
 _COMPARES_CLOCKS_S = 30.0
 
 T = TypeVar("T")
@@ -68,14 +69,15 @@ async def retry_until_available(open_it: Callable[[], Awaitable[T]]) -> T:
     A service that is started during an outage waits for its end, alive and not ready: ending with an error would let its
     supervisor wait longer each time, up to minutes past the end of the outage.
     """
-    pause_s = 0.2
+    failures = 0
     while True:
         try:
             return await open_it()
         except TryLater as fault:
+            failures += 1
+            pause_s = _RETRY.pause_s(failures)
             logger.warning("service.waiting", what=fault.what, reason=reason_of(fault), retry_in_s=round(pause_s, 2))
         await asyncio.sleep(pause_s)
-        pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
 
 async def open_bus(service: Service, amqp_url: str, *, name: str) -> AbstractRobustConnection:

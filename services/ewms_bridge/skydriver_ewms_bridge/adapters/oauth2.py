@@ -13,11 +13,11 @@ import structlog
 from pydantic import SecretStr
 
 from skydriver_common.faults import TryLater
+from skydriver_ewms_bridge.retry_policy import MISCONFIGURED_LOGIN_RETRY_S
 
 logger = structlog.get_logger(__name__)
 
 REFRESH_BEFORE_S = 60.0
-MISCONFIGURED_RETRY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class ClientCredentials:
             raise
         text = answer.get("access_token")
         if not isinstance(text, str) or not text:
-            raise TryLater("the token issuer of EWMS gave no token", MISCONFIGURED_RETRY_S)
+            raise TryLater("the token issuer of EWMS gave no token", MISCONFIGURED_LOGIN_RETRY_S)
         return _Token(SecretStr(text), self._renew_at(text, answer.get("expires_in")))
 
     async def _discovered(self) -> str:
@@ -93,7 +93,7 @@ class ClientCredentials:
             answer = await self._ask("GET", f"{self._issuer}/.well-known/openid-configuration")
             endpoint = answer.get("token_endpoint")
             if not isinstance(endpoint, str) or not endpoint:
-                raise TryLater("the token issuer of EWMS names no token endpoint", MISCONFIGURED_RETRY_S)
+                raise TryLater("the token issuer of EWMS names no token endpoint", MISCONFIGURED_LOGIN_RETRY_S)
             self._endpoint = urljoin(self._issuer + "/", endpoint)
         return self._endpoint
 
@@ -104,7 +104,7 @@ class ClientCredentials:
                     if response.status < 500:
                         # A wrong id or secret: no repetition helps until somebody changes the settings.
                         logger.error("ewms.credentials-refused", status=response.status)
-                        raise TryLater("the token issuer of EWMS refuses this installation", MISCONFIGURED_RETRY_S)
+                        raise TryLater("the token issuer of EWMS refuses this installation", MISCONFIGURED_LOGIN_RETRY_S)
                     raise TryLater("the token issuer of EWMS has a problem", 5.0)
                 answer = orjson.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:

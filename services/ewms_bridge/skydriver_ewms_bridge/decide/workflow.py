@@ -167,13 +167,3 @@ def added_taskforce(
         and t.timestamp >= since - CLOCK_SKEW_S
     )
     return min(new, key=lambda t: (t.timestamp, t.taskforce_uuid), default=None)
-
-
-def backoff_s(failures: int, *, first_s: float = 1.0, cap_s: float = 300.0, jitter: float = 1.0) -> float:
-    """Seconds to wait after the n-th failure in a row: doubling from `first_s` up to `cap_s`, then spread.
-
-    jitter: a random number in [0, 1); the pause is between half of its value and the whole, so that replicas and scans
-    that failed together do not return together.
-    """
-    whole = min(cap_s, first_s * 2.0 ** min(max(failures - 1, 0), 30))
-    return whole * (0.5 + 0.5 * jitter)
