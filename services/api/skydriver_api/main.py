@@ -24,9 +24,9 @@ from skydriver_api.reads.view_queries import ViewQueries
 from skydriver_api.routes.events import HEARTBEAT_S
 from skydriver_api.settings import ApiSettings
 from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
+from skydriver_common.blocking_calls import IsolatedResolver
 from skydriver_common.db.notifier import Notifier
 from skydriver_common.log.group_commit import recorded_reply
-from skydriver_common.runtime.blocking_calls import IsolatedResolver
 from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, connection_cap
 from skydriver_common.runtime.requests import KINDS
 from skydriver_common.runtime.service import Service, StartupProblem, run

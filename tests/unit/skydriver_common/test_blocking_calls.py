@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from skydriver_common.runtime.blocking_calls import BlockingCalls, CallsHang, IsolatedResolver
+from skydriver_common.blocking_calls import BlockingCalls, CallsHang, IsolatedResolver
 from tests.support.waiting import until
 
 

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
+from skydriver_common.blocking_calls import BlockingCalls
 from skydriver_common.faults import TryLater
 from skydriver_common.payloads.read_limited import read_limited
-from skydriver_common.runtime.blocking_calls import BlockingCalls
 
 __all__ = ["ALGORITHMS", "JwksFile", "KeySource", "OidcDiscovery", "VerificationKey", "parse_jwks"]
 

@@ -14,8 +14,8 @@ import orjson
 import structlog
 
 from skydriver_api.images.resolver import CatalogUnavailable, EmbeddedCatalog, ImageResolver
+from skydriver_common.blocking_calls import BlockingCalls
 from skydriver_common.payloads.read_limited import read_limited
-from skydriver_common.runtime.blocking_calls import BlockingCalls
 
 logger = structlog.get_logger(__name__)
 
