@@ -20,7 +20,7 @@ from skydriver_common.model.events import (
     ScanRequested,
 )
 from skydriver_common.model.ids import ScanId, created_at
-from skydriver_common.model.rejections import Code, Rejection
+from skydriver_common.model.rejections import Code, Rejection, scan_not_found
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.scanner_args import scanner_server_args
 from skydriver_common.model.stages import LaunchState, ScannerStage
@@ -39,7 +39,7 @@ of ours."""
 
 def unknown(scan_id: ScanId) -> Rejection:
     """No such scan."""
-    return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
+    return scan_not_found(scan_id)
 
 
 def decide_request(command: RequestScan, event_digest: str | None, *, now: float) -> ScanRequested | Rejection:

@@ -265,7 +265,7 @@ async def test_a_tag_that_is_not_listed_is_not_said_to_be_missing_while_the_list
 
 
 async def test_a_request_waits_for_a_catalogue_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_WAIT_LIMIT_S", 0.05)
+    monkeypatch.setattr(images, "_RESOLVE_TIMEOUT_S", 0.05)
     with pytest.raises(CatalogUnavailable, match="in time"):
         await ImageResolver(CachedCatalog(HangingSource()), minimum="1.0.0").resolve("1.0.0")
 

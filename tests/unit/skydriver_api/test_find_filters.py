@@ -26,7 +26,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {  # filter, place, a part of the mes
     "no object": ([], "filter", "must be an object"),
     "$where": ({"$where": "sleep(1)"}, "filter.$where", "$where"),
     "$expr": ({"$expr": {"$eq": [1, 1]}}, "filter.$expr", "$expr"),
-    "mixed keys": ({"a": {"$gt": 1, "b": 2}}, "filter.a", "can't be mixed"),
+    "mixed keys": ({"a": {"$gt": 1, "b": 2}}, "filter.a", "cannot be mixed"),
     "unknown operator": ({"a": {"$foo": 1}}, "filter.a.$foo", "$foo"),
     "geo operator": ({"a": {"$near": [1, 2]}}, "filter.a.$near", "$near"),
     "bit operator": ({"a": {"$bitsAllSet": 1}}, "filter.a.$bitsAllSet", "$bitsAllSet"),
@@ -38,8 +38,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {  # filter, place, a part of the mes
     "refused in elemMatch": ({"a": {"$elemMatch": {"$where": "1"}}}, "filter.a.$elemMatch.$where", "$where"),
     "refused in not": ({"a": {"$not": {"$text": 1}}}, "filter.a.$not.$text", "$text"),
     "$not at the top": ({"$not": {"a": 1}}, "filter.$not", "$nor"),
-    "$gt at the top": ({"$gt": 1}, "filter.$gt", "below a field"),
-    "$or below a field": ({"a": {"$or": [{"$gt": 1}]}}, "filter.a.$or", "above fields"),
+    "$gt at the top": ({"$gt": 1}, "filter.$gt", "applied to a field"),
+    "$or applied to a field": ({"a": {"$or": [{"$gt": 1}]}}, "filter.a.$or", "combines filters"),
     "operator inside a value": ({"a": {"b": {"$gt": 1}}}, "filter.a.b.$gt", "dotted path"),
     "operator inside $in": ({"a": {"$in": [{"$regex": "x"}]}}, "filter.a.$in[0].$regex", "$regex"),
     "empty $and": ({"$and": []}, "filter.$and", "non-empty"),
@@ -55,18 +55,18 @@ REFUSED: dict[str, tuple[Any, str, str]] = {  # filter, place, a part of the mes
     "$options alone": ({"a": {"$options": "i"}}, "filter.a.$options", "$regex"),
     "unknown option": ({"a": {"$regex": "a", "$options": "g"}}, "filter.a.$options", "i, m, s, x"),
     "$regex of a number": ({"a": {"$regex": 1}}, "filter.a.$regex", "string"),
-    "bad regex": ({"a": {"$regex": "(a"}}, "filter.a.$regex", "without its ')'"),
+    "bad regex": ({"a": {"$regex": "(a"}}, "filter.a.$regex", "missing ')'"),
     "back-reference": ({"a": {"$regex": r"(a)\1"}}, "filter.a.$regex", "back-references"),
     "long regex": ({"a": {"$regex": "a" * 1001}}, "filter.a.$regex", "1000"),
     "$mod by zero": ({"a": {"$mod": [0, 1]}}, "filter.a.$mod", "0"),
     "$mod of three": ({"a": {"$mod": [1, 2, 3]}}, "filter.a.$mod", "[divisor, remainder]"),
     "$mod of a fraction": ({"a": {"$mod": [1.5, 0]}}, "filter.a.$mod", "integer"),
-    "negative $size": ({"a": {"$size": -1}}, "filter.a.$size", "negative"),
+    "negative $size": ({"a": {"$size": -1}}, "filter.a.$size", "0 or more"),
     "$size of a boolean": ({"a": {"$size": True}}, "filter.a.$size", "integer"),
     "$all of a value": ({"a": {"$all": 1}}, "filter.a.$all", "array"),
     "$all of both": ({"a": {"$all": [{"$elemMatch": {"b": 1}}, 1]}}, "filter.a.$all", "not both"),
     "$elemMatch of a value": ({"a": {"$elemMatch": 1}}, "filter.a.$elemMatch", "object"),
-    "$elemMatch of both": ({"a": {"$elemMatch": {"$gt": 1, "b": 2}}}, "filter.a.$elemMatch", "can't be mixed"),
+    "$elemMatch of both": ({"a": {"$elemMatch": {"$gt": 1, "b": 2}}}, "filter.a.$elemMatch", "cannot be mixed"),
     "NUL in a value": ({"a": "x\0"}, "filter.a", "U+0000"),
     "NUL in a key": ({"a\0": 1}, "filter", "U+0000"),
     "NUL in a regex": ({"a": {"$regex": "\0"}}, "filter.a.$regex", "U+0000"),
@@ -99,7 +99,7 @@ def _nested(levels: int) -> dict[str, Any]:
 
 def test_operators_may_nest_twenty_deep_and_no_deeper() -> None:
     compile_filter(parse_filter(_nested(20)))
-    with pytest.raises(BadFilter, match="20 deep"):
+    with pytest.raises(BadFilter, match="20 levels deep"):
         parse_filter(_nested(21))
 
 
@@ -108,7 +108,7 @@ def test_element_matches_and_negations_count_as_levels() -> None:
     for level in range(20):
         operators = {"$elemMatch": operators} if level % 2 else {"$not": operators}
     compile_filter(parse_filter({"a.b.c": operators}))
-    with pytest.raises(BadFilter, match="20 deep"):
+    with pytest.raises(BadFilter, match="20 levels deep"):
         parse_filter({"a.b.c": {"$not": operators}})
 
 
@@ -117,7 +117,7 @@ def test_values_may_nest_twenty_deep_and_no_deeper() -> None:
     for _ in range(20):
         value = [value]
     parse_filter({"a": value})
-    with pytest.raises(BadFilter, match="20 deep"):
+    with pytest.raises(BadFilter, match="20 levels deep"):
         parse_filter({"a": [value]})
 
 
@@ -150,7 +150,7 @@ def test_places_are_written_out_only_when_something_is_refused(monkeypatch: pyte
 
 def test_a_key_inside_a_value_is_as_long_as_a_path_may_be() -> None:
     parse_filter({"a": {"k" * 1000: 1}})
-    with pytest.raises(BadFilter, match="a key of 1001 characters") as refused:
+    with pytest.raises(BadFilter, match="key has 1001 characters") as refused:
         parse_filter({"a": {"b": {"k" * 1001: 1}}})
     assert refused.value.path == "filter.a.b"
 

@@ -134,12 +134,12 @@ async def test_es256_is_accepted_with_a_p256_key(ec_key: ec.EllipticCurvePrivate
 
 @pytest.mark.parametrize("algorithm", ["RS384", "PS256"])
 async def test_other_algorithms_are_refused_even_with_a_fitting_key(rsa_key: rsa.RSAPrivateKey, algorithm: str) -> None:
-    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(rsa_key, algorithm=algorithm)) == "its algorithm is not accepted"
+    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(rsa_key, algorithm=algorithm)) == "algorithm not accepted"
 
 
 async def test_a_key_that_names_its_algorithm_verifies_no_other(rsa_key: rsa.RSAPrivateKey) -> None:
     checker = verifier(rsa_jwk(rsa_key, alg="RS512"))
-    assert await refusal(checker, signed(rsa_key)) == "its algorithm does not fit its key"
+    assert await refusal(checker, signed(rsa_key)) == "algorithm does not match the signing key"
     assert (await checker.verify(signed(rsa_key, algorithm="RS512"))).subject == "ada"
 
 
@@ -147,27 +147,27 @@ async def test_an_unsigned_token_is_refused(rsa_key: rsa.RSAPrivateKey) -> None:
     payload = json.dumps(claims()).encode()
     for algorithm in ("none", "None", "NONE", ""):
         token = by_hand({"alg": algorithm, "kid": "rsa", "typ": "JWT"}, payload, lambda _: b"")
-        assert await refusal(verifier(rsa_jwk(rsa_key)), token) == "its algorithm is not accepted"
+        assert await refusal(verifier(rsa_jwk(rsa_key)), token) == "algorithm not accepted"
 
 
 async def test_the_public_key_taken_as_hmac_secret_is_refused(rsa_key: rsa.RSAPrivateKey) -> None:
     public = rsa_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     payload = json.dumps(claims()).encode()
     token = by_hand({"alg": "HS256", "kid": "rsa"}, payload, lambda body: hmac.digest(public, body, hashlib.sha256))
-    assert await refusal(verifier(rsa_jwk(rsa_key)), token) == "its algorithm is not accepted"
+    assert await refusal(verifier(rsa_jwk(rsa_key)), token) == "algorithm not accepted"
 
 
 async def test_an_algorithm_of_another_key_type_is_refused(
     rsa_key: rsa.RSAPrivateKey, ec_key: ec.EllipticCurvePrivateKey
 ) -> None:
     checker = verifier(rsa_jwk(rsa_key), ec_jwk(ec_key))
-    assert await refusal(checker, signed(ec_key, algorithm="ES256", kid="rsa")) == "its algorithm does not fit its key"
-    assert await refusal(checker, signed(rsa_key, kid="ec")) == "its algorithm does not fit its key"
+    assert await refusal(checker, signed(ec_key, algorithm="ES256", kid="rsa")) == "algorithm does not match the signing key"
+    assert await refusal(checker, signed(rsa_key, kid="ec")) == "algorithm does not match the signing key"
 
 
 @pytest.mark.parametrize("kid", [None, ""])
 async def test_a_token_that_does_not_name_its_key_is_refused(rsa_key: rsa.RSAPrivateKey, kid: str | None) -> None:
-    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(rsa_key, kid=kid)) == "it does not name its key"
+    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(rsa_key, kid=kid)) == "header kid is missing"
 
 
 async def test_a_token_that_demands_an_extension_is_refused(rsa_key: rsa.RSAPrivateKey) -> None:
@@ -179,20 +179,20 @@ async def test_a_token_that_demands_an_extension_is_refused(rsa_key: rsa.RSAPriv
 
 
 async def test_a_foreign_signature_is_refused(rsa_key: rsa.RSAPrivateKey, other_key: rsa.RSAPrivateKey) -> None:
-    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(other_key)) == "its signature is wrong"
-    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(other_key, kid="x")) == "it is signed with an unknown key"
+    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(other_key)) == "signature does not match"
+    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(other_key, kid="x")) == "unknown signing key (kid)"
 
 
 async def test_a_changed_payload_is_refused(rsa_key: rsa.RSAPrivateKey) -> None:
     head, _, signature = signed(rsa_key).split(".")
     payload = base64.urlsafe_b64encode(json.dumps(claims(sub="eve")).encode()).rstrip(b"=").decode()
-    assert await refusal(verifier(rsa_jwk(rsa_key)), f"{head}.{payload}.{signature}") == "its signature is wrong"
+    assert await refusal(verifier(rsa_jwk(rsa_key)), f"{head}.{payload}.{signature}") == "signature does not match"
 
 
 @pytest.mark.parametrize("missing", ["exp", "iat", "sub", "aud"])
 async def test_each_required_claim_must_be_there(rsa_key: rsa.RSAPrivateKey, missing: str) -> None:
     changes: dict[str, Any] = {missing: None}
-    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(rsa_key, **changes)) == f"its claim {missing} is missing"
+    assert await refusal(verifier(rsa_jwk(rsa_key)), signed(rsa_key, **changes)) == f"claim {missing} is missing"
 
 
 NOW = int(time.time())
@@ -201,27 +201,27 @@ NOW = int(time.time())
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"iss": None}, "its claim iss is missing"),
-        ({"iss": "skydriver-local/"}, "it is of an unknown issuer"),
-        ({"iss": "SKYDRIVER-LOCAL"}, "it is of an unknown issuer"),
-        ({"aud": "other"}, "it is for another audience"),
-        ({"aud": ["other"]}, "it is for another audience"),
-        ({"exp": NOW - 120}, "it has expired"),
-        ({"iat": NOW + 900}, "it is not valid yet"),
-        ({"nbf": NOW + 900}, "it is not valid yet"),
-        ({"sub": ""}, "its claim sub is empty"),
-        ({"scan_id": 5}, "its claim scan_id is no text"),
-        ({"scan_id": ""}, "its claim scan_id is empty"),
-        ({"sub": " "}, "its claim sub is empty"),
-        ({"sub": "a\0b"}, "its claim sub holds a control character or half a surrogate pair"),
-        ({"sub": "a\x1b[2Jb"}, "its claim sub holds a control character or half a surrogate pair"),
-        ({"sub": "a\x85b"}, "its claim sub holds a control character or half a surrogate pair"),
-        ({"sub": "\ud83d"}, "its claim sub holds a control character or half a surrogate pair"),
-        ({"scan_id": "\ud83d"}, "its claim scan_id holds a control character or half a surrogate pair"),
-        ({"sub": "x" * 257}, "its claim sub is longer than 256 characters"),
-        ({"scan_id": "x" * 257}, "its claim scan_id is longer than 256 characters"),
-        ({"exp": "soon"}, "its claims are not as they must be"),
-        ({"exp": float("inf")}, "its claims are not as they must be"),
+        ({"iss": None}, "claim iss is missing"),
+        ({"iss": "skydriver-local/"}, "unknown issuer"),
+        ({"iss": "SKYDRIVER-LOCAL"}, "unknown issuer"),
+        ({"aud": "other"}, "issued for another audience"),
+        ({"aud": ["other"]}, "issued for another audience"),
+        ({"exp": NOW - 120}, "expired"),
+        ({"iat": NOW + 900}, "not valid yet; check the clocks"),
+        ({"nbf": NOW + 900}, "not valid yet; check the clocks"),
+        ({"sub": ""}, "claim sub is empty"),
+        ({"scan_id": 5}, "claim scan_id: must be a non-empty string"),
+        ({"scan_id": ""}, "claim scan_id is empty"),
+        ({"sub": " "}, "claim sub is empty"),
+        ({"sub": "a\0b"}, "claim sub contains a control character or an unpaired surrogate"),
+        ({"sub": "a\x1b[2Jb"}, "claim sub contains a control character or an unpaired surrogate"),
+        ({"sub": "a\x85b"}, "claim sub contains a control character or an unpaired surrogate"),
+        ({"sub": "\ud83d"}, "claim sub contains a control character or an unpaired surrogate"),
+        ({"scan_id": "\ud83d"}, "claim scan_id contains a control character or an unpaired surrogate"),
+        ({"sub": "x" * 257}, "claim sub is longer than 256 characters"),
+        ({"scan_id": "x" * 257}, "claim scan_id is longer than 256 characters"),
+        ({"exp": "soon"}, "invalid claims"),
+        ({"exp": float("inf")}, "invalid claims"),
     ],
 )
 async def test_a_signed_token_with_wrong_claims_is_refused(
@@ -250,7 +250,7 @@ async def test_what_is_no_token_is_refused(rsa_key: rsa.RSAPrivateKey, token: st
 async def test_deeply_nested_json_is_refused(rsa_key: rsa.RSAPrivateKey) -> None:
     payload = b'{"iss":' + b"[" * 8_000
     token = by_hand({"alg": "RS256", "kid": "rsa"}, payload, lambda _: b"x")
-    assert await refusal(verifier(rsa_jwk(rsa_key)), token) == "it is not a well-formed JSON web token"
+    assert await refusal(verifier(rsa_jwk(rsa_key)), token) == "not a well-formed JWT"
 
 
 @settings(max_examples=150, deadline=None)
@@ -342,7 +342,7 @@ async def test_a_scan_token_is_limited_to_its_scan(rsa_key: rsa.RSAPrivateKey) -
     assert system.may_touch(SCAN)
     assert (await checker.verify(signer.user_token("ada"))).roles == {Role.USER}
     expired = signer.scan_token(SCAN, datetime.now(UTC) - timedelta(minutes=5))
-    assert await refusal(checker, expired) == "it has expired"
+    assert await refusal(checker, expired) == "expired"
     with pytest.raises(ValueError, match="time zone"):
         signer.scan_token(SCAN, datetime(2030, 1, 1))  # noqa: DTZ001  (the point)
 
@@ -357,8 +357,8 @@ async def test_each_issuer_vouches_for_its_own_tokens_only(rsa_key: rsa.RSAPriva
     )
     assert (await checker.verify(signed(rsa_key, iss="https://people.example"))).issuer == "https://people.example"
     assert (await checker.verify(signed(other_key, scan_id=SCAN))).scan_id == SCAN
-    assert await refusal(checker, signed(other_key, iss="https://people.example")) == "its signature is wrong"
-    assert await refusal(checker, signed(other_key)) == "its issuer gives out tokens for single scans only"
+    assert await refusal(checker, signed(other_key, iss="https://people.example")) == "signature does not match"
+    assert await refusal(checker, signed(other_key)) == "this issuer may sign scan tokens only"
 
 
 async def test_a_verified_token_is_remembered_until_it_expires_but_not_for_long(rsa_key: rsa.RSAPrivateKey) -> None:
@@ -376,7 +376,7 @@ async def test_a_verified_token_is_remembered_until_it_expires_but_not_for_long(
     assert keys.asked == 3
     now += 200.0
     keys.keys.clear()  # the key was withdrawn
-    assert await refusal(checker, long) == "it is signed with an unknown key"
+    assert await refusal(checker, long) == "unknown signing key (kid)"
 
 
 async def test_the_memory_of_tokens_is_bounded_and_refused_ones_are_not_in_it(rsa_key: rsa.RSAPrivateKey) -> None:

@@ -142,7 +142,7 @@ class JwksFile:
         if key is not None:
             self._missing.pop(kid, None)
         elif self._may_still_come(kid):
-            raise TryLater("the token's key is not known yet", after_s=5.0)
+            raise TryLater("the token's signing key is not known yet", after_s=5.0)
         return key
 
     async def _look_again(self) -> None:
@@ -157,7 +157,7 @@ class JwksFile:
         if self._look is not None:  # somebody else has begun it
             await asyncio.wait([self._look])
         if not self._is_readable and not self._keys:
-            raise TryLater("the file of signing keys cannot be read", after_s=5.0)
+            raise TryLater("the JWKS file cannot be read", after_s=5.0)
 
     def _look_has_ended(self, _: object) -> None:
         self._look = None
@@ -237,7 +237,7 @@ class OidcDiscovery:
                 await self._refresh()
         key = self._keys.get(kid)
         if key is None and self._away:
-            raise TryLater("the token issuer cannot be reached", after_s=self._pause_s)
+            raise TryLater("the token issuer is unreachable", after_s=self._pause_s)
         return key
 
     async def _refresh(self) -> None:
@@ -263,12 +263,12 @@ class OidcDiscovery:
         match document:
             case {"issuer": str(issuer), "jwks_uri": str(uri)}:
                 if issuer != self._issuer:
-                    raise ValueError("the discovery document is of another issuer")
+                    raise ValueError("the OIDC discovery document names another issuer")
                 if urlsplit(self._issuer).scheme == "https" and urlsplit(uri).scheme != "https":
-                    raise ValueError("the discovery document leads from https to another scheme")
+                    raise ValueError("the OIDC discovery document's jwks_uri must use https")
                 return uri
             case _:
-                raise ValueError("the discovery document lacks issuer or jwks_uri")
+                raise ValueError("the OIDC discovery document lacks issuer or jwks_uri")
 
     async def _fetch(self, url: str) -> bytes:
         limit = aiohttp.ClientTimeout(total=FETCH_LIMIT_S)
@@ -276,5 +276,5 @@ class OidcDiscovery:
             url, timeout=limit, allow_redirects=False, headers={"Accept": "application/json"}
         ) as response:
             if response.status != 200:
-                raise ValueError(f"the issuer answered with status {response.status}")
+                raise ValueError(f"the issuer responded with status {response.status}")
             return await read_limited(response, DOCUMENT_LIMIT_BYTES)

@@ -24,13 +24,13 @@ REMEMBER_S = 300.0
 """How long a verified token is believed without looking again; a withdrawn key stops counting after this at the latest."""
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (  # the first that fits
-    (jwt.InvalidSignatureError, "its signature is wrong"),
-    (jwt.ExpiredSignatureError, "it has expired"),
-    (jwt.ImmatureSignatureError, "it is not valid yet"),
-    (jwt.InvalidAudienceError, "it is for another audience"),
-    (jwt.InvalidIssuerError, "it is of an unknown issuer"),
-    (InvalidSubjectError, "its claim sub is no text"),
-    (jwt.InvalidIssuedAtError, "its claim iat is no time"),
+    (jwt.InvalidSignatureError, "signature does not match"),
+    (jwt.ExpiredSignatureError, "expired"),
+    (jwt.ImmatureSignatureError, "not valid yet; check the clocks"),
+    (jwt.InvalidAudienceError, "issued for another audience"),
+    (jwt.InvalidIssuerError, "unknown issuer"),
+    (InvalidSubjectError, "claim sub: must be a string"),
+    (jwt.InvalidIssuedAtError, "claim iat: must be a number"),
 )
 _HOSTILE = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 """What parsing hostile JSON can raise besides the library's own errors (infinite times, thousandfold nesting)."""
@@ -59,7 +59,7 @@ def bearer_token(authorization: str | None) -> str:
     """The token in an `Authorization` header. Raises InvalidToken when there is none (RFC 6750, section 2.1)."""
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise InvalidToken("there is no bearer token")
+        raise InvalidToken("no bearer token in the Authorization header")
     return token.strip()
 
 
@@ -87,7 +87,7 @@ class TokenVerifier:
         Raises InvalidToken, and TryLater when the issuer's keys cannot be had at the moment.
         """
         if len(token) > TOKEN_LIMIT_CHARACTERS:
-            raise InvalidToken("it is too long")
+            raise InvalidToken(f"longer than {TOKEN_LIMIT_CHARACTERS} characters")
         # The digest, so that a memory dump or a debugger shows no tokens.
         digest = hashlib.sha256(token.encode(errors="replace")).digest()
         now = self._clock()
@@ -107,12 +107,12 @@ class TokenVerifier:
         algorithm, kid = _header(token)
         issuer = self._issuers.get(_claimed_issuer(token))
         if issuer is None:
-            raise InvalidToken("it is of an unknown issuer")
+            raise InvalidToken("unknown issuer")
         key = await issuer.keys.find(kid)
         if key is None:
-            raise InvalidToken("it is signed with an unknown key")
+            raise InvalidToken("unknown signing key (kid)")
         if algorithm not in key.algorithms:
-            raise InvalidToken("its algorithm does not fit its key")
+            raise InvalidToken("algorithm does not match the signing key")
         try:
             claims = jwt.decode(
                 token,
@@ -125,7 +125,7 @@ class TokenVerifier:
             )
             expires = float(claims["exp"])
         except jwt.MissingRequiredClaimError as error:
-            raise InvalidToken(f"its claim {error.claim} is missing") from None
+            raise InvalidToken(f"claim {error.claim} is missing") from None
         except _HOSTILE as error:
             raise InvalidToken(_reason(error)) from None
         subject, scan_id = claims["sub"], claims.get(SCAN_CLAIM)
@@ -133,7 +133,7 @@ class TokenVerifier:
         if SCAN_CLAIM in claims:  # a broken limit must not become no limit
             _check_text(SCAN_CLAIM, scan_id)
         if issuer.scan_tokens_only and scan_id is None:
-            raise InvalidToken("its issuer gives out tokens for single scans only")
+            raise InvalidToken("this issuer may sign scan tokens only")
         rules = issuer.role_rules if scan_id is None else DEFAULT_ROLE_RULES
         principal = Principal(
             subject, issuer.name, roles_in(claims, rules), ScanId(scan_id) if scan_id else None, expires + LEEWAY_S
@@ -144,13 +144,13 @@ class TokenVerifier:
 def _check_text(claim: str, value: object) -> None:
     """Whether a claim can be kept in the log and sent over the bus. Raises InvalidToken."""
     if not isinstance(value, str):
-        raise InvalidToken(f"its claim {claim} is no text")
+        raise InvalidToken(f"claim {claim}: must be a non-empty string")
     if not value.strip():
-        raise InvalidToken(f"its claim {claim} is empty")
+        raise InvalidToken(f"claim {claim} is empty")
     if len(value) > CLAIM_LIMIT_CHARACTERS:
-        raise InvalidToken(f"its claim {claim} is longer than {CLAIM_LIMIT_CHARACTERS} characters")
+        raise InvalidToken(f"claim {claim} is longer than {CLAIM_LIMIT_CHARACTERS} characters")
     if any(unicodedata.category(character) in _NOT_TEXT for character in value):
-        raise InvalidToken(f"its claim {claim} holds a control character or half a surrogate pair")
+        raise InvalidToken(f"claim {claim} contains a control character or an unpaired surrogate")
 
 
 def _header(token: str) -> tuple[str, str]:
@@ -158,14 +158,14 @@ def _header(token: str) -> tuple[str, str]:
     try:
         header = jwt.get_unverified_header(token)
     except _HOSTILE:
-        raise InvalidToken("it is not a well-formed JSON web token") from None
+        raise InvalidToken("not a well-formed JWT") from None
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise InvalidToken("its algorithm is not accepted")
+        raise InvalidToken("algorithm not accepted")
     if not isinstance(kid, str) or not kid or len(kid) > CLAIM_LIMIT_CHARACTERS:
-        raise InvalidToken("it does not name its key")
+        raise InvalidToken("header kid is missing")
     if "crit" in header:
-        raise InvalidToken("it demands an extension that is not known here")
+        raise InvalidToken("header crit names an unsupported extension")
     return algorithm, kid
 
 
@@ -174,11 +174,11 @@ def _claimed_issuer(token: str) -> str:
     try:
         issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
     except _HOSTILE:
-        raise InvalidToken("it is not a well-formed JSON web token") from None
+        raise InvalidToken("not a well-formed JWT") from None
     if not isinstance(issuer, str):
-        raise InvalidToken("its claim iss is missing")
+        raise InvalidToken("claim iss is missing")
     return issuer
 
 
 def _reason(error: Exception) -> str:
-    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "its claims are not as they must be")
+    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "invalid claims")

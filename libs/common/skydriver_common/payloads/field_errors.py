@@ -18,8 +18,8 @@ PATTERN_TEXTS: dict[str, str] = {}
 
 _TEXTS: dict[str, str] = {
     "missing": "is required",
-    "extra_forbidden": "is not a known field",
-    "string_type": "must be a text",
+    "extra_forbidden": "unknown field",
+    "string_type": "must be a string",
     "bool_type": "must be true or false",
     "dict_type": "must be a JSON object",
     "model_type": "must be a JSON object",

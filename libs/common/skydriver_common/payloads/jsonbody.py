@@ -87,7 +87,7 @@ def read_object(raw: bytes, *, payloads: Collection[str] = (), optional: bool = 
     if not raw:
         if optional:
             return Body({}, {}, ())
-        raise InvalidBody([Problem("body", "is required: a JSON object")])
+        raise InvalidBody([Problem("body", "a JSON object is required")])
     try:
         extents = member_extents(raw)
     except NotJson as error:
@@ -159,7 +159,7 @@ def member_extents(raw: bytes) -> dict[str, tuple[int, int]]:
         try:
             raw.decode()
         except UnicodeDecodeError as error:
-            raise NotJson("is not UTF-8 text", error.start) from None
+            raise NotJson("not valid UTF-8", error.start) from None
     position = _skip_space(raw, 0)
     if raw[position : position + 1] != b"{":
         raise NotJson(_why_no_object(raw, position), position)
@@ -171,7 +171,7 @@ def member_extents(raw: bytes) -> dict[str, tuple[int, int]]:
     while True:
         key = _KEY.match(raw, position)
         if key is None:
-            raise NotJson('is not valid JSON: a name in double quotes and ":" belong here', position)
+            raise NotJson('not valid JSON: expected a name in double quotes and ":"', position)
         begin = key.end()
         end = _value_end(raw, begin)
         extents[_name(key[1], position)] = (begin, end)
@@ -181,7 +181,7 @@ def member_extents(raw: bytes) -> dict[str, tuple[int, int]]:
             _expect_end(raw, position + 1)
             return extents
         if following != b",":
-            raise NotJson('is not valid JSON: "," or "}" belongs here', position)
+            raise NotJson('not valid JSON: expected "," or "}"', position)
         position = _skip_space(raw, position + 1)
 
 
@@ -197,13 +197,13 @@ def _value_end(raw: bytes, position: int) -> int:
             position = _string_end(raw, position)
         else:
             if len(open_ones) >= MAX_DEPTH - 1:
-                raise NotJson(f"is nested too deeply (more than {MAX_DEPTH} levels)", position)
+                raise NotJson(f"nested more than {MAX_DEPTH} levels deep", position)
             if opening == _OPEN_ARRAY:
                 open_ones.append(_CLOSE_ARRAY)
                 position = _skip_space(raw, position + 1)
                 continue
             if opening != _OPEN_OBJECT:
-                raise NotJson("is not valid JSON: a value belongs here", position)
+                raise NotJson("not valid JSON: expected a value", position)
             position = _skip_space(raw, position + 1)
             if raw[position : position + 1] == b"}":
                 position += 1
@@ -226,7 +226,7 @@ def _value_end(raw: bytes, position: int) -> int:
                     position = _behind_key(raw, position)
                 break
             else:
-                raise NotJson(f'is not valid JSON: "," or "{chr(closing)}" belongs here', position)
+                raise NotJson(f'not valid JSON: expected "," or "{chr(closing)}"', position)
         else:
             return position
 
@@ -237,14 +237,14 @@ def _string_end(raw: bytes, position: int) -> int:
     while (more := _MORE_TEXT.match(raw, end)) is not None:
         end = more.end()
     if raw[end : end + 1] != b'"':
-        raise NotJson("is not valid JSON: a value belongs here", position)
+        raise NotJson("not valid JSON: expected a value", position)
     return end + 1
 
 
 def _behind_key(raw: bytes, position: int) -> int:
     key = _KEY.match(raw, position)
     if key is None:
-        raise NotJson('is not valid JSON: a name in double quotes and ":" belong here', position)
+        raise NotJson('not valid JSON: expected a name in double quotes and ":"', position)
     return key.end()
 
 
@@ -260,7 +260,7 @@ def _skip(pattern: re.Pattern[bytes], raw: bytes, position: int) -> int:
 def _expect_end(raw: bytes, position: int) -> None:
     position = _skip_space(raw, position)
     if position != len(raw):
-        raise NotJson("is not valid JSON: nothing may follow the object", position)
+        raise NotJson("not valid JSON: unexpected content after the object", position)
 
 
 def _why_no_object(raw: bytes, position: int) -> str:
@@ -275,7 +275,7 @@ def _name(quoted: bytes, position: int) -> str:
     try:
         name: str = orjson.loads(quoted)
     except orjson.JSONDecodeError:
-        raise NotJson("has a name with half a surrogate pair", position) from None
+        raise NotJson("has a name with an unpaired surrogate", position) from None
     return name
 
 
@@ -299,11 +299,11 @@ def _unfit(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
         yield Problem(dotted(*path), "must be a finite number: NaN and infinity are not allowed here")
     elif isinstance(value, str):
         if _is_unstorable(value):
-            yield Problem(dotted(*path), "must not contain the NUL character or half a surrogate pair")
+            yield Problem(dotted(*path), "must not contain the NUL character or an unpaired surrogate")
     elif isinstance(value, dict):
         for key, item in value.items():
             if _is_unstorable(key):
-                yield Problem(dotted(*path, key), "the name must not contain the NUL character or half a surrogate pair")
+                yield Problem(dotted(*path, key), "the name must not contain the NUL character or an unpaired surrogate")
             yield from _unfit(item, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):

@@ -38,7 +38,7 @@ def boolean(value: Any) -> bool:
 def text(value: Any) -> str:
     """A text, possibly empty."""
     if not isinstance(value, str):
-        raise expected("must be a text")
+        raise expected("must be a string")
     return value
 
 

@@ -80,7 +80,9 @@ class _Compiler:
         """Stop while the statement is being written: added is the length of one more condition on a field."""
         self._size += added
         if self._size > MAX_SQL or len(self.args) > MAX_PARAMETERS:
-            raise BadFilter("the filter is too large; use $in instead of many branches, or ask in parts")
+            raise BadFilter(
+                "the filter is too large or too deeply nested; use $in instead of many branches, or split the request"
+            )
 
     def bind(self, value: object, kind: str) -> str:
         """A placeholder of an SQL type; equal values share one. JSON travels as text, whatever codecs the pool has."""

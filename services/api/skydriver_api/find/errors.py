@@ -53,7 +53,7 @@ class TooSlow(BadFilter):
 
     def __init__(self, limit_s: float) -> None:
         super().__init__(
-            f"the search took longer than {limit_s:g} s and was stopped. Add a condition that an index can answer"
+            f"the search took longer than {limit_s:g} s and was stopped. Add a condition that can use an index"
             " (event_metadata.run_id with event_metadata.event_id, i3_event_id, ewms_workflow_id, classifiers.<key>,"
             " scan_id with $in, or a range of timestamp), simplify a $regex, or page with 'limit' and 'after'"
         )

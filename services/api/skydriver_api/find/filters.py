@@ -96,24 +96,25 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
 
 def _check_depth(depth: int, path: Place | str) -> None:
     if depth > MAX_DEPTH:
-        raise BadFilter(f"operators nested more than {MAX_DEPTH} deep", path)
+        raise BadFilter(f"operators are nested more than {MAX_DEPTH} levels deep", path)
 
 
 def _path_parts(key: str, where: Place) -> tuple[str, ...]:
     parts = tuple(checked_text(key, "filter").split("."))
     if len(parts) > MAX_PATH_PARTS or len(key) > MAX_PATH_LENGTH:
         raise BadFilter(
-            f"a path may have {MAX_PATH_PARTS} parts and {MAX_PATH_LENGTH} characters", str(where)[: MAX_PATH_LENGTH + 7]
+            f"a path may have at most {MAX_PATH_PARTS} parts and {MAX_PATH_LENGTH} characters",
+            str(where)[: MAX_PATH_LENGTH + 7],
         )
     return parts
 
 
 def _why_not_here(key: str) -> str:
     if key == "$not":
-        return "$not belongs around the operators of one field; use $nor here"
+        return "$not applies to the operators of one field; use $nor here"
     if key in FIELD_OPERATORS:
-        return f"{key} belongs below a field, as in {{'timestamp': {{'{key}': …}}}}"
-    return f"unknown or refused operator {key}"
+        return f'{key} must be applied to a field, as in {{"timestamp": {{"{key}": 5}}}}'
+    return f"operator {key} is not supported"
 
 
 def _is_operators(value: object, path: Place) -> bool:
@@ -123,7 +124,7 @@ def _is_operators(value: object, path: Place) -> bool:
     dollar = [key for key in value if key.startswith("$")]
     if dollar and len(dollar) < len(value):
         plain = next(key for key in value if not key.startswith("$"))
-        raise BadFilter(f"operator {dollar[0]} and plain key '{plain}' can't be mixed", path)
+        raise BadFilter(f"operator {dollar[0]} and key '{plain}' cannot be mixed in one object", path)
     return bool(dollar)
 
 
@@ -142,16 +143,16 @@ def _operators(parts: tuple[str, ...], operators: Mapping[str, object], path: Pl
             continue
         if key == "$options":
             if "$regex" not in operators:
-                raise BadFilter("$options needs $regex beside it", where)
+                raise BadFilter("$options requires $regex", where)
             continue
         if key == "$regex":
             nodes.append(Field(parts, _regex(value, operators.get("$options", ""), path)))
         elif key in _PARSERS:
             nodes.append(_PARSERS[key](parts, value, where, depth))
         elif key in LOGICAL:
-            raise BadFilter(f"{key} stands above fields, not below one", where)
+            raise BadFilter(f"{key} combines filters; it cannot be applied to a field", where)
         else:
-            raise BadFilter(f"unknown or refused operator {key}", where)
+            raise BadFilter(f"operator {key} is not supported", where)
     if len(nodes) == 1:
         return nodes[0]
     return All(tuple(nodes)) if nodes else ALL
@@ -224,14 +225,14 @@ def _mod(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node
         raise BadFilter("$mod takes [divisor, remainder]", path)
     divisor = checked_integer(value[0], "the divisor of $mod", path)
     if divisor == 0:
-        raise BadFilter("the divisor of $mod can't be 0", path)
+        raise BadFilter("the divisor of $mod must not be 0", path)
     return Field(parts, Remainder(divisor, checked_integer(value[1], "the remainder of $mod", path)))
 
 
 def _size(parts: tuple[str, ...], value: object, path: Place, depth: int) -> Node:
     length = checked_integer(value, "$size", path)
     if length < 0:
-        raise BadFilter("$size can't be negative", path)
+        raise BadFilter("$size must be 0 or more", path)
     return Field(parts, Size(length))
 
 

@@ -16,11 +16,11 @@ _MAX_BITS = 4096  # an integer of 1,233 digits; Python refuses to print those ab
 def checked_text(text: str, path: Place | str) -> str:
     """The text itself. Raises BadFilter for what no stored text can hold: NUL, and half of a surrogate pair."""
     if "\0" in text:
-        raise BadFilter("text with the character U+0000 can't be searched for", path)
+        raise BadFilter("strings with U+0000 or an unpaired surrogate are not supported", path)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadFilter("text with half of a surrogate pair can't be searched for", path) from None
+        raise BadFilter("strings with U+0000 or an unpaired surrogate are not supported", path) from None
     return text
 
 
@@ -29,7 +29,7 @@ def checked_array(value: object, operator: str, path: Place | str) -> list[objec
     if not isinstance(value, list):
         raise BadFilter(f"{operator} takes an array", path)
     if len(value) > MAX_ELEMENTS:
-        raise BadFilter(f"an array of {len(value)} elements; at most {MAX_ELEMENTS} are allowed", path)
+        raise BadFilter(f"array has {len(value)} elements; at most {MAX_ELEMENTS} are allowed", path)
     return value
 
 
@@ -40,7 +40,7 @@ def checked_integer(value: object, what: str, path: Place | str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadFilter(f"{what} must be an integer", path)
     if value.bit_length() > _MAX_BITS:
-        raise BadFilter("a number too large to search for", path)
+        raise BadFilter("number is too large", path)
     return value
 
 
@@ -53,24 +53,24 @@ def checked_literal(value: object, path: Place | str, depth: int = 0) -> Json:
             return checked_integer(value, "a number", path)
         case float():
             if not math.isfinite(value):
-                raise BadFilter("NaN and Infinity can't be searched for", path)
+                raise BadFilter("NaN and Infinity are not supported", path)
             return value
         case str():
             return checked_text(value, path)
     if depth >= MAX_DEPTH:
-        raise BadFilter(f"a value nested more than {MAX_DEPTH} deep", path)
+        raise BadFilter(f"value is nested more than {MAX_DEPTH} levels deep", path)
     if isinstance(value, list):
         elements = checked_array(value, "a value", path)
         return [checked_literal(element, Place(path, i), depth + 1) for i, element in enumerate(elements)]
     if isinstance(value, dict):
         if len(value) > MAX_ELEMENTS:
-            raise BadFilter(f"an object of {len(value)} keys; at most {MAX_ELEMENTS} are allowed", path)
+            raise BadFilter(f"object has {len(value)} keys; at most {MAX_ELEMENTS} are allowed", path)
         for key in value:
             if key.startswith("$"):
                 raise BadFilter(
-                    f"{key} inside a value to compare with; to look into an object, write a dotted path", Place(path, key)
+                    f"{key} is not allowed inside a value; use a dotted path to query inside an object", Place(path, key)
                 )
             if len(key) > MAX_KEY:
-                raise BadFilter(f"a key of {len(key)} characters; at most {MAX_KEY} are allowed", path)
+                raise BadFilter(f"key has {len(key)} characters; at most {MAX_KEY} are allowed", path)
         return {checked_text(key, path): checked_literal(item, Place(path, key), depth + 1) for key, item in value.items()}
     raise BadFilter(f"not a JSON value: {type(value).__name__}", path)

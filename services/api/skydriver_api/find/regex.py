@@ -43,7 +43,7 @@ def to_postgres(pattern: str, options: frozenset[str], path: Place | str) -> str
     one that can't be expressed; what only the engine can see (such as `too complex`) it reports when it is asked.
     """
     if len(pattern) > MAX_REGEX:
-        raise BadFilter(f"a regular expression of {len(pattern)} characters; at most {MAX_REGEX} are allowed", path)
+        raise BadFilter(f"regular expression has {len(pattern)} characters; at most {MAX_REGEX} are allowed", path)
     flags, start = _leading_flags(pattern)
     reader = _Reader(pattern, start, options | flags, path)
     return "***:" + ("(?i)" if "i" in reader.flags else "") + "(?:" + reader.alternatives(0) + ")"
@@ -79,20 +79,20 @@ class _Reader:
         self.repeats = 0  # how deep repetitions are nested in what was read last
 
     def bad(self, why: str) -> BadFilter:
-        return BadFilter(f"bad regular expression: {why} (at character {self.at + 1})", self.path)
+        return BadFilter(f"invalid regular expression: {why} (at character {self.at + 1})", self.path)
 
     def peek(self, length: int = 1) -> str:
         return self.pattern[self.at : self.at + length]
 
     def take(self) -> str:
         if self.at >= len(self.pattern):
-            raise self.bad("it ends too early")
+            raise self.bad("unexpected end of pattern")
         self.at += 1
         return self.pattern[self.at - 1]
 
     def alternatives(self, depth: int) -> str:
         if depth > _MAX_GROUPS:
-            raise self.bad("groups nested too deep")
+            raise self.bad("groups are nested too deeply")
         branches = [self.branch(depth)]
         deepest = self.repeats
         while self.peek() == "|":
@@ -113,7 +113,7 @@ class _Reader:
             quantifier = self.quantifier(repeatable)
             repeats = self.repeats + (quantifier not in ("", "?"))
             if repeats > _MAX_REPEATS:
-                raise self.bad(f"repetitions nested more than {_MAX_REPEATS} deep")
+                raise self.bad(f"repetitions are nested more than {_MAX_REPEATS} levels deep")
             deepest = max(deepest, repeats)
             parts.append(atom + quantifier)
         self.repeats = deepest
@@ -125,7 +125,7 @@ class _Reader:
             if self.peek(3) == "(?#":
                 end = self.pattern.find(")", self.at)
                 if end < 0:
-                    raise self.bad("a comment without its end")
+                    raise self.bad("unterminated comment")
                 self.at = end + 1
             elif "x" in self.flags and self.peek() and self.peek() in " \t\n\r\f\v":
                 self.at += 1
@@ -147,7 +147,7 @@ class _Reader:
             self.at += 1
         self.skip_ignored()
         if self.bounds() is not None:
-            raise self.bad("a quantifier after a quantifier")
+            raise self.bad("multiple quantifiers")
         return bounds
 
     def bounds(self) -> str | None:
@@ -167,7 +167,7 @@ class _Reader:
         if max(int(low), int(high or 0)) > _MAX_REPEAT:
             raise self.bad(f"at most {_MAX_REPEAT} repetitions are supported")
         if high and int(high) < int(low):
-            raise self.bad("the smaller number of repetitions comes first")
+            raise self.bad("minimum repetition is greater than the maximum")
         self.at = end + 1
         return f"{{{int(low)}{comma}{int(high) if high else ''}}}"
 
@@ -208,13 +208,13 @@ class _Reader:
                 self.at = self.pattern.find("<", self.at) + 1
                 end = self.pattern.find(">", self.at)
                 if end < 0 or not self.pattern[self.at : end].isidentifier():
-                    raise self.bad("a bad group name")
+                    raise self.bad("invalid group name")
                 self.at = end + 1
             else:
                 raise self.bad(f"'({self.peek(2)}' is not supported")
         inner = self.alternatives(depth + 1)
         if self.peek() != ")":
-            raise self.bad("a group without its ')'")
+            raise self.bad("missing ')'")
         self.at += 1
         return f"{opening}{inner})", opening == "(?:"
 
@@ -238,12 +238,12 @@ class _Reader:
                 code = self.peek(lengths[char])
                 self.at += lengths[char]
                 if len(code) < lengths[char]:
-                    raise self.bad("a bad hexadecimal escape")
+                    raise self.bad("invalid hexadecimal escape")
             if not code or any(digit not in "0123456789abcdefABCDEF" for digit in code) or len(code) > 8:
-                raise self.bad("a bad hexadecimal escape")
+                raise self.bad("invalid hexadecimal escape")
             number = int(code, 16)
             if not 0 < number <= 0x10FFFF or 0xD800 <= number <= 0xDFFF:
-                raise self.bad("an escape that names no character")
+                raise self.bad("unknown escape")
             return chr(number)
         if char in digits:
             raise self.bad("back-references and octal escapes are not supported")
@@ -264,7 +264,7 @@ class _Reader:
                 self.at += 1
                 last = self.member()
                 if item.code is None or last.code is None or last.code < item.code:
-                    raise self.bad("a bad range of characters")
+                    raise self.bad("invalid character range")
                 members.append(f"{item.text}-{last.text}")
             elif item.negated:
                 complements.append(f"[^{item.negated}]")

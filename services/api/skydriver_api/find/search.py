@@ -67,11 +67,11 @@ def projected_fields(projection: str | Sequence[str] | None) -> frozenset[str] |
     if isinstance(projection, str):
         raise BadFilter('must be "*" or an array of field names', "manifest_projection")
     if any(not isinstance(name, str) or not name.strip() for name in projection):
-        raise BadFilter("holds a blank name", "manifest_projection")
+        raise BadFilter("must not contain a blank name", "manifest_projection")
     if len(set(projection)) < len(projection):
-        raise BadFilter("names a field twice", "manifest_projection")
+        raise BadFilter("must not name a field twice", "manifest_projection")
     if refused := sorted(EXCLUDED.intersection(projection)):
-        raise BadFilter(f"{', '.join(refused)} can't be asked for here", "manifest_projection")
+        raise BadFilter(f"{', '.join(refused)} cannot be selected in a search", "manifest_projection")
     return None if not projection or "*" in projection else frozenset(projection)
 
 
@@ -90,7 +90,7 @@ def find_query(
     node = parse_filter(raw_filter)
     assert isinstance(raw_filter, dict)
     if limit is not None and limit < 1:
-        raise BadFilter("must be at least 1", "limit")
+        raise BadFilter("must be 1 or more", "limit")
     return FindQuery(
         node=node,
         with_deleted=include_deleted or "is_deleted" in raw_filter,
@@ -159,7 +159,9 @@ async def stream(
         except asyncpg.QueryCanceledError as slow:
             raise TooSlow(limits.statement_s) from slow
         except (asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError, asyncpg.TooManyArgumentsError) as large:
-            raise BadFilter("the filter is too large or nested for the database; ask in parts") from large
+            raise BadFilter(
+                "the filter is too large or too deeply nested; use $in instead of many branches, or split the request"
+            ) from large
 
 
 async def _check_expression(
@@ -171,7 +173,7 @@ async def _check_expression(
             "SELECT ''::text COLLATE \"pg_c_utf8\" ~ $1::text", expression, timeout=limits.statement_s + 10.0
         )
     except asyncpg.InvalidRegularExpressionError as bad:
-        raise BadFilter(f"bad regular expression: {bad.message if hasattr(bad, 'message') else bad}", path) from bad
+        raise BadFilter(f"invalid regular expression: {bad.message if hasattr(bad, 'message') else bad}", path) from bad
 
 
 def _needs_body(fields: frozenset[str] | None) -> bool:

@@ -20,25 +20,25 @@ from skydriver_common.payloads.read_limited import read_limited
 logger = structlog.get_logger(__name__)
 
 _IMAGE = "skymap_scanner:"
-_LOOK_LIMIT_S = 5.0
-_FRESH_S = 300.0
-_STALE_S = 3600.0
-_AGAIN_S = 10.0
-_MOST_PAGES = 100
-_PAGE_LIMIT_BYTES = 4 * 1024 * 1024
+_READ_TIMEOUT_S = 5.0
+_FRESH_FOR_S = 300.0
+_MAX_STALE_S = 3600.0
+_REFRESH_INTERVAL_S = 10.0
+_MAX_PAGES = 100
+_MAX_PAGE_BYTES = 4 * 1024 * 1024
 
 
 class Source(Protocol):
     """Where a list of images is read from."""
 
     async def push_times(self) -> Mapping[str, float]:
-        """Tag to the time of its push, Unix seconds. Raises CatalogAway."""
+        """Tag to the time of its push, Unix seconds. Raises CatalogUnavailable."""
 
 
 class DirectoryCatalog:
     """Entries ``skymap_scanner:<tag>`` of a folder. A network file system may hang: looking has a limit and a thread of its own."""
 
-    def __init__(self, folder: Path, *, limit_s: float = _LOOK_LIMIT_S) -> None:
+    def __init__(self, folder: Path, *, limit_s: float = _READ_TIMEOUT_S) -> None:
         self._folder = folder
         self._limit_s = limit_s
         self._calls = BlockingCalls("image-folder")
@@ -49,7 +49,7 @@ class DirectoryCatalog:
             return await self._calls.run(self._entries, limit_s=self._limit_s)
         except (OSError, TimeoutError) as error:
             logger.warning("images.folder-unavailable", error=type(error).__name__)
-            raise CatalogUnavailable("the folder of images can't be read") from error
+            raise CatalogUnavailable("the image directory cannot be read") from error
 
     def _entries(self) -> dict[str, float]:
         with os.scandir(self._folder) as entries:
@@ -68,22 +68,22 @@ class RegistryCatalog:
         self._session = session
 
     async def push_times(self) -> Mapping[str, float]:
-        """See ImageCatalog."""
+        """See Source."""
         try:
-            async with asyncio.timeout(_LOOK_LIMIT_S * 3):
+            async with asyncio.timeout(_READ_TIMEOUT_S * 3):
                 return await self._all_pages()
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("images.registry-away", error=type(error).__name__)
-            raise CatalogUnavailable("the image registry can't be read") from error
+            raise CatalogUnavailable("the image registry is unavailable") from error
 
     async def _all_pages(self) -> dict[str, float]:
         tags: dict[str, float] = {}
         url: str | None = self._url
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MAX_PAGES):
             if url is None:
                 return tags
             if urlsplit(url)[:2] != urlsplit(self._url)[:2]:
-                raise ValueError("the registry leads to another host")
+                raise ValueError("the registry's next page is on another host")
             page = await self._page(url)
             tags |= {
                 str(entry["name"]): datetime.fromisoformat(entry["tag_last_pushed"]).timestamp()
@@ -91,14 +91,14 @@ class RegistryCatalog:
                 if entry.get("tag_last_pushed")
             }
             url = urljoin(url, page["next"]) if page.get("next") else None
-        raise ValueError("the registry's list does not end")
+        raise ValueError("the registry's tag list has too many pages")
 
     async def _page(self, url: str) -> Any:
-        limit = aiohttp.ClientTimeout(total=_LOOK_LIMIT_S)
+        limit = aiohttp.ClientTimeout(total=_READ_TIMEOUT_S)
         async with self._session.get(url, timeout=limit, allow_redirects=False) as response:
             if response.status != 200:
-                raise ValueError(f"the registry answered with status {response.status}")
-            return orjson.loads(await read_limited(response, _PAGE_LIMIT_BYTES))
+                raise ValueError(f"the registry responded with status {response.status}")
+            return orjson.loads(await read_limited(response, _MAX_PAGE_BYTES))
 
 
 class BothCatalogs:
@@ -109,13 +109,13 @@ class BothCatalogs:
         self._registry = registry
 
     async def push_times(self) -> Mapping[str, float]:
-        """See ImageCatalog."""
+        """See Source."""
         unpacked, push_times = await asyncio.gather(self._folder.push_times(), self._registry.push_times())
         return {tag: moment for tag, moment in push_times.items() if tag in unpacked}
 
 
 class CachedCatalog:
-    """Remembers a list for minutes. An older one is served at once and refreshed behind, for an hour at most.
+    """Caches a list for minutes. An older one is served at once and refreshed in the background, for an hour at most.
 
     One look at the source is under way at a time, for everybody; after one that failed there is none for ten times as long as it
     took, ten seconds at most: what hangs is left alone, what fails at once costs little.
@@ -127,21 +127,21 @@ class CachedCatalog:
         self._tags: Mapping[str, float] = {}
         self._read_at = float("-inf")
         self._failed_at = self._quiet_until = float("-inf")
-        self._why = "the image catalogue can't be read"
+        self._why = "the image catalogue cannot be read"
         self._look: asyncio.Task[None] | None = None
 
     async def push_times(self) -> Mapping[str, float]:
-        """See ImageCatalog."""
+        """See Source."""
         age_s = self._clock() - self._read_at
-        if age_s > _FRESH_S:
+        if age_s > _FRESH_FOR_S:
             look = self._look_at_source()
-            if age_s > _STALE_S:
+            if age_s > _MAX_STALE_S:
                 await self._end_of(look)
         return self._tags
 
     async def refresh_push_times(self) -> Mapping[str, float]:
         """The list once more, for a tag that was not in it: at most every ten seconds from the source."""
-        if self._clock() - self._read_at > _AGAIN_S:
+        if self._clock() - self._read_at > _REFRESH_INTERVAL_S:
             await self._end_of(self._look_at_source())
         return self._tags
 
@@ -153,7 +153,7 @@ class CachedCatalog:
         return self._look
 
     async def _end_of(self, look: "asyncio.Task[None] | None") -> None:
-        """Wait for the look, which goes on when the caller does not. Raises CatalogAway when it brought no list."""
+        """Wait for the look, which goes on when the caller does not. Raises CatalogUnavailable when it brought no list."""
         if look is not None:
             await asyncio.wait([look])
         if look is None or self._failed_at > self._read_at:
@@ -176,7 +176,7 @@ class CachedCatalog:
 
     def _note_failure(self, began: float) -> None:
         self._failed_at = self._clock()
-        self._quiet_until = self._failed_at + min(_AGAIN_S, 10 * (self._failed_at - began))
+        self._quiet_until = self._failed_at + min(_REFRESH_INTERVAL_S, 10 * (self._failed_at - began))
 
 
 def open_images(source: str, *, minimum: str, session: aiohttp.ClientSession) -> ImageResolver:

@@ -11,7 +11,7 @@ import structlog
 
 logger = structlog.get_logger(__name__)
 
-_WAIT_LIMIT_S = 5.0
+_RESOLVE_TIMEOUT_S = 5.0
 """How long one request waits for the catalogue, however many looks it needs."""
 
 _SHORT = re.compile(r"[vV](\d{1,3}(?:\.\d{1,3}){0,2})")
@@ -38,17 +38,17 @@ class ImageTooOld(Exception):
 
 
 class CatalogUnavailable(Exception):
-    """The catalogue can't be asked at the moment."""
+    """The catalogue is unavailable at the moment."""
 
 
 class ImageCatalog(Protocol):
     """Where scanner images are listed."""
 
     async def push_times(self) -> Mapping[str, float]:
-        """Tag to the time of its push, Unix seconds. Raises CatalogAway."""
+        """Tag to the time of its push, Unix seconds. Raises CatalogUnavailable."""
 
     async def refresh_push_times(self) -> Mapping[str, float]:
-        """The same, as new as is reasonable: a tag was not in the list. Raises CatalogAway."""
+        """The same, as new as is reasonable: a tag was not in the list. Raises CatalogUnavailable."""
 
 
 class EmbeddedCatalog:
@@ -93,12 +93,12 @@ class ImageResolver:
         self._known = known or catalog
 
     async def resolve(self, text: str) -> str:
-        """The resolved tag. Raises ImageNotFound, ImageTooOld, CatalogAway."""
+        """The resolved tag. Raises ImageNotFound, ImageTooOld, CatalogUnavailable."""
         try:
-            async with asyncio.timeout(_WAIT_LIMIT_S):
+            async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
                 return await self._resolve(text)
         except TimeoutError as error:
-            raise CatalogUnavailable("the image catalogue does not answer in time") from error
+            raise CatalogUnavailable("the image catalogue did not respond in time") from error
 
     async def _resolve(self, text: str) -> str:
         push_times = await self._catalog.push_times()
@@ -107,16 +107,16 @@ class ImageResolver:
             push_times = await self._catalog.refresh_push_times()
             tag = resolve_tag(text, push_times)
         if tag is None:
-            raise ImageNotFound("no such image is found")
+            raise ImageNotFound("image not found")
         if push_times[tag] < await self._oldest():
-            raise ImageTooOld(f"the image is too old; the minimum is {self._minimum}")
+            raise ImageTooOld(f"image is older than the minimum, {self._minimum}")
         return tag
 
     async def _oldest(self) -> float:
-        """When the minimum was pushed, Unix seconds. Raises CatalogAway: without it nobody can tell what is too old."""
+        """When the minimum was pushed, Unix seconds. Raises CatalogUnavailable: without it nobody can tell what is too old."""
         known = await self._known.push_times()
         minimum = resolve_tag(self._minimum, known)
         if minimum is None:
             logger.error("images.minimum-not-listed", minimum=self._minimum)
-            raise CatalogUnavailable(f"the image catalogue does not list the minimum image {self._minimum}")
+            raise CatalogUnavailable(f"the minimum image {self._minimum} is not in the image catalogue; contact the operators")
         return known[minimum]

@@ -1,11 +1,11 @@
-"""Checked types of request fields: strict about kinds, in the contract's words. Source: REST contract 1.1, 4.5."""
+"""Checked types of request fields, strict about JSON types. Source: REST contract 1.1, 4.5."""
 
 import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
-from skydriver_api.payloads.sizes import MAX_BYTES, NoSize, parse_size
+from skydriver_api.payloads.sizes import MAX_BYTES, InvalidSize, parse_size
 from skydriver_common.model import scanner_variables
 from skydriver_common.payloads.field_errors import expected, expected_within
 from skydriver_common.payloads.reports import INTEGER_SCHEMA, LARGEST_INTEGER, Boolean, JsonObject, Text, integer, number
@@ -16,13 +16,13 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _RESERVED_CLASSIFIERS = frozenset({"rescan", "origin_scan_id"})
 _EVENT_KINDS = ("real", "real_event", "sim", "simulated", "simulated_event")
-_MOST_ENTRIES = 25
-_MOST_NSIDES = 100
-_MOST_PAIRS = 1000
-_LONGEST_WORD = 1000
-_LONGEST_NAME = 250
+_MAX_ENTRIES = 25
+_MAX_NSIDES = 100
+_MAX_PAIRS = 1000
+_MAX_WORD_CHARS = 1000
+_MAX_NAME_CHARS = 250
 """Of ids and places, which are indexed. Clients stay far below all of these; beyond, a message could be too large for the broker."""
-_LONGEST_ADDRESS = 2000
+_MAX_ADDRESS_CHARS = 2000
 
 
 def priority(value: Any) -> int:
@@ -32,26 +32,26 @@ def priority(value: Any) -> int:
     try:
         return integer(value)
     except ValueError:
-        raise expected("must be an integer of at most 64 bits") from None
+        raise expected(f"must be an integer from {-LARGEST_INTEGER - 1} to {LARGEST_INTEGER}") from None
 
 
 def positive(value: Any) -> int:
-    """An integer of at least 1."""
+    """An integer of 1 or more."""
     number = integer(value)
     if number < 1:
-        raise expected("must be an integer of at least 1")
+        raise expected("must be an integer of 1 or more")
     return number
 
 
 def workers(value: Any) -> int:
-    """An integer of at least 1. One of more than 64 bits counts as the largest of 64: the limit of workers is told, not the width."""
+    """An integer of 1 or more; above 64 bits the largest of 64, so that the error names the limit of workers and not the width."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= LARGEST_INTEGER:
         return LARGEST_INTEGER
     return positive(value)
 
 
 def seconds(value: Any) -> int:
-    """A time from a second to 68 years: as long as what waits for it can count."""
+    """Seconds, from 1 to what 32 bits hold (68 years)."""
     number = positive(value)
     if number >= 2**31:
         raise expected(f"must be an integer from 1 to {2**31 - 1}")
@@ -59,20 +59,20 @@ def seconds(value: Any) -> int:
 
 
 def non_blank(value: Any) -> str:
-    """A text with at least one character that is no white space."""
+    """A string with at least one character that is not whitespace."""
     if not isinstance(value, str) or not value.strip():
-        raise expected("must be a text that is not blank")
+        raise expected("must be a non-blank string")
     return value
 
 
 def name(value: Any) -> str:
-    """A non-blank text of moderate length."""
-    return _at_most(_LONGEST_NAME, non_blank(value))
+    """A non-blank string of moderate length."""
+    return _at_most(_MAX_NAME_CHARS, non_blank(value))
 
 
 def address(value: Any) -> str:
-    """A non-blank text as long as a URL may be."""
-    return _at_most(_LONGEST_ADDRESS, non_blank(value))
+    """A non-blank string as long as a URL may be."""
+    return _at_most(_MAX_ADDRESS_CHARS, non_blank(value))
 
 
 def _at_most(characters: int, value: str) -> str:
@@ -82,17 +82,17 @@ def _at_most(characters: int, value: str) -> str:
 
 
 def one_word(value: Any) -> str:
-    """A non-blank text without white space: it becomes one command-line word."""
+    """A non-blank string without whitespace: it becomes one command-line word."""
     if len(non_blank(value).split()) != 1 or value != value.strip():
-        raise expected("must be one word, without white space")
-    return _at_most(_LONGEST_WORD, str(value))
+        raise expected("must not contain whitespace")
+    return _at_most(_MAX_WORD_CHARS, str(value))
 
 
 def reco_algo(value: Any) -> str:
     """One word that a command line does not take for an option."""
     word = one_word(value)
     if word.startswith("-"):
-        raise expected("must not begin with '-'")
+        raise expected("must not start with '-'")
     return word
 
 
@@ -104,16 +104,16 @@ def docker_tag(value: Any) -> str:
 
 
 def size_bytes(default: int) -> BeforeValidator:
-    """Bytes from an integer or a text; 0 stands for the default."""
+    """Bytes from an integer or a string; 0 stands for the default."""
 
     def parse(value: Any) -> int:
         if isinstance(value, str):
             try:
                 return parse_size(value)
-            except NoSize as error:
+            except InvalidSize as error:
                 raise expected(str(error)) from None
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise expected('must be a size such as "8GB", or a number of bytes')
+            raise expected('must be a size such as "8GB" or a number of bytes')
         return min(integer(value), MAX_BYTES) or default
 
     return BeforeValidator(parse)
@@ -137,20 +137,20 @@ def nsides(value: Any) -> dict[str, int]:
     """nside to pixel extension, in the order posted."""
     problems: list[tuple[tuple[str | int, ...], str]] = []
     if not isinstance(value, dict) or not value:
-        raise expected('must be a JSON object that is not empty, such as {"8": 0, "64": 12}')
-    if len(value) > _MOST_NSIDES:
-        raise expected(f"must have at most {_MOST_NSIDES} entries")
+        raise expected('must be a non-empty JSON object, such as {"8": 0, "64": 12}')
+    if len(value) > _MAX_NSIDES:
+        raise expected(f"must have at most {_MAX_NSIDES} entries")
     extensions: dict[str, int] = {}
     for nside, extension in value.items():
         if not (nside.isascii() and nside.isdigit()) or int(nside[:30]) < 1 or len(nside) > 18:
-            problems.append(((nside,), "the nside must be a positive whole number"))
+            problems.append(((nside,), "the nside must be a positive integer"))
             continue
         try:
             extensions[nside] = integer(extension)
         except ValueError:
             extensions[nside] = -1
         if extensions[nside] < 0:
-            problems.append(((nside,), "the pixel extension must be an integer of at least 0"))
+            problems.append(((nside,), "the pixel extension must be an integer of 0 or more"))
     if problems:
         raise expected_within(problems)
     return extensions
@@ -159,9 +159,9 @@ def nsides(value: Any) -> dict[str, int]:
 def clusters(value: Any) -> list[tuple[str, int]]:
     """Pairs of cluster name and number of workers, from an object or a list of pairs."""
     if not isinstance(value, dict | list) or not value:
-        raise expected('must be {"cluster": workers, ...} or [["cluster", workers], ...], and not empty')
-    if len(value) > _MOST_PAIRS:
-        raise expected(f"must have at most {_MOST_PAIRS} entries")
+        raise expected('must be a non-empty {"cluster": workers, ...} or [["cluster", workers], ...]')
+    if len(value) > _MAX_PAIRS:
+        raise expected(f"must have at most {_MAX_PAIRS} entries")
     problems: list[tuple[tuple[str | int, ...], str]] = []
     pairs: list[tuple[str, int]] = []
     for place, entry in value.items() if isinstance(value, dict) else enumerate(value):
@@ -172,14 +172,14 @@ def clusters(value: Any) -> list[tuple[str, int]]:
         try:
             pairs.append((pair[0], workers(pair[1])))
         except ValueError:
-            problems.append(((place,), "the number of workers must be an integer of at least 1"))
+            problems.append(((place,), "the number of workers must be an integer of 1 or more"))
     if problems:
         raise expected_within(problems)
     return pairs
 
 
 def debug_modes(value: Any) -> list[str]:
-    """Debug modes without duplicates, from a text or an array of texts."""
+    """Debug modes without duplicates, from a string or an array of strings."""
     modes = [value] if isinstance(value, str) else value
     if not isinstance(modes, list) or any(mode != "client-logs" for mode in modes):
         raise expected('must be "client-logs", or an array of it')
@@ -188,8 +188,8 @@ def debug_modes(value: Any) -> list[str]:
 
 def classifiers(value: Any) -> dict[str, Any]:
     """A user's own labels."""
-    problems = _entries(value, longest_key=25, longest_value=25)
-    problems += [((key,), "is reserved") for key in value if key in _RESERVED_CLASSIFIERS]
+    problems = _entries(value, max_key_chars=25, max_value_chars=25)
+    problems += [((key,), "reserved name; choose another") for key in value if key in _RESERVED_CLASSIFIERS]
     if problems:
         raise expected_within(problems)
     return dict(value)
@@ -197,12 +197,12 @@ def classifiers(value: Any) -> dict[str, Any]:
 
 def environment(value: Any) -> dict[str, Any]:
     """A user's own variables for the scanner server."""
-    problems = _entries(value, longest_key=128, longest_value=4096)
+    problems = _entries(value, max_key_chars=128, max_value_chars=4096)
     for key in value:
         if _VARIABLE.fullmatch(key) is None:
-            problems.append(((key,), "must be a variable name: letters, digits, '_', not beginning with a digit"))
+            problems.append(((key,), "must be a variable name: letters, digits, '_', not starting with a digit"))
         elif key in scanner_variables.RESERVED:
-            problems.append(((key,), "is reserved"))
+            problems.append(((key,), "reserved name; choose another"))
         elif isinstance(value[key], str | bool | int | float) and (why := scanner_variables.refusal(key, value[key])):
             problems.append(((key,), why))
     if problems:
@@ -227,20 +227,20 @@ def find_projection(value: Any) -> list[str] | None:
     return None if value == "*" else list(value)
 
 
-def _entries(value: Any, *, longest_key: int, longest_value: int) -> list[tuple[tuple[str | int, ...], str]]:
+def _entries(value: Any, *, max_key_chars: int, max_value_chars: int) -> list[tuple[tuple[str | int, ...], str]]:
     """Problems of an object of plain values."""
     if not isinstance(value, dict):
         raise expected("must be a JSON object")
-    if len(value) > _MOST_ENTRIES:
-        raise expected(f"must have at most {_MOST_ENTRIES} entries")
+    if len(value) > _MAX_ENTRIES:
+        raise expected(f"must have at most {_MAX_ENTRIES} entries")
     problems: list[tuple[tuple[str | int, ...], str]] = []
     for key, entry in value.items():
-        if len(key) > longest_key:
-            problems.append(((key,), f"the name must have at most {longest_key} characters"))
-        if isinstance(entry, str) and len(entry) > longest_value:
-            problems.append(((key,), f"must have at most {longest_value} characters"))
+        if len(key) > max_key_chars:
+            problems.append(((key,), f"the name must have at most {max_key_chars} characters"))
+        if isinstance(entry, str) and len(entry) > max_value_chars:
+            problems.append(((key,), f"must have at most {max_value_chars} characters"))
         elif entry is not None and not isinstance(entry, str | bool | int | float):
-            problems.append(((key,), "must be a text, a boolean, a number or null"))
+            problems.append(((key,), "must be a string, boolean, number or null"))
     return problems
 
 
@@ -248,14 +248,14 @@ _POSITIVE = INTEGER_SCHEMA | {"minimum": 1}
 _PLAIN_VALUE = {"type": ["boolean", "number", "null"]}
 
 
-def _plain_values(*, longest_key: int, longest_value: int, **more: Any) -> WithJsonSchema:
+def _plain_values(*, max_key_chars: int, max_value_chars: int, **more: Any) -> WithJsonSchema:
     """An object of plain values."""
     return WithJsonSchema(
         {
             "type": "object",
-            "maxProperties": _MOST_ENTRIES,
-            "propertyNames": {"maxLength": longest_key, **more},
-            "additionalProperties": {"anyOf": [{"type": "string", "maxLength": longest_value}, _PLAIN_VALUE]},
+            "maxProperties": _MAX_ENTRIES,
+            "propertyNames": {"maxLength": max_key_chars, **more},
+            "additionalProperties": {"anyOf": [{"type": "string", "maxLength": max_value_chars}, _PLAIN_VALUE]},
         }
     )
 
@@ -266,15 +266,15 @@ Priority = Annotated[
 Positive = Annotated[int, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
 Workers = Annotated[int, PlainValidator(workers), WithJsonSchema(_POSITIVE)]
 Seconds = Annotated[int, PlainValidator(seconds), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 2**31 - 1})]
-Name = Annotated[str, PlainValidator(name), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _LONGEST_NAME})]
+Name = Annotated[str, PlainValidator(name), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _MAX_NAME_CHARS})]
 Address = Annotated[
-    str, PlainValidator(address), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _LONGEST_ADDRESS})
+    str, PlainValidator(address), WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": _MAX_ADDRESS_CHARS})
 ]
 PositiveIfGiven = Annotated[int | None, PlainValidator(positive), WithJsonSchema(_POSITIVE)]
 """None: not given; a null is refused like any other value that is no integer."""
 NonBlankIfGiven = Annotated[str | None, PlainValidator(non_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 RecoAlgo = Annotated[
-    str, PlainValidator(reco_algo), WithJsonSchema({"type": "string", "pattern": r"^[^\s-]\S*$", "maxLength": _LONGEST_WORD})
+    str, PlainValidator(reco_algo), WithJsonSchema({"type": "string", "pattern": r"^[^\s-]\S*$", "maxLength": _MAX_WORD_CHARS})
 ]
 DockerTag = Annotated[
     str,
@@ -286,7 +286,7 @@ I3Event = Annotated[
     WithJsonSchema(
         {
             "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
-            "description": "A realtime event: a JSON object, or the text of one; empty beside i3_event_id only",
+            "description": "A realtime event: a JSON object or a string that contains one; empty beside i3_event_id only",
         }
     ),
 ]
@@ -301,7 +301,7 @@ Nsides = Annotated[
         {
             "type": "object",
             "minProperties": 1,
-            "maxProperties": _MOST_NSIDES,
+            "maxProperties": _MAX_NSIDES,
             "propertyNames": {"pattern": "^0*[1-9][0-9]*$", "maxLength": 18},
             "additionalProperties": INTEGER_SCHEMA | {"minimum": 0},
             "description": "nside to pixel extension, coarse to fine",
@@ -317,14 +317,14 @@ Clusters = Annotated[
                 {
                     "type": "object",
                     "minProperties": 1,
-                    "maxProperties": _MOST_PAIRS,
+                    "maxProperties": _MAX_PAIRS,
                     "propertyNames": {"pattern": r"\S"},
                     "additionalProperties": _POSITIVE,
                 },
                 {
                     "type": "array",
                     "minItems": 1,
-                    "maxItems": _MOST_PAIRS,
+                    "maxItems": _MAX_PAIRS,
                     "items": {
                         "type": "array",
                         "prefixItems": [{"type": "string", "pattern": r"\S"}, _POSITIVE],
@@ -346,14 +346,14 @@ DebugModes = Annotated[
 Classifiers = Annotated[
     dict[str, Any],
     PlainValidator(classifiers),
-    _plain_values(longest_key=25, longest_value=25, **{"not": {"enum": sorted(_RESERVED_CLASSIFIERS)}}),
+    _plain_values(max_key_chars=25, max_value_chars=25, **{"not": {"enum": sorted(_RESERVED_CLASSIFIERS)}}),
 ]
 Environment = Annotated[
     dict[str, Any],
     PlainValidator(environment),
     _plain_values(
-        longest_key=128,
-        longest_value=4096,
+        max_key_chars=128,
+        max_value_chars=4096,
         pattern=f"^{_VARIABLE.pattern}$",
         **{"not": {"enum": sorted(scanner_variables.RESERVED)}},
     ),
@@ -375,6 +375,6 @@ SIZE_SCHEMA = WithJsonSchema(
             {"type": "integer", "minimum": 0},
             {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([a-zA-Z]+)?\s*$"},
         ],
-        "description": "Bytes, or text such as 8GB or 4GiB; 0: the default",
+        "description": "Bytes, or a size such as 8GB or 4GiB; 0: the default",
     }
 )

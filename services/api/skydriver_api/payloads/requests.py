@@ -167,7 +167,7 @@ def parse_scan_request(
     problems = list(body.problems)
     memory = values.pop("memory", None)
     if memory is False or memory not in ("", 0, None):
-        problems.append(Problem("memory", "is not used any more; use worker_memory_bytes"))
+        problems.append(Problem("memory", "no longer supported; use worker_memory_bytes"))
     parsed = checked(ScanRequestBody, replace(body, values=values), problems, sent_names)
     event, event_problems = _event(body, values.get("i3_event_id"))
     problems += event_problems
@@ -257,7 +257,7 @@ def _event(body: Body, i3_event_id: Any) -> tuple[bytes | None, list[Problem]]:
         if why:
             return None, [Problem(_EVENT, why)]
     elif not piece.startswith(b"{"):
-        return None, [Problem(_EVENT, "must be a JSON object, or text of one")]
+        return None, [Problem(_EVENT, "must be a JSON object or a string that contains one")]
     else:
         event = None if piece[1:-1].strip() == b"" else piece
     if (event is not None) == bool(i3_event_id):
@@ -271,13 +271,13 @@ def _event_of_text(piece: bytes) -> tuple[bytes | None, str]:
         text = str(json.loads(piece))
         whole, event = text.encode(), text.strip().encode()
     except ValueError:
-        return None, "must be a JSON object, or text of one"
+        return None, "must be a JSON object or a string that contains one"
     try:
         extents = member_extents(event)
     except NotJson as error:
         begin = len(whole) - len(text.lstrip().encode())
         where = located(whole, NotJson(error.why, begin + error.position))
-        return None, f"must be a JSON object, or text of one; the text {where}"
+        return None, f"must be a JSON object or a string that contains one; the string is {where}"
     return (event, "") if extents else (None, "must not be empty")
 
 
@@ -287,7 +287,7 @@ def _cluster_problems(body: ScanRequestBody, known: Mapping[str, int | None], na
     for cluster, count in body.request_clusters:
         workers[cluster] = workers.get(cluster, 0) + count
     problems = [
-        Problem(name, f"cluster '{shown(cluster)}' is not known; known are {', '.join(known)}")
+        Problem(name, f"unknown cluster '{shown(cluster)}'; known clusters: {', '.join(known)}")
         for cluster in workers
         if cluster not in known
     ]
@@ -295,5 +295,7 @@ def _cluster_problems(body: ScanRequestBody, known: Mapping[str, int | None], na
         for cluster, count in workers.items():
             cap = known.get(cluster)
             if cap is not None and count > cap:
-                problems.append(Problem(name, f"with client-logs, cluster {cluster} takes at most {cap} workers"))
+                problems.append(
+                    Problem(name, f"at most {cap} workers on cluster {cluster} while debug_mode contains client-logs")
+                )
     return problems

@@ -11,7 +11,7 @@ MAX_BYTES = 2**63 - 1
 _SIZE = re.compile(r"\s*[0-9]+(?:\.[0-9]+)?(?:\s*[bkmgtpezy][^0-9]*)?\s*", re.IGNORECASE)
 
 
-class NoSize(ValueError):
+class InvalidSize(ValueError):
     """The text is no size. The message says what was expected."""
 
 
@@ -20,16 +20,16 @@ def parse_size(text: str) -> int:
     """Bytes meant by a text such as ``8GB``, ``1024M``, ``4GiB``, ``512``; fractions of a byte are cut off.
 
     Decimal units unless spelled ``KiB`` or ``kibibyte``: ``4Gi`` is 4000000000, as humanfriendly reads it.
-    Raises NoSize for any other text, for less than one byte and for more than 63 bits hold.
+    Raises InvalidSize for any other text, for less than one byte and for more than 63 bits hold.
     """
     if _SIZE.fullmatch(text) is None:
-        raise NoSize('must be a size such as "8GB", "1024M", "4GiB" or a number of bytes')
+        raise InvalidSize('must be a size such as "8GB", "1024M", "4GiB" or a number of bytes')
     try:
         size = int(humanfriendly.parse_size(text))
     except (humanfriendly.InvalidSize, ValueError, OverflowError):
-        raise NoSize('must be a size such as "8GB", "1024M", "4GiB" or a number of bytes') from None
+        raise InvalidSize('must be a size such as "8GB", "1024M", "4GiB" or a number of bytes') from None
     if size < 1:
-        raise NoSize("must be at least one byte")
+        raise InvalidSize("must be 1 byte or more")
     if size > MAX_BYTES:
-        raise NoSize(f"must be at most {MAX_BYTES} bytes")
+        raise InvalidSize(f"must be at most {MAX_BYTES} bytes")
     return size

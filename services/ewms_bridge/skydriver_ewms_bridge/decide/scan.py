@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow
 from skydriver_common.model.events import Event, WorkflowAssigned, WorkflowAwaited, WorkflowDeactivated, WorkflowRefused
 from skydriver_common.model.ids import ScanId
-from skydriver_common.model.rejections import Code, Rejection
+from skydriver_common.model.rejections import Code, Rejection, scan_not_found
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.stages import LaunchState
 from skydriver_common.model.worker_limits import WorkerLimits
@@ -150,7 +150,7 @@ def decide_deactivated(scan: Scan | None, workflow_id: str, label: str) -> list[
 
 def unknown(scan_id: ScanId) -> Rejection:
     """No such scan."""
-    return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
+    return scan_not_found(scan_id)
 
 
 def workflow_ended() -> Rejection:

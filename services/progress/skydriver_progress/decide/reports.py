@@ -12,7 +12,7 @@ from skydriver_common.model.events import (
     ScannerTookOver,
 )
 from skydriver_common.model.ids import ScanId
-from skydriver_common.model.rejections import Code, Rejection
+from skydriver_common.model.rejections import Code, Rejection, scan_not_found
 from skydriver_common.model.scan import ResultRef, Scan
 from skydriver_common.model.scan_tokens import is_last_word
 from skydriver_progress.reports import ReportFailure, ScannerReport
@@ -25,7 +25,7 @@ MAX_LOG_TAIL_CHARACTERS = 16_384
 
 def unknown_scan(scan_id: ScanId) -> Rejection:
     """Return the rejection for a scan that does not exist."""
-    return Rejection(Code.SCAN_UNKNOWN, f"Scan {scan_id} is not known")
+    return scan_not_found(scan_id)
 
 
 def decide_report(scan: Scan, report: ScannerReport, now: float, *, failed_at: float | None = None) -> list[Event] | Rejection:
