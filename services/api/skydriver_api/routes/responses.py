@@ -44,7 +44,8 @@ class LoadedResult:
     async def respond(self, request: web.Request, *, before: bytes = b"", after: bytes = b"") -> web.StreamResponse:
         """200 with the Result between other bytes of JSON; a large one in portions, unpacked as the client takes them."""
         if self._packed is None or self._view is None:
-            return json_response(b"".join((before, self._body, after)))
+            # joined only where there is something to join: a copy of 5 MB costs as much as sending it
+            return json_response(b"".join((before, self._body, after)) if before or after else self._body)
         head, tail = envelope_of_result(self._view)
         head, tail = before + head, tail + after
         async with streaming(request, {"Content-Type": "application/json; charset=utf-8"}) as stream:
