@@ -54,7 +54,14 @@ TEXTS = {
     r"\bforerunner\b": "predecessor",
     r"\bsuperfluous\b": "duplicate, orphaned",
     r"\bis cut off\b": "is incomplete",
-    r"\bbegins? anew\b": "starts again",
+    r"\bmust be a text\b": "must be a string",
+    r"\bhalf (?:a|of a) surrogate\b": "an unpaired surrogate",
+    r"\bvalue belongs here\b": "expected a value",
+    r"\bset both, or none\b": "set both or neither",
+    r"\bis set already\b": "already set",
+    r"\bno reason is known\b": "no reason given",
+    r"\bwhole numbers?\b": "integer",
+    r"\bcarr(?:y|ies|ying) the past\b|\btell(?:s|ing)? the past\b": "export, replay",
 }
 """Pattern to what stands in its place. In texts: documents, help, string literals."""
 

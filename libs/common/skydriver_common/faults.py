@@ -6,7 +6,7 @@ family is mapped once to HTTP, once to the bus and once to the loops:
 =================  ==============  =====================  ============================  ===================================
 family             raised by       HTTP                   bus                           loop
 =================  ==============  =====================  ============================  ===================================
-`BadMessage`       codec, schema   400 / 422              dead letter with the reason   does not occur
+`BadMessage`       codec, schema   400                    dead letter with the reason   does not occur
 `TryLater`         adapters        503 + `Retry-After`    wait here, then give back     back off, no attempt used up
 anything else      a bug           500 with an id only    dead letter with traceback    logged with traceback, back off
 =================  ==============  =====================  ============================  ===================================
