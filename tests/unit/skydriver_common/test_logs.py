@@ -11,7 +11,8 @@ import pytest
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from skydriver_common.runtime.logs import LogFormat, LogLevel, Metrics, configure_logging
+from skydriver_common.runtime.logs import LogFormat, LogLevel, configure_logging
+from skydriver_common.runtime.metrics import Metrics
 from skydriver_common.runtime.redaction import REDACTED, redact_text
 
 CANARY = "canary-4f1d"

@@ -273,7 +273,7 @@ async def test_a_stop_asked_for_by_the_start_itself_is_orderly(logs: list[Any]) 
         (
             TryLater("postgresql://sky:canary@db is away"),
             1,
-            "example: cannot start now: postgresql://[redacted]@db is away\n",
+            "example: cannot start: postgresql://[redacted]@db is away (exiting; the supervisor restarts it)\n",
         ),
         (KeyError("bug"), 1, ""),
     ],
@@ -425,7 +425,7 @@ def test_a_second_signal_ends_the_process_at_once(start: Callable[..., Process])
     process.wait_for("service.stopping")
     process.signal(signal.SIGTERM)
     assert process.end() == 1
-    assert process.lines[-1] == "example: second signal, not waiting any longer\n"
+    assert process.lines[-1] == "example: second signal received; exiting immediately\n"
 
 
 @pytest.mark.timeout(60)
@@ -434,7 +434,7 @@ def test_a_stop_that_blocks_the_event_loop_is_ended_by_the_last_resort(start: Ca
     process.wait_for("service.ready")
     process.signal(signal.SIGTERM)
     assert process.end() == 1
-    assert process.lines[-1] == "example: the stop hangs, ended after 0.3 s\n"
+    assert process.lines[-1] == "example: shutdown did not finish within 0.3 s; exiting\n"
 
 
 @pytest.mark.timeout(60)

@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, note_request
-from skydriver_common.runtime.logs import Metrics
+from skydriver_common.runtime.metrics import Metrics
 
 __all__ = ["Check", "Health", "HealthServer"]
 

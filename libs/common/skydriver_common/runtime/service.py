@@ -27,9 +27,10 @@ import uvloop
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.connections import raise_descriptor_limit
 from skydriver_common.runtime.health import Check, Health, HealthServer
-from skydriver_common.runtime.logs import Metrics, configure_logging
+from skydriver_common.runtime.logs import configure_logging
 from skydriver_common.runtime.loops import LoopSignals, Step, run_loop
 from skydriver_common.runtime.memory import keep_little_memory
+from skydriver_common.runtime.metrics import Metrics
 from skydriver_common.runtime.redaction import redact_text
 from skydriver_common.runtime.settings import PREFIX, ServiceSettings
 
@@ -160,7 +161,7 @@ class Service:
             _say(self.name, f"cannot start: {problem}")
         except TryLater as fault:
             code = EXIT_FAILED
-            _say(self.name, f"cannot start now: {fault.what}")
+            _say(self.name, f"cannot start: {fault.what} (exiting; the supervisor restarts it)")
         except Exception:
             code = EXIT_FAILED
             logger.exception("service.start_failed")
@@ -284,13 +285,13 @@ def _attach(grace_s: float, service: Service) -> None:
         nonlocal signals
         signals += 1
         if signals > 1:
-            _die(service.name, "second signal, not waiting any longer")
+            _die(service.name, "second signal received; exiting immediately")
         service.request_stop()
 
     def arm_last_resort() -> None:
         # A thread: the event loop may be what hangs.
         limit_s = grace_s + CLOSE_LIMIT_S + LAST_RESORT_S
-        timer = threading.Timer(limit_s, _die, (service.name, f"the stop hangs, ended after {limit_s:g} s"))
+        timer = threading.Timer(limit_s, _die, (service.name, f"shutdown did not finish within {limit_s:g} s; exiting"))
         timer.daemon = True
         timer.start()
 
