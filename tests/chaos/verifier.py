@@ -28,7 +28,7 @@ _QUIET_LIMIT_S = 300.0
 _OF_THE_RELEASE_BEFORE = (
     "the deadline had passed before the work began",
     "the deadline passed while the work was in hand; nothing was changed",
-    "it waited in its queue for too long",
+    "expired in its queue",
     "ReadOnlySQLTransactionError",
 )
 """What it makes of late commands and of a read-only database; this release drops and counts the ones, and waits for the other."""

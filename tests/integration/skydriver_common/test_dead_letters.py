@@ -269,6 +269,6 @@ async def test_letters_that_the_broker_itself_buried_are_readable(store: Store, 
         )
         await channel.default_exchange.publish(aio_pika.Message(b"\xff\x00", message_id="late"), queue.name)
         letter = await _first_letter(clean_bus)
-        assert (letter["queue"], letter["reason"]) == (queue.name, "it waited in its queue for too long")
+        assert (letter["queue"], letter["reason"]) == (queue.name, "expired in its queue")
         assert letter["first_failed_at"] == letter["last_failed_at"] is not None
         assert (await skydriver("dead", "show", letter["id"], "--amqp-url", clean_bus, "--json")).json["body_base64"] == "/wA="

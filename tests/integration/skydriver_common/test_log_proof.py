@@ -80,7 +80,7 @@ async def test_content_that_was_taken_away_is_found_and_told_in_one_line(store: 
         ran = await skydriver("log", *words, *url)
         assert "Traceback" not in ran.err
         assert ran.code == (0 if is_report or words[0] == "history" else 1)
-        assert is_report or "its content was taken away" in (ran.err + ran.out).replace("\n", " ")
+        assert is_report or "payload is missing" in (ran.err + ran.out).replace("\n", " ")
     assert (await skydriver("log", "export", "--until", "2999-01-01", "-o", str(file), *url)).code == 0
     found = await skydriver("log", "verify", "--export", str(file), "--json")
     assert [one["version"] for one in found.json["breaks"]] == ([] if is_report else [version])
@@ -104,7 +104,7 @@ async def test_blobs_that_were_altered_or_are_missing_are_found(store: Store) ->
     ran = await skydriver(*whole)
     assert (ran.code, ran.json["blobs"], ran.json["breaks"]) == (1, 3, [])
     assert {flaw["digest"]: flaw["what"] for flaw in ran.json["broken_blobs"]} == {
-        digests[1]: "its content can't be unpacked", digests[2]: "its content is not what its name says",
+        digests[1]: "content cannot be decompressed", digests[2]: "content does not match the digest",
         digests[3]: "it is missing", "sha256:0": "it is missing",
     }  # fmt: skip
 

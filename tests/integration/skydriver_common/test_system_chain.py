@@ -43,7 +43,7 @@ async def test_what_walks_the_log_copes_with_them(store: Store, tmp_path: Path) 
     found = (await skydriver(*verified)).json
     assert (found["scans"], found["breaks"]) == (1, [])
     recorded = await skydriver("log", "history", "system", *url)
-    assert recorded.out.count("thrown away: seen to") == 2
+    assert recorded.out.count("discarded: seen to") == 2
     assert (await skydriver("log", "state", "system", "--at", "1", *url)).code == 1
     assert [fact["scan_id"] for fact in (await skydriver("log", "tail", "--json", "--scan", "system", *url)).lines] == [
         "system"

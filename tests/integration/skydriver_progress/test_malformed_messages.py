@@ -135,7 +135,7 @@ async def test_a_letter_of_the_broker_itself_goes_nowhere_but_where_it_died(rig:
     [letter] = await _letters(rig, 1)
     assert letter.queue == topology.scanner_queue("progress").name
     assert letter.key == f"progress.{scan_id}"
-    assert letter.reason == "its consumer rejected it"
+    assert letter.reason == "rejected by its consumer"
     await rig.dead.read(1)
 
 

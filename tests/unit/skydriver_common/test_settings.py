@@ -55,7 +55,7 @@ def test_settings_cannot_be_changed_and_do_not_show_their_secrets() -> None:
 def test_an_empty_variable_counts_as_not_set(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("SKYDRIVER_ATTEMPTS", "")
     environment.setenv("SKYDRIVER_AMQP_URL", "")
-    assert problems() == ("SKYDRIVER_AMQP_URL: is not set",)
+    assert problems() == ("SKYDRIVER_AMQP_URL: required but not set",)
 
 
 def test_all_problems_are_reported_together_each_with_its_name_first(environment: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_all_problems_are_reported_together_each_with_its_name_first(environment
         "CLUSTERS",
         "ATTEMPTS",
     ]
-    assert found[0] == "SKYDRIVER_ATEMPTS: no such setting; did you mean SKYDRIVER_ATTEMPTS?"
+    assert found[0] == "SKYDRIVER_ATEMPTS: unknown setting; did you mean SKYDRIVER_ATTEMPTS?"
     assert found[1] == "SKYDRIVER_DATABASE_URL: must be a URL that begins with postgresql:// or postgres://"
     assert found[5] == ("SKYDRIVER_CLUSTERS: at osg: Input should be a valid integer, unable to parse string as an integer")
     assert "canary" not in "\n".join(found)
@@ -120,7 +120,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(
 ) -> None:
     environment.setenv(name, "canary")
     hint = f"; did you mean {suggested}?" if suggested else ""
-    assert problems() == (f"{name}: no such setting{hint}",)
+    assert problems() == (f"{name}: unknown setting{hint}",)
 
 
 def test_names_that_kubernetes_adds_for_a_service_are_accepted(environment: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_names_that_kubernetes_adds_for_a_service_are_accepted(environment: pyte
         environment.setenv(f"SKYDRIVER_API_{name}", "tcp://10.0.0.1:80")
     ExampleSettings.load()
     environment.setenv("SKYDRIVER_OTHER_PORT", "80")
-    assert problems()[0].startswith("SKYDRIVER_OTHER_PORT: no such setting")
+    assert problems()[0].startswith("SKYDRIVER_OTHER_PORT: unknown setting")
 
 
 def test_a_bad_start_prints_the_problems_and_exits_with_code_2(
@@ -142,7 +142,7 @@ def test_a_bad_start_prints_the_problems_and_exits_with_code_2(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines() == [
-        "SKYDRIVER_AMQP_URL: is not set",
+        "SKYDRIVER_AMQP_URL: required but not set",
         "SKYDRIVER_ATTEMPTS: Input should be a valid integer, unable to parse string as an integer",
     ]
 

@@ -143,7 +143,7 @@ def _load_key(path: Path) -> RSAPrivateKey:
         key = None
     if not isinstance(key, RSAPrivateKey) or key.key_size < MINIMUM_RSA_BITS:
         # From None above: the library's text may quote the file.
-        raise ValueError(f"{path.name} holds no RSA private key of at least {MINIMUM_RSA_BITS} bits in PEM form")
+        raise ValueError(f"{path.name}: not an RSA private key in PEM format of {MINIMUM_RSA_BITS} bits or more")
     return key
 
 

@@ -23,10 +23,10 @@ _OF_ONE_FAILURE = (REASON, FAILED_AT, TRACEBACK)
 _OF_ROUTING = ("CC", "BCC")
 """The broker delivers a message to these places too, with the rights of whoever publishes it: the sender's are not ours."""
 _BROKERS_WORDS = {
-    "expired": "it waited in its queue for too long",
-    "rejected": "its consumer rejected it",
-    "maxlen": "its queue was full",
-    "delivery_limit": "it was delivered too often without being settled",
+    "expired": "expired in its queue",
+    "rejected": "rejected by its consumer",
+    "maxlen": "queue was full",
+    "delivery_limit": "delivery limit reached (consumers kept failing or disconnecting)",
 }
 _MOST_REASON, _MOST_TRACE = 1000, 8000
 _MOST_OF_THE_SENDER = 32 * 1024

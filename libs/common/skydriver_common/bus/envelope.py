@@ -49,9 +49,9 @@ def deadline_of(headers: Mapping[str, Any]) -> float | None:
     try:
         deadline = float(str(headers["deadline"]))
     except ValueError as error:
-        raise BadMessage("the deadline is no number") from error
+        raise BadMessage("header deadline: must be a number") from error
     if math.isnan(deadline):
-        raise BadMessage("the deadline is no number")
+        raise BadMessage("header deadline: must be a number")
     return deadline
 
 

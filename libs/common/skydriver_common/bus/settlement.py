@@ -108,7 +108,11 @@ class _Settling(BaseMiddleware[Any, Any]):
                     bugs += 1
                     logger.exception("message.failed", failures=bugs)
                     if bugs >= _TRIES_OF_A_BUG:
-                        return await self._buried(msg, f"{type(error).__name__}", trace=traceback.format_exc(limit=-8))
+                        return await self._buried(
+                            msg,
+                            f"internal error: {type(error).__name__}; see the traceback",
+                            trace=traceback.format_exc(limit=-8),
+                        )
                     pause_s = 0.2 * bugs
             else:
                 if isinstance(result, Reply):

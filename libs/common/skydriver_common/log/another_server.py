@@ -15,7 +15,10 @@ class LogOfAnotherServer(TryLater):
     """Nothing may be written or published until operators have mended it: docs/operators/limits.md says how."""
 
     def __init__(self) -> None:
-        super().__init__("the log was written on another database server: its order can't go on here", 2.0)
+        super().__init__(
+            "the event log comes from another database server (restored with pg_dump?); nothing is published, see docs/operators/limits.md",
+            2.0,
+        )
 
 
 async def refuse_log_of_another_server(connection: Connection) -> None:

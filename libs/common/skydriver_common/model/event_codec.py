@@ -74,8 +74,8 @@ def parse_event(type_: str, schema_version: int, data: bytes) -> Event:
     try:
         content: dict[str, Any] = decode(data)
     except ValueError as error:
-        what = "its content was taken away" if is_compacted(data) else "its content is no JSON"
-        raise UnknownEvent(f"{type_} can't be read: {what}") from error
+        what = "payload is missing" if is_compacted(data) else "payload is not valid JSON"
+        raise UnknownEvent(f"{type_} cannot be read: {what}") from error
     for version in range(schema_version, cls.schema_version):
         content = UPCASTS[type_, version](content)
     try:

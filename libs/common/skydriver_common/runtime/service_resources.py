@@ -153,7 +153,9 @@ async def open_service_pool(
             with database_faults():
                 missing = await asyncio.to_thread(migrate.check, database_url)
                 if missing:
-                    raise StartupProblem(f"the database lacks the migration {missing[0]}: run `skydriver migrate` first")
+                    raise StartupProblem(
+                        f"the database schema is out of date (migration {missing[0]} is missing); run `skydriver migrate`"
+                    )
                 return await open_pool(
                     database_url, name=service.name, size=size, command_timeout_s=command_timeout_s, check=check
                 )

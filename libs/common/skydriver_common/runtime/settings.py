@@ -169,7 +169,7 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def read(cls) -> Self:
         """The settings of this process. Raises BadSettings with every problem at once."""
-        problems = [f"{name}: no such setting{hint}" for name, hint in unknown_names(os.environ, cls.names())]
+        problems = [f"{name}: unknown setting{hint}" for name, hint in unknown_names(os.environ, cls.names())]
         try:
             settings = cls.model_validate({})
         except ValidationError as error:
@@ -189,7 +189,7 @@ def _problems(error: ValidationError) -> Iterable[str]:
     for problem in error.errors(include_input=False, include_context=False, include_url=False):
         field, *inside = problem["loc"] or ("",)
         if problem["type"] == "missing" and not inside:
-            yield f"{PREFIX}{str(field).upper()}: is not set"
+            yield f"{PREFIX}{str(field).upper()}: required but not set"
             continue
         where = "".join(f" at {part}:" for part in inside)
         text = problem["msg"].removeprefix("Value error, ")

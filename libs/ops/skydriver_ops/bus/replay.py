@@ -44,7 +44,7 @@ class Target:
                 async with asyncio.timeout(_CONFIRM_S):
                     await asyncio.gather(*(self._publish(one, replayed_at) for one in links))
             except DeliveryError as error:
-                raise TargetNotFound(f"the queue {self.queue} does not take the event") from error
+                raise TargetNotFound(f"queue {self.queue} rejected the event") from error
 
     async def _publish(self, one: ChainedEvent, replayed_at: str) -> None:
         message = event_message(one.event, **{REPLAYED: replayed_at})
@@ -84,7 +84,7 @@ async def target(amqp_url: str, name: str) -> AsyncIterator[Target]:
             is_exchange = kind != "queue" and await exists(connection, "exchange", plain)
             is_queue = kind != "exchange" and await exists(connection, "queue", plain)
             if is_exchange and is_queue:
-                raise TargetNotFound(f"{plain} is an exchange and a queue: say exchange:{plain} or queue:{plain}")
+                raise TargetNotFound(f"{plain} is ambiguous: use exchange:{plain} or queue:{plain}")
             if not is_exchange and not is_queue:
                 raise TargetNotFound(f"there is no {kind or 'exchange or queue'} called {plain}")
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)

@@ -148,10 +148,10 @@ class Archive:
         digest = sha256()
         for number, line in enumerate(self._lines()):
             if self.manifest:
-                raise ArchiveBroken("something follows its manifest")
+                raise ArchiveBroken("unexpected data after the manifest")
             if number == 0:
                 if _loads(line).get("format") != FORMAT:
-                    raise ArchiveBroken("it is no export of an event log, or of a newer release")
+                    raise ArchiveBroken("not a SkyDriver export, or one of a newer release")
             elif line.startswith(b'{"manifest":'):
                 self.manifest = _loads(line)["manifest"]
                 continue
@@ -159,9 +159,9 @@ class Archive:
                 yield from self._entry(line)
             digest.update(line)
         if not self.manifest:
-            raise ArchiveBroken("its end is missing")
+            raise ArchiveBroken("file is truncated")
         if self.manifest != self.tally.manifest(digest.hexdigest()):
-            raise ArchiveBroken("its content is not what its manifest says")
+            raise ArchiveBroken("content does not match the manifest")
 
     def _entry(self, line: bytes) -> Iterator[ChainedEvent | Blob]:
         if line.startswith(b'{"prev_hash":'):
@@ -175,7 +175,7 @@ class Archive:
         elif line.startswith(b'{"missing_blob":'):
             self.tally.missing_blobs += 1
         else:
-            raise ArchiveBroken("it holds a line that is none of an export")
+            raise ArchiveBroken("unexpected line")
 
     def _lines(self) -> Iterator[bytes]:
         try:
@@ -191,9 +191,9 @@ class Archive:
                         first, newline, rest = rest.partition(b"\n")
                         pieces = [first]
                 if any(pieces):
-                    raise ArchiveBroken("its end is missing")
+                    raise ArchiveBroken("file is truncated")
         except zstandard.ZstdError as error:
-            raise ArchiveBroken("it is no zstd file, or is damaged") from error
+            raise ArchiveBroken("not a zstd file, or damaged") from error
 
 
 def check(path: Path, *, sealed: Mapping[tuple[str, int], bytes] | None = None, on_progress: Any = lambda _: None) -> Archive:
@@ -210,16 +210,12 @@ def check(path: Path, *, sealed: Mapping[tuple[str, int], bytes] | None = None, 
         key = (entry.event.scan_id, entry.event.version)
         if key in missing and missing.pop(key) != entry.hash:
             archive.tally.breaks.append(
-                ChainBreak(
-                    scan_id=key[0], version=key[1], position=entry.event.position, what="it is not the one that was sealed"
-                )
+                ChainBreak(scan_id=key[0], version=key[1], position=entry.event.position, what="differs from the sealed event")
             )
         if archive.tally.events % 1000 == 0:
             on_progress(archive.tally.events)
     archive.tally.breaks += [
-        ChainBreak(
-            scan_id=ScanId(scan_id), version=version, position=None, what="it was there when the log was sealed and is missing"
-        )
+        ChainBreak(scan_id=ScanId(scan_id), version=version, position=None, what="missing since the log was sealed")
         for scan_id, version in missing
     ]
     return archive
@@ -240,7 +236,7 @@ def _link(line: bytes) -> ChainedEvent:
         )  # fmt: skip
         return ChainedEvent(event, START.xid, bytes.fromhex(values["prev_hash"]), bytes.fromhex(values["hash"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ArchiveBroken("an event in it can't be read") from error
+        raise ArchiveBroken("an event cannot be decoded") from error
 
 
 def _blob(line: bytes) -> Blob:
@@ -251,9 +247,9 @@ def _blob(line: bytes) -> Blob:
         if blob.encoding == "zstd":
             content = zstandard.ZstdDecompressor().decompress(blob.body, max_output_size=blob.size)
     except (ValueError, KeyError, TypeError, zstandard.ZstdError) as error:
-        raise ArchiveBroken("a blob in it can't be read") from error
+        raise ArchiveBroken("a blob cannot be decompressed") from error
     if digest_of(content) != blob.digest or len(content) != blob.size:
-        raise ArchiveBroken(f"the blob {blob.digest} is not what its name says")
+        raise ArchiveBroken(f"blob {blob.digest} does not match its digest")
     return blob
 
 
@@ -261,7 +257,7 @@ def _loads(line: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(line)
     except ValueError as error:
-        raise ArchiveBroken("a line of it is no JSON") from error
+        raise ArchiveBroken("a line is not valid JSON") from error
     if not isinstance(value, dict):
-        raise ArchiveBroken("a line of it is no object")
+        raise ArchiveBroken("a line is not a JSON object")
     return value

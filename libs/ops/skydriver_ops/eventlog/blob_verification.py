@@ -55,10 +55,10 @@ async def verify_blobs(connection: Connection, *, on_progress: Callable[[int], N
             except blobs.BlobMissing:
                 continue  # dropped meanwhile: nothing referred to it
             except zstandard.ZstdError:
-                report.flaws.append(BlobDefect(digest, "its content can't be unpacked"))
+                report.flaws.append(BlobDefect(digest, "content cannot be decompressed"))
             else:
                 if await asyncio.to_thread(digest_of, content) != digest:
-                    report.flaws.append(BlobDefect(digest, "its content is not what its name says"))
+                    report.flaws.append(BlobDefect(digest, "content does not match the digest"))
             report.blobs += 1
             on_progress(report.blobs)
         if len(digests) < PAGE:

@@ -109,9 +109,9 @@ def find_break(one: ChainedEvent, version: int, prev_hash: bytes) -> ChainBreak 
     if one.event.version != version + 1:
         return missing(one.event.scan_id, version + 1)
     if one.prev_hash != prev_hash:
-        return broken(one, "it does not continue the event before it")
+        return broken(one, "previous hash does not match the event before it")
     if hash_of(one) != one.hash:
-        return broken(one, "its content is not what was hashed")
+        return broken(one, "content does not match its hash")
     if event_codec.is_compacted(one.event.data) and one.event.type not in MAY_BE_LET_GO:
-        return broken(one, "its content was taken away")
+        return broken(one, "payload is missing")
     return None

@@ -34,19 +34,19 @@ def _of_the_launch(event: ev.Event) -> str:
         case ev.ScanRequested():
             return f"requested: event {event.request['i3_event_id']}, priority {event.request['priority']}"
         case ev.RescanRecorded():
-            return f"its request was used again for scan {event.rescan_id}"
+            return f"rescanned as {event.rescan_id}"
         case ev.ScanReplaced():
             return f"replaced by scan {event.by_scan_id}"
         case ev.ScanDeleted():
             return "deleted"
         case ev.LaunchAttempted():
-            return f"taken from the backlog, attempt {event.attempt}"
+            return f"launch attempt {event.attempt} started"
         case ev.ScanLaunched():
             return f"scanner server launched ({event.launcher}: {event.job})"
         case ev.LaunchFailed():
             return f"launch attempt {event.attempt} failed: {event.reason}"
         case ev.LaunchDeferred():
-            return f"waits to be launched: {event.reason}"
+            return f"launch deferred: {event.reason}"
         case ev.LaunchAbandoned():
             return f"launch given up: {event.reason}"
         case ev.ScannerStageChanged():
@@ -54,8 +54,8 @@ def _of_the_launch(event: ev.Event) -> str:
         case ev.ScannerLost():
             return event.reason
         case ev.ScannerRestarted():
-            count = f" (time {event.restarts} since its last progress)" if event.restarts else ""
-            return f"scanner server started again{count}: {event.reason}"
+            count = f" (restart {event.restarts} since its last progress)" if event.restarts else ""
+            return f"scanner server restarted{count}: {event.reason}"
         case ev.ScannerFailed():
             return f"scanner server failed: {event.reason}"
         case _:
@@ -70,21 +70,19 @@ def _of_the_scanner(event: ev.Event) -> str:
             end = ", finished" if isinstance(stats, dict) and stats.get("finished") else ""
             return f"progress: {summary or 'a report'}{end}"
         case ev.FailureReported():
-            return f"the scanner told that it failed: {event.reason}"
+            return f"scanner reported a failure: {event.reason}"
         case ev.ScannerTookOver():
-            return f"the scanner reports on the bus as {event.producer}"
+            return f"scanner process {event.producer} started reporting over the bus"
         case ev.ScannerSilent():
-            return f"the scanner has been silent since {datetime.fromtimestamp(event.since, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            return f"no report from the scanner since {datetime.fromtimestamp(event.since, UTC):%Y-%m-%d %H:%M:%S} UTC"
         case ev.ReportRefused():
-            return f"a message in its name was refused ({event.kind}): {event.reason}"
+            return f"{event.kind} message rejected: {event.reason}"
         case ev.PayloadLetGo():
-            return "progress: a report whose content was let go"
+            return "progress report (content compacted)"
         case ev.ProgressCompacted():
-            return f"the content of {event.payloads} progress reports before version {event.before_version} was let go"
+            return f"{event.payloads} progress reports before version {event.before_version} compacted"
         case ev.ResultsCompacted():
-            return (
-                f"the skymaps of {event.results} superseded partial results before version {event.before_version} were removed"
-            )
+            return f"skymaps of {event.results} superseded partial results before version {event.before_version} removed"
         case ev.EventMetadataSet():
             return f"event metadata: run {event.event_metadata.get('run_id')}, event {event.event_metadata.get('event_id')}"
         case ev.ScanMetadataSet():
@@ -100,27 +98,29 @@ def _of_ewms(event: ev.Event) -> str:
         case ev.WorkflowAssigned():
             return f"EWMS workflow {event.workflow_id} at {event.ewms_address}"
         case ev.WorkflowRefused():
-            return f"EWMS refused a workflow: {event.reason}"
+            return f"EWMS rejected the workflow: {event.reason}"
         case ev.WorkflowAwaited():
             until = f"{datetime.fromtimestamp(event.until, UTC):%Y-%m-%d %H:%M:%S} UTC"
-            return f"EWMS refuses a workflow so far and is asked again until {until}: {event.reason}"
+            return f"EWMS has not accepted the workflow yet, retried until {until}: {event.reason}"
         case ev.QueuesAwaited():
-            return f"waits for its queues, place {event.place_in_line} in line"
+            return f"waiting for queues, {event.place_in_line} workflows ahead (0: next in line)"
         case ev.QueuesActivated():
-            return f"queues work: {', '.join(event.queues)}"
+            return f"queues active: {', '.join(event.queues)}"
         case ev.QueueTokensEnding():
-            return "the tokens of its queues end soon"
+            return "queue tokens expire soon"
         case ev.StartupFileMissing():
             return f"no startup file after {event.waited_s:.0f} s"
         case ev.StartupFileFound():
-            return "the startup file is there"
+            return "startup file uploaded"
         case ev.WorkforceChanged():
             return f"workers: {event.n_running} running, {sum(event.top_errors.values())} errors"
         case ev.WorkersAdded():
-            return f"{event.n_workers} workers added at {event.cluster_location}{', by itself' if event.is_automatic else ''}"
+            return f"{event.n_workers} workers added on {event.cluster_location}{' (automatic replacement)' if event.is_automatic else ''}"
         case ev.WorkersCameBack():
             return (
-                f"{event.n_workers} workers run on although their workflow is stopped" if event.n_workers else "they are gone"
+                f"{event.n_workers} workers still running after the workflow was stopped"
+                if event.n_workers
+                else "no workers of the stopped workflow remain"
             )
         case ev.WorkflowDeactivated():
             return f"EWMS workflow {event.label.lower()}"
@@ -131,14 +131,14 @@ def _of_ewms(event: ev.Event) -> str:
 def _of_the_system(event: ev.Event) -> str:
     match event:
         case ev.DeadLetterRedriven():
-            return f"dead letter {event.letter_id} sent back to {event.queue}; it had died of: {event.reason}"
+            return f"dead letter {event.letter_id} redriven to {event.queue}; reason: {event.reason}"
         case ev.DeadLetterDiscarded():
-            return f"dead letter {event.letter_id} of {event.queue} thrown away: {event.why}; it had died of: {event.reason}"
+            return f"dead letter {event.letter_id} of {event.queue} discarded: {event.why}; reason: {event.reason}"
         case ev.ThrottleChanged():
-            cap = "any number" if event.max_running is None else str(event.max_running)
-            return f"throttle: {event.interval_s:g} s between two launches, {cap} running at once"
+            cap = "no limit on running scans" if event.max_running is None else f"at most {event.max_running} running scans"
+            return f"throttle set: one launch per {event.interval_s:g} s, {cap}"
         case ev.UnknownScanReportRefused():
-            return f"a scanner's message was refused that belongs to no scan ({event.kind}): {event.reason}"
+            return f"scanner message for an unknown scan rejected ({event.kind}): {event.reason}"
         case ev.BreakGlassUsed():
             return f"the log was opened for changes by {event.database_role}: {event.reason}"
         case _:

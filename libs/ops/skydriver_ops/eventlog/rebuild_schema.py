@@ -21,7 +21,7 @@ class SchemaExists(Exception):
 def quoted(schema: str) -> str:
     """The name for use in a statement. Raises SchemaIsThere for a name that is no plain identifier."""
     if not _NAME.fullmatch(schema) or schema == "public" or schema.startswith("pg_"):
-        raise SchemaExists(f"{schema!r} can't be the schema of a rebuild")
+        raise SchemaExists(f"{schema!r}: not allowed as the schema of a rebuild")
     return f'"{schema}"'
 
 
@@ -30,7 +30,7 @@ async def create(connection: Connection, schema: str) -> None:
     name = quoted(schema)
     async with connection.transaction():
         if await connection.fetchval("SELECT true FROM pg_namespace WHERE nspname = $1", schema):
-            raise SchemaExists(f"the schema {schema} exists already")
+            raise SchemaExists(f"schema {schema} already exists")
         await connection.execute(f"CREATE SCHEMA {name}")
         for view in VIEWS:
             await connection.execute(f"CREATE TABLE {name}.{view} (LIKE public.{view} INCLUDING ALL EXCLUDING INDEXES)")

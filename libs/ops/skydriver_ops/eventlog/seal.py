@@ -96,13 +96,13 @@ def read_seal(content: bytes, key: Ed25519PublicKey) -> Seal:
             signature=bytes.fromhex(raw["signature"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
-        raise SealBroken("this is no seal") from error
+        raise SealBroken("not a seal file") from error
     try:
         key.verify(seal.signature, orjson.dumps(_header(seal.made_at, seal.events, seal.root, len(found))))
     except InvalidSignature:
-        raise SealBroken("the seal was not signed with this key, or was changed since") from None
+        raise SealBroken("the signature does not match: another key, or the seal was modified") from None
     if merkle_root(map(merkle_leaf, found)).hex() != seal.root:
-        raise SealBroken("the heads in the seal are not the ones that were signed")
+        raise SealBroken("the chain heads do not match the signed root")
     return seal
 
 
@@ -117,11 +117,7 @@ async def verify_against_seal(connection: Connection, seal: Seal) -> list[ChainB
         for scan_id, version, digest in part:
             now = there.get((scan_id, version))
             if now != digest:
-                what = (
-                    "it was there when the log was sealed and is missing"
-                    if now is None
-                    else "it is not the one that was sealed"
-                )
+                what = "missing since the log was sealed" if now is None else "differs from the sealed event"
                 breaks.append(ChainBreak(scan_id=ScanId(scan_id), version=version, position=None, what=what))
     return breaks
 

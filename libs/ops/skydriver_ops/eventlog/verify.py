@@ -62,7 +62,7 @@ class ChainVerifier:
         place, before = (int(one.xid), one.event.position), self._place
         self._place = place
         if self._break is None and place <= before:
-            self._break = broken(one, "readers see it before the event that it follows")
+            self._break = broken(one, "out of order: positioned before the event that precedes it in its chain")
         elif event_codec.is_compacted(one.event.data):
             self._let_go.append(one)
         elif self._break is None and one.event.type == ProgressCompacted.type:
@@ -75,9 +75,9 @@ class ChainVerifier:
         if self._break is None:
             covered = [one for one in self._let_go if one.event.version < self._let_go_before]
             if len(covered) < len(self._let_go):
-                self._break = broken(self._let_go[len(covered)], "its content is gone, and the scan's history does not say so")
+                self._break = broken(self._let_go[len(covered)], "payload removed without a compaction event")
             elif len(covered) > self._let_go_most:
-                what = f"the content of {len(covered)} reports is gone, {self._let_go_most} were let go"
+                what = f"{len(covered)} payloads are missing, but only {self._let_go_most} were compacted"
                 self._break = broken(covered[-1], what)
         if self._break is not None:
             self.report.breaks.append(self._break)
