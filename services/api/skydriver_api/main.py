@@ -7,7 +7,6 @@ import aiohttp
 import structlog
 from aio_pika.abc import AbstractRobustConnection
 from aiohttp import web
-from prometheus_client import Counter, Gauge
 
 from skydriver_api.app import make_app
 from skydriver_api.commands.blob_writer import BlobWriter
@@ -150,18 +149,12 @@ async def _serve(service: Service, settings: ApiSettings, app: web.Application, 
         app, answer=error_body, access_log=None, handle_signals=False, shutdown_timeout=5.0,
         keepalive_timeout=settings.http_idle_timeout_s,
     )  # fmt: skip
-    faults = Counter(
-        "skydriver_http_client_faults", "Client errors in HTTP itself, such as closing the connection early.", ["kind"],
-        registry=service.metrics.registry,
-    )  # fmt: skip
+    faults = service.metrics.counter("skydriver_http_client_faults")
     for kind in KINDS:
         faults.labels(kind)
     runner.on_fault = lambda kind: faults.labels(kind).inc()
     await runner.setup()
-    refused = Counter(
-        "skydriver_http_requests_refused", "Requests refused before they were processed.", ["reason"],
-        registry=service.metrics.registry,
-    )  # fmt: skip
+    refused = service.metrics.counter("skydriver_http_requests_refused")
     max_connections = connection_cap(settings.http_max_connections, service.descriptors)
     if max_connections < settings.http_max_connections:
         logger.warning(
@@ -174,11 +167,8 @@ async def _serve(service: Service, settings: ApiSettings, app: web.Application, 
         runner.server, most=max_connections, most_per_address=settings.http_max_connections_per_address, first_request_s=_FIRST_REQUEST_S,
         refusal=error_body(503, _TOO_MANY_CONNECTIONS), on_refused=lambda reason: refused.labels(reason).inc(),
     )  # fmt: skip
-    for name, description, value in (
-        ("skydriver_http_connections", "Open connections of clients.", lambda: limits.n_open),
-        ("skydriver_live_streams", "Open live streams of events.", lambda: live.n_streams),
-    ):
-        Gauge(name, description, registry=service.metrics.registry).set_function(value)
+    service.metrics.show("skydriver_http_connections", lambda: limits.n_open)
+    service.metrics.show("skydriver_live_streams", lambda: live.n_streams)
     service.on_stop(runner.cleanup)
     try:
         await web.TCPSite(runner, settings.http_host, settings.http_port, backlog=1024).start()
