@@ -202,6 +202,7 @@ def test_metrics_count_what_they_are_told() -> None:
     assert value("skydriver_commands_total", command="scan.request", outcome="refused") == 1
     assert value("skydriver_command_seconds_count", command="scan.request") == 2
     assert value("skydriver_command_seconds_bucket", command="scan.request", le="0.025") == 2
+    assert value("skydriver_command_duration_seconds_count", command="scan.request") == 2
     assert value("skydriver_events_appended_total", type="ScanRequested") == 2
     assert value("skydriver_loop_failures_total", loop="relay") == 1
     assert value("skydriver_relay_lag_seconds") == 1.5
