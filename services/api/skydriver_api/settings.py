@@ -12,7 +12,7 @@ from skydriver_common.runtime.settings import ServiceSettings
 
 
 class ApiSettings(ServiceSettings):
-    """Where to listen, whom to believe, what may be asked for."""
+    """Where to listen, which tokens to trust, what may be requested."""
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)

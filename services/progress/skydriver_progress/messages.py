@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from skydriver_common.model.commands import PatchManifest
 from skydriver_common.model.event_codec import may_hold_long_integers
 from skydriver_common.model.ids import ScanId
-from skydriver_common.payloads.field_errors import InvalidBody, Problem
+from skydriver_common.payloads.field_errors import FieldError, InvalidBody
 from skydriver_common.payloads.jsonbody import read_object
 from skydriver_common.payloads.reports import (
     ParsedPatch,
@@ -125,7 +125,7 @@ def _parse_fast(plain: bytes) -> TolerantPatchBody | None:
 def _parse_thoroughly(plain: bytes) -> TolerantPatchBody:
     """Return the report, read as the REST gateway reads it. Raises InvalidBody with every problem."""
     body = read_object(plain)
-    problems: list[Problem] = list(body.problems)
+    problems: list[FieldError] = list(body.problems)
     patch = checked(TolerantPatchBody, body, problems)
     if problems or patch is None:
         raise InvalidBody(problems)

@@ -1,4 +1,4 @@
-"""The one way a body or query is refused: every problem at once, each with the path of its field."""
+"""The one way a body or query is refused: all errors at once, each with the path of its field."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ _TEXTS: dict[str, str] = {
 }
 
 
-class Problem(NamedTuple):
-    """One thing that is wrong. path: dotted path of the field. message: what was expected, never the value sent."""
+class FieldError(NamedTuple):
+    """An invalid field. path: dotted path of the field. message: what was expected, never the value sent."""
 
     path: str
     message: str
@@ -46,8 +46,8 @@ class InvalidBody(BadMessage):
     The text lists all problems as ``path: expectation; path: expectation``. Source: REST contract 1.3.
     """
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(dict.fromkeys(problems))
+    def __init__(self, problems: Iterable[FieldError]) -> None:
+        self.problems: tuple[FieldError, ...] = tuple(dict.fromkeys(problems))
         listed = "; ".join(map(str, self.problems[:MAX_LISTED]))
         more = len(self.problems) - MAX_LISTED
         super().__init__(f"{listed}; and {more} more problems" if more > 0 else listed)
@@ -74,16 +74,16 @@ def expected_within(problems: Iterable[tuple[tuple[str | int, ...], str]]) -> Py
     return PydanticCustomError("within", "{count} problems", {"problems": tuple(problems), "count": 0})
 
 
-def problems_of(error: ValidationError, *prefix: str) -> Iterator[Problem]:
+def field_errors_of(error: ValidationError, *prefix: str) -> Iterator[FieldError]:
     """The problems that pydantic found, in our words. prefix: path of the object that was checked."""
     for detail in error.errors(include_url=False, include_input=False):
         path = (*prefix, *(part for part in detail["loc"] if part != "[key]"))
         context: dict[str, Any] = detail.get("ctx", {})
         if detail["type"] == "within":
             for below, text in context["problems"]:
-                yield Problem(dotted(*path, *below), text)
+                yield FieldError(dotted(*path, *below), text)
         else:
-            yield Problem(dotted(*path), _text_of(detail, context))
+            yield FieldError(dotted(*path), _text_of(detail, context))
 
 
 def _text_of(detail: ErrorDetails, context: dict[str, Any]) -> str:

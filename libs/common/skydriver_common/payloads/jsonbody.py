@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from skydriver_common.model.event_codec import may_hold_long_integers, read_json
-from skydriver_common.payloads.field_errors import InvalidBody, Problem, dotted
+from skydriver_common.payloads.field_errors import FieldError, InvalidBody, dotted
 
 MAX_DEPTH = 200
 """Levels of nesting that are accepted; real bodies have ten. Whatever walks a value later may recurse."""
@@ -69,7 +69,7 @@ class Body:
 
     values: dict[str, Any]
     payloads: dict[str, bytes]
-    problems: tuple[Problem, ...]
+    problems: tuple[FieldError, ...]
 
     @property
     def names(self) -> set[str]:
@@ -87,14 +87,14 @@ def read_object(raw: bytes, *, payloads: Collection[str] = (), optional: bool = 
     if not raw:
         if optional:
             return Body({}, {}, ())
-        raise InvalidBody([Problem("body", "a JSON object is required")])
+        raise InvalidBody([FieldError("body", "a JSON object is required")])
     try:
         extents = member_extents(raw)
     except NotJson as error:
-        raise InvalidBody([Problem("body", located(raw, error))]) from None
+        raise InvalidBody([FieldError("body", located(raw, error))]) from None
     values: dict[str, Any] = {}
     kept: dict[str, bytes] = {}
-    problems: list[Problem] = []
+    problems: list[FieldError] = []
     for name, (begin, end) in extents.items():
         piece = raw[begin:end]
         if name in payloads:
@@ -279,13 +279,13 @@ def _name(quoted: bytes, position: int) -> str:
     return name
 
 
-def _parse(piece: bytes, name: str) -> tuple[Any, list[Problem]]:
+def _parse(piece: bytes, name: str) -> tuple[Any, list[FieldError]]:
     """The value of a piece whose syntax is right, or what in it cannot be taken."""
     try:
         value = orjson.loads(piece)
     except orjson.JSONDecodeError:
         found = list(_unfit(json.loads(piece, parse_int=float), (name,)))  # of thousands of digits an int would be refused
-        return None, found or [Problem(dotted(name), "cannot be read as JSON")]
+        return None, found or [FieldError(dotted(name), "cannot be read as JSON")]
     if may_hold_long_integers(piece):
         value = read_json(piece)
     if b"\\u0000" in piece:
@@ -293,17 +293,17 @@ def _parse(piece: bytes, name: str) -> tuple[Any, list[Problem]]:
     return value, []
 
 
-def _unfit(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
+def _unfit(value: Any, path: tuple[str | int, ...]) -> Iterator[FieldError]:
     """Numbers that are no numbers, and texts that a database of Unicode text cannot hold, with their paths."""
     if isinstance(value, float) and not math.isfinite(value):
-        yield Problem(dotted(*path), "must be a finite number: NaN and infinity are not allowed here")
+        yield FieldError(dotted(*path), "must be a finite number: NaN and infinity are not allowed here")
     elif isinstance(value, str):
         if _is_unstorable(value):
-            yield Problem(dotted(*path), "must not contain the NUL character or an unpaired surrogate")
+            yield FieldError(dotted(*path), "must not contain the NUL character or an unpaired surrogate")
     elif isinstance(value, dict):
         for key, item in value.items():
             if _is_unstorable(key):
-                yield Problem(dotted(*path, key), "the name must not contain the NUL character or an unpaired surrogate")
+                yield FieldError(dotted(*path, key), "the name must not contain the NUL character or an unpaired surrogate")
             yield from _unfit(item, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, WithJsonSchema
 
-from skydriver_common.payloads.field_errors import InvalidBody, Problem, expected, problems_of
+from skydriver_common.payloads.field_errors import FieldError, InvalidBody, expected, field_errors_of
 from skydriver_common.payloads.jsonbody import Body, read_object
 
 LARGEST_INTEGER = 2**63 - 1
@@ -165,9 +165,9 @@ def split_result(raw: bytes, *, tolerant: bool = False) -> tuple[bytes, bool]:
     problems = list(body.problems)
     skymap = body.payloads.get(_SKYMAP)
     if skymap is None:
-        problems.append(Problem(_SKYMAP, "is required"))
+        problems.append(FieldError(_SKYMAP, "is required"))
     elif not skymap.startswith(b"{"):
-        problems.append(Problem(_SKYMAP, "must be a JSON object"))
+        problems.append(FieldError(_SKYMAP, "must be a JSON object"))
     model: type[_FinalBody | _TolerantFinalBody] = _TolerantFinalBody if tolerant else _FinalBody
     parsed = checked(model, body, problems)
     if problems or parsed is None or skymap is None:
@@ -178,7 +178,7 @@ def split_result(raw: bytes, *, tolerant: bool = False) -> tuple[bytes, bool]:
 M = TypeVar("M", bound=BaseModel)
 
 
-def checked(model: type[M], body: Body, problems: list[Problem], sent_names: Mapping[str, str] | None = None) -> M | None:
+def checked(model: type[M], body: Body, problems: list[FieldError], sent_names: Mapping[str, str] | None = None) -> M | None:
     """The model, or None with its problems added; of members that have problems already, no more is said.
 
     sent_names: field to the name it was sent under, where that is another.
@@ -188,10 +188,10 @@ def checked(model: type[M], body: Body, problems: list[Problem], sent_names: Map
     try:
         return model.model_validate(body.values)
     except ValidationError as error:
-        for problem in problems_of(error):
+        for problem in field_errors_of(error):
             head, dot, rest = problem.path.partition(".")
             if head not in skipped and names.get(head) not in skipped:
-                problems.append(Problem(names.get(head, head) + dot + rest, problem.message))
+                problems.append(FieldError(names.get(head, head) + dot + rest, problem.message))
         return None
 
 

@@ -1,7 +1,7 @@
 """Publish a command, await its reply: many in flight on one exclusive reply queue.
 
 A reply that is lost with the broker's connection is read from where the decision has recorded it, so that a command which took
-effect is not answered 503.
+effect does not get a 503.
 
 FastStream's own ``request`` serialises calls (measured in the design: 440/s against 1,300/s), hence aio-pika here.
 """

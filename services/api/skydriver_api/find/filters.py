@@ -81,7 +81,7 @@ def _logical(key: str, nodes: tuple[Node, ...]) -> Node:
 
 
 def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Branches that ask one path for one value each are one `$in`, which costs the same for two values and for ten thousand."""
+    """Branches that compare one path with one value each are one `$in`, which costs the same for two values and for ten thousand."""
     values: dict[tuple[str, ...], list[Json]] = {}
     others: list[Node] = []
     for node in nodes:

@@ -1,7 +1,7 @@
 """Regular expressions of clients (as MongoDB, PCRE and Python read them) rewritten for Postgres' engine.
 
 The dialects look alike and differ in silence: `\\b`, `$`, `.`, `\\Z` and `\\w` mean other things there. So each expression is
-read here, and written anew with only such constructs as mean the same; what has no equal is refused with a reason. Laziness is
+read here, and rewritten with only such constructs as mean the same; what has no equivalent is refused with a reason. Laziness is
 dropped (`a+?` finds a match exactly where `a+` does), and groups don't capture: a filter only asks *whether* there is a match.
 
 `\\d \\w \\s \\b` are ASCII as in PCRE; letter case under `i` follows Unicode. `\\Z` and `$` allow one newline after them.

@@ -131,7 +131,7 @@ async def stream(
     statement: of this query, when it is there already: a large one is better made off the loop.
     Holds one connection and one read-only snapshot; memory holds about 1 MB of rows at a time. Numbers come as they are stored.
     Raises BadFilter (also TooSlow) before the first row for whatever the filter is to blame for, as far as that shows by then;
-    TooSlow can also come later, so a response that has begun must then be broken off, not ended. Driver errors pass through.
+    TooSlow can also come later, so a response that has begun must then be cut off, not ended. Driver errors pass through.
     """
     statement = statement or statement_for(query)
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
@@ -152,10 +152,10 @@ async def stream(
             while rows := await cursor.fetch(portion, timeout=max_wait_s):
                 size = sum(len(row["body"] or b"") for row in rows)
                 projected = partial(_all_projected, rows, query.fields)
-                answers = await asyncio.to_thread(projected) if size > _OFF_THE_LOOP_BYTES else projected()
+                manifests = await asyncio.to_thread(projected) if size > _OFF_THE_LOOP_BYTES else projected()
                 portion = max(1, min(_FETCH_ROWS, portion * 4, len(rows) * _FETCH_BYTES // (size + 1)))
-                for answer in answers:
-                    yield answer
+                for manifest in manifests:
+                    yield manifest
         except asyncpg.QueryCanceledError as slow:
             raise TooSlow(limits.statement_s) from slow
         except (asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError, asyncpg.TooManyArgumentsError) as large:
@@ -185,7 +185,7 @@ def _all_projected(rows: Sequence[asyncpg.Record], fields: frozenset[str] | None
 
 
 def _projected(scan_id: ScanId, body: bytes | None, fields: frozenset[str] | None) -> bytes:
-    """The fields of a stored Manifest that were asked for, in its own order."""
+    """The fields of a stored Manifest that were selected, in its own order."""
     if body is None:
         return event_codec.encode({"scan_id": scan_id} if fields else {})
     manifest = event_codec.read_json(body)

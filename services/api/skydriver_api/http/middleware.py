@@ -118,7 +118,7 @@ async def _with_read_timeout(handler: Handler, request: web.Request) -> web.Stre
 
 
 async def unknown_path(request: web.Request) -> web.StreamResponse:
-    """Handle all paths without a route, whose bodies then are not asked for either. Raises HTTPException 404, 405."""
+    """Handle all paths without a route, so that their bodies are not requested either. Raises HTTPException 404, 405."""
     own = request.match_info.route.resource
     allowed: set[str] = set()
     for resource in request.app.router.resources():

@@ -73,7 +73,7 @@ class RegistryCatalog:
             async with asyncio.timeout(_READ_TIMEOUT_S * 3):
                 return await self._all_pages()
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("images.registry-away", error=type(error).__name__)
+            logger.warning("images.registry-unavailable", error=type(error).__name__)
             raise CatalogUnavailable("the image registry is unavailable") from error
 
     async def _all_pages(self) -> dict[str, float]:
@@ -117,8 +117,8 @@ class BothCatalogs:
 class CachedCatalog:
     """Caches a list for minutes. An older one is served at once and refreshed in the background, for an hour at most.
 
-    One look at the source is under way at a time, for everybody; after one that failed there is none for ten times as long as it
-    took, ten seconds at most: what hangs is left alone, what fails at once costs little.
+    One refresh runs at a time, for all callers; after one that failed there is none for ten times as long as it
+    took, ten seconds at most: a source that hangs is left alone, one that fails at once costs little.
     """
 
     def __init__(self, catalog: Source, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -128,39 +128,39 @@ class CachedCatalog:
         self._read_at = float("-inf")
         self._failed_at = self._quiet_until = float("-inf")
         self._why = "the image catalogue cannot be read"
-        self._look: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def push_times(self) -> Mapping[str, float]:
         """See Source."""
         age_s = self._clock() - self._read_at
         if age_s > _FRESH_FOR_S:
-            look = self._look_at_source()
+            task = self._start_refresh()
             if age_s > _MAX_STALE_S:
-                await self._end_of(look)
+                await self._await_refresh(task)
         return self._tags
 
     async def refresh_push_times(self) -> Mapping[str, float]:
         """The list once more, for a tag that was not in it: at most every ten seconds from the source."""
         if self._clock() - self._read_at > _REFRESH_INTERVAL_S:
-            await self._end_of(self._look_at_source())
+            await self._await_refresh(self._start_refresh())
         return self._tags
 
-    def _look_at_source(self) -> "asyncio.Task[None] | None":
-        """The look that is under way, a new one, or None when the last one failed just now."""
-        if self._look is None and self._clock() > self._quiet_until:
-            self._look = asyncio.create_task(self._refresh())
-            self._look.add_done_callback(self._look_has_ended)
-        return self._look
+    def _start_refresh(self) -> "asyncio.Task[None] | None":
+        """Return the running refresh, a new one, or None when the last one failed just now."""
+        if self._refreshing is None and self._clock() > self._quiet_until:
+            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing.add_done_callback(self._refresh_has_ended)
+        return self._refreshing
 
-    async def _end_of(self, look: "asyncio.Task[None] | None") -> None:
-        """Wait for the look, which goes on when the caller does not. Raises CatalogUnavailable when it brought no list."""
-        if look is not None:
-            await asyncio.wait([look])
-        if look is None or self._failed_at > self._read_at:
+    async def _await_refresh(self, task: "asyncio.Task[None] | None") -> None:
+        """Wait for the refresh, which continues when the caller does not. Raises CatalogUnavailable when it brought no list."""
+        if task is not None:
+            await asyncio.wait([task])
+        if task is None or self._failed_at > self._read_at:
             raise CatalogUnavailable(self._why)
 
-    def _look_has_ended(self, _: object) -> None:
-        self._look = None
+    def _refresh_has_ended(self, _: object) -> None:
+        self._refreshing = None
 
     async def _refresh(self) -> None:
         began = self._clock()

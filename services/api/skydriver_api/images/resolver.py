@@ -12,7 +12,7 @@ import structlog
 logger = structlog.get_logger(__name__)
 
 _RESOLVE_TIMEOUT_S = 5.0
-"""How long one request waits for the catalogue, however many looks it needs."""
+"""How long one request waits for the catalogue, however many refreshes it needs."""
 
 _SHORT = re.compile(r"[vV](\d{1,3}(?:\.\d{1,3}){0,2})")
 _RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -87,7 +87,7 @@ class ImageResolver:
     """Tags of requests to tags that exist and are new enough."""
 
     def __init__(self, catalog: ImageCatalog, *, minimum: str, known: ImageCatalog | None = None) -> None:
-        """known: lists the minimum, which need not be an image that can be had; unless given, the catalogue does."""
+        """known: lists the minimum, which need not be available itself; default: the catalogue."""
         self._catalog = catalog
         self._minimum = minimum
         self._known = known or catalog

@@ -1,7 +1,7 @@
 """Live events: one consumer of the event topic per process, fanned out to any number of watchers.
 
-Nothing is listened to while nobody watches. A watcher is told of every event of its scan as long as it keeps up. When it can't,
-or when events may have been missed, it is told that it is *behind* and reads what it missed from the log: so the log stays the
+Nothing is consumed while nobody watches. A watcher gets every event of its scan as long as it keeps up. When it cannot,
+or when events may have been missed, it is *behind* and reads what it missed from the log: so the log stays the
 system of record, and costs one read per gap, not per event.
 
 Events may be missed whenever the connection, the channel or the consumer is lost, or the queue is full. A later event shows the gap
@@ -31,7 +31,7 @@ logger = structlog.get_logger(__name__)
 
 MAX_WAITING_EVENTS = 256
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""Of events that wait for all watchers of the process; a watcher for whom there is no room reads the log when it gets there."""
+"""Of buffered events of all watchers of the process; a watcher beyond that reads the log when its turn comes."""
 _BROKER_TIMEOUT_S = 5.0
 _UNBIND_AFTER_S = 5.0
 _RETRY_PAUSES_S = (0.1, 0.5, 2.0)
@@ -128,7 +128,7 @@ class Watcher:
 
 
 class LiveEvents:
-    """The fan-out. ``listen`` runs as long as the process, ``look`` is the step of a loop.
+    """The fan-out. ``listen`` runs as long as the process, ``compare_versions`` is the step of a loop.
 
     n_streams: how many watchers there are. is_listening: whether events come at present.
     """
@@ -165,7 +165,7 @@ class LiveEvents:
 
     @asynccontextmanager
     async def watching(self, scan_id: ScanId) -> AsyncIterator[Watcher]:
-        """A watcher of this scan, which is behind at first. The broker may be away: events then come from the log alone."""
+        """A watcher of this scan, which is behind at first. The broker may be unavailable: events then come from the log alone."""
         watcher = Watcher(self._buffered)
         if self._is_closed:
             watcher.close()
@@ -196,7 +196,7 @@ class LiveEvents:
                     await asyncio.wait_for(stopping.wait(), pause_s)
 
     async def _session(self, bus: AbstractRobustConnection, stopping: asyncio.Event) -> None:
-        """Listen on a channel and a queue of its own until one of them is lost. Raises TryLater when they can't be had.
+        """Listen on a channel and a queue of its own until one of them is lost. Raises TryLater when they cannot be opened.
 
         Nothing of it is restored by the client library, which would do so without a word: watchers have to learn of each gap.
         """
@@ -269,7 +269,7 @@ class LiveEvents:
         return True
 
     async def compare_versions(self) -> bool:
-        """Compare what watchers were told with the log, for all of them in one query. Raises TryLater."""
+        """Compare the versions that watchers have with the log, for all of them in one query. Raises TryLater."""
         scan_ids = list(self._watchers)
         for start in range(0, len(scan_ids), _SCANS_PER_QUERY):
             newest = await self._versions(scan_ids[start : start + _SCANS_PER_QUERY])

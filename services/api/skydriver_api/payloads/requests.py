@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from skydriver_api.payloads import fields as f
 from skydriver_common.model.worker_limits import WorkerLimits
-from skydriver_common.payloads.field_errors import InvalidBody, Problem, shown
+from skydriver_common.payloads.field_errors import FieldError, InvalidBody, shown
 from skydriver_common.payloads.jsonbody import Body, NotJson, located, member_extents, read_object
 from skydriver_common.payloads.reports import ParsedPatch, PatchBody, checked
 
@@ -167,14 +167,14 @@ def parse_scan_request(
     problems = list(body.problems)
     memory = values.pop("memory", None)
     if memory is False or memory not in ("", 0, None):
-        problems.append(Problem("memory", "no longer supported; use worker_memory_bytes"))
+        problems.append(FieldError("memory", "no longer supported; use worker_memory_bytes"))
     parsed = checked(ScanRequestBody, replace(body, values=values), problems, sent_names)
     event, event_problems = _event(body, values.get("i3_event_id"))
     problems += event_problems
     if parsed is not None:
         name = sent_names.get("request_clusters", "request_clusters")
         problems += _cluster_problems(parsed, clusters, name)
-        problems += [Problem(name, text) for text in limits.exceeded(parsed.request_clusters)]
+        problems += [FieldError(name, text) for text in limits.exceeded(parsed.request_clusters)]
     if problems or parsed is None:
         raise InvalidBody(problems)
     return ParsedScanRequest(parsed, event)
@@ -198,7 +198,7 @@ def parse_workflow_id(raw: bytes) -> WorkflowIdBody:
 def parse_add_workers(raw: bytes, *, limits: WorkerLimits = _DEFAULT_LIMITS) -> AddWorkersBody:
     """``POST /scan/{id}/actions/add-workers``: REST contract 4.7. Of the limits only this call's own number is judged here."""
     parsed = _parse(AddWorkersBody, raw)
-    if problems := [Problem("n_workers", text) for text in limits.exceeded([(parsed.cluster_location, parsed.n_workers)])]:
+    if problems := [FieldError("n_workers", text) for text in limits.exceeded([(parsed.cluster_location, parsed.n_workers)])]:
         raise InvalidBody(problems)
     return parsed
 
@@ -249,19 +249,19 @@ def _is_empty(value: Any) -> bool:
     return value is not None and not isinstance(value, bool) and value in (0, {}, [], "")
 
 
-def _event(body: Body, i3_event_id: Any) -> tuple[bytes | None, list[Problem]]:
+def _event(body: Body, i3_event_id: Any) -> tuple[bytes | None, list[FieldError]]:
     """The event's own bytes, and what is wrong with the pair of event fields: exactly one must be given."""
     piece = body.payloads.get(_EVENT, _EMPTY_OBJECT)
     if piece.startswith(b'"'):
         event, why = _event_of_text(piece)
         if why:
-            return None, [Problem(_EVENT, why)]
+            return None, [FieldError(_EVENT, why)]
     elif not piece.startswith(b"{"):
-        return None, [Problem(_EVENT, "must be a JSON object or a string that contains one")]
+        return None, [FieldError(_EVENT, "must be a JSON object or a string that contains one")]
     else:
         event = None if piece[1:-1].strip() == b"" else piece
     if (event is not None) == bool(i3_event_id):
-        return None, [Problem(_EVENT, "exactly one of event_i3live_json and i3_event_id must be given")]
+        return None, [FieldError(_EVENT, "exactly one of event_i3live_json and i3_event_id must be given")]
     return event, []
 
 
@@ -281,13 +281,13 @@ def _event_of_text(piece: bytes) -> tuple[bytes | None, str]:
     return (event, "") if extents else (None, "must not be empty")
 
 
-def _cluster_problems(body: ScanRequestBody, known: Mapping[str, int | None], name: str) -> list[Problem]:
+def _cluster_problems(body: ScanRequestBody, known: Mapping[str, int | None], name: str) -> list[FieldError]:
     """Unknown clusters, and caps of workers with client logs, summed over all pairs of a cluster."""
     workers: dict[str, int] = {}
     for cluster, count in body.request_clusters:
         workers[cluster] = workers.get(cluster, 0) + count
     problems = [
-        Problem(name, f"unknown cluster '{shown(cluster)}'; known clusters: {', '.join(known)}")
+        FieldError(name, f"unknown cluster '{shown(cluster)}'; known clusters: {', '.join(known)}")
         for cluster in workers
         if cluster not in known
     ]
@@ -296,6 +296,6 @@ def _cluster_problems(body: ScanRequestBody, known: Mapping[str, int | None], na
             cap = known.get(cluster)
             if cap is not None and count > cap:
                 problems.append(
-                    Problem(name, f"at most {cap} workers on cluster {cluster} while debug_mode contains client-logs")
+                    FieldError(name, f"at most {cap} workers on cluster {cluster} while debug_mode contains client-logs")
                 )
     return problems

@@ -12,7 +12,7 @@ _SIZE = re.compile(r"\s*[0-9]+(?:\.[0-9]+)?(?:\s*[bkmgtpezy][^0-9]*)?\s*", re.IG
 
 
 class InvalidSize(ValueError):
-    """The text is no size. The message says what was expected."""
+    """Not a size. The message says what was expected."""
 
 
 @lru_cache(maxsize=512)
