@@ -26,8 +26,8 @@ def test_what_would_kill_a_scanner_is_refused_at_once(system: Running, changes: 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"nsides": {"7": 0}}, "it said: scan refused: nside progression: 7 is not a power of two"),
-        ({"reco_algo": "magic"}, "it said: scan refused: unknown reconstruction 'magic'"),
+        ({"nsides": {"7": 0}}, "last line of its log: scan refused: nside progression: 7 is not a power of two"),
+        ({"reco_algo": "magic"}, "last line of its log: scan refused: unknown reconstruction 'magic'"),
     ],
 )
 def test_what_the_scanner_refuses_shows_its_own_reason(system: Running, changes: dict[str, Any], reason: str) -> None:

@@ -51,7 +51,7 @@ def test_a_failure_is_in_the_status_and_a_foreign_report_with_the_dead_letters(q
         return [problem["text"] for problem in found if problem["code"] == "scanner-reported-failure"]
 
     wait_until(lambda: problems() != [], 60, "the failure is in the status")
-    assert problems() == ["The scanner server told that it failed: ValueError: no GCD file"]
+    assert problems() == ["The scanner server reported a failure: ValueError: no GCD file"]
     wait_until(
         lambda: any(letter["key"] == f"progress.{other}" for letter in _letters(quiet_system)), 15, "it lies with the dead"
     )

@@ -260,7 +260,7 @@ async def test_a_reported_failure_shows_in_the_status_until_another_process_repo
         await rig.bus.send("failure", scan_id, {"reason": "no GCD file", "log_tail": "x" * 100_000}, sequence=2)
         await rig.bus.send("failure", scan_id, {"reason": "no GCD file"}, sequence=2)
         scan = await rig.bus.until(scan_id, lambda scan: scan.scanner.failure != "")
-        assert ("scanner-reported-failure", "The scanner server told that it failed: no GCD file") in [
+        assert ("scanner-reported-failure", "The scanner server reported a failure: no GCD file") in [
             tuple(problem.values()) for problem in problems_of(scan)
         ]
         assert len(scan.scanner.log_tail) == 16_384

@@ -88,10 +88,11 @@ def test_a_scanners_own_reason_is_quoted() -> None:
     log = "Traceback (most recent call last):\n  File x\nValueError: nside 7 is not a power of two\n\n"
     failed = a_scan(*RUNNING, ev.ScannerFailed(reason="the scanner refused its input", exit_code=2, log_tail=log))
     assert problems_of(failed)[0]["text"] == (
-        "The scanner server has ended without a result: the scanner refused its input; it said: ValueError: nside 7 is not a power of two"
+        "The scanner server ended without a final result: the scanner refused its input; "
+        "last line of its log: ValueError: nside 7 is not a power of two"
     )
     silent = a_scan(*RUNNING, ev.ScannerFailed(reason="it is gone"))
-    assert problems_of(silent)[0]["text"] == "The scanner server has ended without a result: it is gone"
+    assert problems_of(silent)[0]["text"] == "The scanner server ended without a final result: it is gone"
 
 
 def test_variables_that_are_reserved_by_now_are_named() -> None:
@@ -99,7 +100,7 @@ def test_variables_that_are_reserved_by_now_are_named() -> None:
     scan = replace(a_scan(*RUNNING), request={"priority": 0, "scanner_server_env_from_user": wanted})
     (told,) = problems_of(scan)
     assert told["code"] == "variables-left-out"
-    assert told["text"].endswith("which are reserved: HOME, SKYSCAN_SKYDRIVER_AUTH")
+    assert told["text"].endswith("since their names are reserved: HOME, SKYSCAN_SKYDRIVER_AUTH")
 
 
 @pytest.mark.parametrize("end", [ev.ScanDeleted(), ev.ResultReceived(digest="d", size_bytes=1, is_final=True)])
@@ -107,7 +108,7 @@ def test_a_scan_that_is_over_as_was_wished_has_no_problems(end: ev.Event) -> Non
     assert codes(*RUNNING, ev.StartupFileMissing(waited_s=900.0), end) == []
 
 
-@pytest.mark.parametrize(("place", "words"), [(0, "the next in line"), (40, "40 before this one, about 10 minutes")])
+@pytest.mark.parametrize(("place", "words"), [(0, "next in line"), (40, "40 workflows ahead, about 10 min")])
 def test_the_place_in_the_line_for_queues_is_told(place: int, words: str) -> None:
     (problem,) = problems_of(a_scan(LAUNCHED, ASSIGNED, ev.QueuesAwaited(place_in_line=place)))
     assert words in problem["text"]
@@ -122,7 +123,7 @@ def test_workers_problems_come_with_their_most_common_error_on_one_short_line() 
     (problem,) = problems_of(a_scan(LAUNCHED, ASSIGNED, QUEUES, changed))
 
     assert problem["code"] == "all-workers-ended"
-    assert problem["text"].startswith("All workers have ended (5 jobs); their most common error (5×): MemoryError: xxx")
+    assert problem["text"].startswith("All workers have ended (5 jobs); most common error (5 times): MemoryError: xxx")
     assert "\n" not in problem["text"]
     assert len(problem["text"]) < 300
 
@@ -130,7 +131,7 @@ def test_workers_problems_come_with_their_most_common_error_on_one_short_line() 
 def test_waiting_workers_are_told_from_workers_nobody_has_heard_of() -> None:
     waiting: dict[str, Any] = {"statuses": {"IDLE": {"null": 90}}, "n_running": 0}
     (problem,) = problems_of(a_scan(LAUNCHED, ASSIGNED, QUEUES, ev.WorkforceChanged(**waiting)))
-    assert "90 of them wait" in problem["text"]
+    assert "90 are waiting" in problem["text"]
 
 
 def some_pixels(done: Any, *, rate: dict[str, Any]) -> ev.ProgressReported:
@@ -144,23 +145,21 @@ NONE_RUNS = ev.WorkforceChanged(statuses={"IDLE": {"null": 4}}, n_running=0)
 @pytest.mark.parametrize(
     ("events", "text"),
     [
-        pytest.param((), "No worker runs yet: EWMS has not reported any from its pools", id="none yet"),
-        pytest.param(
-            (some_pixels(0, rate={}),), "No worker runs yet: EWMS has not reported any from its pools", id="no pixel yet"
-        ),
+        pytest.param((), "No worker is running yet: EWMS has not reported any", id="none yet"),
+        pytest.param((some_pixels(0, rate={}),), "No worker is running yet: EWMS has not reported any", id="no pixel yet"),
         pytest.param(
             (AT_WORK, some_pixels(30, rate={"all": 1}), NONE_RUNS),
-            "No worker runs now (since 2023-11-14 22:13 UTC; 30 pixels are done): 4 of them wait for a free place in their pool",
+            "No worker is running now (since 2023-11-14 22:13 UTC; 30 pixels are done): 4 are waiting for a free slot in their pool",
             id="they ran",
         ),
         pytest.param(
             (some_pixels(1, rate={"all": 1}),),
-            "No worker runs now (1 pixel is done): EWMS has not reported any from its pools",
+            "No worker is running now (1 pixel is done): EWMS has not reported any",
             id="they ran between two counts",
         ),
         pytest.param(
             (some_pixels("30 %", rate={"all": 1}), NONE_RUNS),
-            "No worker runs now: 4 of them wait for a free place in their pool",
+            "No worker is running now: 4 are waiting for a free slot in their pool",
             id="tallies of another form",
         ),
     ],
@@ -191,4 +190,4 @@ def test_an_end_time_of_tokens_is_told_in_utc() -> None:
 def test_a_reason_nobody_gave_is_not_made_up() -> None:
     scan = a_scan(LAUNCHED)
     problem = problems_of(replace(scan, launch=replace(scan.launch, state=LaunchState.FAILED, reason="")))[0]
-    assert problem["text"].endswith("no reason is known")
+    assert problem["text"].endswith("no reason given")

@@ -83,4 +83,4 @@ def test_with_no_time_for_asking_again_the_first_refusal_is_final() -> None:
 def test_the_status_says_that_ewms_is_asked_again_until_when_and_why() -> None:
     (problem,) = problems_of(a_scan(refused_so_far="Image tag not found: v4.1.2", asked_until=1_700_000_000.0))
     assert problem["code"] == "waiting-for-workflow"
-    assert "asked again until 2023-11-14 22:13 UTC: Image tag not found: v4.1.2" in problem["text"]
+    assert "retries until 2023-11-14 22:13 UTC: Image tag not found: v4.1.2" in problem["text"]

@@ -38,21 +38,24 @@ def problems_of(scan: Scan) -> list[Problem]:
 
 def ewms_away(since: float) -> Problem:
     """What is added for every scan while EWMS does not answer. since: Unix seconds."""
-    text = f"EWMS has not answered since {_moment(since)}: what is told of the workers may be out of date, changes have to wait"
+    text = (
+        f"EWMS has not responded since {_moment(since)}. Worker counts may be out of date; changes are queued until it responds"
+    )
     return {"code": ProblemCode.EWMS_AWAY, "text": text}
 
 
 def workers_unknown(since: float) -> Problem:
     """What is added for a scan whose workers nobody has asked for in a while. since: Unix seconds."""
-    text = f"Nobody has asked EWMS for the scan's workers since {_moment(since)}: the service that does it is not well"
+    text = f"Worker counts have not been updated since {_moment(since)}: the EWMS bridge is not running or not healthy"
     return {"code": ProblemCode.WORKERS_UNKNOWN, "text": text}
 
 
 def _came_back(ewms: Ewms) -> Iterator[tuple[str, str]]:
     if ewms.n_came_back:
+        running = f"{_count(ewms.n_came_back, 'worker')} {'is' if ewms.n_came_back == 1 else 'are'} still running"
         yield (
             ProblemCode.WORKERS_CAME_BACK,
-            f"{ewms.n_came_back} workers run on although their workflow is stopped, which only the operators of EWMS can end",
+            f"{running} although their workflow was stopped. Only EWMS operators can end them",
         )
 
 
@@ -62,35 +65,35 @@ def _launch(scan: Scan) -> Iterator[tuple[str, str]]:
         case LaunchState.ABANDONED:
             yield (
                 ProblemCode.LAUNCH_ABANDONED,
-                f"The scanner server could not be started and is not tried again: {_line(launch.reason, _MAX_REFUSAL)}",
+                f"The scanner server could not be started; no further attempts will be made: {_line(launch.reason, _MAX_REFUSAL)}",
             )
         case LaunchState.FAILED:
             yield (
                 ProblemCode.SCANNER_FAILED,
-                f"The scanner server has ended without a result: {_line(launch.reason, _MAX_REFUSAL)}{_last_words(launch)}",
+                f"The scanner server ended without a final result: {_line(launch.reason, _MAX_REFUSAL)}{_last_words(launch)}",
             )
         case LaunchState.QUEUED if launch.is_deferred:
             yield (
                 ProblemCode.LAUNCH_DEFERRED,
-                f"The scan waits until it can be started; no attempt is used up: {_line(launch.reason, _MAX_REFUSAL)}",
+                f"The scan is waiting to be launched; this does not count as an attempt: {_line(launch.reason, _MAX_REFUSAL)}",
             )
         case LaunchState.QUEUED if launch.reason:
             yield (
                 ProblemCode.LAUNCH_FAILED,
-                f"The scanner server could not be started so far ({_count(launch.attempts, 'attempt')}); it is tried again: "
+                f"The scanner server could not be started ({_count(launch.attempts, 'attempt')}); the dispatcher will retry: "
                 f"{_line(launch.reason, _MAX_REFUSAL)}",
             )
         case LaunchState.LAUNCHED if launch.restarts:
             yield (
                 ProblemCode.SCANNER_RESTARTED,
-                f"The scanner server was started again ({_count(launch.restarts, 'time')} since its last progress): "
+                f"The scanner server was restarted ({_count(launch.restarts, 'time')} since its last progress): "
                 f"{_line(launch.reason, _MAX_REFUSAL)}",
             )
 
 
 def _last_words(launch: Launch) -> str:
     """What the scanner server wrote last, which is why it refused its parameters or failed."""
-    return f"; it said: {_line(launch.log_tail, _MAX_REFUSAL)}" if launch.log_tail.strip() else ""
+    return f"; last line of its log: {_line(launch.log_tail, _MAX_REFUSAL)}" if launch.log_tail.strip() else ""
 
 
 def _environment(scan: Scan) -> Iterator[tuple[str, str]]:
@@ -98,7 +101,7 @@ def _environment(scan: Scan) -> Iterator[tuple[str, str]]:
     if names := left_out(scan.request.get("scanner_server_env_from_user") or ()):
         yield (
             ProblemCode.VARIABLES_LEFT_OUT,
-            f"The scanner server does not get these variables of the request, which are reserved: {', '.join(names)}",
+            f"The scanner server does not get these variables of the request, since their names are reserved: {', '.join(names)}",
         )
 
 
@@ -106,14 +109,14 @@ def _scanner(scan: Scan) -> Iterator[tuple[str, str]]:
     """What holds the scanner server up on its way to running."""
     launch = scan.launch
     if launch.state == LaunchState.LAUNCHED and launch.trouble:
-        yield launch.trouble["code"], f"The scanner server does not get on: {_line(launch.trouble['text'], _MAX_REFUSAL)}"
+        yield launch.trouble["code"], f"The scanner server is stuck: {_line(launch.trouble['text'], _MAX_REFUSAL)}"
     elif launch.state == LaunchState.LAUNCHED and (launch.stage == ScannerStage.PENDING or not launch.has_node):
-        then = "" if scan.has_workflow else "; its workers are ordered when it has one"
-        yield ProblemCode.SCANNER_PENDING, f"The scanner server waits for a node of the cluster{then}"
+        then = "" if scan.has_workflow else "; its workers are requested when it has one"
+        yield ProblemCode.SCANNER_PENDING, f"The scanner server is waiting for a Kubernetes node with free capacity{then}"
     elif launch.state == LaunchState.LAUNCHED and launch.stage == ScannerStage.SCHEDULED:
         yield (
             ProblemCode.SCANNER_STARTING,
-            "The scanner server has its node; its container starts as soon as image and queues are there",
+            "The scanner server is assigned to a node and starts when its image is pulled and its queues are ready",
         )
 
 
@@ -121,38 +124,38 @@ def _reports(scan: Scan) -> Iterator[tuple[str, str]]:
     """What the scanner server itself said, or did not say."""
     scanner = scan.scanner
     if scanner.failure:
-        yield ProblemCode.SCANNER_REPORTED_FAILURE, f"The scanner server told that it failed: {_line(scanner.failure)}"
+        yield ProblemCode.SCANNER_REPORTED_FAILURE, f"The scanner server reported a failure: {_line(scanner.failure)}"
     if scan.launch.state == LaunchState.LAUNCHED and scanner.silent_since is not None:
         yield (
             ProblemCode.SCANNER_SILENT,
-            f"The scanner server has said nothing since {_moment(scanner.silent_since)}, though its job lives",
+            f"The scanner server has not reported since {_moment(scanner.silent_since)}, although its job is still running",
         )
     if "metadata-is-set" in scanner.refusals:
         yield (
             ProblemCode.REPORTS_REFUSED,
-            "Reports of the scanner server were refused: their metadata is not what it reported first",
+            "Reports were rejected: their metadata differs from what the scanner server reported first",
         )
 
 
 def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:
     ewms = scan.ewms
     if ewms.refused:
-        yield ProblemCode.WORKFLOW_REFUSED, f"The scan gets no workers: {_line(ewms.refused)}"
+        yield ProblemCode.WORKFLOW_REFUSED, f"EWMS rejected the workflow, so the scan gets no workers: {_line(ewms.refused)}"
     elif ewms.deactivated:
         yield (
             ProblemCode.WORKFLOW_STOPPED,
-            f"The scan's workers were stopped at EWMS ({ewms.deactivated}) before it had its result",
+            f"The scan's EWMS workflow was stopped ({ewms.deactivated}) before the final result arrived. Rescan to continue",
         )
     elif scan.launch.has_node and not scan.has_workflow and ewms.refused_so_far:
         yield (
             ProblemCode.WAITING_FOR_WORKFLOW,
-            f"EWMS does not take the order for the scan's workers so far; it is asked again until {_moment(ewms.asked_until)}: "
+            f"EWMS does not accept the scan's workflow for now; the EWMS bridge retries until {_moment(ewms.asked_until)}: "
             f"{_line(ewms.refused_so_far, _MAX_REFUSAL)}",
         )
     elif scan.launch.has_node and not scan.has_workflow:
         yield (
             ProblemCode.WAITING_FOR_WORKFLOW,
-            "The scanner server is launched and waits for EWMS to take the order for its workers",
+            "Waiting for EWMS to create the scan's workflow",
         )
 
 
@@ -163,13 +166,13 @@ def _workers(scan: Scan) -> Iterator[tuple[str, str]]:
     if ewms.is_startup_file_missing:
         yield (
             ProblemCode.STARTUP_FILE_MISSING,
-            "The scanner server has not uploaded startup.json, which every worker needs to begin: workers wait in vain",
+            "The scanner server has not uploaded startup.json, which every worker needs: workers cannot start until it appears",
         )
     if ewms.are_tokens_ending and ewms.tokens_end_at is not None:
         yield (
             ProblemCode.QUEUE_TOKENS_ENDING,
-            f"The passwords of the scan's queues end at {_moment(ewms.tokens_end_at)} and EWMS can't renew them: workers that "
-            "come later can't connect",
+            f"The scan's queue passwords expire at {_moment(ewms.tokens_end_at)} and EWMS cannot renew them. Workers that start "
+            "later cannot connect",
         )
     common = _most_common_error(ewms)
     for problem in ewms.problems:
@@ -179,17 +182,15 @@ def _workers(scan: Scan) -> Iterator[tuple[str, str]]:
 
 
 def _waiting_for_queues(ewms: Ewms) -> str:
+    waiting = "Waiting for EWMS to activate the scan's queues"
     match ewms.place_in_line:
         case None:
-            return "The scan waits for EWMS to activate its queues"
+            return waiting
         case 0:
-            return "The scan waits for EWMS to activate its queues; it is the next in line"
+            return f"{waiting}; next in line"
         case ahead:
             minutes = max(1, round(ahead * ACTIVATION_PERIOD_S / 60))
-            return (
-                f"The scan waits for EWMS to activate its queues, which it does one after the other for all its users: {ahead} "
-                f"before this one, about {_count(minutes, 'minute')}"
-            )
+            return f"{waiting}: {_count(ahead, 'workflow')} ahead, about {minutes} min"
 
 
 def _waiting_for_workers(scan: Scan) -> str:
@@ -197,14 +198,14 @@ def _waiting_for_workers(scan: Scan) -> str:
     has_begun = scan.progress is not None and bool(scan.progress["processing_stats"]["rate"])
     idle = sum(ewms.statuses.get("IDLE", {}).values())
     if not (n_done or has_begun or ewms.idle_since is not None):
-        begun = "No worker runs yet"
+        begun = "No worker is running yet"
     else:
         since = [] if ewms.idle_since is None else [f"since {_moment(ewms.idle_since)}"]
         done = [] if n_done is None else [f"{_count(n_done, 'pixel')} {'is' if n_done == 1 else 'are'} done"]
-        begun = "No worker runs now" + (f" ({'; '.join(since + done)})" if since or done else "")
+        begun = "No worker is running now" + (f" ({'; '.join(since + done)})" if since or done else "")
     if idle:
-        return f"{begun}: {idle} of them wait for a free place in their pool"
-    return f"{begun}: EWMS has not reported any from its pools"
+        return f"{begun}: {idle} {'is' if idle == 1 else 'are'} waiting for a free slot in their pool"
+    return f"{begun}: EWMS has not reported any"
 
 
 def _pixels_done(scan: Scan) -> int | None:
@@ -219,7 +220,7 @@ def _most_common_error(ewms: Ewms) -> str:
     if not ewms.top_errors:
         return ""
     text, n = max(ewms.top_errors.items(), key=lambda item: (item[1], item[0]))
-    return f"; their most common error ({n}×): {_line(text)}"
+    return f"; most common error ({_count(n, 'time')}): {_line(text)}"
 
 
 def _sentence(text: str) -> str:
@@ -229,7 +230,7 @@ def _sentence(text: str) -> str:
 def _line(text: str, most: int = _MAX_QUOTED) -> str:
     """Of a text of any shape the last line, where a traceback says what happened, shortened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = " ".join(lines[-1].split()) if lines else "no reason is known"
+    last = " ".join(lines[-1].split()) if lines else "no reason given"
     return last if len(last) <= most else last[: most - 1] + "…"
 
 
