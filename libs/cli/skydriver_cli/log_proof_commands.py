@@ -20,13 +20,13 @@ from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, Dat
 from skydriver_cli.embedded.secret_files import write_private
 from skydriver_cli.errors import Problem
 from skydriver_cli.output import line, print_json
+from skydriver_common.atomic_write import atomic_write
 from skydriver_common.db.pool import Connection
 from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.scan import HistoryBroken
 from skydriver_ops.eventlog import archive, blob_verification
 from skydriver_ops.eventlog import rebuild as rebuilding
 from skydriver_ops.eventlog import seal as sealing
-from skydriver_ops.eventlog.atomic_write import atomic_write
 from skydriver_ops.eventlog.chains import ChainBreak
 from skydriver_ops.eventlog.rebuild_schema import OWN_NAME, SchemaExists
 from skydriver_ops.eventlog.verify import Report

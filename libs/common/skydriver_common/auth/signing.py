@@ -5,8 +5,6 @@ The private key is a PEM file that only its owner may read; its public half lies
 
 import base64
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import RSAAlgorithm
 
+from skydriver_common.atomic_write import atomic_write
 from skydriver_common.auth.keys import MINIMUM_RSA_BITS
 from skydriver_common.auth.principals import DEFAULT_ROLE_RULES, SCAN_CLAIM, Role
 from skydriver_common.model.ids import ScanId
@@ -46,13 +45,15 @@ def ensure_key(path: Path) -> Path:
         pem = generate_private_key(public_exponent=65537, key_size=MINIMUM_RSA_BITS).private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
-        _write(path, pem, mode=0o600, replace=False)
+        with atomic_write(path, mode=0o600, overwrite=False) as file:
+            file.write(pem)
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
     jwks = orjson.dumps({"keys": [_public_jwk(_load_key(path))]}, option=orjson.OPT_INDENT_2) + b"\n"
     target = path.with_name(JWKS_NAME)
     if not target.exists() or target.read_bytes() != jwks:
-        _write(target, jwks, mode=0o644, replace=True)
+        with atomic_write(target, mode=0o644) as file:
+            file.write(jwks)
     return target
 
 
@@ -153,24 +154,3 @@ def _public_jwk(key: RSAPrivateKey) -> dict[str, object]:
     canonical = orjson.dumps({"e": members["e"], "kty": "RSA", "n": members["n"]})
     kid = base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
     return {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, "n": members["n"], "e": members["e"]}
-
-
-def _write(path: Path, content: bytes, *, mode: int, replace: bool) -> None:
-    """Put a complete file in place. replace=False: an existing one stays, whoever made it meanwhile."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 600 from its first moment
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        if replace:
-            temporary.replace(path)
-            return
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 import zstandard
 
+from skydriver_common.atomic_write import atomic_write
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, load_statements
 from skydriver_ops.eventlog.archive import FORMAT, Archive, ArchiveTotals, Blob, blob_line, blobs_of, event_line
-from skydriver_ops.eventlog.atomic_write import atomic_write
 from skydriver_ops.eventlog.fold import iter_folded
 from skydriver_ops.eventlog.rebuild import insert_rows
 from skydriver_ops.eventlog.selection import ChainedEvent, pages

@@ -4,13 +4,12 @@ The scanner waits for them, so each appears whole or not at all. Source: REST co
 """
 
 import asyncio
-import os
 import re
-import secrets
 from pathlib import Path
 
 import orjson
 
+from skydriver_common.atomic_write import atomic_write
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, StartupUpload
 
@@ -54,14 +53,5 @@ class ProfileFiles:
 
 def _write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    with atomic_write(path, mode=0o600) as file:
+        file.write(content)
