@@ -114,7 +114,7 @@ async def _figures(data: Path, seconds: float, connections: int, table: Table) -
             static = await load.run("GET", f"http://{LOOPBACK}:{port}/bytes/{size}", {})
             got = await load.run("GET", f"{one}/result", headers)
             table.add_row(
-                f"GET result, {size / 1000:.0f} kB", f"{got.rate:.0f}/s, {got.rate / static.rate:.0%} of static", ">= 70 %"
+                f"GET result, {size / 1000:.0f} kB", f"{got.rate:.0f}/s, {got.rate / static.rate:.0%} of static", ">= 90 %"
             )
     bare.terminate()
     bare.join(5)

@@ -152,4 +152,4 @@ async def test_stats_show_who_is_behind(store: Store, clean_bus: str) -> None:
         await queue.purge()
     alone = await skydriver("log", "stats", "--json", "--database-url", store.url, "--amqp-url", "amqp://127.0.0.1:1/")
     assert (alone.code, alone.json["queues"]) == (0, None)
-    assert "the queues are not shown: the message broker can't be reached" in alone.err
+    assert "the queues are not shown: the message broker is unreachable" in alone.err

@@ -187,7 +187,7 @@ async def test_no_end_is_judged_while_results_wait_on_the_bus(store: Store, disp
     behind.launcher.news.put(ScannerExit(scan_id=crashed, exit_code=1, log_tail="a crash after the last word"))
     behind.launcher.news.put(ScannerExit(scan_id=killed, exit_code=137, log_tail="", cause="it was killed", was_taken=True))
     await behind.settle_down()
-    for arrived in (False, TryLater("the message broker can't be reached"), False):  # noqa: B007  (asked for above)
+    for arrived in (False, TryLater("the message broker is unreachable"), False):  # noqa: B007  (asked for above)
         await behind.hasten()
         assert [(await behind.scan(scan_id)).launch.state for scan_id in (done, crashed, killed)] == ["launched"] * 3
     await store.append("progress", done, ev.ResultReceived(digest="sha256:1", size_bytes=1, is_final=True))

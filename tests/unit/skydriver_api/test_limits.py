@@ -30,10 +30,9 @@ async def test_no_more_is_lent_than_there_is_and_all_of_it_comes_back() -> None:
 async def test_a_large_one_is_not_passed_by_and_who_waits_too_long_is_told() -> None:
     budget = WeightedSemaphore(10, what="things", max_wait_s=0.05)
     async with budget.hold(6):
-        large = asyncio.create_task(_held(budget, 9))
-        await let_others_run()
+        large, small = (asyncio.create_task(_held(budget, amount)) for amount in (9, 1))  # both wait as long, from now on
         with pytest.raises(TryLater, match="too many concurrent things"):
-            await _held(budget, 1)
+            await small
         with pytest.raises(TryLater):
             await large
     await _held(budget, 10)

@@ -33,4 +33,4 @@ def broker_faults() -> Iterator[None]:
             yield
     # RuntimeError: of closed channels and connections; StopAsyncIteration: of a connection cut in its first words
     except (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration) as error:
-        raise TryLater("the message broker can't be reached", 1.0) from error
+        raise TryLater("the message broker is unreachable", 1.0) from error

@@ -73,11 +73,11 @@ async def send(
     try:
         underlay = await channel.get_underlay_channel()
     except (AMQPError, OSError, RuntimeError) as error:
-        raise ChannelLost("the message broker can't be reached", 1.0) from error
+        raise ChannelLost("the message broker is unreachable", 1.0) from error
     assert isinstance(underlay, Channel)
     connection = underlay.connection
     if underlay.is_closed or connection.is_closed:
-        raise ChannelLost("the message broker can't be reached", 1.0)
+        raise ChannelLost("the message broker is unreachable", 1.0)
     if is_blocked(connection):
         raise NotSent("the message broker has no room for messages", 5.0)
     unconfirmed = _UNCONFIRMED.setdefault(connection, _Unconfirmed())
@@ -91,7 +91,7 @@ async def send(
 
     async def publish() -> None:
         if underlay.is_closed:
-            raise ChannelLost("the message broker can't be reached", 1.0)
+            raise ChannelLost("the message broker is unreachable", 1.0)
         await underlay.basic_publish(
             message.body, exchange=exchange, routing_key=routing_key, properties=message.properties, mandatory=mandatory,
             wait=must_drain,

@@ -27,10 +27,10 @@ def fault_of(error: BaseException) -> TryLater | None:
         if found.meaning is Meaning.DEFECT:
             logger.error("database.defect", sqlstate=error.sqlstate, exc_info=error)
             return TryLater(f"the database fails (SQLSTATE {error.sqlstate})", found.pause_s)
-        return TryLater("the database is busy or away", found.pause_s)
+        return TryLater("the database is busy or unavailable", found.pause_s)
     # ValueError as well: values that the driver can't encode, which never reach the server
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError) and not isinstance(error, ValueError):
-        return TryLater("the database can't be reached", 1.0)
+        return TryLater("the database is unreachable", 1.0)
     return None
 
 
@@ -45,4 +45,4 @@ def database_faults() -> Iterator[None]:
             raise
         raise fault from error
     except (OSError, TimeoutError) as error:
-        raise TryLater("the database can't be reached", 1.0) from error
+        raise TryLater("the database is unreachable", 1.0) from error

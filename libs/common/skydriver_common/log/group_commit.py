@@ -208,9 +208,7 @@ async def recorded_reply(pool: Pool | Connection, command_id: str, fingerprint: 
 
 def _reply_to(fingerprint: str, recorded: RecordedReply) -> Reply:
     if recorded.fingerprint != fingerprint:
-        return Reply.refused(
-            Rejection(Code.KEY_WAS_USED, "This Idempotency-Key was used before, for a request with another content")
-        )
+        return Reply.refused(Rejection(Code.KEY_WAS_USED, "Idempotency-Key: already used for a different request"))
     return recorded.reply
 
 
@@ -257,14 +255,14 @@ def _meaning(error: BaseException, member: PendingDecision, *, is_alone: bool) -
     if isinstance(error, DeadlinePassed) and _is_late(member):
         return error
     if isinstance(error, BlobLost) and is_alone:
-        return TryLater("what it refers to was lost in a crash, and has to be sent again", 1.0)
+        return TryLater("the uploaded content was lost when the database crashed; send the request again", 1.0)
     if not is_alone:
-        return TryLater("it was decided together with one that failed", 0.0)
+        return TryLater("the shared transaction was rolled back", 0.0)
     if not isinstance(error, Exception):
         return TryLater("the service is stopping", 0.0)
     # a twin of this command got there first
     if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in _TWINS:
-        return TryLater("the same command is being handled elsewhere", 0.02)
+        return TryLater("another replica is processing the same command", 0.02)
     return error
 
 

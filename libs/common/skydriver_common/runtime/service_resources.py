@@ -164,7 +164,7 @@ async def open_service_pool(
         except SharedSessions as error:
             raise StartupProblem(f"SKYDRIVER_DATABASE_URL: {error}") from error
         except migrate.Unreachable as error:
-            raise TryLater("the database can't be reached") from error
+            raise TryLater("the database is unreachable") from error
 
     pool = await retry_until_available(open_it)
     service.stack.push_async_callback(pool.close)

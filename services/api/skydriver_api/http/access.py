@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from skydriver_api.http.http_errors import HttpProblem
+from skydriver_api.http.http_errors import HttpError
 from skydriver_api.http.route import Handler
 from skydriver_common.auth import InvalidToken, Principal, Role, TokenVerifier, bearer_token
 
@@ -13,7 +13,7 @@ ROLES = web.RequestKey("roles", frozenset[Role])
 """Effective roles: those of the token that the route allows (REST contract 1.2)."""
 
 ScanTokenCheck = Callable[[web.Request, Principal], Awaitable[None]]
-"""Whether a token of one scan is valid on this request. Raises HttpProblem 401, 403."""
+"""Whether a token of one scan is valid on this request. Raises HttpError 401, 403."""
 
 
 def require_roles(
@@ -29,7 +29,7 @@ def require_roles(
             raise unauthorized(error.reason) from error
         effective = principal.roles & roles
         if not effective:
-            raise HttpProblem(403, f"forbidden: this route requires the role {required}")
+            raise HttpError(403, f"forbidden: this route requires the role {required}")
         if principal.scan_id is not None:
             await check_scan_token(request, principal)
         request[PRINCIPAL] = principal
@@ -39,6 +39,6 @@ def require_roles(
     return checked
 
 
-def unauthorized(reason: str) -> HttpProblem:
+def unauthorized(reason: str) -> HttpError:
     """The error for a missing or invalid token."""
-    return HttpProblem(401, f"invalid token: {reason}", {"WWW-Authenticate": "Bearer"})
+    return HttpError(401, f"invalid token: {reason}", {"WWW-Authenticate": "Bearer"})

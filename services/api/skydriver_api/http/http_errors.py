@@ -31,7 +31,7 @@ STATUS: dict[Code, int] = {
 }
 
 
-class HttpProblem(Exception):
+class HttpError(Exception):
     """An error response. text: for people, shown in body and reason phrase."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
@@ -41,21 +41,21 @@ class HttpProblem(Exception):
         self.headers = headers or {}
 
 
-def response_of(problem: HttpProblem) -> web.Response:
+def response_of(error: HttpError) -> web.Response:
     """The error response of the REST contract, 1.3."""
     return web.Response(
-        status=problem.status,
-        reason=reason_phrase(problem.text),
-        body=error_body(problem.status, problem.text),
+        status=error.status,
+        reason=reason_phrase(error.text),
+        body=error_body(error.status, error.text),
         content_type="application/json",
-        headers=problem.headers,
+        headers=error.headers,
     )
 
 
 def body_of(reply: Reply) -> bytes:
-    """Return the body of a reply. Raises HttpProblem for a rejection."""
+    """Return the body of a reply. Raises HttpError for a rejection."""
     if reply.code is not None:
-        raise HttpProblem(STATUS[reply.code], reply.reason)
+        raise HttpError(STATUS[reply.code], reply.reason)
     return reply.body
 
 
@@ -83,6 +83,6 @@ def is_client_gone(request: web.Request) -> bool:
 
 
 def check_client(request: web.Request) -> None:
-    """Do no more work for a client that has closed its connection: it repeats what it still wants. Raises HttpProblem 499."""
+    """Do no more work for a client that has closed its connection: it repeats what it still wants. Raises HttpError 499."""
     if is_client_gone(request):
-        raise HttpProblem(CLIENT_GONE, "the client has closed the connection; nothing was changed")
+        raise HttpError(CLIENT_GONE, "the client has closed the connection; nothing was changed")

@@ -9,7 +9,7 @@ from aiohttp import ClientConnectionResetError, web
 
 from skydriver_api.http.chunked import READ_TIMEOUT, ClientStalled
 from skydriver_api.http.delivery import deliver, releasing_memory
-from skydriver_api.http.http_errors import CLIENT_GONE, HttpProblem, is_client_gone, response_of
+from skydriver_api.http.http_errors import CLIENT_GONE, HttpError, is_client_gone, response_of
 from skydriver_api.http.request_body import EXPECTATION, Expectation
 from skydriver_api.http.route import Handler
 from skydriver_common.faults import BadMessage, TryLater
@@ -40,19 +40,19 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         response = await deliver(request, await _with_read_timeout(handler, request))
         status = response.status
         return response
-    except HttpProblem as problem:
-        status = problem.status
+    except HttpError as error:
+        status = error.status
         if status == CLIENT_GONE:
             note_fault(request, ABORT)
-        return response_of(problem)
+        return response_of(error)
     except BadMessage as bad:
         status = 400
-        return response_of(HttpProblem(400, bad.reason))
+        return response_of(HttpError(400, bad.reason))
     except TryLater as fault:
         status = 503
         retry_after_s = max(1, round(fault.after_s))
         return response_of(
-            HttpProblem(
+            HttpError(
                 503,
                 f"temporarily unavailable: {fault.what}; retry after {retry_after_s} s",
                 {"Retry-After": str(retry_after_s)},
@@ -62,17 +62,17 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         status = 405
         allowed = ", ".join(sorted(error.allowed_methods))
         return response_of(
-            HttpProblem(405, f"method {request.method} is not allowed on this path; allowed: {allowed}", {"Allow": allowed})
+            HttpError(405, f"method {request.method} is not allowed on this path; allowed: {allowed}", {"Allow": allowed})
         )
     except web.HTTPException as error:
         if error.status < 400:
             raise
         status = error.status
-        return response_of(HttpProblem(error.status, _UNKNOWN_PATH if error.status == 404 else error.reason))
+        return response_of(HttpError(error.status, _UNKNOWN_PATH if error.status == 404 else error.reason))
     except web.RequestPayloadError:
         status = 400
         note_fault(request, BODY)
-        return response_of(HttpProblem(400, "body: incomplete, or not encoded as Content-Encoding declares"))
+        return response_of(HttpError(400, "body: incomplete, or not encoded as Content-Encoding declares"))
     except Exception as error:
         if _is_from_client(request, error):
             status = CLIENT_GONE
@@ -83,7 +83,7 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
             raise ConnectionResetError("the client is gone") from error
         error_id = uuid.uuid4().hex
         logger.exception("request.failed", error_id=error_id)
-        return response_of(HttpProblem(500, f"internal error; please give the operators this id: {error_id}"))
+        return response_of(HttpError(500, f"internal error; please give the operators this id: {error_id}"))
     finally:
         logger.debug(
             "request.answered", method=request.method, path=request.path, status=status,

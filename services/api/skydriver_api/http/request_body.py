@@ -6,7 +6,7 @@ from io import BytesIO
 
 from aiohttp import HttpVersion11, web
 
-from skydriver_api.http.http_errors import HttpProblem, check_client
+from skydriver_api.http.http_errors import HttpError, check_client
 from skydriver_api.http.limits import MEMORY, Permit
 from skydriver_api.http.route import MIB, Handler
 from skydriver_common.faults import TryLater
@@ -16,7 +16,7 @@ _BODY_TIMEOUT_S = 300.0
 _CONTINUE = "100-continue"
 
 BeforeBody = Callable[[web.Request], Awaitable[None]]
-"""What can be refused before the client is told to send its body. Raises HttpProblem, TryLater."""
+"""What can be refused before the client is told to send its body. Raises HttpError, TryLater."""
 
 
 class Expectation:
@@ -27,9 +27,9 @@ class Expectation:
         self.is_pending = header == _CONTINUE
 
     def check(self) -> None:
-        """Raise HttpProblem 417 for an expectation that the server does not support."""
+        """Raise HttpError 417 for an expectation that the server does not support."""
         if self._header not in ("", _CONTINUE):
-            raise HttpProblem(417, f"Expect: only {_CONTINUE} is supported")
+            raise HttpError(417, f"Expect: only {_CONTINUE} is supported")
 
 
 EXPECTATION = web.RequestKey("expectation", Expectation)
@@ -98,7 +98,7 @@ async def leave_to_handler(_: web.Request) -> None:
 
 
 async def _read(request: web.Request, max_body_bytes: int) -> None:
-    """Read the whole body within the time that a slow line needs: it takes memory from others. Raises HttpProblem 413, TryLater.
+    """Read the whole body within the time that a slow line needs: it takes memory from others. Raises HttpError 413, TryLater.
 
     It is collected in one buffer, whose bytes then are the body: ``request.read`` would hold it twice.
     """
@@ -121,5 +121,5 @@ def release_body(request: web.Request, *, keep_bytes: int) -> None:
         request[_PERMIT].shrink_to(keep_bytes)
 
 
-def _too_large(max_body_bytes: int) -> HttpProblem:
-    return HttpProblem(413, f"body: larger than {max_body_bytes // MIB} MiB")
+def _too_large(max_body_bytes: int) -> HttpError:
+    return HttpError(413, f"body: larger than {max_body_bytes // MIB} MiB")

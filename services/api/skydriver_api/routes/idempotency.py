@@ -10,7 +10,7 @@ from aiohttp import web
 from skydriver_api.commands.client import MAX_COMMAND_BYTES, CommandTooLarge
 from skydriver_api.deps import DEPS
 from skydriver_api.http.access import PRINCIPAL
-from skydriver_api.http.http_errors import HttpProblem, check_client
+from skydriver_api.http.http_errors import HttpError, check_client
 from skydriver_api.http.route import MIB, Handler
 from skydriver_api.payloads.parameters import IDEMPOTENCY_KEY_PATTERN
 from skydriver_api.routes.responses import OFF_THE_LOOP_BYTES
@@ -50,7 +50,7 @@ async def send_idempotent(request: web.Request, command: Command, raw: bytes) ->
     """Send the command and return the service's reply. The same caller, route, key and body get the recorded reply again.
 
     raw: the request's body. Nothing is sent for a client that has left.
-    Raises TryLater; HttpProblem 400 for an invalid key, 413 for a command that is too large, 499 when the client has left.
+    Raises TryLater; HttpError 400 for an invalid key, 413 for a command that is too large, 499 when the client has left.
     """
     actor, commands = request[PRINCIPAL].subject, request.app[DEPS].commands
     keyed = await _keyed(request, raw)
@@ -61,13 +61,13 @@ async def send_idempotent(request: web.Request, command: Command, raw: bytes) ->
         return await commands.call(command, actor=actor, command_id=keyed.command_id(), fingerprint=keyed.fingerprint)
     except CommandTooLarge as error:
         limit = f"at most {MAX_COMMAND_BYTES // MIB} MiB without the event or result"
-        raise HttpProblem(413, f"body: too large to be processed; {limit}") from error
+        raise HttpError(413, f"body: too large to be processed; {limit}") from error
 
 
 async def recorded_reply_for(request: web.Request, raw: bytes) -> Reply | None:
     """Return the reply that this request got when it was sent before, to this scan or to one that has replaced it since.
 
-    None: it has no key, or is new. Raises TryLater; HttpProblem 400 for an invalid key.
+    None: it has no key, or is new. Raises TryLater; HttpError 400 for an invalid key.
     """
     keyed = await _keyed(request, raw)
     if keyed is None:
@@ -95,7 +95,7 @@ async def _keyed(request: web.Request, raw: bytes) -> _KeyedRequest | None:
     if key is None or request.method != "POST":
         return None
     if _KEY.fullmatch(key) is None:
-        raise HttpProblem(400, "Idempotency-Key: must be 1 to 255 printable ASCII characters, without spaces at its ends")
+        raise HttpError(400, "Idempotency-Key: must be 1 to 255 printable ASCII characters, without spaces at its ends")
     if _FINGERPRINT not in request:
         digest = await asyncio.to_thread(sha256, raw) if len(raw) > OFF_THE_LOOP_BYTES else sha256(raw)
         request[_FINGERPRINT] = digest.hexdigest()

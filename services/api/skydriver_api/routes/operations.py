@@ -8,7 +8,7 @@ from aiohttp import web
 
 from skydriver_api.deps import DEPS
 from skydriver_api.http.chunked import streaming
-from skydriver_api.http.http_errors import HttpProblem
+from skydriver_api.http.http_errors import HttpError
 from skydriver_api.http.query_params import parse_integer
 from skydriver_api.reads.view_queries import BacklogRow
 from skydriver_api.routes.responses import json_response
@@ -35,7 +35,7 @@ async def get_backlog(request: web.Request) -> web.StreamResponse:
     after = request.query.get("after", "").strip() or None
     limit = parse_integer(request.query.get("limit", ""), "limit", default=0, minimum=1)
     if after is not None and _SCAN_ID.fullmatch(after) is None:
-        raise HttpProblem(400, "after: must be a scan id")
+        raise HttpError(400, "after: must be a scan id")
     async with streaming(request, _JSON) as response, deps.searches.hold():
         async with aclosing(
             deps.reads.backlog(after=None if after is None else ScanId(after), limit=limit or None)

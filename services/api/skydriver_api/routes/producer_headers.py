@@ -5,7 +5,7 @@ from typing import TypedDict, TypeVar
 
 from aiohttp import web
 
-from skydriver_api.http.http_errors import HttpProblem
+from skydriver_api.http.http_errors import HttpError
 from skydriver_scanner import protocol
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ class ProducerHeaders(TypedDict):
 
 
 def producer_headers_of(request: web.Request) -> ProducerHeaders:
-    """Read them from the request; one without the other counts as none. Raises HttpProblem 400."""
+    """Read them from the request; one without the other counts as none. Raises HttpError 400."""
     producer, sequence = request.headers.get(protocol.PRODUCER_HEADER), request.headers.get(protocol.SEQUENCE_HEADER)
     if producer is None or sequence is None:
         return ProducerHeaders(producer="", sequence=0)
@@ -36,4 +36,4 @@ def _checked(header: str, check: Callable[[str], T], text: str) -> T:
     try:
         return check(text)
     except protocol.MessageRefused as error:
-        raise HttpProblem(400, f"{header}: {error.reason.rpartition(': ')[2]}") from error
+        raise HttpError(400, f"{header}: {error.reason.rpartition(': ')[2]}") from error

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from skydriver_api.deps import DEPS
 from skydriver_api.http.access import ROLES
-from skydriver_api.http.http_errors import HttpProblem
+from skydriver_api.http.http_errors import HttpError
 from skydriver_api.http.query_params import parse_flag
 from skydriver_api.reads.view_queries import ViewQueries
 from skydriver_api.routes.idempotency import path_for_scan, recorded_reply_for, send_idempotent
@@ -36,13 +36,13 @@ def scan_id_of(request: web.Request) -> ScanId:
     return ScanId(request.match_info["scan_id"])
 
 
-def not_found(scan_id: ScanId) -> HttpProblem:
+def not_found(scan_id: ScanId) -> HttpError:
     """The error for an unknown or hidden scan."""
-    return HttpProblem(404, scan_not_found(scan_id).reason)
+    return HttpError(404, scan_not_found(scan_id).reason)
 
 
 async def scan_must_exist(request: web.Request) -> None:
-    """Refuse a request for an unknown scan before the client sends its body. Raises HttpProblem 404, TryLater."""
+    """Refuse a request for an unknown scan before the client sends its body. Raises HttpError 404, TryLater."""
     if "scan_id" in request.match_info and await request.app[DEPS].reads.manifest(scan_id_of(request)) is None:
         raise not_found(scan_id_of(request))
 
@@ -58,7 +58,7 @@ async def resolve_scan(
     """Return the scan if it may be shown here.
 
     no_redirect: from the body; the query is read in any case. hides_deleted: the route has the parameter ``include_deleted``.
-    Raises HttpProblem 404, HTTPTemporaryRedirect (307, same method, body and query) for a replaced scan.
+    Raises HttpError 404, HTTPTemporaryRedirect (307, same method, body and query) for a replaced scan.
     """
     scan_id = scan_id_of(request)
     include_deleted = parse_flag(request, "include_deleted") if hides_deleted else True
@@ -71,7 +71,7 @@ async def resolve_scan(
             query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
             raise web.HTTPTemporaryRedirect(path_for_scan(request, target) + query)
     if found.is_deleted and not include_deleted:
-        raise HttpProblem(404, f"scan {scan_id} is deleted; add include_deleted=true to read it")
+        raise HttpError(404, f"scan {scan_id} is deleted; add include_deleted=true to read it")
     return found
 
 

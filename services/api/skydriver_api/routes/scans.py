@@ -7,7 +7,7 @@ from aiohttp import web
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.http.access import ROLES
 from skydriver_api.http.delivery import hold_memory
-from skydriver_api.http.http_errors import HttpProblem, body_of, check_client
+from skydriver_api.http.http_errors import HttpError, body_of, check_client
 from skydriver_api.images.resolver import CatalogUnavailable, ImageNotFound, ImageTooOld
 from skydriver_api.payloads.projections import Projection, project, projection_of_query
 from skydriver_api.payloads.requests import (
@@ -41,7 +41,7 @@ async def request_scan(request: web.Request) -> web.StreamResponse:
         return json_response(project(body_of(recorded), parsed.manifest_projection))
     tag = await _resolved_tag(deps, parsed.docker_tag)
     if parsed.event is None and not await deps.reads.i3_event_exists(parsed.i3_event_id):
-        raise HttpProblem(400, "i3_event_id: not found")
+        raise HttpError(400, "i3_event_id: not found")
     digest = None if parsed.event is None else await deps.blobs.put(parsed.event)
     command = RequestScan(
         scan_id=new_scan_id(),
@@ -135,7 +135,7 @@ async def _with_manifest(request: web.Request, manifest: bytes, result: LoadedRe
 
 
 async def _event(request: web.Request, view: ManifestView) -> bytes:
-    """Return the i3 event as it was submitted, when there is memory for it. Raises HttpProblem 404 when it is not stored, TryLater."""
+    """Return the i3 event as it was submitted, when there is memory for it. Raises HttpError 404 when it is not stored, TryLater."""
     pool = request.app[DEPS].reads.pool
     try:
         # packed, unpacked, and within the response: two of these at a time
@@ -143,7 +143,7 @@ async def _event(request: web.Request, view: ManifestView) -> bytes:
         check_client(request)
         return await blobs.get(pool, view.event_digest)
     except blobs.BlobMissing as error:
-        raise HttpProblem(
+        raise HttpError(
             404, "the scan's i3 event is not stored; a projection without event_i3live_json_dict still works"
         ) from error
 
@@ -164,6 +164,6 @@ async def _resolved_tag(deps: Deps, docker_tag: str) -> str:
     try:
         return await deps.images.resolve(docker_tag)
     except (ImageNotFound, ImageTooOld) as error:
-        raise HttpProblem(400, f"docker_tag: {error}") from error
+        raise HttpError(400, f"docker_tag: {error}") from error
     except CatalogUnavailable as error:
         raise TryLater(str(error), 5.0) from error
