@@ -120,7 +120,7 @@ class FakeEwms:
             readable = [t for t in self.taskforces.get(workflow_id, []) if t.taskforce_uuid not in self.unreadable]
             for _ in range(len(self.taskforces.get(workflow_id, [])) - len(readable)):
                 if on_unreadable is None:
-                    raise TryLater("EWMS answers what nobody can read")
+                    raise TryLater("EWMS sent a response that cannot be parsed")
                 on_unreadable(workflow_id)
             yield readable
 
@@ -184,7 +184,7 @@ class FakeEwms:
         if fault == CRASH_AFTER:
             raise Crash
         if fault in (LOST, LATE, NOTHING):
-            raise TryLater("EWMS does not answer")
+            raise TryLater("EWMS did not respond")
 
     def _make(self, call: str, what: str, work: Callable[[], T]) -> T:
         fault = self._strike(call)

@@ -49,14 +49,14 @@ ScannerLevel = Annotated[str, AfterValidator(_level)]
 
 
 class DispatcherSettings(ServiceSettings):
-    """Where scans run, and how fast they are let go."""
+    """Where scans run, and how fast they are launched."""
 
     launcher: Literal["local", "kubernetes"] = "local"
     """Where scanner servers run: ``local`` processes of this machine, or Jobs of ``kubernetes``."""
     work_dir: Path | None = None
     """Holds one folder per scan (local launcher)."""
     scanner_command: str = ""
-    """Words that start a scanner server, as a shell would split them (local launcher); empty: the sandbox's scanner."""
+    """Command line that starts a scanner server (launcher ``local``). Default: the sandbox's scanner."""
     public_url: HttpUrl
     """Base URL at which scanners reach the REST API."""
     scan_token_key_file: Path
@@ -67,11 +67,12 @@ class DispatcherSettings(ServiceSettings):
     """Seconds between two launches of scans with a priority below 100 (REST contract 9.6); 0: no throttle. `skydriver throttle`
     changes it at run time."""
     max_running: int | None = Field(default=None, ge=0)
-    """Scans that may run at once before one with a priority below 100 has to wait; unset: any number. Changeable likewise."""
+    """Maximum number of running scans; scans below priority 100 wait while it is reached. Unset: no limit. `skydriver
+    throttle` overrides it."""
     launch_hands: int = Field(default=4, ge=1, le=64)
-    """Launches of one replica at a time."""
+    """Concurrent launches per replica."""
     max_attempts: int = Field(default=3, ge=1)
-    """Launches that may fail before the scan is given up."""
+    """Failed launches after which a scan is abandoned."""
     scanner_bus_url: AmqpUrl | None = None
     """Where scanners reach the bus; unset: they report over REST. Without a login in it the scan's token is the login, which needs
     the broker's OAuth 2 plugin (``docs/reference/scanner-protocol.md``); with the launcher ``kubernetes`` it has none, since Jobs can
@@ -81,7 +82,7 @@ class DispatcherSettings(ServiceSettings):
     scanner_kill_switch_interval_s: int | None = Field(default=None, ge=1)
     """Forwarded to scanner servers, which take whole seconds; unset: the scanner's own defaults (60 s, 120 s, 300 s)."""
     scanner_mq_timeout_s: int | None = Field(default=None, ge=1)
-    """After so many seconds without a message from its workers a scanner gives up; unset: its own default (7200 s)."""
+    """Seconds without a message from workers after which a scanner gives up. Unset: the scanner's default (7200 s)."""
     scanner_log: ScannerLevel | None = None
     scanner_log_third_party: ScannerLevel | None = None
     """Log levels of scanner servers; unset: their own defaults."""
@@ -91,9 +92,9 @@ class DispatcherSettings(ServiceSettings):
     kubernetes_namespace: DnsLabel | None = None
     """Where Jobs and Secrets are made. The cluster is that of KUBECONFIG, else the one this process is a pod of."""
     kubernetes_timeout_s: float = Field(default=15.0, gt=0, le=50)
-    """For one call of the Kubernetes API."""
+    """Timeout of one call to the Kubernetes API."""
     kubernetes_lease_s: float = Field(default=15.0, ge=1, le=300)
-    """So long after the death of the replica that watches the cluster another one takes over."""
+    """Lease duration: another replica takes over watching the cluster this long after the active one died."""
     scanner_image: Image = "icecube/skymap_scanner"
     """Repository of the scanner image; the tag comes from the request."""
     upload_image: Image | None = None
@@ -113,10 +114,10 @@ class DispatcherSettings(ServiceSettings):
     scanner_keep_finished_s: int = Field(default=600, ge=60)
     """How long a finished Job stays (REST contract 9.1); not too short: how it ended is read from it."""
     scanner_trouble_limit_s: float = Field(default=900.0, gt=0)
-    """How long a scan waits for an image that can't be pulled, or a container or pod that can't be made (but for want of room), before it
-    has failed."""
+    """Seconds after which a scan fails when its image cannot be pulled, or its pod or container cannot be created. Waiting for capacity
+    does not count."""
     result_grace_s: float = Field(default=20.0, ge=0)
-    """After a scanner server's clean end: how long its final result may still be on its way."""
+    """Seconds to wait for the final result after a scanner server exited with 0."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -131,7 +132,10 @@ class DispatcherSettings(ServiceSettings):
             and self.scanner_bus_url
             and urlsplit(self.scanner_bus_url.get_secret_value()).username
         ):
-            yield f"{PREFIX}SCANNER_BUS_URL: must name no login ({PREFIX}LAUNCHER is kubernetes, and its Jobs can be read)"
+            yield (
+                f"{PREFIX}SCANNER_BUS_URL: must not contain user and password when {PREFIX}LAUNCHER is kubernetes, since anyone who "
+                "may read Jobs would see them"
+            )
         needed = {"local": ("work_dir",), "kubernetes": ("instance", "kubernetes_namespace", "upload_image")}[self.launcher]
         for name in needed:
             if getattr(self, name) is None:
@@ -150,7 +154,7 @@ class DispatcherSettings(ServiceSettings):
 
     @property
     def forwarded(self) -> dict[str, str | int | None]:
-        """What scanner servers are told: variable to value, None: the scanner's own default."""
+        """What scanner servers get: variable to value, None: the scanner's own default."""
         return {
             variables.PROGRESS_INTERVAL: self.scanner_progress_interval_s,
             variables.RESULT_INTERVAL: self.scanner_result_interval_s,

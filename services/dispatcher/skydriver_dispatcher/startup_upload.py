@@ -55,7 +55,7 @@ def _try(content: bytes, upload: Path) -> str | None:
     try:
         wanted = json.loads(upload.read_text())
         if not str(wanted["url"]).startswith(("https://", "http://")):
-            return "the address is no HTTP URL"
+            return "the address is not an HTTP URL"
         request = urllib.request.Request(wanted["url"], data=content, method=wanted["method"])  # noqa: S310  (checked above)
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310
             return None

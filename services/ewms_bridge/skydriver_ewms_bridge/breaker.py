@@ -130,7 +130,7 @@ class Breaker:
         if outage is None:
             return
         if outage.closed_s is not None:
-            raise TryLater("EWMS is away", max(_SHORTEST_WAIT_S, outage.closed_s))
+            raise TryLater("EWMS is unavailable (circuit breaker open)", max(_SHORTEST_WAIT_S, outage.closed_s))
         ago_s = outage.recovered_ago_s
         self._turnstile.narrow(None if ago_s is None or ago_s > RECOVERING.total_seconds() else ago_s)
 

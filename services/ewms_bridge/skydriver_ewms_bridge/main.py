@@ -36,7 +36,7 @@ WORKERS_PER_KIND = {
     DueKind.ASSIGN: 4, DueKind.STOP: 4, DueKind.QUEUES: 2, DueKind.ADDITIONS: 1, DueKind.DUPLICATES: 1,
     DueKind.AFTERMATH: 1, DueKind.STARTUP: 1, DueKind.TOKENS: 1, DueKind.TOP_UP: 1,
 }  # fmt: skip
-"""Loops per kind of work: a question that EWMS does not answer must not hold up the other scans."""
+"""Loops per kind of work: a request that EWMS does not respond to must not hold up the other scans."""
 WRITE_TIMEOUT_S = 45.0
 """Less than the lease of due work, so that its holder still holds it when EWMS has answered."""
 

@@ -57,7 +57,7 @@ class Refused(EwmsFault):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__("EWMS refuses the request")
+        super().__init__("EWMS rejected the request")
         self.reason = reason
 
 
@@ -68,7 +68,7 @@ class RefusedForNow(EwmsFault):
     """
 
     def __init__(self, reason: str, *, after_s: float = 0.0) -> None:
-        super().__init__("EWMS refuses the request for now")
+        super().__init__("EWMS rejected the request for now")
         self.reason = reason
         self.after_s = after_s
 

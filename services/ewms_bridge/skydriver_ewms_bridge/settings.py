@@ -14,13 +14,13 @@ class BridgeSettings(ServiceSettings):
     """Where EWMS and the object store are, and how patient to be with them."""
 
     hand_over: Literal["files", "secrets"] = "files"
-    """How a scanner gets its queues: ``files`` for the launcher ``local``, ``secrets`` for ``kubernetes``."""
+    """How a scanner gets the credentials of its queues: ``files`` for the launcher ``local``, ``secrets`` for ``kubernetes``."""
     work_dir: Path | None = None
-    """Holds one folder per scan, into which queue profiles are written (hand-over by files)."""
+    """Holds one folder per scan, into which queue credentials are written (delivery by files)."""
     kubernetes_namespace: str | None = None
-    """Where scans have their Jobs and Secrets (hand-over by secrets); the cluster is that of KUBECONFIG, else this pod's."""
+    """Where scans have their Jobs and Secrets (delivery by Secrets); the cluster is that of KUBECONFIG, else this pod's."""
     kubernetes_timeout_s: float = Field(default=15.0, gt=0, le=50)
-    """For one call of the Kubernetes API."""
+    """Timeout of one call to the Kubernetes API."""
     ewms_url: str
     """Base address of EWMS, without ``/v1``; also what scans show as their ``ewms_address``."""
     ewms_issuer: str
@@ -52,7 +52,7 @@ class BridgeSettings(ServiceSettings):
     startup_limit_s: float = Field(default=900.0, gt=0)
     """After this long without the scanner's upload of ``startup.json`` the scan's status says so (REST contract 9.5)."""
     ewms_longest_pause_s: float = Field(default=60.0, gt=0)
-    """While EWMS is away: longest time between two questions whether it is back."""
+    """Maximum interval between probes while the circuit breaker is open."""
     max_workers_per_scan: int = Field(default=MAX_WORKERS_PER_SCAN, ge=1, le=2**31 - 1)
     """Most workers of one scan, in all clusters and with all additions together; a request for more in sum is 422. Workers that are
     replaced (``top_up``) do not count. The gateway has the same setting."""

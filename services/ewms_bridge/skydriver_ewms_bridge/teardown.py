@@ -88,7 +88,7 @@ class Teardown:
         """Abort what else is alive of this scan: a workflow made by a request whose answer was lost may have come to light late."""
         for other in await self._ewms.find_workflows_of(scan.scan_id, scan.timestamp - CLOCK_SKEW_S):
             if other.deactivated is None and other.workflow_id != scan.ewms_workflow_id:
-                logger.warning("workflow.superfluous", workflow_id=other.workflow_id)
+                logger.warning("workflow.duplicate-aborted", workflow_id=other.workflow_id)
                 try:
                     await self._ewms.abort(other.workflow_id)
                 except NotFound:

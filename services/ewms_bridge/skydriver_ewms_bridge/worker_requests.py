@@ -188,7 +188,7 @@ class WorkerRequests:
             logger.warning("workers.refused-for-now", reason=refused.reason)
             await store.unattempt_addition(self._pool, addition)
             raise TryLater(
-                "EWMS refuses these workers for now", refused.after_s or LOST_WORKERS_CHECK.total_seconds()
+                "EWMS rejected these workers for now", refused.after_s or LOST_WORKERS_CHECK.total_seconds()
             ) from refused
         except (TryLater, NotFound):
             await store.unattempt_addition(self._pool, addition)

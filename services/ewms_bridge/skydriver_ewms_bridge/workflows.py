@@ -251,7 +251,7 @@ class Workflows:
 
     async def _abort(self, workflows: tuple[Workflow, ...]) -> None:
         for workflow in workflows:
-            logger.warning("workflow.superfluous", workflow_id=workflow.workflow_id)
+            logger.warning("workflow.duplicate-aborted", workflow_id=workflow.workflow_id)
             try:
                 await self._ewms.abort(workflow.workflow_id)
             except NotFound:

@@ -134,7 +134,7 @@ async def test_a_scan_that_ewms_refuses_gives_its_place_free_and_is_not_started_
     await dispatcher.settle_down()
     waiting = await dispatcher.request()
     await dispatcher.store.append(
-        "ewms_bridge", refused, ev.WorkflowRefused(reason="EWMS refuses the workflow: no such cluster")
+        "ewms_bridge", refused, ev.WorkflowRefused(reason="EWMS rejected the workflow: no such cluster")
     )
     await dispatcher.usecases.end_without_queues(refused, a_context())
     await dispatcher.usecases.end_without_queues(refused, a_context())  # told twice

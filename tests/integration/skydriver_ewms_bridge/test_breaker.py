@@ -103,7 +103,7 @@ async def test_calls_side_by_side_of_which_some_are_answered_do_not_close_the_wa
         for _ in range(times):
             with pytest.raises(TryLater):
                 async with breaker.call():
-                    raise TryLater("EWMS does not answer")
+                    raise TryLater("EWMS did not respond")
 
     async def is_answered() -> None:
         async with breaker.call():

@@ -226,7 +226,7 @@ async def test_refused_names_the_field_but_no_address(server: Unruly, ewms: Ewms
     with pytest.raises(Refused) as caught:
         await ewms.create_workflow(SPEC)
     assert caught.value.reason == "'tasks.0.worker_config.n_cores': must be type int; see <address>"
-    assert str(caught.value) == "EWMS refuses the request"
+    assert str(caught.value) == "EWMS rejected the request"
 
 
 IMAGE_IS_ON_ITS_WAY = "Image tag not found: v4.1.2 (it may not have finished uploading)"

@@ -270,7 +270,7 @@ async def test_a_refusal_is_final_and_visible(bridge: Bridge, ewms: FakeEwms) ->
 
     scan = await bridge.scan(scan_id)
     assert ewms.calls.count("create") == 1
-    assert scan.ewms.refused == "EWMS refuses the workflow: 'tasks.0.cluster_locations': unknown"
+    assert scan.ewms.refused == "EWMS rejected the workflow: 'tasks.0.cluster_locations': unknown"
     assert scan.state == "STOPPED__PRESTARTUP"
     assert await bridge.due(DueKind.ASSIGN) == []
 
@@ -308,7 +308,7 @@ async def test_a_refusal_that_does_not_pass_ends_the_scan_after_the_time_for_ask
         await bridge.work(DueKind.ASSIGN)
 
         scan = await bridge.scan(scan_id)
-        assert scan.ewms.refused == f"EWMS refuses the workflow: {NO_IMAGE}"
+        assert scan.ewms.refused == f"EWMS rejected the workflow: {NO_IMAGE}"
         assert scan.state == "STOPPED__PRESTARTUP"
         assert await bridge.due(DueKind.ASSIGN) == []
 

@@ -515,7 +515,7 @@ async def test_a_key_that_reaches_the_file_late_is_waited_for_a_while_and_an_inv
     path.write_text(json.dumps({"keys": [rsa_jwk(rsa_key, "old")]}))
     source = JwksFile(path, settle_s=120, clock=clock)
     for kid in ("new", "invented"):
-        with pytest.raises(TryLater, match="not known yet"):
+        with pytest.raises(TryLater, match="not loaded yet"):
             await source.find(kid)
     path.write_text(json.dumps({"keys": [rsa_jwk(rsa_key, "old"), rsa_jwk(rsa_key, "new")]}))
     assert await source.find("new") is not None

@@ -85,7 +85,7 @@ async def test_the_token_of_an_exec_plugin_is_renewed_even_if_it_fails_in_betwee
     [
         ({"auth-provider": {"name": "oidc", "config": {"id-token": "e30.eyJleHAiOiA5OTk5OTk5OTk5fQ.e30"}}}, "oidc"),
         ({"exec": {"apiVersion": "v1", "command": "/there/is/no/such/program"}}, "KUBECONFIG: "),
-        (None, "gives a certificate"),
+        (None, "returns a certificate"),
     ],
     ids=["oidc", "no such plugin", "certificate"],
 )

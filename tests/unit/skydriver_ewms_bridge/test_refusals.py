@@ -64,7 +64,7 @@ def test_the_time_for_asking_again_counts_from_the_first_refusal_whatever_the_la
         ev.WorkflowAwaited(reason="a lock", until=1060.0)
     ]
     assert decide_refused_for_now(waiting, "a lock", now=1060.0, limit_s=60.0) == [
-        ev.WorkflowRefused(reason="EWMS refuses the workflow: a lock")
+        ev.WorkflowRefused(reason="EWMS rejected the workflow: a lock")
     ]
 
 
@@ -76,7 +76,7 @@ def test_a_scan_that_wants_no_workflow_any_more_is_told_nothing() -> None:
 
 def test_with_no_time_for_asking_again_the_first_refusal_is_final() -> None:
     assert decide_refused_for_now(a_scan(), "no", now=5.0, limit_s=0.0) == [
-        ev.WorkflowRefused(reason="EWMS refuses the workflow: no")
+        ev.WorkflowRefused(reason="EWMS rejected the workflow: no")
     ]
 
 

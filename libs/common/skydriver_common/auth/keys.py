@@ -142,7 +142,7 @@ class JwksFile:
         if key is not None:
             self._missing.pop(kid, None)
         elif self._may_still_come(kid):
-            raise TryLater("the token's signing key is not known yet", after_s=5.0)
+            raise TryLater("the token's signing key is not loaded yet", after_s=5.0)
         return key
 
     async def _look_again(self) -> None:

@@ -54,7 +54,7 @@ async def _decoded(message: StreamMessage[Any], original: Callable[[StreamMessag
     try:
         return event_codec.decode(body) if isinstance(body, bytes) and body[:1] == b" " else await original(message)
     except (ValueError, RecursionError) as error:
-        raise BadMessage(f"the body can't be read: {type(error).__name__}") from error
+        raise BadMessage(f"body: cannot be decoded: {type(error).__name__}") from error
 
 
 async def connect(amqp_url: str, *, name: str) -> AbstractRobustConnection:

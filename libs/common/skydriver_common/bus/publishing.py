@@ -79,7 +79,7 @@ async def send(
     if underlay.is_closed or connection.is_closed:
         raise ChannelLost("the message broker is unreachable", 1.0)
     if is_blocked(connection):
-        raise NotSent("the message broker has no room for messages", 5.0)
+        raise NotSent("the message broker is out of memory or disk and accepts no messages", 5.0)
     unconfirmed = _UNCONFIRMED.setdefault(connection, _Unconfirmed())
     size = len(message.body) + _ENVELOPE_BYTES
     await unconfirmed.make_room(size, wait=wait_for_room)

@@ -64,12 +64,12 @@ class Notifier:
                 self._know(connection)
                 await connection.execute(
                     "WITH fast AS (SELECT set_config('synchronous_commit', 'off', true))"
-                    " SELECT pg_notify(c, p) FROM fast, unnest($1::text[], $2::text[]) AS rung (c, p)",
+                    " SELECT pg_notify(c, p) FROM fast, unnest($1::text[], $2::text[]) AS waiting (c, p)",
                     list(channels),
                     list(payloads),
                 )
         except (TryLater, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            logger.warning("bell.not_rung", error=type(error).__name__)
+            logger.warning("notify.failed", error=type(error).__name__)
 
     def _know(self, connection: Connection) -> None:
         """Remember whose notifications are our own, as long as the connection is open: the number may be another's after that."""

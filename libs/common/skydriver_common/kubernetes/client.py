@@ -89,17 +89,17 @@ async def open_client(kubeconfig: str | None = None, *, renew_s: float = 60.0) -
         elif _IN_CLUSTER_TOKEN.exists():
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            raise ClusterConfigError("KUBECONFIG: is not set, and this is no pod with a service account")
+            raise ClusterConfigError("KUBECONFIG: not set, and no in-cluster service account found")
         configuration.connection_pool_maxsize = _POOL
         client = ApiClient(configuration)
     except ClusterConfigError:
         raise
     except (config.ConfigException, NotRenewable) as error:
-        raise ClusterConfigError(f"KUBECONFIG: can't be used: {_one_line(str(error))}") from error
+        raise ClusterConfigError(f"KUBECONFIG: cannot be loaded: {_one_line(str(error))}") from error
     except OSError as error:  # the file, or one that it names
-        raise ClusterConfigError(f"KUBECONFIG: can't be used: {error.strerror or type(error).__name__}") from error
+        raise ClusterConfigError(f"KUBECONFIG: cannot be loaded: {error.strerror or type(error).__name__}") from error
     except Exception as error:  # a file of any content; its text is not repeated, it may hold a token
-        raise ClusterConfigError(f"KUBECONFIG: is no usable configuration of a cluster ({type(error).__name__})") from error
+        raise ClusterConfigError(f"KUBECONFIG: not a valid kubeconfig ({type(error).__name__})") from error
     try:
         async with client:
             yield client
@@ -119,9 +119,9 @@ def kubernetes_faults(what: str) -> Iterator[None]:
     except ApiException as error:
         raise meaning(error.status or 0, error.body, dict(error.headers or {}), what) from error
     except TimeoutError as error:
-        raise TryLater(f"Kubernetes does not answer: {what}") from error
+        raise TryLater(f"the Kubernetes API did not respond in time: {what}") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise TryLater(f"the Kubernetes API can't be reached: {what}") from error
+        raise TryLater(f"the Kubernetes API is unreachable: {what}") from error
 
 
 def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what: str) -> Fault:
@@ -129,7 +129,7 @@ def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what
     reason, message = _status(body)
     match status:
         case 403 if quota.is_quota_exceeded(message):
-            return QuotaExceeded(f"Kubernetes has no room: {message}", _QUOTA_AFTER_S)
+            return QuotaExceeded(f"Kubernetes quota exceeded: {message}", _QUOTA_AFTER_S)
         case 403 if quota.is_quota_unknown(message):
             return TryLater(f"Kubernetes: {message}", _QUOTA_UNCOUNTED_AFTER_S)
         case 404 if "namespaces" in message:
@@ -142,14 +142,16 @@ def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what
             return ResourceVersionExpired(message)
         case 401:
             logger.error("kubernetes.not_authenticated", what=what)
-            return TryLater("Kubernetes does not accept our credentials", 10.0)
+            return TryLater("Kubernetes rejected our credentials", 10.0)
         case 403:
             logger.error("kubernetes.forbidden", what=what, message=message)
-            return Forbidden(f"Kubernetes forbids it: {message}")
+            return Forbidden(f"Kubernetes denied permission: {message}")
         case 400 | 404 | 405 | 413 | 415 | 422:
-            return Refused(f"Kubernetes refuses it: {message or f'HTTP {status}'}")
+            return Refused(f"Kubernetes rejected the request: {message or f'HTTP {status}'}")
         case _:  # 408, 409 (conflict), 429, 5xx, and what no API server says
-            return TryLater(f"Kubernetes answers {status} ({message or reason or 'no text'}): {what}", _retry_after_s(headers))
+            return TryLater(
+                f"Kubernetes responded with HTTP {status} ({message or reason or 'no text'}): {what}", _retry_after_s(headers)
+            )
 
 
 def _status(body: str | bytes | None) -> tuple[str, str]:

@@ -26,13 +26,13 @@ def uses_plugin(loader: Any) -> bool:
     user = loader._user or {}  # the library has no other way to ask
     if loader.provider == "oidc":
         raise NotRenewable(
-            "the user's auth-provider oidc can't be renewed here: use an exec plugin, or a service account's token"
+            "the kubeconfig's auth-provider oidc is not supported; use an exec plugin or a service account token"
         )
     if "exec" not in user:
         return False
     if not hasattr(loader, "token"):
         raise NotRenewable(
-            "the user's exec plugin gives a certificate, which can't be renewed here: use one that gives a token"
+            "the kubeconfig's exec plugin returns a certificate, which is not supported; use one that returns a token"
         )
     return True
 

@@ -37,7 +37,7 @@ def problems_of(scan: Scan) -> list[Problem]:
 
 
 def ewms_away(since: float) -> Problem:
-    """What is added for every scan while EWMS does not answer. since: Unix seconds."""
+    """What is added for every scan while EWMS does not respond. since: Unix seconds."""
     text = (
         f"EWMS has not responded since {_moment(since)}. Worker counts may be out of date; changes are queued until it responds"
     )
@@ -140,7 +140,7 @@ def _reports(scan: Scan) -> Iterator[tuple[str, str]]:
 def _workflow(scan: Scan) -> Iterator[tuple[str, str]]:
     ewms = scan.ewms
     if ewms.refused:
-        yield ProblemCode.WORKFLOW_REFUSED, f"EWMS rejected the workflow, so the scan gets no workers: {_line(ewms.refused)}"
+        yield ProblemCode.WORKFLOW_REFUSED, f"The scan gets no workers: {_line(ewms.refused)}"
     elif ewms.deactivated:
         yield (
             ProblemCode.WORKFLOW_STOPPED,

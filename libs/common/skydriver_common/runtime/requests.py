@@ -19,10 +19,10 @@ the head that is too long."""
 
 _TEXTS = {
     ENCODING: "Content-Encoding: must be gzip or deflate, or be left out",
-    MALFORMED: "The request is not well-formed HTTP",
-    TOO_LONG: "A line of the request's head is too long",
+    MALFORMED: "request: not well-formed HTTP",
+    TOO_LONG: "request: a header line is too long",
 }
-_SERVER_ERROR = "A defect of the server; its log says more"
+_SERVER_ERROR = "internal error; see the log of the gateway"
 
 Answer = Callable[[int, str], bytes]
 """From status and text to the body of an error, JSON."""

@@ -20,7 +20,7 @@ class Unreadable(Exception):
 def as_object(value: Json, what: str) -> dict[str, Json]:
     """The JSON object, or Unreadable."""
     if not isinstance(value, dict):
-        raise Unreadable(f"{what} is no object")
+        raise Unreadable(f"{what} must be an object")
     return value
 
 
@@ -28,7 +28,7 @@ def items(document: dict[str, Json], key: str) -> list[Json]:
     """The list under `key`, whatever is in it."""
     found = document.get(key)
     if not isinstance(found, list):
-        raise Unreadable(f"{key} is no list")
+        raise Unreadable(f"{key} must be a list")
     return found
 
 
@@ -62,10 +62,10 @@ def task_directive(item: dict[str, Json]) -> TaskDirective:
     """A task directive; other fields are not looked at."""
     locations = item.get("cluster_locations")
     if not isinstance(locations, list):
-        raise Unreadable("cluster_locations is no list")
+        raise Unreadable("cluster_locations must be a list")
     names = tuple(name for name in locations if isinstance(name, str))
     if len(names) != len(locations):
-        raise Unreadable("cluster_locations[] is no text")
+        raise Unreadable("cluster_locations[] must be a string")
     return TaskDirective(_text(item, "task_id"), _text(item, "workflow_id"), _number(item, "timestamp"), names)
 
 
@@ -73,7 +73,7 @@ def queue_profile(item: dict[str, Json]) -> QueueProfile:
     """A public queue profile, activated or not."""
     is_activated = item.get("is_activated")
     if not isinstance(is_activated, bool):
-        raise Unreadable("is_activated is no boolean")
+        raise Unreadable("is_activated must be a boolean")
     return QueueProfile(
         mqid=_text(item, "mqid"),
         alias=_text(item, "alias"),
@@ -109,7 +109,7 @@ def _phase_changes(value: Json) -> tuple[PhaseChange, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise Unreadable("phase_change_log is no list")
+        raise Unreadable("phase_change_log must be a list")
     entries = [as_object(entry, "phase_change_log[]") for entry in value]
     return tuple(
         PhaseChange(_text(entry, "target_phase"), _number(entry, "timestamp"), entry.get("was_successful") is True)
@@ -140,7 +140,7 @@ def _counts(value: Json, what: str) -> dict[str, int]:
 def _text(item: dict[str, Json], key: str) -> str:
     value = item.get(key)
     if not isinstance(value, str):
-        raise Unreadable(f"{key} is no text")
+        raise Unreadable(f"{key} must be a string")
     return storable(value)
 
 
@@ -151,7 +151,7 @@ def _text_or_none(item: dict[str, Json], key: str) -> str | None:
 def _number(item: dict[str, Json], key: str) -> float:
     value = item.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_NUMBER:
-        raise Unreadable(f"{key} is no number")
+        raise Unreadable(f"{key} must be a number")
     return float(value)
 
 
@@ -163,5 +163,5 @@ def _integer(value: Json, what: str) -> int:
         or not abs(value) <= _LARGEST_INTEGER
         or value != int(value)
     ):
-        raise Unreadable(f"{what} is no integer")
+        raise Unreadable(f"{what} must be an integer")
     return int(value)

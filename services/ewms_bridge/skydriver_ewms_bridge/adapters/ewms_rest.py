@@ -233,13 +233,13 @@ class EwmsRest:
         except _NotSent as fault:
             raise TryLater("EWMS is not reachable", 2.0) from fault
         except _NoAnswer as fault:
-            raise TryLater("EWMS does not answer", 2.0) from fault
+            raise TryLater("EWMS did not respond", 2.0) from fault
         if answer.status == 200:
             if answer.document is None:
-                raise _unreadable("the answer is no JSON object")
+                raise _unreadable("the response is not a JSON object")
             return answer.document
         if answer.status >= 500:
-            raise TryLater("EWMS has a problem", answer.retry_after_s or 2.0)
+            raise TryLater("EWMS responded with HTTP 5xx", answer.retry_after_s or 2.0)
         raise _refusal(answer)
 
     async def _make(self, path: str, body: dict[str, Json], what: str) -> _Answer:
@@ -394,14 +394,14 @@ def _refusal(answer: _Answer) -> Exception:
         case 403:
             # Our own right is missing, never the caller's: an operator has to look.
             logger.error("ewms.access-refused", reason=_one_line(answer.error))
-            return TryLater("EWMS does not accept this installation", answer.retry_after_s or 30.0)
+            return TryLater("EWMS denied access to our client (HTTP 403)", answer.retry_after_s or 30.0)
         case 409 | 423 | 429:
             logger.warning("ewms.refused-for-now", status=answer.status, reason=_one_line(answer.error))
-            return TryLater("EWMS refuses for now", answer.retry_after_s or 10.0)
+            return TryLater("EWMS rejected the request for now", answer.retry_after_s or 10.0)
         case status:
             # Also an HTML 404: a wrong address must not pass for "there is no such workflow".
             logger.error("ewms.unexpected-status", status=status)
-            return TryLater("EWMS answers what nobody expects", answer.retry_after_s or 10.0)
+            return TryLater("EWMS responded with an unexpected status", answer.retry_after_s or 10.0)
 
 
 def _readable(parse: Callable[[dict[str, Json]], T], document: dict[str, Json]) -> T:
@@ -432,7 +432,7 @@ def _skip(_: str) -> None:
 
 def _unreadable(why: str) -> TryLater:
     logger.warning("ewms.unreadable-answer", why=why)
-    return TryLater("EWMS answers what nobody can read", 10.0)
+    return TryLater("EWMS sent a response that cannot be parsed", 10.0)
 
 
 def _safe(part: str) -> str:

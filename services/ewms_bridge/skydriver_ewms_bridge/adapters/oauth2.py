@@ -85,7 +85,7 @@ class ClientCredentials:
             raise
         text = answer.get("access_token")
         if not isinstance(text, str) or not text:
-            raise TryLater("the token issuer of EWMS gave no token", MISCONFIGURED_LOGIN_RETRY_S)
+            raise TryLater("the EWMS token issuer returned no token", MISCONFIGURED_LOGIN_RETRY_S)
         return _Token(SecretStr(text), self._renew_at(text, answer.get("expires_in")))
 
     async def _discovered(self) -> str:
@@ -104,15 +104,15 @@ class ClientCredentials:
                     if response.status < 500:
                         # A wrong id or secret: no repetition helps until somebody changes the settings.
                         logger.error("ewms.credentials-refused", status=response.status)
-                        raise TryLater("the token issuer of EWMS refuses this installation", MISCONFIGURED_LOGIN_RETRY_S)
-                    raise TryLater("the token issuer of EWMS has a problem", 5.0)
+                        raise TryLater("the EWMS token issuer rejected our client id or secret", MISCONFIGURED_LOGIN_RETRY_S)
+                    raise TryLater("the token issuer of EWMS responded with HTTP 5xx", 5.0)
                 answer = orjson.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
             raise TryLater("the token issuer of EWMS is not reachable", 2.0) from fault
         except orjson.JSONDecodeError as fault:
-            raise TryLater("the token issuer of EWMS answers what nobody can read", 10.0) from fault
+            raise TryLater("the token issuer of EWMS sent a response that cannot be parsed", 10.0) from fault
         if not isinstance(answer, dict):
-            raise TryLater("the token issuer of EWMS answers what nobody can read", 10.0)
+            raise TryLater("the token issuer of EWMS sent a response that cannot be parsed", 10.0)
         return answer
 
     def _renew_at(self, token: str, expires_in: object) -> float:

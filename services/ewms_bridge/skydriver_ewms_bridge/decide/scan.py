@@ -95,7 +95,7 @@ def decide_assign(scan: Scan | None, command: AssignWorkflow) -> list[Event] | R
 
 def refusal(reason: str) -> str:
     """Why a scan gets no workflow. reason: EWMS's own words."""
-    return f"EWMS refuses the workflow: {reason}"
+    return f"EWMS rejected the workflow: {reason}"
 
 
 def decide_refused_for_now(scan: Scan | None, reason: str, *, now: float, limit_s: float) -> list[Event]:
@@ -161,7 +161,9 @@ def workflow_ended() -> Rejection:
 def cluster_refused() -> Rejection:
     """EWMS' 400 to a request for workers."""
     return Rejection(
-        Code.CLUSTER_REFUSED, "cluster_location: EWMS refuses these workers; is there such a cluster?", ("cluster_location",)
+        Code.CLUSTER_REFUSED,
+        "cluster_location: rejected by EWMS; check the cluster name and the number of workers",
+        ("cluster_location",),
     )
 
 
