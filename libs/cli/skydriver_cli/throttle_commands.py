@@ -20,7 +20,7 @@ from skydriver_common.db.notifier import DUE_CHANNEL, LOG_CHANNEL
 from skydriver_common.log import system_chain
 from skydriver_common.model.commands import Context
 from skydriver_common.model.events import ThrottleChanged
-from skydriver_common.model.launch_limits import LONGEST_INTERVAL_S
+from skydriver_common.model.launch_limits import MAX_INTERVAL_S
 from skydriver_ops.db.throttle import Change, Throttle, read_throttle, set_throttle
 
 throttle = typer.Typer(
@@ -59,8 +59,8 @@ def set_(
 
     Example: skydriver throttle set --interval 30 --max-running 200
     """
-    if interval is not None and not interval <= LONGEST_INTERVAL_S:
-        raise Problem(f"--interval is at most {LONGEST_INTERVAL_S:.0f} s", "Give a smaller one", exit_code=2)
+    if interval is not None and not interval <= MAX_INTERVAL_S:
+        raise Problem(f"--interval is at most {MAX_INTERVAL_S:.0f} s", "Give a smaller one", exit_code=2)
     if interval is None and max_running is None:
         raise Problem("nothing to set: give --interval, --max-running or both", "See `skydriver throttle show`", exit_code=2)
     change = Change(

@@ -37,7 +37,7 @@ _SUFFIX = ".message"
 _REFUSED = ".refused"
 _DAMAGED = ".damaged"
 _MOST_REFUSED = 20
-_MOST_HEADER_BYTES = 4096
+_MAX_HEADER_BYTES = 4096
 _ORDER = attrgetter("order")
 _HEADER_CRC = "header_crc32"
 _FIRST_FIELDS = frozenset(("kind", "producer", "sequence", "is_final", "crc32"))
@@ -419,7 +419,7 @@ def _opened(line: bytes) -> dict[str, Any]:
 def _head(path: Path) -> dict[str, Any]:
     """The header alone: a spool full of skymaps is not read through. Raises OSError, ValueError."""
     with path.open("rb") as file:
-        return _opened(file.readline(_MOST_HEADER_BYTES))
+        return _opened(file.readline(_MAX_HEADER_BYTES))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from skydriver_common.model import scanner_variables as variables
-from skydriver_common.model.launch_limits import LONGEST_INTERVAL_S
+from skydriver_common.model.launch_limits import MAX_INTERVAL_S
 from skydriver_common.runtime.settings import PREFIX, AmqpUrl, ServiceSettings
 
 TOKEN_LIFE_S = 30 * 86_400
@@ -63,7 +63,7 @@ class DispatcherSettings(ServiceSettings):
     """PEM private key that signs scan tokens; the gateway knows its public half."""
     auth_issuer: str = "skydriver-local"
     auth_audience: str = "skydriver"
-    low_priority_interval_s: float = Field(default=300.0, ge=0, le=LONGEST_INTERVAL_S)
+    low_priority_interval_s: float = Field(default=300.0, ge=0, le=MAX_INTERVAL_S)
     """Seconds between two launches of scans with a priority below 100 (REST contract 9.6); 0: no throttle. `skydriver throttle`
     changes it at run time."""
     max_running: int | None = Field(default=None, ge=0)

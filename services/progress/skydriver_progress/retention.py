@@ -7,7 +7,7 @@ import structlog
 
 from skydriver_common.clock import CLOCK
 from skydriver_common.db.schedule import DueWork, Schedule
-from skydriver_common.log.compaction import AT_ONCE, RESULTS_AT_ONCE, compact_progress, compact_results
+from skydriver_common.log.compaction import MAX_REPORTS, MAX_RESULTS, compact_progress, compact_results
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model.commands import Context
 from skydriver_common.model.ids import ScanId
@@ -46,5 +46,5 @@ class Retention:
             results = 0 if scan is None else await compact_results(tx, work.scan_id, before=before)
         if done or results:
             logger.info("progress.compacted", scan_id=work.scan_id, payloads=done, results=results)
-        has_more = done == AT_ONCE or results == RESULTS_AT_ONCE
+        has_more = done == MAX_REPORTS or results == MAX_RESULTS
         return next_compaction_after(scan, has_more=has_more, before=before.timestamp(), retention=self._keep)

@@ -46,7 +46,7 @@ async def test_old_blobs_that_no_event_refers_to_are_dropped(store: Store) -> No
 
 
 async def test_blobs_are_looked_at_a_few_at_a_time(store: Store) -> None:
-    for number in range(2 * housekeeping.BLOBS_AT_ONCE + 1):
+    for number in range(2 * housekeeping.MAX_BLOBS + 1):
         await store.pool.execute(
             "INSERT INTO blobs VALUES ($1, 'identity', 0, '', now() - interval '40 days')", f"sha256:{number}"
         )

@@ -115,7 +115,9 @@ def test_nobody_waits_behind_a_migration_that_waits_for_a_reader(database: str) 
 def test_a_migration_that_never_gets_its_lock_says_who_has_it(database: str) -> None:
     with _open_transaction(database, "SELECT FROM manifests"):
         with pytest.raises(Busy, match=r"9001_test_step was held up.*a-long-search \(process"):
-            migrate(database, migrations=_with("CREATE TABLE one (); ALTER TABLE manifests ADD COLUMN more text"), patience_s=2)
+            migrate(
+                database, migrations=_with("CREATE TABLE one (); ALTER TABLE manifests ADD COLUMN more text"), lock_timeout_s=2
+            )
         assert _rows(database, "SELECT to_regclass('one')") == [(None,)]
     assert migrate(database, migrations=_with("CREATE TABLE one (); ALTER TABLE manifests ADD COLUMN more text")) == [
         "9001_test_step"

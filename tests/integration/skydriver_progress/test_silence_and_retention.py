@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from skydriver_common.db.schedule import Schedule
-from skydriver_common.log.compaction import AT_ONCE
+from skydriver_common.log.compaction import MAX_REPORTS
 from skydriver_common.model import events as ev
 from skydriver_common.model.commands import PatchManifest
 from skydriver_common.model.ids import ScanId
@@ -186,7 +186,7 @@ async def test_a_long_history_is_let_go_piece_by_piece(store: Store) -> None:
     retention = Retention(store.uows["progress"], schedule, keep=timedelta(microseconds=1))
     scan_id = await store.a_scan()
     await _report(store, scan_id, 1, retention)
-    for start in range(0, 2 * AT_ONCE, 100):
+    for start in range(0, 2 * MAX_REPORTS, 100):
         await store.append("progress", scan_id, *(a_report(start + n) for n in range(100)))
     await store.append("dispatcher", scan_id, ev.ScanDeleted())
     left = []
@@ -194,7 +194,7 @@ async def test_a_long_history_is_let_go_piece_by_piece(store: Store) -> None:
         await _due_now(store, DueKind.COMPACT)
         assert await retention.step() is True
         left.append(await _whole(store))
-    assert left == [AT_ONCE + 1, 1, 1]
+    assert left == [MAX_REPORTS + 1, 1, 1]
     assert await store.pool.fetchval("SELECT count(*) FROM event_log WHERE type = 'scan.progress-compacted'") == 2
     async with store.pool.acquire() as connection:
         assert (await verify(connection)).breaks == []

@@ -116,7 +116,7 @@ def test_the_soft_limit_of_descriptors_is_raised_as_far_as_allowed(monkeypatch: 
     assert connections.raise_descriptor_limit() == 20_000
     assert limits == [20_000, 20_000]
     limits[:] = [1024, resource.RLIM_INFINITY]
-    assert connections.raise_descriptor_limit() == connections.MOST_DESCRIPTORS
+    assert connections.raise_descriptor_limit() == connections.MAX_DESCRIPTORS
 
     def forbidden(*_: object) -> None:
         raise ValueError("not allowed")

@@ -14,13 +14,13 @@ MIB = 1024 * 1024
 @pytest.mark.parametrize(
     "words",
     [
-        f"up to {group_commit._MOST} members",
+        f"up to {group_commit.MAX_BATCH} members",
         f"at least {group_commit._LEAST_LEFT_S:g} s left",
         f"less than {group_commit._LEAST_LEFT_S:g} s before its deadline",
         f"more than {group_commit._COMMITTED_WITHIN_S:g} s past its deadline",
         f"deadline + {REPLY_GRACE_S:g} s",
-        f"at most {group_commit._LONGEST_DECISION_S:g} s",
-        f"each alone for {group_commit._ALONE_S:g} s",
+        f"at most {group_commit._DECISION_TIMEOUT_S:g} s",
+        f"each alone for {group_commit.ISOLATION_S:g} s",
         f"{scan_state_cache.MAX_BYTES // MIB} MiB for the process",
         f"a state above {scan_state_cache.MAX_STATE_BYTES // MIB} MiB",
     ],
@@ -30,7 +30,7 @@ def test_the_page_says(words: str) -> None:
 
 
 def test_two_workers_at_a_time() -> None:
-    assert group_commit._AT_ONCE == 2
+    assert group_commit.MAX_CONCURRENT == 2
     assert "At most two workers run at a time" in PAGE
 
 

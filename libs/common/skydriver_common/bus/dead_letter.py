@@ -28,8 +28,8 @@ _BROKERS_WORDS = {
     "maxlen": "queue was full",
     "delivery_limit": "delivery limit reached (consumers kept failing or disconnecting)",
 }
-_MOST_REASON, _MOST_TRACE = 1000, 8000
-_MOST_OF_THE_SENDER = 32 * 1024
+_MAX_REASON, _MAX_TRACE = 1000, 8000
+_MAX_SENDER_HEADER_BYTES = 32 * 1024
 """Bytes of the sender's own headers that are kept: all of them must fit into one frame."""
 _HISTORY = frozenset(
     (QUEUE, EXCHANGE, KEY, FIRST_FAILED_AT, FIRST_REASON, FAILURES, REDRIVEN, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO)
@@ -52,12 +52,14 @@ def dead_letter_headers(
     failed_at = str(time.time() if now is None else now)
     is_redriven = REDRIVEN in headers
     dropped = (*_OF_ONE_FAILURE, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ROUTING)
-    kept = writable({name: value for name, value in headers.items() if name not in dropped}, most_bytes=_MOST_OF_THE_SENDER)
+    kept = writable(
+        {name: value for name, value in headers.items() if name not in dropped}, most_bytes=_MAX_SENDER_HEADER_BYTES
+    )
     if not is_redriven:
         kept |= {QUEUE: queue, EXCHANGE: exchange, KEY: key}
     return {
-        FIRST_FAILED_AT: failed_at, FIRST_REASON: reason[:_MOST_REASON], **kept, REASON: reason[:_MOST_REASON], FAILED_AT: failed_at,
-        FAILURES: _number(headers.get(FAILURES)) + 1, **({TRACEBACK: trace[:_MOST_TRACE]} if trace else {}),
+        FIRST_FAILED_AT: failed_at, FIRST_REASON: reason[:_MAX_REASON], **kept, REASON: reason[:_MAX_REASON], FAILED_AT: failed_at,
+        FAILURES: _number(headers.get(FAILURES)) + 1, **({TRACEBACK: trace[:_MAX_TRACE]} if trace else {}),
     }  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def first_failed_at(headers: Mapping[str, Any]) -> float:
     return _seconds(headers.get(FIRST_FAILED_AT))
 
 
-def message_of_burial(
+def dead_letter_message(
     body: bytes, headers: Mapping[str, Any], *, message_id: str | None, correlation_id: str | None, content_type: str | None,
     content_encoding: str | None = None,
 ) -> aio_pika.Message:  # fmt: skip
@@ -150,7 +152,7 @@ def redriven_message(letter: DeadLetter, message: AbstractIncomingMessage) -> ai
     """The message as it is sent back: without deadline and reply address, whose time is over; with its first failure."""
     dropped = ("deadline", *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ONE_FAILURE, *_OF_ROUTING)
     kept = writable(
-        {name: value for name, value in message.headers.items() if name not in dropped}, most_bytes=_MOST_OF_THE_SENDER
+        {name: value for name, value in message.headers.items() if name not in dropped}, most_bytes=_MAX_SENDER_HEADER_BYTES
     )
     headers = kept | {
         QUEUE: letter.queue, EXCHANGE: letter.exchange, KEY: letter.key, FIRST_REASON: letter.first_reason,

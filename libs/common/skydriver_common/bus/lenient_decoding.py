@@ -21,10 +21,10 @@ _Decoder = Callable[[bytes], tuple[int, Any]]
 _UNREADABLE = (ValueError, OverflowError, OSError, RecursionError)
 UNWRITABLE = (TypeError, struct.error, ValueError, OverflowError, RecursionError)
 """What the library raises for a message that it can't write; nothing of it was sent then."""
-_MOST_HEADER_BYTES = 64 * 1024
+_MAX_HEADER_BYTES = 64 * 1024
 """All of a message's properties must fit into one frame."""
 _NO_TIME = datetime.fromtimestamp(0, UTC)
-_LONGEST_NAME = 128
+_MAX_NAME_LENGTH = 128
 MAX_SHORT_TEXT_BYTES = 255
 """Of UTF-8, in a property of a message and in a routing key."""
 
@@ -66,8 +66,8 @@ def without_unwritable(message: aio_pika.Message) -> list[str]:
         except UNWRITABLE:
             setattr(message, name, None)
             taken.append(name)
-    kept = writable(message.headers, most_bytes=_MOST_HEADER_BYTES)
-    taken += [f"headers.{name}"[:_LONGEST_NAME] for name in message.headers if name not in kept]
+    kept = writable(message.headers, most_bytes=_MAX_HEADER_BYTES)
+    taken += [f"headers.{name}"[:_MAX_NAME_LENGTH] for name in message.headers if name not in kept]
     message.headers = kept
     return taken
 
@@ -77,7 +77,7 @@ def writable(headers: dict[str, Any], *, most_bytes: int) -> dict[str, Any]:
     sizes: dict[str, int] = {}
     for name, value in headers.items():
         try:
-            if len(name.encode()) <= _LONGEST_NAME:
+            if len(name.encode()) <= _MAX_NAME_LENGTH:
                 sizes[name] = len(encode.field_table({name: value}))
         except UNWRITABLE:
             continue

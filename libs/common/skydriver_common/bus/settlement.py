@@ -34,7 +34,7 @@ from pydantic import ValidationError
 
 from skydriver_common.backoff import Backoff
 from skydriver_common.bus import topology
-from skydriver_common.bus.dead_letter import KEY, dead_letter_headers, message_of_burial
+from skydriver_common.bus.dead_letter import KEY, dead_letter_headers, dead_letter_message
 from skydriver_common.bus.envelope import MESSAGE, deadline_of, seconds_left
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.lenient_decoding import short_text
@@ -46,7 +46,7 @@ from skydriver_common.model.rejections import Reply
 
 logger = structlog.get_logger(__name__)
 
-_TRIES_OF_A_BUG = 3
+_MAX_TRIES_OF_A_BUG = 3
 _RETRY = Backoff(first_s=0.1, cap_s=5.0)
 _CONFIRM_S = 30.0
 
@@ -65,11 +65,11 @@ class SettlementMiddleware:
         self.handled = handled
         self.replies = replies
 
-    def __call__(self, msg: Any, /, *, context: Any) -> "_Settling":
-        return _Settling(self, msg, context)
+    def __call__(self, msg: Any, /, *, context: Any) -> "_Settlement":
+        return _Settlement(self, msg, context)
 
 
-class _Settling(BaseMiddleware[Any, Any]):
+class _Settlement(BaseMiddleware[Any, Any]):
     def __init__(self, settle: SettlementMiddleware, msg: Any, context: Any) -> None:
         super().__init__(msg, context=context)
         self._settle = settle
@@ -96,7 +96,7 @@ class _Settling(BaseMiddleware[Any, Any]):
                 result = await call_next(msg)
             except (BadMessage, ValidationError) as error:
                 reason = error.reason if isinstance(error, BadMessage) else _readable(error)
-                return await self._buried(msg, reason)
+                return await self._dead_letter(msg, reason)
             except DeadlinePassed:
                 return await self._settled(msg, LATE)
             except Exception as error:
@@ -107,8 +107,8 @@ class _Settling(BaseMiddleware[Any, Any]):
                 else:
                     bugs += 1
                     logger.exception("message.failed", failures=bugs)
-                    if bugs >= _TRIES_OF_A_BUG:
-                        return await self._buried(
+                    if bugs >= _MAX_TRIES_OF_A_BUG:
+                        return await self._dead_letter(
                             msg,
                             f"internal error: {type(error).__name__}; see the traceback",
                             trace=traceback.format_exc(limit=-8),
@@ -159,14 +159,14 @@ class _Settling(BaseMiddleware[Any, Any]):
             return LOST
         return GIVEN_BACK
 
-    async def _buried(self, msg: RabbitMessage, reason: str, *, trace: str = "") -> str:
+    async def _dead_letter(self, msg: RabbitMessage, reason: str, *, trace: str = "") -> str:
         """Publish to the dead letters with the reason, confirmed, then ack; until that works the message stays ours."""
         handler = self.context.get_local("handler_")
         headers = dead_letter_headers(
             msg.headers, reason=reason, queue=str(getattr(getattr(handler, "queue", None), "name", "")),
             exchange=msg.raw_message.exchange or "", key=msg.raw_message.routing_key or "", trace=trace,
         )  # fmt: skip
-        letter = message_of_burial(
+        letter = dead_letter_message(
             msg.body, headers, message_id=msg.message_id, correlation_id=msg.correlation_id, content_type=msg.content_type,
             content_encoding=msg.raw_message.content_encoding,
         )  # fmt: skip

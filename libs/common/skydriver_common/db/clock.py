@@ -13,7 +13,7 @@ logger = structlog.get_logger(__name__)
 
 WARN_S = 2.0
 """From this difference on the machine's clock needs to be looked after."""
-_LONGEST_QUESTION_S = 1.0
+_QUESTION_TIMEOUT_S = 1.0
 """A comparison that takes longer is too inexact to be used."""
 
 
@@ -35,7 +35,7 @@ class ClockComparison:
         with database_faults():
             there = float(await self._pool.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
         took_s = time.monotonic() - began
-        if took_s > _LONGEST_QUESTION_S:
+        if took_s > _QUESTION_TIMEOUT_S:
             return False
         ahead_s = there - (here + took_s / 2)
         self._clock.compared(ahead_s)

@@ -132,7 +132,7 @@ def migrate(
     database_url: str,
     *,
     migrations: Sequence[Migration] | None = None,
-    patience_s: float = _PATIENCE_S,
+    lock_timeout_s: float = _PATIENCE_S,
     say: Say = lambda _: None,
 ) -> list[str]:
     """Apply what is missing and return the names applied. Blocking; safe to run from many processes at once.
@@ -145,7 +145,7 @@ def migrate(
     with psycopg.connect(writable(database_url), autocommit=True, connect_timeout=10) as connection:
         connection.execute("SELECT set_config('statement_timeout', '0', false)")
         _limit_locks(connection, _LOCK_LIMIT_S)
-        patience = _Patience(connection, patience_s, say)
+        patience = _LockRetry(connection, lock_timeout_s, say)
         with _alone(connection, patience):
             patience.keep_trying("the tables of marks", lambda: _make_marks(connection))
             schema = _compared(_marks(connection), wanted)
@@ -286,7 +286,7 @@ def _limit_locks(connection: Connection, seconds: float) -> None:
 
 
 @contextmanager
-def _alone(connection: Connection, patience: "_Patience") -> Iterator[None]:
+def _alone(connection: Connection, patience: "_LockRetry") -> Iterator[None]:
     """One process migrates at a time. The others ask again and again: one that waited in a statement would hold a snapshot, for
     which a concurrent step waits in turn."""
 
@@ -302,7 +302,7 @@ def _alone(connection: Connection, patience: "_Patience") -> Iterator[None]:
             connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
 
 
-class _Patience:
+class _LockRetry:
     """Tries steps again that did not get their lock, each for a limited time."""
 
     def __init__(self, connection: Connection, limit_s: float, say: Say) -> None:

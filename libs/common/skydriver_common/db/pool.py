@@ -40,7 +40,7 @@ SERVER_SETTINGS = {
 that opens it, so that holds the application's name alone."""
 _ACQUIRE_LIMIT_S = 5.0
 _RECONNECT = Backoff(first_s=0.2, cap_s=5.0)
-_LISTENS_S = 20.0
+_LISTENER_CHECK_INTERVAL_S = 20.0
 
 
 async def no_reset(_: Connection) -> None:
@@ -218,7 +218,7 @@ class Listener:
                 for callback in self._callbacks.values():
                     callback("")
                 while not stopping.is_set() and not lost.is_set():
-                    await first(stopping.wait(), lost.wait(), asyncio.sleep(_LISTENS_S))
+                    await first(stopping.wait(), lost.wait(), asyncio.sleep(_LISTENER_CHECK_INTERVAL_S))
                     await connection.fetchval("SELECT true", timeout=_ACQUIRE_LIMIT_S)  # is anybody at the other end?
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 logger.warning("listener.lost", error=type(error).__name__)

@@ -25,7 +25,7 @@ _sql = load_statements("skydriver_common.db", "schedule.sql")
 
 ANY_PRIORITY = -(2**31)
 NOW = timedelta(0)
-LONGEST_IDLE = timedelta(seconds=60)
+MAX_IDLE = timedelta(seconds=60)
 """Every loop looks at the database at least so often. Nobody is notified of work that is due only then."""
 
 
@@ -96,7 +96,7 @@ class DueChanges:
     @property
     def kinds(self) -> set[str]:
         """Kinds of work that was put and is due before their loops look by themselves: these have to be woken after the commit."""
-        return {kind for (kind, _), put in self._put.items() if put.after_s < LONGEST_IDLE.total_seconds()}
+        return {kind for (kind, _), put in self._put.items() if put.after_s < MAX_IDLE.total_seconds()}
 
     async def write(self, connection: Connection) -> None:
         """Write the changes, within the caller's transaction, and forget them. Raises what asyncpg raises."""
@@ -152,7 +152,7 @@ class Schedule:
         put = _Put(after.total_seconds(), 0.0, priority, note or {})
         with database_faults():
             await _put_all(self._pool, {(kind, scan_id): put})
-        if after < LONGEST_IDLE:
+        if after < MAX_IDLE:
             self.ring(kind)
 
     async def claim(self, kind: str, *, min_priority: int = ANY_PRIORITY) -> DueWork | None:

@@ -14,13 +14,13 @@ from skydriver_common.model.ids import ScanId
 
 sql = load_statements("skydriver_common.log", "compaction.sql")
 
-AT_ONCE = 500
+MAX_REPORTS = 500
 """Payloads per transaction: some MB, well below a second."""
-RESULTS_AT_ONCE = 20
+MAX_RESULTS = 20
 """Skymaps per transaction: up to some MB each."""
 
 
-async def compact_progress(tx: Transaction, scan_id: ScanId, *, before: datetime, most: int = AT_ONCE) -> int:
+async def compact_progress(tx: Transaction, scan_id: ScanId, *, before: datetime, most: int = MAX_REPORTS) -> int:
     """Let go of the scan's progress reports that a newer one, itself recorded before this time, has superseded.
 
     At most ``most`` payloads; returns how many. The scan must be loaded in the transaction.
@@ -36,7 +36,7 @@ async def compact_progress(tx: Transaction, scan_id: ScanId, *, before: datetime
     return int(done["payloads"])
 
 
-async def compact_results(tx: Transaction, scan_id: ScanId, *, before: datetime, most: int = RESULTS_AT_ONCE) -> int:
+async def compact_results(tx: Transaction, scan_id: ScanId, *, before: datetime, most: int = MAX_RESULTS) -> int:
     """Remove skymaps of the scan's partial results that a newer result, itself recorded before this time, has superseded.
 
     The first result is kept. At most ``most`` skymaps; returns how many. The scan must be loaded in the transaction.

@@ -31,12 +31,12 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code, Rejection, Reply, code_of
 from skydriver_common.model.scan import HistoryBroken, Scan
 
-_MOST = 32
-_AT_ONCE = 2
+MAX_BATCH = 32
+MAX_CONCURRENT = 2
 """Transactions under way: while one is on its way to the disk, the next is decided."""
-_ALONE_S = 1.0
-_TWINS = ("command_replies_pkey", "event_log_scan_version_key", "manifests_pkey")
-_LONGEST_DECISION_S = 20.0
+ISOLATION_S = 1.0
+DUPLICATE_KEYS = ("command_replies_pkey", "event_log_scan_version_key", "manifests_pkey")
+_DECISION_TIMEOUT_S = 20.0
 _LEAST_LEFT_S = 0.25
 """A decision with less time left is not begun: it would be late before it is written, and take the others' transaction with it."""
 _COMMITTED_WITHIN_S = REPLY_GRACE_S / 2
@@ -98,7 +98,7 @@ class GroupCommit:
         self._bell = bell
         self._on_appended = on_appended
         self._waiting: deque[PendingDecision] = deque()
-        self._drain = OnDemandWorkers(self._take, at_once=_AT_ONCE)
+        self._drain = OnDemandWorkers(self._take, at_once=MAX_CONCURRENT)
         self._alone_until = 0.0
         self._states = PROCESS_STATES
 
@@ -116,7 +116,7 @@ class GroupCommit:
     async def _take(self) -> bool:
         if not self._waiting:
             return False
-        most = 1 if time.monotonic() < self._alone_until else _MOST
+        most = 1 if time.monotonic() < self._alone_until else MAX_BATCH
         members = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
         for member in members:
             if _is_short_of_time(member):
@@ -144,7 +144,7 @@ class GroupCommit:
         except BaseException as error:
             if len(members) > 1 and not isinstance(error, TryLater):
                 if not isinstance(error, DeadlinePassed | _Failed):  # it is not known which one is to blame
-                    self._alone_until = time.monotonic() + _ALONE_S
+                    self._alone_until = time.monotonic() + ISOLATION_S
                 self._waiting.extendleft(member for member in reversed(members) if not member.turn.done())
             for member in members:
                 if member not in self._waiting:
@@ -219,7 +219,7 @@ class _Failed(Exception):
 async def _within_the_limit(turn: CommitSlot) -> None:
     """Wait until the member has decided. Raises _Failed."""
     try:
-        async with asyncio.timeout(_LONGEST_DECISION_S):
+        async with asyncio.timeout(_DECISION_TIMEOUT_S):
             await turn.over
     except TimeoutError as error:
         turn.has_own_statements = True  # it may still be at it: nothing of this can be kept
@@ -261,7 +261,7 @@ def _meaning(error: BaseException, member: PendingDecision, *, is_alone: bool) -
     if not isinstance(error, Exception):
         return TryLater("the service is stopping", 0.0)
     # a twin of this command got there first
-    if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in _TWINS:
+    if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in DUPLICATE_KEYS:
         return TryLater("another replica is processing the same command", 0.02)
     return error
 

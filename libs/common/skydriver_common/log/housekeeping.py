@@ -8,8 +8,8 @@ from skydriver_common.db.pool import Connection, Pool, load_statements
 
 sql = load_statements("skydriver_common.log", "housekeeping.sql")
 
-REPLIES_AT_ONCE = 2000
-BLOBS_AT_ONCE = 200
+MAX_REPLIES = 2000
+MAX_BLOBS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Tidied:
     @property
     def has_more(self) -> bool:
         """Whether something is left to do now."""
-        return bool(self.after) or self.replies == REPLIES_AT_ONCE
+        return bool(self.after) or self.replies == MAX_REPLIES
 
 
 async def tidy(connection: Pool | Connection, *, before: datetime, after: str = "") -> Tidied:
@@ -33,8 +33,8 @@ async def tidy(connection: Pool | Connection, *, before: datetime, after: str = 
     A repeated Idempotency-Key is answered from its recorded reply only as long as that is kept.
     """
     with database_faults():
-        replies: int = await sql.forget_replies(connection, before=before, most=REPLIES_AT_ONCE)
-        blobs = await sql.drop_orphan_blobs(connection, before=before, after=after, most=BLOBS_AT_ONCE)
+        replies: int = await sql.forget_replies(connection, before=before, most=MAX_REPLIES)
+        blobs = await sql.drop_orphan_blobs(connection, before=before, after=after, most=MAX_BLOBS)
     return Tidied(replies, blobs["gone"], blobs["bytes"], blobs["next_digest"] or "")
 
 
@@ -44,5 +44,5 @@ async def forget_replies_without_key(connection: Pool | Connection) -> bool:
     A bounded piece; True: there may be more. Raises TryLater.
     """
     with database_faults():
-        gone: int = await sql.forget_replies_without_key(connection, most=REPLIES_AT_ONCE)
-    return gone == REPLIES_AT_ONCE
+        gone: int = await sql.forget_replies_without_key(connection, most=MAX_REPLIES)
+    return gone == MAX_REPLIES

@@ -23,23 +23,23 @@ MAX_DEPTH = 200
 
 # Groups are repeated inside atomic ones and so many times at most: possessive repeats of groups match wrongly before Python
 # 3.11.5, and an unbounded repeat would remember a place to go back to for each of a million rows.
-_MOST = rb"{0,256}"
+_REPEATED = rb"{0,256}"
 _WS = rb"[ \t\n\r]*+"
 _ESCAPE = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
 _PLAIN = rb'[^"\\\x00-\x1f]*+'
-_STRING = rb'"' + _PLAIN + rb"(?>(?:" + _ESCAPE + _PLAIN + rb")" + _MOST + rb')"'
+_STRING = rb'"' + _PLAIN + rb"(?>(?:" + _ESCAPE + _PLAIN + rb")" + _REPEATED + rb')"'
 _LONG_STRING = rb'"' + _PLAIN + rb"(?>(?:" + _ESCAPE + _PLAIN + rb'){0,10000})"'
 _NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?>(?:\.[0-9]++)?)(?>(?:[eE][+-]?[0-9]++)?)"
 _SCALAR = rb"(?:" + _STRING + rb"|" + _NUMBER + rb"|true|false|null|NaN|-?Infinity)"
-_FLAT_ARRAY = rb"\[" + _WS + rb"(?>(?:" + _SCALAR + _WS + rb"(?>(?:," + _WS + _SCALAR + _WS + rb")" + _MOST + rb"))?)\]"
+_FLAT_ARRAY = rb"\[" + _WS + rb"(?>(?:" + _SCALAR + _WS + rb"(?>(?:," + _WS + _SCALAR + _WS + rb")" + _REPEATED + rb"))?)\]"
 _LEAF_TEXT = rb"(?:" + _SCALAR + rb"|" + _FLAT_ARRAY + rb")"
 _KEY_TEXT = _STRING + _WS + rb":" + _WS
 
 _SPACE = re.compile(_WS)
 _LEAF = re.compile(_LEAF_TEXT)
 _KEY = re.compile(rb"(" + _LONG_STRING + rb")" + _WS + rb":" + _WS)
-_MORE_ELEMENTS = re.compile(rb"(?>(?:" + _WS + rb"," + _WS + _LEAF_TEXT + rb")" + _MOST + rb")" + _WS)
-_MORE_MEMBERS = re.compile(rb"(?>(?:" + _WS + rb"," + _WS + _KEY_TEXT + _LEAF_TEXT + rb")" + _MOST + rb")" + _WS)
+_MORE_ELEMENTS = re.compile(rb"(?>(?:" + _WS + rb"," + _WS + _LEAF_TEXT + rb")" + _REPEATED + rb")" + _WS)
+_MORE_MEMBERS = re.compile(rb"(?>(?:" + _WS + rb"," + _WS + _KEY_TEXT + _LEAF_TEXT + rb")" + _REPEATED + rb")" + _WS)
 _PLAIN_TEXT = re.compile(_PLAIN)
 _MORE_TEXT = re.compile(rb"(?>(?:" + _ESCAPE + _PLAIN + rb"){1,256})")
 

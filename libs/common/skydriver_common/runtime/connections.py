@@ -17,13 +17,13 @@ from skydriver_common.runtime.requests import Answer, ClientServer, OnFault
 
 logger = structlog.get_logger(__name__)
 
-MOST_DESCRIPTORS = 65_536
+MAX_DESCRIPTORS = 65_536
 """More are not asked for, even where the hard limit is far higher: some libraries step through all of them."""
 RESERVED_DESCRIPTORS = 200
 """Kept for the health server, the database, the broker, files, and connections that are being refused."""
 _REFUSING_S = 2.0
 """So long a refused client may take to read its answer."""
-_MOST_REFUSING = 50
+_MAX_REFUSING = 50
 """Refused clients that are given that time at once; beyond that they are cut off."""
 _WARN_EVERY_S = 10.0
 
@@ -39,9 +39,9 @@ OnRefused = Callable[[str], None]
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of descriptors to the hard one, at most MOST_DESCRIPTORS; return what it is now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+        return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError):  # a sandbox may forbid it: the process has to do with what it has
@@ -136,7 +136,7 @@ class _Connection(asyncio.Protocol):
             self._inner = self._limits.server()
             self._inner.connection_made(transport)
             self._timer = later(self._limits.first_request_s, self._transport.abort)
-        elif self._limits.n_refusing < _MOST_REFUSING:
+        elif self._limits.n_refusing < _MAX_REFUSING:
             self._limits.n_refusing += 1
             self._timer = later(_REFUSING_S, self._transport.abort)
             self._transport.write(self._limits.refusal)

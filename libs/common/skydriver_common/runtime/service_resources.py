@@ -33,7 +33,7 @@ logger = structlog.get_logger(__name__)
 
 _RELAY_IDLE_S = 5.0
 _RETRY = Backoff(first_s=0.2, cap_s=2.0)
-_COMPARES_CLOCKS_S = 30.0
+_CLOCK_COMPARISON_INTERVAL_S = 30.0
 
 T = TypeVar("T")
 
@@ -176,7 +176,7 @@ async def open_service_pool(
     service.ready_check("database", answers)
     comparison = ClockComparison(pool, on_compared=service.metrics.clock_compared)
     await retry_until_available(comparison.step)
-    service.loop("clock", comparison.step, idle_s=_COMPARES_CLOCKS_S)
+    service.loop("clock", comparison.step, idle_s=_CLOCK_COMPARISON_INTERVAL_S)
     return pool
 
 

@@ -22,7 +22,7 @@ __all__ = [
 
 PREFIX = "SKYDRIVER_"
 EXIT_BAD_SETTINGS = 2
-LONGEST_S = 10 * 365 * 86_400.0
+MAX_DURATION_S = 10 * 365 * 86_400.0
 """Ten years: no setting is a longer time."""
 LARGEST = 2**31 - 1
 """Of all other numbers."""
@@ -139,7 +139,7 @@ class ServiceSettings(BaseSettings):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
         unit = (info.field_name or "").rpartition("_")[2]
-        most = {"s": LONGEST_S, "days": LONGEST_S / 86_400}.get(unit, LARGEST)
+        most = {"s": MAX_DURATION_S, "days": MAX_DURATION_S / 86_400}.get(unit, LARGEST)
         if not abs(value) <= most:  # in this form: NaN is in no order
             raise ValueError(f"must be a finite number of at most {most:,.0f}")
         return value

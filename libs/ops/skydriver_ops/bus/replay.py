@@ -18,7 +18,7 @@ from skydriver_common.bus.publishing import send
 from skydriver_ops.bus.broker_objects import exists
 from skydriver_ops.eventlog.selection import ChainedEvent
 
-AT_ONCE = 200
+MAX_UNCONFIRMED = 200
 """Events that wait for their confirmations together."""
 
 _CONFIRM_S = 60.0
@@ -64,7 +64,7 @@ class RateLimiter:
     @property
     def at_once(self) -> int:
         """How many may go together, so that they are spread evenly: a tenth of a second's worth."""
-        return AT_ONCE if self._per_s is None else max(1, min(AT_ONCE, int(self._per_s / 10)))
+        return MAX_UNCONFIRMED if self._per_s is None else max(1, min(MAX_UNCONFIRMED, int(self._per_s / 10)))
 
     async def passes(self, count: int) -> None:
         """Wait until so many more may go."""

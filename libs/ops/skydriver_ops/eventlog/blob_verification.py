@@ -19,7 +19,7 @@ from skydriver_ops.eventlog.chains import PAGE
 sql = load_statements("skydriver_ops.eventlog", "blob_verification.sql")
 
 
-_POSITIONS_AT_ONCE = 20_000
+_POSITIONS_PER_BATCH = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ async def _missing(connection: Connection) -> dict[str, str]:
     found = dict[str, str]()
     with database_faults():
         last: int = await sql.last_position(connection)
-        for after in range(0, last, _POSITIONS_AT_ONCE):
+        for after in range(0, last, _POSITIONS_PER_BATCH):
             needed = dict[str, list[_Reference]]()
-            async for row in sql.referring(connection, after=after, up_to=after + _POSITIONS_AT_ONCE):
+            async for row in sql.referring(connection, after=after, up_to=after + _POSITIONS_PER_BATCH):
                 digest, reference = _reference(row)
                 if digest:
                     needed.setdefault(digest, []).append(reference)

@@ -14,7 +14,7 @@ from skydriver_ops.eventlog.selection import ChainedEvent, link
 sql = load_statements("skydriver_ops.eventlog", "chains.sql")
 
 PAGE = 2000
-_SCANS_AT_ONCE = 50
+_SCANS_PER_BATCH = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,10 @@ async def chains_since(connection: Pool | Connection, position: int, *, page: in
             break
         position = rows[-1]["position"] + 1
     scan_ids = sorted(before)
-    for start in range(0, len(scan_ids), _SCANS_AT_ONCE):
-        yield await chains_after(connection, {scan_id: before[scan_id] for scan_id in scan_ids[start : start + _SCANS_AT_ONCE]})
+    for start in range(0, len(scan_ids), _SCANS_PER_BATCH):
+        yield await chains_after(
+            connection, {scan_id: before[scan_id] for scan_id in scan_ids[start : start + _SCANS_PER_BATCH]}
+        )
 
 
 async def chains_after(connection: Pool | Connection, versions: Mapping[str, int]) -> list[ChainedEvent]:

@@ -22,12 +22,12 @@ from skydriver_ops.eventlog.fold import VIEWS, ViewRows, fold_links, iter_folded
 
 _ROUNDS = 20
 _FEW_EVENTS = 500
-_MOST_UNDER_LOCK = 5000
-_TRIES_FOR_THE_LOCK = 20
+_MAX_EVENTS_UNDER_LOCK = 5000
+_MAX_LOCK_TRIES = 20
 _PAUSE_S = 0.5
-_SCANS_AT_ONCE = 200
-_EVENTS_AT_ONCE = 5000
-_DOUBTFUL_AT_ONCE = 50
+_SCANS_PER_BATCH = 200
+_EVENTS_PER_BATCH = 5000
+_DOUBTFUL_PER_BATCH = 50
 _OF_THE_RELEASE = frozenset(("body", "rest", "problems"))
 """Columns of manifests in which two releases may differ: one knows more fields, or says it in other words."""
 
@@ -98,8 +98,8 @@ async def _compare_settled(connection: Connection, rows: ViewRows, after: str, u
     # events of i3 are put once, with the scan's first event, and never change
     found.differences += [each for each in first.differences if each.view == "i3_events"]
     doubtful = sorted({ScanId(each.key) for each in first.differences if each.view != "i3_events"})
-    for start in range(0, len(doubtful), _DOUBTFUL_AT_ONCE):
-        part = doubtful[start : start + _DOUBTFUL_AT_ONCE]
+    for start in range(0, len(doubtful), _DOUBTFUL_PER_BATCH):
+        part = doubtful[start : start + _DOUBTFUL_PER_BATCH]
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             again = await fold_links(connection, await chains_after(connection, dict.fromkeys(part, 0)), {})
             second = await _compare(connection, again, "", None, part)
@@ -139,7 +139,7 @@ async def swap(reading: Connection, writing_to: Connection, schema: str, *, on_p
     done, xmin = await into(reading, writing_to, schema, on_progress=on_progress)
     locked_s = 0.0
     with database_faults():
-        for last in (*[False] * (_TRIES_FOR_THE_LOCK - 1), True):
+        for last in (*[False] * (_MAX_LOCK_TRIES - 1), True):
             for _ in range(_ROUNDS):
                 xmin, behind = await _catch_up(writing_to, schema, xmin)
                 if behind <= _FEW_EVENTS:
@@ -148,7 +148,7 @@ async def swap(reading: Connection, writing_to: Connection, schema: str, *, on_p
             try:
                 async with writing_to.transaction():
                     await rebuild_schema.lock(writing_to)
-                    await _catch_up(writing_to, schema, xmin, most=_MOST_UNDER_LOCK)
+                    await _catch_up(writing_to, schema, xmin, most=_MAX_EVENTS_UNDER_LOCK)
                     await rebuild_schema.exchange(writing_to, schema)
                 break
             except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, TooManyChanges) as error:
@@ -192,7 +192,7 @@ def _parts(changed: list[tuple[str, int]]) -> Iterator[list[str]]:
     """Some scans at a time, and their new events: what fits into memory."""
     part, events = list[str](), 0
     for scan_id, more in changed:
-        if part and (len(part) == _SCANS_AT_ONCE or events + more > _EVENTS_AT_ONCE):
+        if part and (len(part) == _SCANS_PER_BATCH or events + more > _EVENTS_PER_BATCH):
             yield part
             part, events = [], 0
         part.append(scan_id)

@@ -9,7 +9,7 @@ from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_ops.eventlog.selection import sql
 
-_POSITIONS_AT_ONCE = 500_000
+_POSITIONS_PER_BATCH = 500_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ async def _counts(connection: Pool | Connection) -> list[dict[str, Any]]:
     """Part of the log after part: no statement takes long, whatever the log's length."""
     events, sizes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     last: int = await sql.last_position(connection)
-    for after in range(0, last, _POSITIONS_AT_ONCE):
-        async for row in sql.counts_by_type_and_day(connection, after=after, up_to=after + _POSITIONS_AT_ONCE):
+    for after in range(0, last, _POSITIONS_PER_BATCH):
+        async for row in sql.counts_by_type_and_day(connection, after=after, up_to=after + _POSITIONS_PER_BATCH):
             events[row["day"], row["type"]] += row["events"]
             sizes[row["day"], row["type"]] += int(row["bytes"])
     return [

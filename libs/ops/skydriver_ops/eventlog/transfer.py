@@ -22,8 +22,8 @@ from skydriver_ops.eventlog.selection import ChainedEvent, pages
 sql = load_statements("skydriver_ops.eventlog", "transfer.sql")
 
 _LEVEL = 6
-_AT_ONCE = 500
-_BYTES_AT_ONCE = 8 * 1024 * 1024
+_ROWS_PER_BATCH = 500
+_BYTES_PER_BATCH = 8 * 1024 * 1024
 _COLUMNS = (
     "position", "event_id", "scan_id", "version", "type", "schema_version", "recorded_at", "actor", "command_id",
     "correlation_id", "data", "prev_hash", "hash",
@@ -136,9 +136,9 @@ def _batch(entries: Iterable[ChainedEvent | Blob]) -> list[ChainedEvent | Blob]:
     """Some hundred events, or some MB of blobs."""
     batch: list[ChainedEvent | Blob] = []
     weight = 0
-    for entry in islice(entries, _AT_ONCE):
+    for entry in islice(entries, _ROWS_PER_BATCH):
         batch.append(entry)
         weight += len(entry.body) if isinstance(entry, Blob) else len(entry.event.data)
-        if weight > _BYTES_AT_ONCE:
+        if weight > _BYTES_PER_BATCH:
             break
     return batch

@@ -306,7 +306,7 @@ class BatchConsumer:
         )  # fmt: skip
         if message.size > len(message.body):
             headers["x-cut-from-bytes"] = message.size
-        letter = dead_letter.message_of_burial(
+        letter = dead_letter.dead_letter_message(
             message.body, headers, message_id=message.message_id, correlation_id=message.correlation_id,
             content_encoding=message.content_encoding, content_type="application/json",
         )  # fmt: skip

@@ -192,7 +192,7 @@ SELECT position, event_id, scan_id, version, type, schema_version, recorded_at, 
         WINDOW w AS (ORDER BY version ROWS UNBOUNDED PRECEDING)) page
  WHERE n <= :most AND before < :most_bytes ORDER BY version;
 
--- name: is_progress_let_go(scan_id, version)$
+-- name: is_progress_compacted(scan_id, version)$
 -- Whether the newest progress report up to a version has lost its content. Index: event_log_scan_version_key.
 SELECT get_byte(data, 0) = 0 FROM event_log
  WHERE scan_id = :scan_id AND version <= :version AND type = 'scan.progress-reported' ORDER BY version DESC LIMIT 1;
