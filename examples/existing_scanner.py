@@ -30,7 +30,7 @@ class SkyDriverClient:
 
     @classmethod
     def from_env(cls) -> SkyDriverClient:
-        """As the launcher says. Raises SettingsProblem."""
+        """As the launcher says. Raises SettingsError."""
         return cls(AsyncScannerSession.from_env())
 
     async def request(self, method: str, path: str, args: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.acceptance.rest import SYSTEM_ROLE, request_scan, token
 from tests.support.waiting import wait_until
 
 
-def _publish(system: Running, *messages: protocol.Packed) -> None:
+def _publish(system: Running, *messages: protocol.PackedMessage) -> None:
     async def publish() -> None:
         async with await aio_pika.connect(system.connection["amqp_url"]) as connection:
             exchange = await (await connection.channel()).get_exchange(protocol.EXCHANGE, ensure=False)

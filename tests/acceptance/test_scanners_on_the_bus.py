@@ -14,7 +14,7 @@ import requests
 
 from skydriver_common.auth import TokenSigner
 from skydriver_common.model.ids import ScanId
-from skydriver_scanner import AsyncScannerSession, ScannerSession, SessionSettings, Stop, protocol
+from skydriver_scanner import AsyncScannerSession, ScannerSession, SessionSettings, StopSignal, protocol
 from tests.acceptance.conftest import Running, sample_event, scan_request
 from tests.acceptance.rest import REAL_PATCH, SYSTEM_ROLE, request_scan, token
 from tests.support.waiting import wait_until
@@ -98,7 +98,7 @@ def test_a_report_over_the_bus_that_comes_after_a_newer_one_over_rest_is_passed_
 
 def test_a_deletion_reaches_the_scanner_over_the_bus(quiet_system: Running, tmp_path: Path) -> None:
     async def delete(scan_id: ScanId) -> None:
-        heard: asyncio.Queue[Stop] = asyncio.Queue()
+        heard: asyncio.Queue[StopSignal] = asyncio.Queue()
         async with AsyncScannerSession(settings(quiet_system, scan_id, tmp_path)) as scanner:
             scanner.on_stop(heard.put)
             await scanner.report_progress(**REAL_PATCH)
@@ -106,14 +106,14 @@ def test_a_deletion_reaches_the_scanner_over_the_bus(quiet_system: Running, tmp_
             answer = await asyncio.to_thread(quiet_system.call, "DELETE", f"/scan/{scan_id}", body={})
             assert answer.status_code == 200
             async with asyncio.timeout(60):
-                assert await heard.get() == Stop("deleted")
+                assert await heard.get() == StopSignal("deleted")
 
     asyncio.run(delete(request_scan(quiet_system)["scan_id"]))
 
 
 def test_the_end_of_its_workflow_reaches_the_scanner_over_the_bus(system: Running, tmp_path: Path) -> None:
     async def listen(scan_id: ScanId) -> None:
-        heard: asyncio.Queue[Stop] = asyncio.Queue()
+        heard: asyncio.Queue[StopSignal] = asyncio.Queue()
         async with AsyncScannerSession(settings(system, scan_id, tmp_path)) as scanner:
             scanner.on_stop(heard.put_nowait)
             await scanner.report_progress(**REAL_PATCH)
@@ -124,7 +124,7 @@ def test_the_end_of_its_workflow_reaches_the_scanner_over_the_bus(system: Runnin
             )  # of another process: this one goes on
             assert answer.status_code == 200
             async with asyncio.timeout(60):
-                assert await heard.get() == Stop("deactivated")
+                assert await heard.get() == StopSignal("deactivated")
 
     body = scan_request(sample_event(), nsides={"64": 0})
     scan_id = system.call("POST", "/scan", body=body).json()["scan_id"]

@@ -97,7 +97,7 @@ class ScannerBus:
         )
         await self.publish(packed, **changes)
 
-    async def publish(self, packed: protocol.Packed, **changes: Any) -> None:
+    async def publish(self, packed: protocol.PackedMessage, **changes: Any) -> None:
         """Publish what was packed, or something a little different."""
         message = aio_pika.Message(
             changes.get("body", packed.body), headers=dict(packed.headers) | changes.get("headers", {}),

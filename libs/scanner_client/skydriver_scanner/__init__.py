@@ -1,6 +1,6 @@
 """What a scanner server needs to talk to SkyDriver, and nothing else: importable without any other package of ours.
 
-``wire`` alone needs the standard library only, so the session is loaded when it is first asked for.
+``protocol`` alone needs the standard library only, so the session is loaded when it is first asked for.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
         SpoolFull,
         UndeliveredMessage,
     )
-    from skydriver_scanner.protocol import MessageRefused
+    from skydriver_scanner.protocol import MessageRejected
     from skydriver_scanner.session import AsyncScannerSession, ScannerSession
     from skydriver_scanner.settings import SessionSettings
-    from skydriver_scanner.stop_signals import Stop
+    from skydriver_scanner.stop_signals import StopSignal
 
-_PLACES = {
+_MODULES = {
     "AsyncScannerSession": "session",
     "CallFailed": "errors",
     "UndeliveredMessage": "errors",
-    "MessageRefused": "protocol",
+    "MessageRejected": "protocol",
     "NotDelivered": "errors",
     "ScanStopped": "errors",
     "ScannerError": "errors",
@@ -35,15 +35,21 @@ _PLACES = {
     "SessionSettings": "settings",
     "SettingsError": "errors",
     "SpoolFull": "errors",
-    "Stop": "stop_signals",
+    "StopSignal": "stop_signals",
 }
-_ALIASES = {"LeftMessage": "UndeliveredMessage", "ScannerProblem": "ScannerError", "SettingsProblem": "SettingsError"}
-"""Old public names; scanners outside use them."""
+_ALIASES = {
+    "LeftMessage": "UndeliveredMessage",
+    "MessageRefused": "MessageRejected",
+    "ScannerProblem": "ScannerError",
+    "SettingsProblem": "SettingsError",
+    "Stop": "StopSignal",
+}
+"""Old public names. They stay importable from here: scanners outside use them."""
 
 __all__ = [
     "AsyncScannerSession",
     "CallFailed",
-    "MessageRefused",
+    "MessageRejected",
     "NotDelivered",
     "ScanStopped",
     "ScannerError",
@@ -51,13 +57,13 @@ __all__ = [
     "SessionSettings",
     "SettingsError",
     "SpoolFull",
-    "Stop",
+    "StopSignal",
     "UndeliveredMessage",
 ]
 
 
 def __getattr__(name: str) -> Any:
     name = _ALIASES.get(name, name)
-    if name in _PLACES:
-        return getattr(import_module(f"skydriver_scanner.{_PLACES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"skydriver_scanner.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""The bus as a scanner sees it: one connection that publishes confirmed messages and hears the stop signal.
+"""The scanner's connection to the message bus: it publishes with confirmation and receives the stop signal.
 
-Its own loop connects again whenever the connection is lost. Nothing is resent here: who publishes learns what became of it.
+Its own loop reconnects whenever the connection is lost. Nothing is resent here: the caller of ``publish`` learns the outcome.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPException, ChannelClosed, DeliveryError
 
-from skydriver_scanner.protocol import EXCHANGE, STOP_EXCHANGE, Packed, stop_queue
+from skydriver_scanner.protocol import EXCHANGE, STOP_EXCHANGE, PackedMessage, stop_queue
 
-log = logging.getLogger("skydriver_scanner")
+logger = logging.getLogger("skydriver_scanner")
 
 T = TypeVar("T")
 
 _TIMEOUT_S = 20.0
-"""Of a connection attempt, and of a confirmation: longer means that the connection is dead."""
+"""Timeout of a connection attempt and of a confirmation. After that the connection counts as dead."""
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
 _LOST = (AMQPException, ConnectionError, OSError, asyncio.InvalidStateError, asyncio.TimeoutError, RuntimeError)
 
@@ -34,12 +34,12 @@ class BusUnavailable(Exception):
 
 
 class BusRejected(Exception):
-    """The broker has the message but will not take it, now at least. The text says why."""
+    """The broker received the message but does not accept it, at least for now. The text says why."""
 
 
-async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """The work's outcome, in a task of its own: when a connection dies without a word, the AMQP library ends what waits for it
-    with CancelledError, which must not end us. Raises TimeoutError of asyncio, ConnectionError, what the work raises.
+async def _run_with_timeout(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """Return the outcome of the work, run in a task of its own. When a connection dies silently, the AMQP library ends what waits
+    for it with CancelledError, which must not end the caller. Raises asyncio.TimeoutError, ConnectionError, what the work raises.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -58,7 +58,7 @@ async def _close(connection: AbstractConnection) -> None:
 
 
 class Bus:
-    """To be made and used in one event loop. ``run`` keeps the connection up until it is cancelled."""
+    """To be created and used in one event loop. ``run`` keeps the connection up until it is cancelled."""
 
     def __init__(
         self,
@@ -79,38 +79,42 @@ class Bus:
         self._exchange: AbstractExchange | None = None
         self._lost = asyncio.Event()
         self.down_since: float | None = time.monotonic()
-        """When the bus went away (``time.monotonic``), None while it is there."""
+        """When the connection was lost (``time.monotonic``); None while it is up."""
 
     @property
     def is_up(self) -> bool:
         return self.down_since is None
 
     async def run(self) -> None:
-        """Connect, and again when the connection is lost; a login that is refused is tried again more slowly."""
-        pause_s, is_told = _FIRST_PAUSE_S, False
+        """Connect, and reconnect when the connection is lost; a rejected login is retried with growing pauses."""
+        pause_s, is_logged = _FIRST_PAUSE_S, False
         while True:
             connection: AbstractConnection | None = None
             try:
                 self._lost.clear()
-                connection = await _within(_TIMEOUT_S, aio_pika.connect(self._url, timeout=_TIMEOUT_S))
-                connection.close_callbacks.add(self._note_lost)
-                await _within(_TIMEOUT_S, self._open(connection))
-                pause_s, is_told = _FIRST_PAUSE_S, False
+                connection = await _run_with_timeout(_TIMEOUT_S, aio_pika.connect(self._url, timeout=_TIMEOUT_S))
+                connection.close_callbacks.add(self._on_lost)
+                await _run_with_timeout(_TIMEOUT_S, self._open(connection))
+                pause_s, is_logged = _FIRST_PAUSE_S, False
                 await self._lost.wait()
-                log.warning("the bus was lost")
+                logger.warning("lost the connection to the message bus; reconnecting")
             except _LOST as error:
-                log.log(logging.DEBUG if is_told else logging.WARNING, "the bus can't be reached (%s)", type(error).__name__)
-                is_told = True
+                logger.log(
+                    logging.DEBUG if is_logged else logging.WARNING,
+                    "cannot reach the message bus (%s); retrying",
+                    type(error).__name__,
+                )
+                is_logged = True
             finally:
                 self._set_down()
                 if connection is not None:
                     with suppress(*_LOST):
-                        await _within(2.0, _close(connection))
+                        await _run_with_timeout(2.0, _close(connection))
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
             pause_s = min(_MAX_PAUSE_S, pause_s * 2)
 
-    async def publish(self, packed: Packed) -> None:
-        """Publish persistent, mandatory, and wait for the confirmation. Raises BusAway, BusRefuses."""
+    async def publish(self, packed: PackedMessage) -> None:
+        """Publish persistent, mandatory, and wait for the confirmation. Raises BusUnavailable, BusRejected."""
         exchange = self._exchange
         if exchange is None:
             raise BusUnavailable
@@ -123,44 +127,46 @@ class Bus:
             message_id=f"{packed.headers['producer']}-{packed.headers['sequence']}",
         )
         try:
-            await _within(_TIMEOUT_S, exchange.publish(message, packed.routing_key, mandatory=True, timeout=_TIMEOUT_S))
+            await _run_with_timeout(
+                _TIMEOUT_S, exchange.publish(message, packed.routing_key, mandatory=True, timeout=_TIMEOUT_S)
+            )
         except DeliveryError as error:
-            raise BusRejected("the broker has no room or no queue for it") from error
+            raise BusRejected("the broker rejected the message (queue full or missing)") from error
         except ChannelClosed as error:
-            self._note_lost()
-            raise BusRejected(f"the broker refuses it ({type(error).__name__})") from error
+            self._on_lost()
+            raise BusRejected(f"the broker rejected the message ({type(error).__name__})") from error
         except _LOST as error:
-            self._note_lost()
+            self._on_lost()
             raise BusUnavailable from error
 
     async def _open(self, connection: AbstractConnection) -> None:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        channel.close_callbacks.add(self._note_lost)
+        channel.close_callbacks.add(self._on_lost)
         exchange = await channel.get_exchange(EXCHANGE, ensure=False)
         await self._listen(await connection.channel(publisher_confirms=False))
         self._exchange = exchange
         self.down_since = None
-        log.info("the bus is there")
+        logger.info("connected to the message bus")
         self._on_up()
 
     async def _listen(self, channel: AbstractChannel) -> None:
-        """A queue of this connection alone: a half-dead earlier connection can't take its signals."""
+        """Consume the stop signal from a queue of this connection alone: a half-dead earlier connection cannot take its signals."""
         self._connects += 1
         try:
             queue = await channel.declare_queue(
                 stop_queue(self._scan_id, f"{self._session}-{self._connects}"), exclusive=True, auto_delete=True
             )
             await queue.bind(STOP_EXCHANGE, self._scan_id)
-            await queue.consume(self._hear, no_ack=True)
+            await queue.consume(self._on_stop_signal, no_ack=True)
         except ChannelClosed as error:
-            log.warning("no stop signals over the bus (%s): the status is asked for instead", type(error).__name__)
+            logger.warning("no stop signals over the bus (%s); polling the scan's status instead", type(error).__name__)
         else:
-            channel.close_callbacks.add(self._note_lost)
+            channel.close_callbacks.add(self._on_lost)
 
-    async def _hear(self, message: AbstractIncomingMessage) -> None:
+    async def _on_stop_signal(self, message: AbstractIncomingMessage) -> None:
         self._on_stop(message.body)
 
-    def _note_lost(self, *_: object) -> None:
+    def _on_lost(self, *_: object) -> None:
         self._set_down()
         self._lost.set()
 

@@ -1,4 +1,4 @@
-"""What can go wrong for a scanner that reports. No text holds the token or a value of a report."""
+"""The errors of this library. No text holds the token or a value of a report."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 
 class ScannerError(Exception):
-    """Base of all that this library raises on purpose, besides ``wire.MessageRefused``."""
+    """Base of all that this library raises on purpose, except ``protocol.MessageRejected``."""
 
 
 class SettingsError(ScannerError):
-    """The session can't be opened as configured; the text names each variable that is wrong."""
+    """The session cannot be opened as configured; the text names each variable that is wrong."""
 
 
 class SpoolFull(ScannerError):
-    """A partial result was not taken: the spool is full. Nothing that was taken before is lost."""
+    """A partial result was not accepted: the spool is full. Nothing that was accepted before is lost."""
 
 
 class CallFailed(ScannerError):
-    """SkyDriver did not answer, or refused, over REST. status: the last HTTP status, None if there was none.
+    """A REST call failed or was rejected. status: the last HTTP status, None if there was no response.
 
-    is_final: it will not answer otherwise another time. wait_s: how long it wants to be left alone.
+    is_final: another attempt would get the same response. wait_s: seconds to wait before the next attempt, as the server asked.
     """
 
     def __init__(self, what: str, status: int | None, *, is_final: bool = False, wait_s: float = 0.0) -> None:
@@ -32,12 +32,12 @@ class CallFailed(ScannerError):
 
 
 class ScanStopped(ScannerError):
-    """The scan was deleted or its workflow ended while something was waited for."""
+    """The scan was deleted or its workflow ended while this call was waiting."""
 
 
 @dataclass(frozen=True)
 class UndeliveredMessage:
-    """A message that was not delivered. path: its file in the spool, None when it was in memory only and is lost."""
+    """A message that was not delivered. path: its file in the spool; None: it was in memory only and is lost."""
 
     kind: str
     sequence: int
@@ -47,12 +47,10 @@ class UndeliveredMessage:
 
 
 class NotDelivered(ScannerError):
-    """The session has ended with messages undelivered. A new session on the same spool folder sends those on disk first."""
+    """The session ended with undelivered messages. A new session with the same spool directory sends those on disk first."""
 
     def __init__(self, left: tuple[UndeliveredMessage, ...], folder: Path) -> None:
         names = [f"{'final ' if one.is_final else ''}{one.kind}{f' ({one.why})' if one.why else ''}" for one in left]
-        super().__init__(
-            f"not delivered: {', '.join(names)}; kept in {folder}, from where the next session of this scan sends them"
-        )
+        super().__init__(f"not delivered: {', '.join(names)}; kept in {folder}. Run `python -m skydriver_scanner` to send them")
         self.left = left
         self.folder = folder

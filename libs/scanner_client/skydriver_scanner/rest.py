@@ -1,4 +1,4 @@
-"""SkyDriver's REST routes as a scanner uses them, with its patience."""
+"""SkyDriver's REST routes as a scanner uses them, with their retry policies."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ import aiohttp
 from skydriver_scanner.errors import CallFailed
 from skydriver_scanner.protocol import PRODUCER_HEADER, PROGRESS, RESULT, SEQUENCE_HEADER
 
-log = logging.getLogger("skydriver_scanner")
+logger = logging.getLogger("skydriver_scanner")
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _OBEYS_RETRY_AFTER = frozenset({413, 429, 503})
-"""413 is tried again only if it says when."""
+"""413 is retried only if the response says when."""
 _MAX_PAUSE_S = 120.0
 _PIECE_BYTES = 64 * 1024
-_LOOKS_PER_TIMEOUT = 60
+_CHECKS_PER_TIMEOUT = 60
 _ROUTES = {PROGRESS: ("PATCH", "manifest"), RESULT: ("PUT", "result")}
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """retries after the first attempt; backoff_s: factor of the doubling pause.
+    """How a call is retried. retries: after the first attempt. backoff_s: factor of the doubling pause.
 
-    timeout_s: of an attempt; where is_large, of a stretch of it in which nothing moves, as 100 MB take their time on a slow line.
+    timeout_s: of an attempt. is_large: the timeout is for a time in which no byte moves, as 100 MB take long on a slow line.
     """
 
     timeout_s: float
@@ -40,18 +40,18 @@ class RetryPolicy:
     is_large: bool = False
 
     def pause_s(self, failures: int) -> float:
-        """0 before the first retry, then factor·2, factor·4 …, at most 120."""
+        """Return the seconds to wait: 0 before the first retry, then factor·2, factor·4 …, at most 120."""
         return 0.0 if failures < 2 else min(_MAX_PAUSE_S, self.backoff_s * 2.0 ** (failures - 1))
 
 
-URGENT = RetryPolicy(timeout_s=60.0, retries=24)
-"""Of calls that decide over the scan. Source: scanner contract 2."""
+PERSISTENT = RetryPolicy(timeout_s=60.0, retries=24)
+"""For calls without which the scan fails. Source: scanner contract 2."""
 NO_RETRY = RetryPolicy(timeout_s=120.0, retries=0, is_large=True)
 FAST = RetryPolicy(timeout_s=10.0, retries=0)
 
 
-class _Moved:
-    """When something was last sent or received. at: ``time.monotonic``."""
+class _Activity:
+    """When a byte was last sent or received. at: ``time.monotonic``."""
 
     def __init__(self) -> None:
         self.at = 0.0
@@ -62,27 +62,27 @@ class _Moved:
 
 
 class _Body(io.BytesIO):
-    """What is sent, in pieces: a skymap must not hold up the loop. Each piece that is taken is noted."""
+    """A request body, read in pieces: a skymap must not hold up the loop. Each piece counts as activity."""
 
-    def __init__(self, content: bytes, moved: _Moved) -> None:
+    def __init__(self, content: bytes, activity: _Activity) -> None:
         super().__init__(content)
-        self._moved = moved
+        self._activity = activity
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._moved.note()
+        self._activity.note()
         return super().read(size)
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a scanner reads of its scan's status."""
+    """The parts of a scan's status that a scanner reads."""
 
     is_deleted: bool
     ewms_deactivated: str | None
 
 
 class Rest:
-    """The calls of a scanner. To be made and used in one event loop; ``close`` it there."""
+    """The REST calls of a scanner. To be created, used and closed in one event loop."""
 
     def __init__(self, address: str, token: str, scan_id: str) -> None:
         self._base = f"{address.rstrip('/')}/scan/{scan_id}"
@@ -92,46 +92,46 @@ class Rest:
         await self._session.close()
 
     async def event(self) -> dict[str, Any]:
-        """The i3 event. Raises CallFailed."""
-        manifest = await self.call("GET", "manifest", None, URGENT)
+        """Return the i3 event. Raises CallFailed."""
+        manifest = await self.call("GET", "manifest", None, PERSISTENT)
         event = manifest.get("event_i3live_json_dict") if isinstance(manifest, dict) else None
         if not isinstance(event, dict):
-            raise CallFailed("GET manifest: the answer holds no event", None)
+            raise CallFailed("GET manifest: the response contains no event", None)
         return event
 
     async def n_running(self) -> int:
-        """Workers that run now. Raises CallFailed."""
+        """Return how many workers run now. Raises CallFailed."""
         workforce = await self.call("GET", "ewms/workforce", None, FAST)
         value = workforce.get("n_running") if isinstance(workforce, dict) else None
         return value if isinstance(value, int) else 0
 
     async def status(self) -> Status:
-        """Raises CallFailed."""
+        """Return the scan's status. Raises CallFailed."""
         status = await self.call("GET", "status", None, FAST)
         if not isinstance(status, dict):
-            raise CallFailed("GET status: the answer is no object", None)
+            raise CallFailed("GET status: the response is not a JSON object", None)
         label = status.get("ewms_deactivated")
         return Status(bool(status.get("is_deleted")), str(label) if label else None)
 
     async def send(self, kind: str, plain: bytes, *, producer: str, sequence: int) -> None:
-        """A message's body by the route of its kind, one attempt; what the answer says is dropped. Raises CallFailed."""
+        """Send a message by the route of its kind, in one attempt; the response body is ignored. Raises CallFailed."""
         if kind not in _ROUTES:
-            raise CallFailed(f"a {kind} report can't be sent over REST", None)
+            raise CallFailed(f"a {kind} report cannot be sent over REST", None)
         method, what = _ROUTES[kind]
-        place = {PRODUCER_HEADER: producer, SEQUENCE_HEADER: str(sequence), "Prefer": "return=minimal"}
-        await self.call(method, what, plain, NO_RETRY, place)
+        headers = {PRODUCER_HEADER: producer, SEQUENCE_HEADER: str(sequence), "Prefer": "return=minimal"}
+        await self.call(method, what, plain, NO_RETRY, headers)
 
     async def call(
-        self, method: str, what: str, body: bytes | None, patience: RetryPolicy, place: Mapping[str, str] | None = None
+        self, method: str, what: str, body: bytes | None, policy: RetryPolicy, headers: Mapping[str, str] | None = None
     ) -> object:
-        """One call below the scan's address, as JSON; None for an empty answer. Raises CallFailed when patience is at its end."""
+        """Call a route of the scan; return its JSON, None for an empty response. Raises CallFailed when the policy allows no retry."""
         failures = 0
         while True:
             status, wait_s, is_final = None, 0.0, False
             try:
-                status, when, text = await self._attempt(method, what, body, patience, place or {})
+                status, when, text = await self._attempt(method, what, body, policy, headers or {})
                 if 200 <= status < 300:
-                    return None if patience.is_large else _parse(method, what, text)
+                    return None if policy.is_large else _parse(method, what, text)
                 problem = f"HTTP {status}"
                 when = when if status in _OBEYS_RETRY_AFTER else None
                 wait_s = _seconds(when)
@@ -140,52 +140,52 @@ class Rest:
                 problem = type(error).__name__
             failures += 1
             is_retried = status is None or status in _RETRIED or (status == 413 and not is_final)
-            if failures > patience.retries or not is_retried:
+            if failures > policy.retries or not is_retried:
                 raise CallFailed(f"{method} {what}: {problem}", status, is_final=is_final, wait_s=wait_s)
-            log.info("%s %s: %s, trying again", method, what, problem)
-            await asyncio.sleep(max(wait_s, patience.pause_s(failures)))
+            logger.info("%s %s: %s; retrying", method, what, problem)
+            await asyncio.sleep(max(wait_s, policy.pause_s(failures)))
 
     async def _attempt(
-        self, method: str, what: str, body: bytes | None, patience: RetryPolicy, place: Mapping[str, str]
+        self, method: str, what: str, body: bytes | None, policy: RetryPolicy, headers: Mapping[str, str]
     ) -> tuple[int, str | None, bytes]:
-        """Status, Retry-After and text of an answer, the text only of small ones. Raises what aiohttp raises, TimeoutError."""
-        moved = _Moved()
-        answering = asyncio.ensure_future(self._answer(method, what, body, patience, place, moved))
+        """Return status, Retry-After and body of a response, the body only of small ones. Raises what aiohttp raises, TimeoutError."""
+        activity = _Activity()
+        responding = asyncio.ensure_future(self._request(method, what, body, policy, headers, activity))
         try:
-            while not answering.done():
-                await asyncio.wait({answering}, timeout=patience.timeout_s / _LOOKS_PER_TIMEOUT)
-                if patience.is_large and time.monotonic() - moved.at > patience.timeout_s:
+            while not responding.done():
+                await asyncio.wait({responding}, timeout=policy.timeout_s / _CHECKS_PER_TIMEOUT)
+                if policy.is_large and time.monotonic() - activity.at > policy.timeout_s:
                     raise asyncio.TimeoutError
-            return answering.result()
+            return responding.result()
         finally:
-            answering.cancel()
+            responding.cancel()
 
-    async def _answer(
-        self, method: str, what: str, body: bytes | None, patience: RetryPolicy, place: Mapping[str, str], moved: _Moved
+    async def _request(
+        self, method: str, what: str, body: bytes | None, policy: RetryPolicy, headers: Mapping[str, str], activity: _Activity
     ) -> tuple[int, str | None, bytes]:
-        data = None if body is None else _Body(body, moved)
-        headers = {"Content-Type": "application/json", **place} if body is not None else None
-        timeout = aiohttp.ClientTimeout(total=None if patience.is_large else patience.timeout_s)
+        data = None if body is None else _Body(body, activity)
+        sent_headers = {"Content-Type": "application/json", **headers} if body is not None else None
+        timeout = aiohttp.ClientTimeout(total=None if policy.is_large else policy.timeout_s)
         async with self._session.request(
-            method, f"{self._base}/{what}", data=data, headers=headers, timeout=timeout, allow_redirects=False
-        ) as answer:
+            method, f"{self._base}/{what}", data=data, headers=sent_headers, timeout=timeout, allow_redirects=False
+        ) as response:
             text = b""
-            if patience.is_large:  # a whole skymap, where SkyDriver does not know that less was asked for
-                async for _ in answer.content.iter_chunked(_PIECE_BYTES):
-                    moved.note()
+            if policy.is_large:  # a whole skymap, where SkyDriver does not know ``Prefer: return=minimal``
+                async for _ in response.content.iter_chunked(_PIECE_BYTES):
+                    activity.note()
             else:
-                text = await answer.read()
-            return answer.status, answer.headers.get("Retry-After"), text
+                text = await response.read()
+            return response.status, response.headers.get("Retry-After"), text
 
 
 def _parse(method: str, what: str, text: bytes) -> object:
     if not text.strip():
         return None
     try:
-        answer: object = json.loads(text)
+        response: object = json.loads(text)
     except ValueError as error:
-        raise CallFailed(f"{method} {what}: the answer is no JSON", None) from error
-    return answer
+        raise CallFailed(f"{method} {what}: the response is not valid JSON", None) from error
+    return response
 
 
 def _seconds(text: str | None) -> float:

@@ -1,4 +1,4 @@
-"""What a scanner server works with: one session per life of the process, in a blocking and in an ``async`` form."""
+"""The sessions of a scanner server: one per life of its process, in a blocking and in an ``async`` form."""
 
 from __future__ import annotations
 
@@ -14,69 +14,75 @@ from typing import Any, Optional
 from skydriver_scanner.engine import Engine
 from skydriver_scanner.errors import UndeliveredMessage
 from skydriver_scanner.settings import SessionSettings
-from skydriver_scanner.stop_signals import Stop
+from skydriver_scanner.stop_signals import StopSignal
 
 __all__ = ["AsyncScannerSession", "ScannerSession"]
 
-log = logging.getLogger("skydriver_scanner")
+logger = logging.getLogger("skydriver_scanner")
 
 _WORKER_POLL_S = 30.0
-_Json = Mapping[str, Any]
-_AsyncCallback = Callable[[Stop], Optional[Awaitable[object]]]
+_JsonObject = Mapping[str, Any]
+_AsyncCallback = Callable[[StopSignal], Optional[Awaitable[object]]]
 
 
-def _manifest(progress: _Json | None, event_metadata: _Json | None, scan_metadata: _Json | None) -> dict[str, Any]:
+def _manifest_parts(
+    progress: _JsonObject | None, event_metadata: _JsonObject | None, scan_metadata: _JsonObject | None
+) -> dict[str, Any]:
     parts = {"progress": progress, "event_metadata": event_metadata, "scan_metadata": scan_metadata}
     return {name: part for name, part in parts.items() if part is not None}
 
 
-async def _told(callback: Awaitable[object]) -> None:
-    """A callback that fails must say so: nobody waits for it."""
+async def _run_callback(callback: Awaitable[object]) -> None:
+    """Await a callback and log its failure: nobody else waits for it."""
     try:
         await callback
     except Exception:
-        log.exception("the callback of on_stop has failed")
+        logger.exception("the on_stop callback failed")
 
 
 class ScannerSession:
-    """A scanner's line to SkyDriver. Its methods may be called from any thread.
+    """A scanner's connection to SkyDriver. Its methods may be called from any thread.
 
-    Use as a context manager, or ``close`` it: only then is it sure that the final result has arrived.
+    Use it as a context manager, or ``close`` it: only then is it certain that the final result has arrived.
     """
 
     def __init__(self, settings: SessionSettings) -> None:
-        """Raises SettingsProblem."""
+        """Raises SettingsError."""
         self._engine = Engine(settings)
 
     @classmethod
     def from_env(cls) -> ScannerSession:
-        """As the launcher says in ``SKYSCAN_SKYDRIVER_*``. Raises SettingsProblem."""
+        """Open a session with the settings in ``SKYSCAN_SKYDRIVER_*``, as the launcher sets them. Raises SettingsError."""
         return cls(SessionSettings.from_env())
 
     def event(self) -> dict[str, Any]:
-        """The i3 event to scan. Patient for half an hour. Raises CallFailed."""
+        """Return the i3 event to scan. Retries for half an hour. Raises CallFailed."""
         self._engine.check_may_wait()
         return self._engine.submit(self._engine.event()).result()
 
     def report_progress(
-        self, progress: _Json | None = None, *, event_metadata: _Json | None = None, scan_metadata: _Json | None = None
+        self,
+        progress: _JsonObject | None = None,
+        *,
+        event_metadata: _JsonObject | None = None,
+        scan_metadata: _JsonObject | None = None,
     ) -> None:
-        """Hand over a report as in ``PATCH /scan/{id}/manifest``; returns at once, a newer part replaces one that waits.
+        """Report progress or metadata, as in ``PATCH /scan/{id}/manifest``; returns at once, a newer part replaces one that waits.
 
-        Raises MessageRefused for what is no JSON (NaN included).
+        Raises MessageRejected for what is not JSON (NaN included).
         """
-        self._engine.report_progress(_manifest(progress, event_metadata, scan_metadata))
+        self._engine.report_progress(_manifest_parts(progress, event_metadata, scan_metadata))
 
-    def put_result(self, skyscan_result: _Json, *, is_final: bool) -> None:
-        """Hand over the whole skymap so far, in skyreader's format; NaN is allowed. On disk when this returns.
+    def put_result(self, skyscan_result: _JsonObject, *, is_final: bool) -> None:
+        """Report the whole current skymap, in skyreader's format; NaN is allowed. On disk when this returns.
 
-        A final one is never dropped, a partial one only for a later one when the spool is full. Raises MessageRefused for what is no
-        JSON, SpoolFull when a partial result finds no room.
+        A final one is never dropped; a partial one only when the spool is full and a later one is in it. Raises MessageRejected for
+        what is not JSON, SpoolFull when there is no room for a partial result.
         """
         self._engine.put_result(skyscan_result, is_final=is_final)
 
     def report_failure(self, reason: str, log_tail: str = "") -> None:
-        """Say that the scan has failed. On disk when this returns, never dropped; the scan's token is blotted out."""
+        """Report that the scan has failed. On disk when this returns, never dropped; the scan's token is replaced by ``***``."""
         self._engine.report_failure(reason, log_tail)
 
     def wait_for_workers(self, *, poll_s: float = _WORKER_POLL_S, timeout_s: float | None = None) -> int:
@@ -84,37 +90,37 @@ class ScannerSession:
         self._engine.check_may_wait()
         return self._engine.submit(self._engine.wait_for_workers(poll_s, timeout_s)).result()
 
-    def on_stop(self, callback: Callable[[Stop], object]) -> None:
+    def on_stop(self, callback: Callable[[StopSignal], object]) -> None:
         """Call back, once, in a thread of its own, when the scan was deleted or its workflow ended."""
 
-        def in_a_thread(stop: Stop) -> None:
+        def start_thread(stop: StopSignal) -> None:
             threading.Thread(target=callback, args=(stop,), name="skydriver-stop", daemon=True).start()
 
-        self._engine.on_stop(in_a_thread)
+        self._engine.on_stop(start_thread)
 
     @property
-    def stop(self) -> Stop | None:
-        """Why the scan must stop, None while it may go on."""
+    def stop(self) -> StopSignal | None:
+        """Why the scan must stop; None while it may go on."""
         return self._engine.stop
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until nothing waits any more, nor is being written.
+        """Wait until no message waits or is being written.
 
-        False after timeout_s, and when a final result or a failure never will arrive, since SkyDriver refused it or its file is
-        damaged or gone. ``left`` names those, and partial results that were refused.
+        False after timeout_s, and when a final result or a failure will never arrive, because SkyDriver rejected it or its file is
+        corrupt or gone. ``left`` names those, and partial results that were rejected.
         """
         self._engine.check_may_wait()
         return self._engine.submit(self._engine.flush(timeout_s)).result()
 
     def left(self) -> tuple[UndeliveredMessage, ...]:
-        """All that was handed over and has not arrived: what waits, and what never will arrive, with the reason."""
+        """Return all messages that have not arrived: those that wait, and those that will never arrive, with the reason."""
         return self._engine.left()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver what waits, then end the session.
 
-        timeout_s: None = an hour when a final result or a failure waits, else half a minute. Raises NotDelivered, which says what
-        is left and where. Closing what is closed does nothing. Raises ScannerProblem in a signal handler that has interrupted a call
+        timeout_s: None: an hour when a final result or a failure waits, else half a minute. Raises NotDelivered, which says what
+        is left and where. Closing again does nothing. Raises ScannerError in a signal handler that has interrupted a call
         of this session: the session is closed after the handler, or by ``with`` when the handler raises.
         """
         self._engine.check_may_wait()
@@ -134,16 +140,16 @@ class ScannerSession:
 
 
 class AsyncScannerSession:
-    """As ScannerSession, for a scanner that runs in an event loop. Use as an async context manager, or ``close`` it."""
+    """A ScannerSession for a scanner that runs in an event loop. Use it as an async context manager, or ``close`` it."""
 
     def __init__(self, settings: SessionSettings) -> None:
-        """Raises SettingsProblem."""
+        """Raises SettingsError."""
         self._engine = Engine(settings)
         self._running: set[asyncio.Future[None]] = set()
 
     @classmethod
     def from_env(cls) -> AsyncScannerSession:
-        """As the launcher says in ``SKYSCAN_SKYDRIVER_*``. Raises SettingsProblem."""
+        """Open a session with the settings in ``SKYSCAN_SKYDRIVER_*``, as the launcher sets them. Raises SettingsError."""
         return cls(SessionSettings.from_env())
 
     async def event(self) -> dict[str, Any]:
@@ -151,12 +157,16 @@ class AsyncScannerSession:
         return await asyncio.wrap_future(self._engine.submit(self._engine.event()))
 
     async def report_progress(
-        self, progress: _Json | None = None, *, event_metadata: _Json | None = None, scan_metadata: _Json | None = None
+        self,
+        progress: _JsonObject | None = None,
+        *,
+        event_metadata: _JsonObject | None = None,
+        scan_metadata: _JsonObject | None = None,
     ) -> None:
         """See ScannerSession; never waits."""
-        self._engine.report_progress(_manifest(progress, event_metadata, scan_metadata))
+        self._engine.report_progress(_manifest_parts(progress, event_metadata, scan_metadata))
 
-    async def put_result(self, skyscan_result: _Json, *, is_final: bool) -> None:
+    async def put_result(self, skyscan_result: _JsonObject, *, is_final: bool) -> None:
         """See ScannerSession; the skymap must not be changed before this returns."""
         await asyncio.to_thread(self._engine.put_result, skyscan_result, is_final=is_final)
 
@@ -172,21 +182,21 @@ class AsyncScannerSession:
         """Call back, once, in this event loop; the callback may be a coroutine function."""
         loop = asyncio.get_running_loop()
 
-        def call(stop: Stop) -> None:
+        def call(stop: StopSignal) -> None:
             answer = callback(stop)
             if inspect.isawaitable(answer):
-                task = asyncio.ensure_future(_told(answer))
+                task = asyncio.ensure_future(_run_callback(answer))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
 
-        def hand_over(stop: Stop) -> None:
+        def call_in_loop(stop: StopSignal) -> None:
             with suppress(RuntimeError):  # the scanner's loop has ended
                 loop.call_soon_threadsafe(call, stop)
 
-        self._engine.on_stop(hand_over)
+        self._engine.on_stop(call_in_loop)
 
     @property
-    def stop(self) -> Stop | None:
+    def stop(self) -> StopSignal | None:
         """See ScannerSession."""
         return self._engine.stop
 

@@ -1,4 +1,4 @@
-"""What the launcher tells a scanner by its environment."""
+"""Settings of a session, from the environment that the launcher sets."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from skydriver_scanner.protocol import scan_id_of
 
 PREFIX = "SKYSCAN_SKYDRIVER_"
 _HEARTBEAT_S = 20
-"""So that a connection which died without a word is noticed, and stop signals are heard on a new one."""
+"""So that a connection that died silently is noticed, and stop signals arrive on a new one."""
 
 
 def default_spool_dir() -> Path:
-    """Where messages wait unless another folder is named. Everybody on the machine may write beside it."""
+    """Return where messages wait unless another directory is set. Every user of the machine may write beside it."""
     return Path(tempfile.gettempdir()) / "skydriver-spool"
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """Of one session. Seconds are floats. token and bus_url are secrets.
+    """The settings of one session. Seconds are floats. token and bus_url are secrets.
 
-    bus_url: None = there is no bus, everything goes over REST. Without user and password in it the scan's token is the login.
-    spool_dir: messages of this scan wait in a folder of its own below it.
+    bus_url: None: there is no bus, everything goes over REST. Without user and password in it the scan's token is the login.
+    spool_dir: messages of this scan wait in a directory of its own below it.
     bus_patience_s: how long a message waits for the bus before it goes over REST.
-    status_interval_s: how often the status is asked for over REST, beside the pushed stop signal.
+    status_interval_s: how often the status is polled over REST, beside the pushed stop signal.
     """
 
     scan_id: str
@@ -44,12 +44,12 @@ class SessionSettings:
 
     @property
     def folder(self) -> Path:
-        """Where the messages of this scan wait."""
+        """The directory in which the messages of this scan wait."""
         return self.spool_dir / self.scan_id
 
     @property
     def login_url(self) -> str | None:
-        """The bus' address with a login. A secret."""
+        """The URL of the bus with a login. A secret."""
         if self.bus_url is None:
             return None
         parts = urlsplit(self.bus_url)
@@ -62,14 +62,14 @@ class SessionSettings:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> SessionSettings:
-        """From the variables ``SKYSCAN_SKYDRIVER_*``. Raises SettingsProblem that names each one that is wrong."""
+        """From the variables ``SKYSCAN_SKYDRIVER_*``. Raises SettingsError that names each one that is wrong."""
         env = os.environ if environment is None else environment
         problems: list[str] = []
 
         def text(name: str) -> str:
             value = env.get(PREFIX + name, "").strip()
             if not value:
-                problems.append(f"{PREFIX}{name} is needed")
+                problems.append(f"{PREFIX}{name}: required")
             return value
 
         def seconds(name: str, default: float) -> float:
@@ -79,17 +79,17 @@ class SessionSettings:
             except ValueError:
                 value = 0.0
             if not 0 < value < float("inf"):
-                problems.append(f"{name} must be a number above 0")
+                problems.append(f"{name}: must be a number above 0")
             return value
 
         scan_id, address, token = text("SCAN_ID"), text("ADDRESS"), text("AUTH")
         if scan_id and not scan_id_of(scan_id):
-            problems.append(f"{PREFIX}SCAN_ID must be 1 to 64 letters, digits, - or _")
+            problems.append(f"{PREFIX}SCAN_ID: must be 1 to 64 letters, digits, - or _")
         if address and urlsplit(address).scheme not in ("http", "https"):
-            problems.append(f"{PREFIX}ADDRESS must be an http or https address")
+            problems.append(f"{PREFIX}ADDRESS: must be an http or https address")
         bus_url = env.get(PREFIX + "BUS_URL", "").strip() or None
         if bus_url is not None and not _is_bus_url(bus_url):
-            problems.append(f"{PREFIX}BUS_URL must be an amqp or amqps address")
+            problems.append(f"{PREFIX}BUS_URL: must be an amqp or amqps address")
         spool = env.get(PREFIX + "SPOOL_DIR", "").strip()
         max_bytes = seconds(PREFIX + "SPOOL_MAX_BYTES", cls.spool_max_bytes)
         patience = seconds(PREFIX + "BUS_PATIENCE_SEC", cls.bus_patience_s)

@@ -17,7 +17,7 @@ from skydriver_sandbox.scanner.options import Options
 from skydriver_sandbox.scanner.pixel_ledger import Book
 from skydriver_sandbox.scanner.progress import Report, manifest_json
 from skydriver_sandbox.scanner.results import result_json
-from skydriver_sandbox.scanner.skydriver import NON_URGENT, URGENT, CallFailed, RetryPolicy
+from skydriver_sandbox.scanner.skydriver import NON_URGENT, PERSISTENT, CallFailed, RetryPolicy
 from skydriver_sandbox.scanner.statistics import Statistics
 from skydriver_sandbox.scanner.work_queue import Line
 
@@ -73,9 +73,9 @@ class Reporter:
     async def final(self) -> None:
         """The final result, then the last progress. Raises CallFailed when SkyDriver does not take one of them."""
         self._die_if_told("before-final-result")
-        await self._send_result(is_final=True, patience=URGENT)
+        await self._send_result(is_final=True, patience=PERSISTENT)
         self._die_if_told("before-last-progress")
-        await self._send_progress("The scan is finished.", "", time.time(), URGENT)
+        await self._send_progress("The scan is finished.", "", time.time(), PERSISTENT)
 
     def _die_if_told(self, where: str) -> None:
         """A fault switch: end like a crash, but only in the first life of this scan."""

@@ -9,9 +9,9 @@ import logging
 from typing import Any
 
 from skydriver_scanner.errors import CallFailed
-from skydriver_scanner.rest import URGENT, Rest, RetryPolicy
+from skydriver_scanner.rest import PERSISTENT, Rest, RetryPolicy
 
-__all__ = ["NON_URGENT", "URGENT", "CallFailed", "RetryPolicy", "SkyDriver"]
+__all__ = ["NON_URGENT", "PERSISTENT", "CallFailed", "RetryPolicy", "SkyDriver"]
 
 log = logging.getLogger("sandbox.scanner")
 
@@ -35,7 +35,7 @@ class SkyDriver:
 
     async def event(self) -> object:
         """The event inside the manifest. Raises CallFailed."""
-        manifest = await self._call("GET", "manifest", None, URGENT)
+        manifest = await self._call("GET", "manifest", None, PERSISTENT)
         return manifest.get("event_i3live_json_dict") if isinstance(manifest, dict) else None
 
     async def wait_for_workers(self, poll_s: float) -> None:

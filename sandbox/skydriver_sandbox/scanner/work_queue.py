@@ -7,8 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from skydriver_sandbox.scanner.skydriver import URGENT, RetryPolicy
-from skydriver_scanner import AsyncScannerSession, CallFailed, NotDelivered, ScannerError, ScanStopped, SessionSettings, Stop
+from skydriver_sandbox.scanner.skydriver import PERSISTENT, RetryPolicy
+from skydriver_scanner import (
+    AsyncScannerSession,
+    CallFailed,
+    NotDelivered,
+    ScannerError,
+    ScanStopped,
+    SessionSettings,
+    StopSignal,
+)
 
 log = logging.getLogger("sandbox.scanner")
 
@@ -61,7 +69,7 @@ class SessionLine:
             scan_id, address, token, bus_url, spool_dir=spool_dir, status_interval_s=status_interval_s
         )
         self._tail = TailHandler()
-        self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._stopped: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
         self._is_failing = False
 
     async def __aenter__(self) -> "SessionLine":
@@ -109,7 +117,7 @@ class SessionLine:
         return (await asyncio.shield(self._stopped)).reason
 
     async def _arrived(self, patience: RetryPolicy) -> None:
-        if patience is URGENT and not await self._session.flush(_URGENT_S):
+        if patience is PERSISTENT and not await self._session.flush(_URGENT_S):
             raise CallFailed(f"the end of the scan can't be reported; it waits in {self._settings.folder}", None)
 
 

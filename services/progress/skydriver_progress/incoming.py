@@ -86,7 +86,7 @@ class IncomingReport:
 
 
 def _may_say_finished(plain: bytes) -> bool:
-    """Whether a report with these bytes may say finished. Each report of a backlog is asked: a search by regex alone takes 50 times as long."""
+    """Whether a report with these bytes may say finished. A search by regex alone is 15 times slower."""
     if _ESCAPE in plain:  # the key may be written with escapes
         return True
     position = plain.find(_FINISHED_KEY)

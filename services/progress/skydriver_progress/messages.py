@@ -69,7 +69,7 @@ def open_envelope(
         unwrapped = protocol.unwrap(key, headers, body, content_encoding=content_encoding)
     except protocol.MessageTooLarge as error:
         return ReportRejection(ReportCode.TOO_LARGE, error.reason)
-    except protocol.MessageRefused as error:
+    except protocol.MessageRejected as error:
         return ReportRejection(ReportCode.MALFORMED, error.reason)
     return Envelope(
         unwrapped.kind, ScanId(unwrapped.scan_id), unwrapped.producer, unwrapped.sequence, unwrapped.plain, unwrapped.token
@@ -93,7 +93,7 @@ def parse(envelope: Envelope) -> ScannerReport | Skymap | ReportRejection | None
                 return _parse_failure(envelope)
     except InvalidBody as error:
         return ReportRejection(ReportCode.MALFORMED, error.reason)
-    except protocol.MessageRefused as error:
+    except protocol.MessageRejected as error:
         return ReportRejection(ReportCode.MALFORMED, error.reason)
     except RecursionError:
         return ReportRejection(ReportCode.MALFORMED, "the body is nested too deeply")

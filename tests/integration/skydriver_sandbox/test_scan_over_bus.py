@@ -21,9 +21,9 @@ class Reports:
     def __init__(self, queue: aio_pika.abc.AbstractQueue, channel: aio_pika.abc.AbstractChannel) -> None:
         self._queue = queue
         self._channel = channel
-        self.seen: list[protocol.Received] = []
+        self.seen: list[protocol.UnpackedMessage] = []
 
-    async def take(self) -> list[protocol.Received]:
+    async def take(self) -> list[protocol.UnpackedMessage]:
         while (message := await self._queue.get(no_ack=True, fail=False)) is not None:
             headers, encoding = dict(message.headers), message.content_encoding
             self.seen.append(protocol.unpack(message.routing_key or "", headers, message.body, content_encoding=encoding))
@@ -53,7 +53,7 @@ def _on_the_bus(stage: Stage, amqp_url: str) -> None:
     stage.scanner.environment["SKYSCAN_SKYDRIVER_BUS_URL"] = amqp_url
 
 
-def _check(received: list[protocol.Received], nsides: list[str]) -> dict[str, Any]:
+def _check(received: list[protocol.UnpackedMessage], nsides: list[str]) -> dict[str, Any]:
     """The final result came before the last progress, which says that all is done; nothing went over REST."""
     result, progress = received[-2:]
     assert (result.kind, progress.kind) == ("result", "progress")

@@ -31,7 +31,7 @@ class Reader:
         self.messages.append(message)
         self._arrived.set()
 
-    def received(self) -> list[protocol.Received]:
+    def received(self) -> list[protocol.UnpackedMessage]:
         return [
             protocol.unpack(one.routing_key or "", dict(one.headers), one.body, content_encoding=one.content_encoding)
             for one in self.messages

@@ -14,7 +14,7 @@ import pytest
 
 from skydriver_scanner import (
     AsyncScannerSession,
-    MessageRefused,
+    MessageRejected,
     NotDelivered,
     ScannerError,
     ScannerSession,
@@ -307,7 +307,7 @@ async def _has(things: list[Any]) -> bool:
 
 _INTERRUPTED = """
 import os, signal
-from skydriver_scanner import ScannerProblem, ScannerSession, spool
+from skydriver_scanner import ScannerError, ScannerSession, spool
 session = ScannerSession.from_env()
 write = spool.Spool._write
 def interrupted(self, entry, plain):
@@ -319,7 +319,7 @@ def handle(*_):
     for wait in (session.close, lambda: session.flush(60)):
         try:
             wait()
-        except ScannerProblem:
+        except ScannerError:
             print("refused", flush=True)
 signal.signal(signal.SIGUSR1, handle)
 spool.Spool._write = interrupted
@@ -355,14 +355,14 @@ async def test_a_result_that_is_gone_from_the_spool_is_named(settings: SessionSe
 
 _FORKED = """
 import os, sys
-from skydriver_scanner import ScannerProblem, ScannerSession
+from skydriver_scanner import ScannerError, ScannerSession
 session = ScannerSession.from_env()
 session.put_result({"number": 1}, is_final=True)
 child = os.fork()
 if child == 0:
     try:
         session.put_result({"number": 2}, is_final=True)
-    except ScannerProblem:
+    except ScannerError:
         session.close()
         print("child", flush=True)
         sys.stdin.read()
@@ -505,11 +505,11 @@ async def test_what_is_left_can_be_delivered_from_the_command_line(
     proxy.refuse = False
     code, text = await deliver()
     assert code == 0, text
-    assert "nothing is left" in text
+    assert "nothing left to deliver" in text
     await reader.until(lambda received: len(received) == 1)
     code, text = await deliver(SKYSCAN_SKYDRIVER_AUTH="")
     assert code == 2
-    assert "SKYSCAN_SKYDRIVER_AUTH is needed" in text
+    assert "SKYSCAN_SKYDRIVER_AUTH: required" in text
 
 
 async def test_a_full_spool_takes_final_results_and_failures_and_a_partial_one_in_place_of_an_older_one(
@@ -560,7 +560,7 @@ async def test_a_final_result_that_was_refused_is_not_taken_for_delivered(
 
 async def test_what_is_no_json_is_refused_at_once(rest_settings: SessionSettings) -> None:
     async with AsyncScannerSession(rest_settings) as session:
-        with pytest.raises(MessageRefused, match="no JSON"):
+        with pytest.raises(MessageRejected, match="not valid JSON"):
             await session.report_progress({"summary": float("nan")})
-        with pytest.raises(MessageRefused, match="no JSON"):
+        with pytest.raises(MessageRejected, match="not valid JSON"):
             await session.put_result({"x": object()}, is_final=False)

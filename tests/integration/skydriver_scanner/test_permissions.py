@@ -17,7 +17,7 @@ from skydriver_cli.embedded.ports import choose
 from skydriver_common.auth import TokenSigner, ensure_key
 from skydriver_common.bus import topology
 from skydriver_common.model.ids import ScanId
-from skydriver_scanner import AsyncScannerSession, SessionSettings, Stop, protocol
+from skydriver_scanner import AsyncScannerSession, SessionSettings, StopSignal, protocol
 from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver, serving
 
 OTHER = "18e0f1a2b3cx4f5e6d7c8b9a0d1e2f3b"
@@ -126,7 +126,7 @@ async def test_a_session_needs_its_token_only(guarded: Guarded, tmp_path: Path) 
     async def one() -> int:
         return 1
 
-    heard: asyncio.Queue[Stop] = asyncio.Queue()
+    heard: asyncio.Queue[StopSignal] = asyncio.Queue()
     async with serving(FakeSkyDriver({}, one)) as skydriver:
         token = guarded.signer.scan_token(ScanId(SCAN_ID), datetime.now(UTC) + HOUR)
         skydriver.token = token
@@ -146,5 +146,5 @@ async def test_a_session_needs_its_token_only(guarded: Guarded, tmp_path: Path) 
                 stops = await channel.get_exchange(protocol.STOP_EXCHANGE, ensure=False)
                 await stops.publish(aio_pika.Message(protocol.stop_signal("deleted")), SCAN_ID, mandatory=True)
                 async with asyncio.timeout(10):
-                    assert await heard.get() == Stop("deleted")
+                    assert await heard.get() == StopSignal("deleted")
         assert skydriver.progress == []

@@ -6,7 +6,7 @@ import threading
 
 import aio_pika
 
-from skydriver_scanner import AsyncScannerSession, ScannerSession, ScanStopped, SessionSettings, Stop, protocol
+from skydriver_scanner import AsyncScannerSession, ScannerSession, ScanStopped, SessionSettings, StopSignal, protocol
 from tests.support.proxy import Proxy
 from tests.support.sandbox_parts import SCAN_ID, FakeSkyDriver
 from tests.support.waiting import until
@@ -31,18 +31,18 @@ async def _is_listening(skydriver: FakeSkyDriver, asked: int = 2) -> None:
 async def test_a_stop_signal_reaches_its_scanner_and_no_other(
     settings: SessionSettings, bus: Channel, skydriver: FakeSkyDriver
 ) -> None:
-    heard: asyncio.Queue[Stop] = asyncio.Queue()
+    heard: asyncio.Queue[StopSignal] = asyncio.Queue()
     async with AsyncScannerSession(settings) as session:
         session.on_stop(heard.put)
         await _is_listening(skydriver)
         await _publish_stop(bus, "another")
         await _publish_stop(bus, SCAN_ID)
         async with asyncio.timeout(10):
-            assert await heard.get() == Stop("deleted")
+            assert await heard.get() == StopSignal("deleted")
         await _publish_stop(bus, SCAN_ID)
-        late: asyncio.Queue[Stop] = asyncio.Queue()
+        late: asyncio.Queue[StopSignal] = asyncio.Queue()
         session.on_stop(late.put)
-        assert await late.get() == Stop("deleted")
+        assert await late.get() == StopSignal("deleted")
         assert heard.empty()
 
 
@@ -51,7 +51,7 @@ async def test_the_blocking_form_is_called_in_a_thread(
 ) -> None:
     heard, names = threading.Event(), []
 
-    def stop(_: Stop) -> None:
+    def stop(_: StopSignal) -> None:
         names.append(threading.current_thread().name)
         heard.set()
 
@@ -67,7 +67,7 @@ async def test_the_blocking_form_is_called_in_a_thread(
 async def test_the_signal_is_heard_after_the_connection_was_cut(
     settings: SessionSettings, bus: Channel, skydriver: FakeSkyDriver, proxy: Proxy
 ) -> None:
-    heard: asyncio.Queue[Stop] = asyncio.Queue()
+    heard: asyncio.Queue[StopSignal] = asyncio.Queue()
     async with AsyncScannerSession(settings) as session:
         session.on_stop(heard.put)
         await _is_listening(skydriver)
@@ -75,13 +75,13 @@ async def test_the_signal_is_heard_after_the_connection_was_cut(
         await _is_listening(skydriver, asked=3)
         await _publish_stop(bus, SCAN_ID)
         async with asyncio.timeout(10):
-            assert await heard.get() == Stop("deleted")
+            assert await heard.get() == StopSignal("deleted")
 
 
 async def test_a_stop_while_the_bus_was_away_is_found_on_connect(
     settings: SessionSettings, bus: Channel, skydriver: FakeSkyDriver, proxy: Proxy
 ) -> None:
-    heard: asyncio.Queue[Stop] = asyncio.Queue()
+    heard: asyncio.Queue[StopSignal] = asyncio.Queue()
     proxy.refuse = True
     async with AsyncScannerSession(settings) as session:
         session.on_stop(heard.put)
@@ -89,24 +89,24 @@ async def test_a_stop_while_the_bus_was_away_is_found_on_connect(
         skydriver.is_deleted = True
         proxy.refuse = False
         async with asyncio.timeout(10):
-            assert await heard.get() == Stop("deleted")
+            assert await heard.get() == StopSignal("deleted")
 
 
 async def test_without_a_bus_the_status_is_asked_for(rest_settings: SessionSettings, skydriver: FakeSkyDriver) -> None:
-    heard: asyncio.Queue[Stop] = asyncio.Queue()
+    heard: asyncio.Queue[StopSignal] = asyncio.Queue()
     skydriver.refuse = {"GET status": [503, 404]}
     async with AsyncScannerSession(dataclasses.replace(rest_settings, status_interval_s=0.05)) as session:
         session.on_stop(heard.put)
         await _is_listening(skydriver, asked=3)
         skydriver.is_deleted = True
         async with asyncio.timeout(10):
-            assert await heard.get() == Stop("deleted")
+            assert await heard.get() == StopSignal("deleted")
 
 
 async def test_the_end_of_the_workflow_of_a_finished_scan_is_no_stop(
     settings: SessionSettings, bus: Channel, skydriver: FakeSkyDriver
 ) -> None:
-    heard: asyncio.Queue[Stop] = asyncio.Queue()
+    heard: asyncio.Queue[StopSignal] = asyncio.Queue()
     async with AsyncScannerSession(settings) as session:
         session.on_stop(heard.put)
         await _is_listening(skydriver)
@@ -114,7 +114,7 @@ async def test_the_end_of_the_workflow_of_a_finished_scan_is_no_stop(
         await _publish_stop(bus, SCAN_ID, "deactivated")
         await _publish_stop(bus, SCAN_ID, "deleted")
         async with asyncio.timeout(5):
-            assert await heard.get() == Stop("deleted")
+            assert await heard.get() == StopSignal("deleted")
 
 
 async def test_who_waits_for_workers_hears_of_the_end(

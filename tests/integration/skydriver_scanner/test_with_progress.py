@@ -68,7 +68,7 @@ async def _is_registered(node: Path) -> bool:
 
 
 async def _is_down(session: AsyncScannerSession) -> bool:
-    bus = session._engine._courier._bus
+    bus = session._engine._delivery._bus
     return bus is not None and not bus.is_up
 
 
@@ -78,7 +78,7 @@ def confirmed(monkeypatch: pytest.MonkeyPatch) -> set[Place]:
     places: set[Place] = set()
     publish = Bus.publish
 
-    async def published(self: Bus, packed: protocol.Packed) -> None:
+    async def published(self: Bus, packed: protocol.PackedMessage) -> None:
         await publish(self, packed)
         kind, _, scan_id = packed.routing_key.partition(".")
         places.add((scan_id, kind, packed.headers["sequence"]))

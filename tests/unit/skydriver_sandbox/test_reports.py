@@ -14,7 +14,7 @@ from skydriver_sandbox.scanner.pixel_ledger import Book
 from skydriver_sandbox.scanner.progress import Report, manifest_json, predicted_total
 from skydriver_sandbox.scanner.progression import read_progression
 from skydriver_sandbox.scanner.results import COLUMNS, result_json
-from skydriver_sandbox.scanner.skydriver import NON_URGENT, URGENT
+from skydriver_sandbox.scanner.skydriver import NON_URGENT, PERSISTENT
 from skydriver_sandbox.scanner.statistics import Statistics
 
 EVENT = read_event(sample_event(), is_real=True)
@@ -135,10 +135,10 @@ def test_metadata_may_have_no_type() -> None:
 
 
 def test_patience_is_that_of_the_contract() -> None:
-    pauses = [URGENT.pause_s(failures) for failures in range(1, 25)]
+    pauses = [PERSISTENT.pause_s(failures) for failures in range(1, 25)]
     assert pauses[:4] == [0.0, 0.6, 1.2, 2.4]
     assert max(pauses) == 120.0
     # "only about 33 min if calls fail fast"
     assert sum(pauses) == pytest.approx(33 * 60, rel=0.1)
-    assert (URGENT.timeout_s, URGENT.retries, NON_URGENT.timeout_s, NON_URGENT.retries) == (60, 24, 10, 1)
+    assert (PERSISTENT.timeout_s, PERSISTENT.retries, NON_URGENT.timeout_s, NON_URGENT.retries) == (60, 24, 10, 1)
     assert not math.isnan(NON_URGENT.pause_s(1))

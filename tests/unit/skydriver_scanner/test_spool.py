@@ -86,7 +86,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def refuse(self) -> None:
         entry = self.spool.first()
         if entry is not None:
-            self.spool.refused(entry, "because")
+            self.spool.reject(entry, "because")
             del self.expected[0]
 
     @rule()
@@ -215,12 +215,12 @@ def test_what_is_set_aside_is_bounded_too(tmp_path: Path) -> None:
         spool.put("result", b"x" * (LIMIT // 2))
         entry = spool.first()
         assert entry is not None
-        spool.refused(entry, "because")
+        spool.reject(entry, "because")
     assert len(list(tmp_path.glob("*.refused"))) == 1
     spool.put("result", b"x" * (2 * LIMIT), is_final=True)
     entry = spool.first()
     assert entry is not None
-    spool.refused(entry, "because")
+    spool.reject(entry, "because")
     [kept] = tmp_path.glob("*.refused")
     assert kept.stat().st_size > 2 * LIMIT  # the newest stays in any case
     spool.close()
@@ -228,7 +228,7 @@ def test_what_is_set_aside_is_bounded_too(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_not_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="can't be used"):
+    with pytest.raises(SettingsError, match="cannot be used"):
         Spool(tmp_path / "file" / "spool", "p", max_bytes=LIMIT)
 
 
@@ -348,7 +348,7 @@ def test_a_message_that_is_gone_when_it_is_refused_is_named_without_a_file(tmp_p
     path.unlink()
     entry = spool.first()
     assert entry is not None
-    spool.refused(entry, "because")
+    spool.reject(entry, "because")
     assert [(one.path, one.why) for one in spool.left()] == [(None, "because")]
     spool.close()
 

@@ -35,5 +35,5 @@ def _checked(header: str, check: Callable[[str], T], text: str) -> T:
     """Check the text of a header; the library's own messages name the header as it is called on the bus."""
     try:
         return check(text)
-    except protocol.MessageRefused as error:
+    except protocol.MessageRejected as error:
         raise HttpError(400, f"{header}: {error.reason.rpartition(': ')[2]}") from error
