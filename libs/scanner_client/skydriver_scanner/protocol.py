@@ -104,9 +104,9 @@ def limits(kind: str) -> tuple[int, int]:
 def routing_key(kind: str, scan_id: str) -> str:
     """``<kind>.<scan_id>``. Raises MessageRejected."""
     if kind not in KINDS:
-        raise MessageRejected("unknown kind of message")
+        raise MessageRejected("unknown message kind")
     if scan_id_of(scan_id) is None:
-        raise MessageRejected("not a valid scan id")
+        raise MessageRejected("invalid scan id")
     return f"{kind}.{scan_id}"
 
 

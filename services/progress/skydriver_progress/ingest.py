@@ -222,7 +222,7 @@ class _ScanInTransaction:
 def _reject_as_bug(item: IncomingReport, error: Exception) -> None:
     """Reject a message whose handling met a bug, with the traceback. To be called where the error was caught."""
     logger.exception("report.failed", kind=item.kind, scan_id=item.scan_id)
-    item.rejection = ReportRejection(ReportCode.FAILED, f"handling it fails: {type(error).__name__}")
+    item.rejection = ReportRejection(ReportCode.FAILED, f"internal error: {type(error).__name__}")
     item.trace = traceback.format_exc(limit=-8)
 
 

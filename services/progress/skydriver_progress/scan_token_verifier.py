@@ -16,7 +16,7 @@ class ScanTokenVerifier:
         try:
             principal = await self._verifier.verify(token)
         except InvalidToken as error:
-            return ReportRejection(ReportCode.TOKEN_INVALID, f"the token can't be accepted: {error.reason}")
+            return ReportRejection(ReportCode.TOKEN_INVALID, f"invalid token: {error.reason}")
         if principal.scan_id is None or principal.scan_id != scan_id or Role.SYSTEM not in principal.roles:
             return ReportRejection(ReportCode.TOKEN_FOREIGN, "the token is not for this scan")
         return principal.subject

@@ -11,38 +11,40 @@ from skydriver_common.runtime.settings import ServiceSettings
 
 
 class ProgressSettings(ServiceSettings):
-    """Whose tokens to believe, how much to hold, what to keep."""
+    """Which tokens to accept, how much to hold, what to keep."""
 
     auth_issuer: str = "skydriver-local"
+    """Issuer (``iss``) of the tokens of single scans, unless SKYDRIVER_SCAN_TOKEN_ISSUER is set."""
     auth_audience: str = "skydriver"
+    """Audience (``aud``) that tokens must have."""
     auth_jwks_file: Path | None = None
-    """Where the gateway's issuer also signs the tokens of single scans, as in an embedded system: its public keys."""
+    """Public keys (JWKS file) of the issuer, if it also signs the tokens of single scans, as in an embedded system."""
     scan_token_issuer: str = ""
-    """The ``iss`` of tokens for single scans, when the dispatcher signs them and people's tokens come from elsewhere."""
+    """Issuer (``iss``) of the tokens of single scans, if the dispatcher signs them and another issuer signs users' tokens."""
     scan_token_jwks_file: Path | None = None
-    """Public keys of that issuer."""
+    """Public keys (JWKS file) of SKYDRIVER_SCAN_TOKEN_ISSUER."""
     scan_token_grace_s: float = Field(default=scan_tokens.GRACE_S, ge=0)
-    """How long after a scan's end its token is still good: for the last report after the final result."""
+    """Seconds after a scan's end during which its token stays valid, for the last report after the final result."""
     coalesce_progress: bool = True
-    """Of the reports of one scan that wait together, only the newest is written; false: every one is logged."""
+    """Write only the newest of a scan's progress reports that wait together. false: write every report to the event log."""
     ingest_prefetch: int = Field(default=2000, ge=1, le=65535)
-    """Progress messages held at most; each has at most 128 kB."""
+    """Maximum number of progress messages held in memory, of at most 128 KiB each."""
     silence_limit_s: float = Field(default=1800.0, gt=0)
-    """A scanner that says nothing for so long while its job lives is told of in the scan's status."""
+    """Seconds without a report after which the status shows `scanner-silent`."""
     progress_retention_days: float = Field(default=90.0, ge=0)
-    """After so many days progress reports lose their content, all but the newest of each scan, and superseded partial skymaps are
-    removed, all but the first of each scan; 0: never."""
+    """Days after which all but the newest progress report of a scan are compacted, and its superseded partial skymaps are deleted, all
+    but the first; 0: never."""
     housekeeping_days: float = Field(default=30.0, ge=0)
-    """After so many days recorded replies (what a repeated Idempotency-Key gets) and blobs that no event refers to are let go; 0: never."""
+    """Days after which recorded replies (what a repeated Idempotency-Key gets) and unreferenced blobs are deleted; 0: never."""
 
     @model_validator(mode="after")
     def _knows_the_issuer_of_scan_tokens(self) -> Self:
         if bool(self.scan_token_issuer) != bool(self.scan_token_jwks_file):
-            raise ValueError("SKYDRIVER_SCAN_TOKEN_ISSUER and SKYDRIVER_SCAN_TOKEN_JWKS_FILE: set both, or none")
+            raise ValueError("SKYDRIVER_SCAN_TOKEN_ISSUER and SKYDRIVER_SCAN_TOKEN_JWKS_FILE: set both or neither")
         if not self.scan_token_jwks_file and not self.auth_jwks_file:
             raise ValueError(
-                "SKYDRIVER_SCAN_TOKEN_JWKS_FILE: is not set (with SKYDRIVER_SCAN_TOKEN_ISSUER), nor is SKYDRIVER_AUTH_JWKS_FILE: "
-                "scanners' tokens can't be checked"
+                "set SKYDRIVER_SCAN_TOKEN_ISSUER and SKYDRIVER_SCAN_TOKEN_JWKS_FILE, or SKYDRIVER_AUTH_JWKS_FILE: they are required to "
+                "verify scan tokens"
             )
         return self
 

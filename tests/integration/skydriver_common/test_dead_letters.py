@@ -33,7 +33,9 @@ async def _bury(url: str, count: int, *, began: float = 1000.0, queue: str = "q"
         await topology.declare(channel)
         exchange = await channel.get_exchange(topology.DEAD.name)
         for number in range(count):
-            headers = dead_letter_headers({}, reason=f"reason {number}", queue=queue, exchange="e", key="k", now=began + number)
+            headers = dead_letter_headers(
+                {}, code="malformed", reason=f"reason {number}", queue=queue, exchange="e", key="k", now=began + number
+            )
             await exchange.publish(aio_pika.Message(body, headers=headers, message_id=f"m{number}", delivery_mode=2), "k")
 
 
@@ -136,7 +138,7 @@ async def test_a_letter_goes_back_to_its_consumer_and_keeps_its_first_failure(st
         message = aio_pika.Message(b"work", message_id="m", headers={"deadline": "99999999999"}, delivery_mode=2)
         await exchange.publish(message, _QUEUE)
         first = await _first_letter(clean_bus)
-        assert (first["queue"], first["reason"], first["failures"]) == (_QUEUE, "failure 0 of its kind", 1)
+        assert (first["queue"], first["reason"], first["failures"]) == (_QUEUE, "malformed: failure 0 of its kind", 1)
         shown = await skydriver("dead", "show", first["id"], "--amqp-url", clean_bus, "--json")
         assert shown.json["body"] == "work"
 

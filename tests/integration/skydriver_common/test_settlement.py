@@ -207,7 +207,7 @@ async def test_a_refusal_that_the_broker_does_not_take_is_tried_until_it_does(
         await consumer.send("m")
         await consumer.until("buried", 1)
         [letter] = await consumer.letters()
-    assert letter.reason == "not as it must be"
+    assert letter.reason == "malformed: not as it must be"
 
 
 async def test_what_is_done_and_cannot_be_acknowledged_is_no_bug(clean_bus: str, monkeypatch: pytest.MonkeyPatch) -> None:

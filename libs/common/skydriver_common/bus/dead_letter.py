@@ -17,6 +17,9 @@ FAILED_AT, TRACEBACK = "x-failed-at", "x-traceback"
 FIRST_FAILED_AT, FIRST_REASON, FAILURES = "x-first-failed-at", "x-first-reason", "x-failures"
 REDRIVEN = "x-redriven"
 
+MALFORMED, FAILED = "malformed", "failed"
+"""Codes of reasons: the message is not of the expected form; handling it met a bug. Stored and sent; never renamed."""
+
 _OF_THE_BROKER = ("x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason", "x-delivery-count")
 _OF_THE_BROKER_TOO = ("x-last-death-exchange", "x-last-death-queue", "x-last-death-reason", "x-acquired-count")
 _OF_ONE_FAILURE = (REASON, FAILED_AT, TRACEBACK)
@@ -42,13 +45,16 @@ def sender_headers(headers: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def dead_letter_headers(
-    headers: Mapping[str, Any], *, reason: str, queue: str, exchange: str, key: str, trace: str = "", now: float | None = None
-) -> dict[str, Any]:
-    """The headers of a message that is buried: its own, and why, where and when. now: Unix seconds.
+    headers: Mapping[str, Any], *, code: str, reason: str, queue: str, exchange: str, key: str, trace: str = "",
+    now: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the headers of a dead letter: the message's own, and why, where and when it failed. now: Unix seconds.
 
-    Where it came from and its first failure are kept when it was sent back from the dead letters before; of senders who are not to
-    be believed take ``as_sent``. What can't be written again, or is too much, is left out.
+    The header ``x-reason`` reads ``code: reason`` whoever rejected the message. Where it came from and its first failure are kept
+    when it was redriven before; of senders that are not trusted pass ``sender_headers``. What cannot be written again, or is too
+    much, is left out.
     """
+    why = f"{code}: {reason}"[:_MAX_REASON]
     failed_at = str(time.time() if now is None else now)
     is_redriven = REDRIVEN in headers
     dropped = (*_OF_ONE_FAILURE, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ROUTING)
@@ -58,7 +64,7 @@ def dead_letter_headers(
     if not is_redriven:
         kept |= {QUEUE: queue, EXCHANGE: exchange, KEY: key}
     return {
-        FIRST_FAILED_AT: failed_at, FIRST_REASON: reason[:_MAX_REASON], **kept, REASON: reason[:_MAX_REASON], FAILED_AT: failed_at,
+        FIRST_FAILED_AT: failed_at, FIRST_REASON: why, **kept, REASON: why, FAILED_AT: failed_at,
         FAILURES: _number(headers.get(FAILURES)) + 1, **({TRACEBACK: trace[:_MAX_TRACE]} if trace else {}),
     }  # fmt: skip
 
@@ -72,7 +78,7 @@ def dead_letter_message(
     body: bytes, headers: Mapping[str, Any], *, message_id: str | None, correlation_id: str | None, content_type: str | None,
     content_encoding: str | None = None,
 ) -> aio_pika.Message:  # fmt: skip
-    """The message for the dead letters, whatever its parts are. headers: of ``headers_of_burial``."""
+    """The message for the dead letters, whatever its parts are. headers: of ``dead_letter_headers``."""
     message = aio_pika.Message(
         body, headers=dict(headers), message_id=message_id, correlation_id=correlation_id, content_type=content_type,
         content_encoding=content_encoding, delivery_mode=DeliveryMode.PERSISTENT,

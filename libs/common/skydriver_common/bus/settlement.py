@@ -34,7 +34,7 @@ from pydantic import ValidationError
 
 from skydriver_common.backoff import Backoff
 from skydriver_common.bus import topology
-from skydriver_common.bus.dead_letter import KEY, dead_letter_headers, dead_letter_message
+from skydriver_common.bus.dead_letter import FAILED, KEY, MALFORMED, dead_letter_headers, dead_letter_message
 from skydriver_common.bus.envelope import MESSAGE, deadline_of, seconds_left
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.lenient_decoding import short_text
@@ -96,7 +96,7 @@ class _Settlement(BaseMiddleware[Any, Any]):
                 result = await call_next(msg)
             except (BadMessage, ValidationError) as error:
                 reason = error.reason if isinstance(error, BadMessage) else _readable(error)
-                return await self._dead_letter(msg, reason)
+                return await self._dead_letter(msg, MALFORMED, reason)
             except DeadlinePassed:
                 return await self._settled(msg, LATE)
             except Exception as error:
@@ -108,11 +108,8 @@ class _Settlement(BaseMiddleware[Any, Any]):
                     bugs += 1
                     logger.exception("message.failed", failures=bugs)
                     if bugs >= _MAX_TRIES_OF_A_BUG:
-                        return await self._dead_letter(
-                            msg,
-                            f"internal error: {type(error).__name__}; see the traceback",
-                            trace=traceback.format_exc(limit=-8),
-                        )
+                        reason = f"internal error: {type(error).__name__}; see the traceback"
+                        return await self._dead_letter(msg, FAILED, reason, trace=traceback.format_exc(limit=-8))
                     pause_s = 0.2 * bugs
             else:
                 if isinstance(result, Reply):
@@ -159,11 +156,11 @@ class _Settlement(BaseMiddleware[Any, Any]):
             return LOST
         return GIVEN_BACK
 
-    async def _dead_letter(self, msg: RabbitMessage, reason: str, *, trace: str = "") -> str:
+    async def _dead_letter(self, msg: RabbitMessage, code: str, reason: str, *, trace: str = "") -> str:
         """Publish to the dead letters with the reason, confirmed, then ack; until that works the message stays ours."""
         handler = self.context.get_local("handler_")
         headers = dead_letter_headers(
-            msg.headers, reason=reason, queue=str(getattr(getattr(handler, "queue", None), "name", "")),
+            msg.headers, code=code, reason=reason, queue=str(getattr(getattr(handler, "queue", None), "name", "")),
             exchange=msg.raw_message.exchange or "", key=msg.raw_message.routing_key or "", trace=trace,
         )  # fmt: skip
         letter = dead_letter_message(
@@ -180,7 +177,7 @@ class _Settlement(BaseMiddleware[Any, Any]):
                 logger.warning("burial.waiting", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
                 await self._stopped_within(pause_s)
                 continue
-            logger.error("message.buried", reason=reason[:1000])
+            logger.error("message.buried", code=code, reason=reason[:1000])
             return await self._settled(msg, BURIED)
         return await self._given_back(msg)
 

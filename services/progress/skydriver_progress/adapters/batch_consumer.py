@@ -301,7 +301,7 @@ class BatchConsumer:
         message, rejection = item.message, item.rejection
         assert rejection is not None
         headers = dead_letter.dead_letter_headers(
-            message.headers, reason=f"{rejection.code}: {rejection.reason}", queue=self._queue.name, exchange=topology.SCANNER.name,
+            message.headers, code=rejection.code, reason=rejection.reason, queue=self._queue.name, exchange=topology.SCANNER.name,
             key=message.key, trace=item.trace,
         )  # fmt: skip
         if message.size > len(message.body):

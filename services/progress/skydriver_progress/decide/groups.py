@@ -52,7 +52,7 @@ def decide_group(
     if token_has_ended(scan, now, token_grace_s):
         for item in group:
             if item.rejection is None and not _was_sent_in_time(scan, item, token_grace_s):
-                item.rejection = ReportRejection(ReportCode.TOKEN_ENDED, "the scan has ended, and its token with it")
+                item.rejection = ReportRejection(ReportCode.TOKEN_ENDED, "the scan has ended; its token is no longer valid")
     accepted = [item for item in group if item.rejection is None]
     newest = _decide_newest(changes, accepted, now) if coalesces else None
     has_metadata = scan.event_metadata is not None and scan.scan_metadata is not None
@@ -71,7 +71,7 @@ def decide_group(
 def reject_unknown_scan(group: Sequence[IncomingReport]) -> None:
     """Reject all messages of a group whose scan does not exist; those that were rejected already keep their reason."""
     for item in group:
-        item.rejection = item.rejection or ReportRejection(ReportCode.SCAN_UNKNOWN, "no such scan is known")
+        item.rejection = item.rejection or ReportRejection(ReportCode.SCAN_UNKNOWN, "scan not found")
 
 
 def _decide_newest(changes: ScanChanges, group: Sequence[IncomingReport], now: float) -> IncomingReport | None:

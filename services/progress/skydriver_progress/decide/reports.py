@@ -181,4 +181,4 @@ def _changes_state(scan: Scan, command: PatchManifest) -> bool:
 
 
 def _reject_other_metadata(field: str) -> Rejection:
-    return Rejection(Code.METADATA_IS_SET, f"{field}: is set already, to another value, and can't be changed", (field,))
+    return Rejection(Code.METADATA_IS_SET, f"{field}: already set to a different value; cannot be changed", (field,))
