@@ -78,7 +78,7 @@ def test_a_newer_minor_version_and_its_fields_are_accepted() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b'{"a":NaN}', b'{"a":-Infinity}', b"\xff", b"[" * 100_000])
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
-    with pytest.raises(protocol.MessageRejected, match="not (valid JSON|a JSON object)"):
+    with pytest.raises(protocol.MessageRejected, match=r"not (valid JSON|a JSON object)"):
         protocol.unpack("progress.a", HEADERS, body, content_encoding=None)
 
 
