@@ -81,7 +81,7 @@ async def test_looking_neither_loses_nor_reorders(clean_bus: str, monkeypatch: p
     for _ in range(2):
         async with dead_letters.open_dead_letters(clean_bus) as letters:
             held_in_memory = [held.letter.reason async for held in letters.letters()]
-        assert held_in_memory == [f"reason {number}" for number in range(10)]
+        assert held_in_memory == [f"malformed: reason {number}" for number in range(10)]
     await _bury(clean_bus, 2, began=2000.0)
     first = await _listed(clean_bus)
     assert [letter["message_id"] for letter in first] == [f"m{number}" for number in (*range(10), 0, 1)]
@@ -96,9 +96,9 @@ async def test_a_look_that_is_killed_loses_nothing_and_the_next_one_restores_the
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c",
         "import asyncio, sys\n"
-        "from skydriver_ops.bus.dead_letters import looking_through\n"
+        "from skydriver_ops.bus.dead_letters import open_dead_letters\n"
         "async def main():\n"
-        "    async with looking_through(sys.argv[1]) as letters:\n"
+        "    async with open_dead_letters(sys.argv[1]) as letters:\n"
         "        seen = 0\n"
         "        async for held in letters.letters():\n"
         "            seen += 1\n"

@@ -519,7 +519,7 @@ async def test_a_full_spool_takes_final_results_and_failures_and_a_partial_one_i
     async with AsyncScannerSession(dataclasses.replace(settings, spool_max_bytes=10_000)) as session:
         await session.put_result(numbered(0, 8000), is_final=False)
         await session.put_result(numbered(1, 8000), is_final=False)
-        with pytest.raises(SpoolFull, match="was not taken"):
+        with pytest.raises(SpoolFull, match="was not accepted"):
             await session.put_result(numbered(9, 12_000), is_final=False)
         await session.put_result(numbered(2, 8000), is_final=True)
         await session.report_failure("…")
