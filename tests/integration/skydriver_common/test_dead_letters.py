@@ -184,8 +184,8 @@ async def test_what_has_no_way_back_stays(store: Store, clean_bus: str) -> None:
 
 _DIES = """
 import os, signal, sys
-from skydriver_ops.bus.dead_letters import Held
-from skydriver_common.log import system_chain as system_log
+from skydriver_ops.bus.dead_letters import OpenDeadLetter
+from skydriver_common.log import system_chain
 
 def dies_after(owner, name):
     works = getattr(owner, name)
@@ -194,7 +194,7 @@ def dies_after(owner, name):
         os.kill(os.getpid(), signal.SIGKILL)
     setattr(owner, name, works_and_dies)
 
-dies_after(*{"record": (system_log, "record"), "send": (Held, "send_back"), "settle": (Held, "settle")}[sys.argv.pop(1)])
+dies_after(*{"record": (system_chain, "record"), "send": (OpenDeadLetter, "redrive"), "settle": (OpenDeadLetter, "settle")}[sys.argv.pop(1)])
 from skydriver_cli.app import app
 app()
 """

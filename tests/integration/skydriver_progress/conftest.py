@@ -1,10 +1,11 @@
 """A store, a bus and the batch consumers between them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from skydriver_progress.adapters import batch_consumer
 from tests.support.histories import Store, a_store
@@ -48,3 +49,10 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(batch_consumer.BatchConsumer, "_session", counted)
     return begun
+
+
+@pytest.fixture
+def no_tracebacks() -> Iterator[None]:
+    """No traceback is drawn: with all local variables, which services never show, that takes half a minute on a busy machine."""
+    with capture_logs():
+        yield

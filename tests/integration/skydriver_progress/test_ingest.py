@@ -308,6 +308,7 @@ async def _let_poison_fail(rig: Rig) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_tracebacks")
 async def test_what_was_refused_because_of_one_that_breaks_the_transaction_is_taken_after_all(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
     await _let_poison_fail(rig)
@@ -321,6 +322,7 @@ async def test_what_was_refused_because_of_one_that_breaks_the_transaction_is_ta
     assert str(letter.headers["x-reason"]).startswith("failed:")
 
 
+@pytest.mark.usefixtures("no_tracebacks")
 async def test_one_that_breaks_the_transaction_does_not_take_others_with_it(rig: Rig) -> None:
     scans = [await rig.store.a_scan() for _ in range(8)]
     await _let_poison_fail(rig)

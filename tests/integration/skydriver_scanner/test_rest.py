@@ -45,7 +45,7 @@ async def test_no_answer_is_asked_for_and_what_comes_is_dropped_unread() -> None
 
 async def test_a_slow_line_may_take_longer_than_the_limit_as_long_as_something_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_s, pieces = 1.0, []
-    monkeypatch.setattr(rest, "ONCE", rest.RetryPolicy(timeout_s=limit_s, retries=0, is_large=True))
+    monkeypatch.setattr(rest, "NO_RETRY", rest.RetryPolicy(timeout_s=limit_s, retries=0, is_large=True))
     loop = asyncio.get_running_loop()
     began = loop.time()
 
@@ -62,7 +62,7 @@ async def test_a_slow_line_may_take_longer_than_the_limit_as_long_as_something_m
 
 
 async def test_a_line_that_stands_still_ends_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "ONCE", rest.RetryPolicy(timeout_s=0.5, retries=0, is_large=True))
+    monkeypatch.setattr(rest, "NO_RETRY", rest.RetryPolicy(timeout_s=0.5, retries=0, is_large=True))
     is_over = asyncio.Event()
 
     async def handle(_: web.Request) -> web.StreamResponse:
