@@ -194,7 +194,8 @@ def dies_after(owner, name):
         os.kill(os.getpid(), signal.SIGKILL)
     setattr(owner, name, works_and_dies)
 
-dies_after(*{"record": (system_chain, "record"), "send": (OpenDeadLetter, "redrive"), "settle": (OpenDeadLetter, "settle")}[sys.argv.pop(1)])
+steps = {"record": (system_chain, "record"), "send": (OpenDeadLetter, "redrive"), "settle": (OpenDeadLetter, "settle")}
+dies_after(*steps[sys.argv.pop(1)])
 from skydriver_cli.app import app
 app()
 """
