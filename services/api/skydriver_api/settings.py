@@ -71,7 +71,7 @@ class ApiSettings(ServiceSettings):
     @model_validator(mode="after")
     def _scan_tokens_are_whole(self) -> Self:
         if bool(self.scan_token_issuer) != bool(self.scan_token_jwks_file):
-            raise ValueError("SKYDRIVER_SCAN_TOKEN_ISSUER and SKYDRIVER_SCAN_TOKEN_JWKS_FILE: set both, or none")
+            raise ValueError("SKYDRIVER_SCAN_TOKEN_ISSUER and SKYDRIVER_SCAN_TOKEN_JWKS_FILE: set both or neither")
         if self.scan_token_issuer == self.auth_issuer:
             raise ValueError("SKYDRIVER_SCAN_TOKEN_ISSUER: must differ from SKYDRIVER_AUTH_ISSUER")
         return self

@@ -86,7 +86,7 @@ class LaunchFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchDeferred(Event):
-    """The scanner server can't be started for now (no room, no answer); it will be tried again, and no attempt is used up.
+    """The scanner server cannot be started for now (no room, no answer); it will be tried again, and no attempt is used up.
 
     Told when the reason changes, not at every try.
     """
@@ -130,7 +130,7 @@ class ScannerLost(Event):
 class ScannerRestarted(Event):
     """A scanner server that had gone was started again for the same scan.
 
-    restarts: the how manieth time since its last progress; one that ended with the whole system is not counted.
+    restarts: how many times since its last progress; one that ended with the whole system is not counted.
     """
 
     type: ClassVar[str] = "scan.scanner-restarted"
@@ -163,7 +163,7 @@ class ProgressReported(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressCompacted(Event):
-    """Payloads of the scan's old progress reports were let go, their digests kept: of ``payloads`` reports before a version."""
+    """Payloads of the scan's old progress reports were removed, their digests kept: of ``payloads`` reports before a version."""
 
     type: ClassVar[str] = "scan.progress-compacted"
     before_version: int
@@ -222,7 +222,7 @@ class ResultReceived(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureReported(Event):
-    """The scanner itself told that it failed. What becomes of the scan is for its launcher to say."""
+    """The scanner itself reported that it failed. Whether the scan has failed is decided by its launcher."""
 
     type: ClassVar[str] = "scan.failure-reported"
     reason: str
@@ -241,7 +241,7 @@ class ScannerTookOver(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannerSilent(Event):
-    """The scanner has said nothing for longer than it should, while its job lives. since: Unix seconds of its last word."""
+    """The scanner has not reported for longer than it should, while its job is running. since: Unix seconds of its last report."""
 
     type: ClassVar[str] = "scan.scanner-silent"
     since: float
@@ -296,7 +296,7 @@ class QueuesAwaited(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuesActivated(Event):
-    """The workflow's queues work and the scanner was given them.
+    """The workflow's queues are active and the scanner has their credentials.
 
     queues: alias to queue id (no tokens). tokens_end_at: Unix seconds when the first of their tokens expires, None: never.
     """
@@ -308,7 +308,7 @@ class QueuesActivated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueTokensEnding(Event):
-    """The tokens of the scan's queues expire soon and EWMS can't renew them: workers that come later can't connect."""
+    """The tokens of the scan's queues expire soon and EWMS cannot renew them: workers that start later cannot connect."""
 
     type: ClassVar[str] = "scan.queue-tokens-ending"
     ends_at: float
@@ -316,7 +316,7 @@ class QueueTokensEnding(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartupFileMissing(Event):
-    """The scanner has not uploaded what its workers need to begin. waited_s: since its queues were handed over."""
+    """The scanner has not uploaded what its workers need to begin. waited_s: since its credentials were delivered."""
 
     type: ClassVar[str] = "scan.startup-file-missing"
     waited_s: float
@@ -324,7 +324,7 @@ class StartupFileMissing(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartupFileFound(Event):
-    """What the workers need to begin is uploaded after all."""
+    """What the workers need to begin has been uploaded."""
 
     type: ClassVar[str] = "scan.startup-file-found"
 
@@ -384,7 +384,7 @@ class DeadLetterRedriven(SystemEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterDiscarded(SystemEvent):
-    """An operator threw a dead letter away. why: in the operator's words; body_sha256: hex, of what was thrown away."""
+    """An operator discarded a dead letter. why: in the operator's words; body_sha256: hex, of its body."""
 
     type: ClassVar[str] = "system.dead-letter-discarded"
     letter_id: str
@@ -431,7 +431,7 @@ SYSTEM = ScanId("system")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersCameBack(Event):
-    """Workers of a stopped workflow are on their way or run, and no call of EWMS stops them. n_workers: 0 when they are gone."""
+    """Workers of a stopped workflow are starting or running, and no call of EWMS stops them. n_workers: 0 when they are gone."""
 
     type: ClassVar[str] = "scan.workers-came-back"
     workflow_id: str

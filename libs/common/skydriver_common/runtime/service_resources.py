@@ -1,4 +1,4 @@
-"""What every service that decides stands on: pool, bell, schedule, unit of work, broker, relay. Opened once, in one order."""
+"""What every service that decides needs: pool, notifier, schedule, unit of work, broker, relay. Opened once, in one order."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -103,7 +103,7 @@ async def open_bus(service: Service, amqp_url: str, *, name: str) -> AbstractRob
 
 
 async def open_foundation(service: Service, settings: ServiceSettings) -> ServiceResources:
-    """Open pool, bus, bell, relay and schedule for a service named like its entry in ``WRITERS``; wait for servers that are away.
+    """Open pool, bus, bell, relay and schedule for a service named like its entry in ``EVENT_OWNERS``; wait for servers that are away.
 
     Raises StartupProblem when the database's schema does not fit.
     """
@@ -128,7 +128,7 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Servic
     callbacks = {LOG_CHANNEL: lambda _: relay_pulse.wake(), DUE_CHANNEL: on_due}
     listener = Listener(database_url, callbacks, name=service.name, own=bell.processes)
     service.spawn("listener", listener.run(service.stopping))
-    service.spawn("bell", bell.run(service.stopping))
+    service.spawn("notifier", bell.run(service.stopping))
     service.loop("relay", relay.step, idle_s=_RELAY_IDLE_S, pulse=relay_pulse)
     broker = make_broker(
         settings.amqp_url.get_secret_value(), stopping=service.stopping, handled=service.metrics.command_handled
