@@ -17,16 +17,16 @@ from rich.table import Table
 
 from skydriver_cli.embedded.ports import LOOPBACK, choose
 from skydriver_common.kubernetes import names
+from skydriver_dispatcher.adapters.kubernetes.job_informer import JobInformer
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.jobspec import JobSettings
-from skydriver_dispatcher.launcher_events import NewsBoard
+from skydriver_dispatcher.pending_events import PendingEvents
 
 NAMESPACE = "bench"
 
 
 async def measure_watch(table: Table, *, pods: int = 1000, seconds: float = 4.0) -> None:
-    """Pod updates a second that one replica reads, understands and puts on its board, from a server that never waits for it."""
+    """Pod updates a second that one replica reads, understands and puts on its pending, from a server that never waits for it."""
     port = choose(["watch"], {})["watch"]
     server = multiprocessing.get_context("spawn").Process(target=_stream_server, args=(port, pods), daemon=True)
     server.start()
@@ -52,8 +52,8 @@ async def measure_watch(table: Table, *, pods: int = 1000, seconds: float = 4.0)
     async with ApiClient(configuration) as client:
         settings = JobSettings(namespace=NAMESPACE, instance="tests", upload_image="skydriver")
         leadership = Leadership(client, namespace=NAMESPACE, name="bench", holder="bench")
-        board, stopping, seen = NewsBoard(), asyncio.Event(), 0
-        watch = ClusterWatch(client, settings, leadership, board, on_listed=lambda: None)
+        pending, stopping, seen = PendingEvents(), asyncio.Event(), 0
+        watch = JobInformer(client, settings, leadership, pending, on_listed=lambda: None)
         see = watch._see
 
         def count(kind: str, change: str, item: dict[str, object]) -> None:
@@ -67,7 +67,7 @@ async def measure_watch(table: Table, *, pods: int = 1000, seconds: float = 4.0)
             await asyncio.sleep(0.01)
         began, first, news = time.perf_counter(), seen, 0
         while time.perf_counter() - began < seconds:
-            while board.take() is not None:
+            while pending.take() is not None:
                 news += 1
             await asyncio.sleep(0.01)
         rate = (seen - first) / (time.perf_counter() - began)

@@ -9,7 +9,7 @@ import pytest
 from kubernetes_asyncio.config import incluster_config
 
 from skydriver_common.kubernetes import client as clients
-from skydriver_dispatcher.launcher_events import PendingEvents
+from skydriver_dispatcher.pending_events import PendingEvents
 from tests.support.launchers import JOBS, a_queued_scan, kubernetes_launcher
 
 

@@ -16,10 +16,10 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes import names
 from skydriver_common.model.ids import ScanId
+from skydriver_dispatcher.adapters.kubernetes.job_informer import JobInformer
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
-from skydriver_dispatcher.launcher_events import PendingEvents
-from skydriver_dispatcher.ports import LaunchRefused
+from skydriver_dispatcher.pending_events import PendingEvents
+from skydriver_dispatcher.ports import LaunchRejected
 from skydriver_ewms_bridge.adapters.profile_secrets import ProfileSecrets
 from skydriver_ewms_bridge.ewms_types import StartupUpload
 from tests.support.kube.api import Api, eventually
@@ -79,18 +79,18 @@ async def _all_that_the_dispatcher_does(plane: ControlPlane, api: Api, client: A
     scan = a_queued_scan()
     secret = names.secret_name(scan.scan_id)
     for _ in range(2):
-        with suppress(TryLater, LaunchRefused):
+        with suppress(TryLater, LaunchRejected):
             await launcher.launch(scan)
     if (left := await api.get("Secret", namespace, secret)) is not None:
         await api.delete("Secret", namespace, secret)
         left["metadata"] = {"name": secret, "labels": left["metadata"]["labels"]}  # as if nobody owned it
         await api.create(left, namespace=namespace)
-        with suppress(TryLater, LaunchRefused):
+        with suppress(TryLater, LaunchRejected):
             await launcher.launch(scan)
     with suppress(TryLater):
         await launcher.running_scans()
     leadership = Leadership(client, namespace=namespace, name="skydriver-dispatcher-tests", holder="me", lease_s=3)
-    watch = ClusterWatch(client, settings, leadership, PendingEvents(), on_listed=lambda: None)
+    watch = JobInformer(client, settings, leadership, PendingEvents(), on_listed=lambda: None)
     stopping = asyncio.Event()
     watching = asyncio.create_task(watch.run(stopping))
 

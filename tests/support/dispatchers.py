@@ -18,11 +18,11 @@ from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.loops import Step
 from skydriver_dispatcher import store as statements
+from skydriver_dispatcher.adapters.kubernetes.job_informer import JobInformer
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
-from skydriver_dispatcher.launcher_events import PendingEvents
-from skydriver_dispatcher.launching import Launching
+from skydriver_dispatcher.launch_steps import LaunchSteps
+from skydriver_dispatcher.pending_events import PendingEvents
 from skydriver_dispatcher.usecases import UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 from tests.support.histories import Store, a_context, a_request
@@ -41,15 +41,15 @@ class Dispatcher:
     cluster: Cluster
     client: ApiClient
     schedule: Schedule
-    board: PendingEvents
+    pending: PendingEvents
     launcher: KubernetesLauncher
     usecases: UseCases
-    launching: Launching
+    launch_steps: LaunchSteps
     launch: Step
     """Of its one hand."""
     watchdog: Watchdog
     leadership: Leadership
-    watch: ClusterWatch
+    watch: JobInformer
 
     async def request(self, **request: Any) -> ScanId:
         """Ask for a scan as a user does; its id."""
@@ -73,7 +73,7 @@ class Dispatcher:
     async def settle_down(self) -> None:
         """Take every step that is due now."""
         steps: tuple[Callable[[], Awaitable[bool | float]], ...] = (
-            self.launch, self.launching.stop, self.watchdog.follow, self.watchdog.settle, self.watchdog.check,
+            self.launch, self.launch_steps.stop_next, self.watchdog.handle_event, self.watchdog.judge_exit, self.watchdog.check_stuck,
         )  # fmt: skip
         while any([await step() is True for step in steps]):
             pass
@@ -124,17 +124,17 @@ def a_dispatcher(
     jobs = replace(JOBS, instance=instance)
     pool, uow = store.pool, store.uows["dispatcher"]
     schedule = Schedule(pool, store.bell, holder=name)
-    board = PendingEvents()
-    launcher = kubernetes_launcher(client, board, jobs)
+    pending = PendingEvents()
+    launcher = kubernetes_launcher(client, pending, jobs)
     usecases = UseCases(pool, uow)
-    launching = Launching(pool, uow, schedule, launcher, max_attempts=3)
+    launch_steps = LaunchSteps(pool, uow, schedule, launcher, max_attempts=3)
     leadership = Leadership(client, namespace=NAMESPACE, name="skydriver", holder=name, lease_s=1.5, timeout_s=0.5)
     return Dispatcher(
-        store=store, cluster=cluster, client=client, schedule=schedule, board=board, launcher=launcher, usecases=usecases,
-        launching=launching, launch=launching.hand(),
+        store=store, cluster=cluster, client=client, schedule=schedule, pending=pending, launcher=launcher, usecases=usecases,
+        launch_steps=launch_steps, launch=launch_steps.new_worker(),
         watchdog=Watchdog(pool, uow, schedule, launcher, usecases, **{"result_grace": timedelta(0), **watchdog}),
         leadership=leadership,
-        watch=ClusterWatch(client, jobs, leadership, board, on_listed=lambda: None, timeout_s=2.0),
+        watch=JobInformer(client, jobs, leadership, pending, on_listed=lambda: None, timeout_s=2.0),
     )  # fmt: skip
 
 

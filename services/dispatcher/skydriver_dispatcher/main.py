@@ -16,15 +16,15 @@ from skydriver_common.runtime.loops import LoopSignals
 from skydriver_common.runtime.service import Service, StartupProblem, run
 from skydriver_common.runtime.service_resources import ServiceResources, open_foundation
 from skydriver_dispatcher import consumers, store
+from skydriver_dispatcher.adapters.kubernetes.job_informer import JobInformer
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
 from skydriver_dispatcher.adapters.scanner_queue import ScannerQueue
 from skydriver_dispatcher.bus_environment import bus_environment
 from skydriver_dispatcher.jobspec import SHARED_DIR, WORKING_DIR, JobSettings
-from skydriver_dispatcher.launcher_events import PendingEvents
-from skydriver_dispatcher.launching import Launching
+from skydriver_dispatcher.launch_steps import LaunchSteps
+from skydriver_dispatcher.pending_events import PendingEvents
 from skydriver_dispatcher.ports import Launcher
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from skydriver_dispatcher.settings import TOKEN_LIFE_S, DispatcherSettings
@@ -33,10 +33,10 @@ from skydriver_dispatcher.watchdog import Watchdog
 
 _IDLE_S = 30.0
 _RECONCILE_S = 300.0
-_STOP_HANDS = 2
+_STOP_WORKERS = 2
 _PLACE_S = 120.0
-"""So long after the last look of a leader another namespace or instance name may lead for the same database."""
-_DOUBT = timedelta(minutes=10)
+"""So long after a leader last renewed, another namespace or instance name may lead for the same database."""
+_DIVERGENCE_LIMIT = timedelta(minutes=10)
 """Time enough for a rollout to stop at a replica that is not ready, and for an operator to look."""
 
 
@@ -101,7 +101,7 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
     except ClusterConfigError as problem:
         raise StartupProblem(str(problem)) from problem
     jobs = _job_settings(settings)
-    board = PendingEvents()
+    pending = PendingEvents()
     launcher = KubernetesLauncher(
         client,
         jobs,
@@ -114,7 +114,7 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
             forwarded=settings.forwarded,
         ),
         token=token,
-        board=board,
+        events=pending,
         timeout_s=settings.kubernetes_timeout_s,
     )
     leadership = Leadership(
@@ -129,14 +129,14 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
         lambda: float(leadership.leads)
     )
     reconcile = LoopSignals()
-    watch = ClusterWatch(client, jobs, leadership, board, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
+    informer = JobInformer(client, jobs, leadership, pending, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
     watchdog = _start(service, settings, foundation, launcher, reconcile, leadership)
-    service.ready_check("reconciled", lambda: not watchdog.in_doubt)
+    service.ready_check("reconciled", lambda: not watchdog.n_suspended)
     Gauge(
         "skydriver_reconcile_in_doubt", "Scans that most likely differ from the cluster because one of the two is the wrong one.",
         registry=service.metrics.registry,
-    ).set_function(lambda: float(watchdog.in_doubt))  # fmt: skip
-    service.spawn("cluster-watch", watch.run(service.stopping))
+    ).set_function(lambda: float(watchdog.n_suspended))  # fmt: skip
+    service.spawn("cluster-watch", informer.run(service.stopping))
 
 
 def _start(
@@ -150,27 +150,27 @@ def _start(
     """The loops and consumers that every launcher has."""
     pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
     usecases = UseCases(pool, uow)
-    launching = Launching(pool, uow, schedule, launcher, max_attempts=settings.max_attempts)
+    steps = LaunchSteps(pool, uow, schedule, launcher, max_attempts=settings.max_attempts)
     queue = ScannerQueue(settings.amqp_url.get_secret_value(), name="dispatcher-results")
     service.stack.push_async_callback(queue.close)
     watchdog = Watchdog(
         pool, uow, schedule, launcher, usecases, result_grace=timedelta(seconds=settings.result_grace_s),
         trouble_limit=timedelta(seconds=settings.scanner_trouble_limit_s),
-        doubt_limit=timedelta(0) if launcher.can_restart_in_place else _DOUBT,
-        unknown_limit=timedelta(0) if launcher.can_restart_in_place else _DOUBT,
+        divergence_limit=timedelta(0) if launcher.can_restart_in_place else _DIVERGENCE_LIMIT,
+        unknown_limit=timedelta(0) if launcher.can_restart_in_place else _DIVERGENCE_LIMIT,
         may_act=lambda: leadership is None or leadership.leads, have_arrived=queue.is_drained,
     )  # fmt: skip
     for number in range(settings.launch_hands):
-        foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", launching.hand(), idle_s=_IDLE_S))
-    foundation.wake_when_due([LAUNCH], service.loop("launch-urgent", launching.urgent_hand(), idle_s=_IDLE_S))
-    for number in range(_STOP_HANDS):
-        foundation.wake_when_due([STOP], service.loop(f"stop-{number}", launching.stop, idle_s=_IDLE_S))
+        foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", steps.new_worker(), idle_s=_IDLE_S))
+    foundation.wake_when_due([LAUNCH], service.loop("launch-urgent", steps.new_urgent_worker(), idle_s=_IDLE_S))
+    for number in range(_STOP_WORKERS):
+        foundation.wake_when_due([STOP], service.loop(f"stop-{number}", steps.stop_next, idle_s=_IDLE_S))
     foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
-    foundation.wake_when_due([END], service.loop("settle", watchdog.settle, idle_s=_IDLE_S))
-    foundation.wake_when_due([CHECK], service.loop("check", watchdog.check, idle_s=_IDLE_S))
+    foundation.wake_when_due([END], service.loop("settle", watchdog.judge_exit, idle_s=_IDLE_S))
+    foundation.wake_when_due([CHECK], service.loop("check", watchdog.check_stuck, idle_s=_IDLE_S))
     service.loop("reconcile-queues", usecases.reconcile_queues, idle_s=_RECONCILE_S)
     service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
-    launcher.news.on_event(service.loop("news", watchdog.follow, idle_s=_IDLE_S).wake)
+    launcher.events.on_event(service.loop("news", watchdog.handle_event, idle_s=_IDLE_S).wake)
     consumers.register(foundation.broker, usecases)
     return watchdog
 

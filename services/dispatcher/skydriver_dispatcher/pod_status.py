@@ -13,7 +13,7 @@ from skydriver_common.kubernetes import names, quota
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_common.model.stages import ScannerStage
-from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
+from skydriver_dispatcher.launcher_events import ScannerExit, ScannerStatus
 
 TRANSIENT_REASONS = frozenset({"OOMKilled", "Evicted", "DeadlineExceeded", "StartError"})
 TRANSIENT_EXIT_CODES = frozenset({137, 143})
@@ -103,7 +103,7 @@ def has_pod(job: dict[str, Any]) -> bool:
     return any(status.get(count) for count in ("active", "succeeded", "failed"))
 
 
-def refused_pod(scan_id: ScanId, message: str) -> ScannerStatus:
+def rejected_pod(scan_id: ScanId, message: str) -> ScannerStatus:
     """The cluster can't make the Job's pod; it tries again by itself. message: its words."""
     if quota.is_quota_exceeded(message) or quota.is_quota_unknown(message):
         code, what = ProblemCode.SCANNER_POD_WITHOUT_QUOTA, "the cluster does not take the scanner server's pod"
@@ -116,18 +116,6 @@ def refused_pod(scan_id: ScanId, message: str) -> ScannerStatus:
         )
     text = _words(what, None, message.removeprefix("Error creating: "))
     return ScannerStatus(scan_id=scan_id, stage=ScannerStage.PENDING, code=code, text=text)
-
-
-def is_terminal_problem(code: str) -> bool:
-    """Whether a scan does not wait for the end of this trouble without limit: it needs somebody to change something.
-
-    A full quota or full nodes empty by themselves; a webhook or an API server that does not respond says nothing about the scan.
-    """
-    return code in (
-        ProblemCode.SCANNER_IMAGE_PULL_FAILED,
-        ProblemCode.SCANNER_CONTAINER_REFUSED,
-        ProblemCode.SCANNER_POD_REFUSED,
-    )
 
 
 def event_of_pod(pod: dict[str, Any]) -> ScannerExit | ScannerStatus | None:
@@ -199,10 +187,9 @@ def _stage(scan_id: ScanId, status: dict[str, Any], scanner: dict[str, Any], upl
             return ScannerStatus(
                 scan_id=scan_id, stage=ScannerStage.SCHEDULED, code=ProblemCode.SCANNER_CONTAINER_REFUSED, text=text
             )
+    stage = ScannerStage.SCHEDULED if _is_scheduled(status) else ScannerStage.PENDING
     if "running" in (scanner.get("state") or {}):
         stage = ScannerStage.RUNNING
-    else:
-        stage = ScannerStage.SCHEDULED if _is_scheduled(status) else ScannerStage.PENDING
     unscheduled = _condition(status, "PodScheduled", "False")
     if stage == ScannerStage.PENDING and unscheduled is not None and unscheduled.get("reason") == "Unschedulable":
         text = _words("no node has room for the scanner server", None, unscheduled.get("message"))

@@ -1,4 +1,4 @@
-"""The dispatcher's own questions to the database."""
+"""The dispatcher's own statements: typed results of ``sql/dispatcher.sql``."""
 
 import asyncio
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.db.schedule import DueWork
 from skydriver_common.model import event_codec
 from skydriver_common.model.ids import ScanId
-from skydriver_common.model.stages import ScannerStage
+from skydriver_dispatcher.decide.reconciliation import ExpectedScan
 
 _PAGE = 200
 _sql = load_statements("skydriver_dispatcher", "dispatcher.sql")
@@ -19,7 +19,7 @@ _sql = load_statements("skydriver_dispatcher", "dispatcher.sql")
 LAUNCH = "launch"
 """Due work: one row per waiting scan. The statements of the throttle know it by this name."""
 WAITS_FOR_CAPACITY = {"waits_for": "room"}
-"""Note of a launch that is put off until there is room."""
+"""Note of a launch that is put off until there is capacity."""
 
 
 async def digest_of_event(connection: Connection, i3_event_id: str) -> str | None:
@@ -35,28 +35,18 @@ async def request_holder(pool: Pool, scan_id: ScanId) -> ScanId | None:
     return holder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A launched scan that is neither deleted nor complete. code: of what holds its scanner server up, or empty."""
-
-    scan_id: ScanId
-    version: int
-    stage: ScannerStage
-    code: str
-
-
-async def should_run(pool: Pool) -> dict[ScanId, Running]:
-    """What should be running, by scan. Raises TryLater."""
-    found: dict[ScanId, Running] = {}
+async def load_expected(pool: Pool) -> dict[ScanId, ExpectedScan]:
+    """Return the scans whose scanner server should be running, by id. Raises TryLater."""
+    found: dict[ScanId, ExpectedScan] = {}
     after = ""
     while True:
         with database_faults():
-            rows = [row async for row in _sql.should_run(pool, after=after, most=_PAGE)]
+            rows = [row async for row in _sql.load_expected(pool, after=after, most=_PAGE)]
         for row in rows:
             after = row["scan_id"]
             launch = event_codec.decode(row["rest"])["launch"]
-            found[after] = Running(
-                scan_id=after, version=row["version"], stage=ScannerStage(launch.get("stage", "")),
+            found[after] = ExpectedScan(
+                scan_id=after, version=row["version"], stage=launch.get("stage", ""),
                 code=(launch.get("trouble") or {}).get("code", ""),
             )  # fmt: skip
         if len(rows) < _PAGE:
@@ -64,13 +54,13 @@ async def should_run(pool: Pool) -> dict[ScanId, Running]:
         await asyncio.sleep(0)
 
 
-async def without_queues(pool: Pool) -> list[ScanId]:
-    """Scans that have no end though EWMS has refused or stopped their workflow. Raises TryLater."""
+async def find_without_queues(pool: Pool) -> list[ScanId]:
+    """Return the scans that have no end although EWMS has refused or stopped their workflow. Raises TryLater."""
     found: list[ScanId] = []
     while True:
         with database_faults():
             after = found[-1] if found else ""
-            rows = [row["scan_id"] async for row in _sql.without_queues(pool, after=after, most=_PAGE)]
+            rows = [row["scan_id"] async for row in _sql.find_without_queues(pool, after=after, most=_PAGE)]
         found += rows
         if len(rows) < _PAGE:
             return found
@@ -78,23 +68,23 @@ async def without_queues(pool: Pool) -> list[ScanId]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restarts:
-    """n_recent: within the time that was asked for. has_reported: a progress report has come since the last one."""
+    """Restarts of one scanner server. n_recent: within the given time. has_reported: it has sent progress since the last one."""
 
     n_recent: int
     has_reported: bool
 
 
-async def restarts(connection: Connection, scan_id: ScanId, *, within_s: float) -> Restarts:
-    """How often a scan's scanner server was started again. Raises TryLater."""
+async def count_restarts(connection: Connection, scan_id: ScanId, *, within_s: float) -> Restarts:
+    """Count how often a scan's scanner server was restarted. Raises TryLater."""
     with database_faults():
-        row = await _sql.restarts(connection, scan_id=scan_id, within_s=within_s)
+        row = await _sql.count_restarts(connection, scan_id=scan_id, within_s=within_s)
     return Restarts(n_recent=row["n_recent"], has_reported=row["has_reported"])
 
 
-async def unknown(pool: Pool, scan_ids: Iterable[ScanId]) -> set[ScanId]:
-    """Those of these scans that the database does not know. Raises TryLater."""
+async def find_unknown(pool: Pool, scan_ids: Iterable[ScanId]) -> set[ScanId]:
+    """Return those of these scans that the database does not know. Raises TryLater."""
     with database_faults():
-        return {row["scan_id"] async for row in _sql.unknown(pool, scan_ids=list(scan_ids))}
+        return {row["scan_id"] async for row in _sql.find_unknown(pool, scan_ids=list(scan_ids))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,40 +109,43 @@ async def claim_launch(pool: Pool, *, holder: str, lease: timedelta) -> LaunchWo
     return LaunchWork(kind=LAUNCH, **{**columns, "note": event_codec.decode(columns["note"])})
 
 
-async def give_back_interval(pool: Pool, work: DueWork) -> None:
-    """No launch came of this claim: the place in the interval that it has taken, if any, is free at once. Raises TryLater."""
+async def release_interval(pool: Pool, work: DueWork) -> None:
+    """Free the place in the interval that this claim has taken, if any: no launch came of it. Raises TryLater."""
     if isinstance(work, LaunchWork) and work.interval_place is not None:
         with database_faults():
-            await _sql.give_back_interval(pool, place=work.interval_place)
+            await _sql.release_interval(pool, place=work.interval_place)
 
 
 async def set_throttle_defaults(pool: Pool, *, interval_s: float, max_running: int | None) -> None:
-    """Note what the settings say of the throttle. Raises TryLater."""
+    """Store the throttle's defaults from the settings. Raises TryLater."""
     with database_faults():
         await _sql.set_throttle_defaults(pool, interval_s=interval_s, max_running=max_running)
 
 
-async def hold_launches(pool: Pool, *, for_s: float, because: str, for_room: bool = False) -> None:
-    """Let nothing below priority 100 start for so long, with for_room: or until there is room. Raises TryLater."""
-    statement = _sql.hold_for_room if for_room else _sql.hold_launches
+async def pause_launches(pool: Pool, *, for_s: float, because: str, until_capacity: bool = False) -> None:
+    """Let nothing below priority 100 start for so long, with until_capacity: or until there is capacity. Raises TryLater."""
+    statement = _sql.pause_until_capacity if until_capacity else _sql.pause_launches
     with database_faults():
         await statement(pool, for_s=for_s, because=because)
 
 
 async def release_launches(pool: Pool) -> None:
-    """There may be room again: what waits for it, and for nothing else, may start. Raises TryLater."""
+    """Let start what waits for capacity, and for nothing else: there may be some again. Raises TryLater."""
     with database_faults():
         await _sql.release_launches(pool, waiting=jsonb_text(WAITS_FOR_CAPACITY))
 
 
 async def installation_id(pool: Pool) -> str:
-    """The id of the installation that this database belongs to. Raises TryLater."""
+    """Return the id of the installation that this database belongs to. Raises TryLater."""
     with database_faults():
         found: str = await _sql.installation_id(pool)
     return found
 
 
 async def lead_from(pool: Pool, place: str, *, for_s: float) -> bool:
-    """Note down, for so long, where the installation's scans are watched; False: that is somewhere else just now. Raises TryLater."""
+    """Record, for so long, where the installation's scans are watched; return False while that is somewhere else. Raises TryLater.
+
+    place: namespace and instance name.
+    """
     with database_faults():
         return bool(await _sql.lead_from(pool, place=place, for_s=for_s))

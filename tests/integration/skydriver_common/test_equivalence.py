@@ -30,7 +30,9 @@ from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.rejections import Reply
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.stages import ScannerStage
-from skydriver_dispatcher import decide
+from skydriver_dispatcher.decide.exits import decide_exit
+from skydriver_dispatcher.decide.launches import decide_attempt, decide_deferred_launch, decide_failed_launch, decide_launched
+from skydriver_dispatcher.decide.stages import decide_stage
 from skydriver_dispatcher.usecases import UseCases
 from skydriver_ewms_bridge.usecases import UseCases as BridgeUseCases
 from skydriver_ops.eventlog import rebuild
@@ -125,23 +127,23 @@ class _Machine(RuleBasedStateMachine):
 
     @rule(scan=scans, goes=st.sampled_from(["well", "wrong", "nowhere"]))
     def launch(self, scan: ScanId, goes: str) -> None:
-        self.decide("dispatcher", scan, decide.decide_attempt)
+        self.decide("dispatcher", scan, decide_attempt)
         if goes == "nowhere":
-            self.decide("dispatcher", scan, lambda it: decide.decide_deferred_launch(it, "no room"))
+            self.decide("dispatcher", scan, lambda it: decide_deferred_launch(it, "no room"))
         elif goes == "well":
-            self.decide("dispatcher", scan, lambda it: decide.decide_launched(it, launcher="local", job="j"))
+            self.decide("dispatcher", scan, lambda it: decide_launched(it, launcher="local", job="j"))
         else:
-            self.decide("dispatcher", scan, lambda it: decide.decide_failed_launch(it, "no", is_final=False, max_attempts=2))
+            self.decide("dispatcher", scan, lambda it: decide_failed_launch(it, "no", is_final=False, max_attempts=2))
 
     @rule(scan=scans, exit_code=st.sampled_from([None, 1, 2]))
     def scanner_ends(self, scan: ScanId, exit_code: int | None) -> None:
-        self.decide("dispatcher", scan, lambda it: decide.decide_exit(it, exit_code=exit_code, log_tail=""))
+        self.decide("dispatcher", scan, lambda it: decide_exit(it, exit_code=exit_code, log_tail=""))
 
     @rule(
         scan=scans, stage=st.sampled_from([ScannerStage.PENDING, ScannerStage.RUNNING]), code=st.sampled_from(["", "a-trouble"])
     )
     def scanner_comes_to(self, scan: ScanId, stage: ScannerStage, code: str) -> None:
-        self.decide("dispatcher", scan, lambda it: decide.decide_stage(it, stage=stage, code=code, text=code))
+        self.decide("dispatcher", scan, lambda it: decide_stage(it, stage=stage, code=code, text=code))
 
     @rule(target=scans, scan=scans)
     def scanner_is_lost(self, scan: ScanId) -> Any:

@@ -11,8 +11,8 @@ import pytest
 from skydriver_common.faults import TryLater
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
-from skydriver_dispatcher.launcher_events import PendingEvents
-from skydriver_dispatcher.ports import CapacityExceeded, LaunchRefused
+from skydriver_dispatcher.pending_events import PendingEvents
+from skydriver_dispatcher.ports import CapacityExceeded, LaunchRejected
 from tests.support.kmock_cluster import NAMESPACE, Cluster, a_cluster
 from tests.support.launchers import JOBS, a_queued_scan, kubernetes_launcher
 
@@ -69,7 +69,7 @@ async def test_a_launch_that_died_between_job_and_secret_is_completed(at: Setup)
 @pytest.mark.parametrize("kind", ["jobs", "secrets"])
 async def test_an_object_of_somebody_else_is_an_error_and_stays(at: Setup, kind: str) -> None:
     foreign = await at.cluster.place(kind, {"metadata": {"name": at.name, "labels": {"app": "theirs"}}, "data": {}})
-    with pytest.raises(LaunchRefused, match="not ours"):
+    with pytest.raises(LaunchRejected, match="not ours"):
         await at.launcher.launch(at.scan)
     await at.launcher.stop(at.scan.scan_id)
     assert at.cluster.find(kind, at.name) == foreign
@@ -99,9 +99,11 @@ async def test_the_secret_of_a_former_job_is_not_taken_for_the_new_ones(at: Setu
         pytest.param({"status": 404, "message": 'namespaces "scans" not found'}, TryLater, id="no namespace"),
         pytest.param({"drop": True}, TryLater, id="reset"),
         pytest.param({"delay_s": 2.0}, TryLater, id="slow"),
-        pytest.param({"status": 422, "message": "Job.batch is invalid: spec"}, LaunchRefused, id="422"),
-        pytest.param({"status": 403, "message": "cannot create resource jobs", "reason": "Forbidden"}, LaunchRefused, id="403"),
-        pytest.param({"status": 400, "message": "strict decoding error"}, LaunchRefused, id="400"),
+        pytest.param({"status": 422, "message": "Job.batch is invalid: spec"}, LaunchRejected, id="422"),
+        pytest.param(
+            {"status": 403, "message": "cannot create resource jobs", "reason": "Forbidden"}, LaunchRejected, id="403"
+        ),
+        pytest.param({"status": 400, "message": "strict decoding error"}, LaunchRejected, id="400"),
     ],
 )
 @pytest.mark.parametrize("kind", ["jobs", "secrets"])
@@ -116,7 +118,7 @@ async def test_answers_are_sorted_by_whether_trying_again_can_help(
         assert raised.value.after_s == (7.0 if fault.get("headers") else raised.value.after_s)
         await at.launcher.launch(at.scan)
     else:
-        assert isinstance(raised.value, LaunchRefused)
+        assert isinstance(raised.value, LaunchRejected)
         assert fault["message"] in str(raised.value)
         assert raised.value.is_final == (fault["status"] != 403)
 

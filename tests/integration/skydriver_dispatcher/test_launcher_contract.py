@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from skydriver_common.model.scan import Scan
+from skydriver_dispatcher.adapters.kubernetes.job_informer import JobInformer
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from skydriver_dispatcher.adapters.local import LocalLauncher
-from skydriver_dispatcher.launcher_events import PendingEvents
-from skydriver_dispatcher.ports import Launcher, ScannerExit
+from skydriver_dispatcher.launcher_events import ScannerExit
+from skydriver_dispatcher.pending_events import PendingEvents
+from skydriver_dispatcher.ports import Launcher
 from tests.support import pods
 from tests.support.kmock_cluster import NAMESPACE, a_cluster
 from tests.support.launchers import JOBS, a_queued_scan, kubernetes_launcher
@@ -42,9 +43,9 @@ class Place:
         """The next end."""
         async with asyncio.timeout(20):
             woken = asyncio.Event()
-            self.launcher.news.on_event(woken.set)
+            self.launcher.events.on_event(woken.set)
             while True:
-                news = self.launcher.news.take()
+                news = self.launcher.events.take()
                 if isinstance(news, ScannerExit):
                     return news
                 if news is None:
@@ -82,9 +83,9 @@ async def _local(folder: Path) -> AsyncIterator[Place]:
 
 async def _kubernetes() -> AsyncIterator[Place]:
     async with a_cluster() as (cluster, client):
-        board = PendingEvents()
+        pending = PendingEvents()
         leadership = Leadership(client, namespace=NAMESPACE, name="skydriver", holder="one")
-        watch = ClusterWatch(client, JOBS, leadership, board, on_listed=lambda: None, timeout_s=2.0)
+        watch = JobInformer(client, JOBS, leadership, pending, on_listed=lambda: None, timeout_s=2.0)
         stopping = asyncio.Event()
         watching = asyncio.create_task(watch.run(stopping))
         await cluster.until_watched(2)
@@ -92,7 +93,7 @@ async def _kubernetes() -> AsyncIterator[Place]:
         async def end(scan: Scan, code: int) -> None:
             await cluster.run_pod(scan.scan_id, **pods.terminated(scan.scan_id, code, message="last words"))
 
-        yield Place(kubernetes_launcher(client, board), end, lambda: kubernetes_launcher(client, PendingEvents()))
+        yield Place(kubernetes_launcher(client, pending), end, lambda: kubernetes_launcher(client, PendingEvents()))
         stopping.set()
         await watching
 
@@ -160,4 +161,4 @@ async def test_an_end_that_nobody_asked_for_is_told_once_with_its_exit_code(plac
     assert (news.scan_id, news.exit_code, news.was_taken) == (scan.scan_id, code, False)
     if code:
         assert "last words" in news.log_tail
-    assert place.launcher.news.take() is None
+    assert place.launcher.events.take() is None

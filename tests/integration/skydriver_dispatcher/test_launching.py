@@ -17,8 +17,8 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.loops import LoopSignals, run_loop
 from skydriver_dispatcher import store as statements
-from skydriver_dispatcher.launching import Launching
-from skydriver_dispatcher.ports import CapacityFreed
+from skydriver_dispatcher.launch_steps import LaunchSteps
+from skydriver_dispatcher.launcher_events import CapacityFreed
 from skydriver_dispatcher.usecases import STOP
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context
@@ -53,7 +53,7 @@ async def order(store: Store) -> list[ScanId]:
 async def hands(dispatcher: Dispatcher) -> AsyncIterator[None]:
     """All hands of one replica at work, as in the service."""
     pulses = [LoopSignals() for _ in range(HANDS + 1)]
-    steps = [*(dispatcher.launching.hand() for _ in range(HANDS)), dispatcher.launching.urgent_hand()]
+    steps = [*(dispatcher.launch_steps.new_worker() for _ in range(HANDS)), dispatcher.launch_steps.new_urgent_worker()]
     loops = [
         asyncio.create_task(run_loop(step, pulse, name="launch", idle_s=0.03))
         for step, pulse in zip(steps, pulses, strict=True)
@@ -187,7 +187,7 @@ async def test_a_full_quota_holds_the_others_back_but_not_an_urgent_scan(dispatc
     await dispatcher.settle_down()
     assert dispatcher.cluster.count("POST", "jobs") == 2
     # when a Job is gone there is room: the hold ends, and what was put off is due
-    dispatcher.board.put(CapacityFreed())
+    dispatcher.pending.put(CapacityFreed())
     await dispatcher.delete(urgent)
     await dispatcher.settle_down()
     assert {(await dispatcher.scan(scan_id)).launch.state for scan_id in waiting} == {"launched"}
@@ -206,8 +206,8 @@ async def test_an_answer_of_429_is_waited_for(dispatcher: Dispatcher) -> None:
 
 async def test_a_longer_wait_stands_when_a_shorter_one_comes_after_it(store: Store) -> None:
     before = await store.pool.fetchval("SELECT clock_timestamp()")
-    await statements.hold_launches(store.pool, for_s=30, because="429")
-    await statements.hold_launches(store.pool, for_s=2, because="connection reset")
+    await statements.pause_launches(store.pool, for_s=30, because="429")
+    await statements.pause_launches(store.pool, for_s=2, because="connection reset")
     row = await store.pool.fetchrow("SELECT held_until, held_because FROM launch_throttle")
     assert row is not None
     assert row["held_until"] >= before + timedelta(seconds=30)
@@ -229,7 +229,7 @@ async def test_room_ends_the_wait_for_room_and_no_other(dispatcher: Dispatcher) 
     asked = dispatcher.cluster.count("POST", "jobs")
     assert asked == 4
     for _ in range(3):
-        dispatcher.board.put(CapacityFreed())
+        dispatcher.pending.put(CapacityFreed())
         await dispatcher.settle_down()
     launched = {scan_id for scan_id in (urgent, slow, refused, roomless) if dispatcher.has_job(scan_id)}
     assert launched == {roomless}
@@ -241,7 +241,7 @@ async def test_room_made_while_kubernetes_is_away_changes_nothing_for_the_others
     dispatcher.cluster.fail("POST", "jobs", 503, "away", headers={"Retry-After": "30"}, times=1)
     waiting = [await dispatcher.request() for _ in range(3)]
     await dispatcher.settle_down()
-    dispatcher.board.put(CapacityFreed())
+    dispatcher.pending.put(CapacityFreed())
     await dispatcher.settle_down()
     assert dispatcher.cluster.count("POST", "jobs") == 1
     await dispatcher.hasten()
@@ -284,10 +284,10 @@ async def test_a_launch_takes_no_longer_than_half_its_lease_whatever_the_launche
     monkeypatch.setattr(dispatcher.launcher, "launch", for_ever)
     schedule = Schedule(dispatcher.store.pool, dispatcher.store.bell, holder="hasty", lease=timedelta(seconds=0.4))
     uow = dispatcher.store.uows["dispatcher"]
-    launching = Launching(dispatcher.store.pool, uow, schedule, dispatcher.launcher, max_attempts=3)
+    launch_steps = LaunchSteps(dispatcher.store.pool, uow, schedule, dispatcher.launcher, max_attempts=3)
     scan_id = await dispatcher.request(priority=100)
     async with asyncio.timeout(20):
-        await launching.hand()()
+        await launch_steps.new_worker()()
     assert await dispatcher.codes(scan_id) == ["launch-deferred"]
 
 
@@ -318,7 +318,7 @@ async def test_deleted_while_the_job_is_being_made_ends_with_nothing_running(dis
     launching = asyncio.ensure_future(dispatcher.launch())
     await dispatcher.cluster.until_asked("POST", "jobs")
     await dispatcher.delete(scan_id)
-    while await dispatcher.launching.stop() is True:  # finds nothing yet
+    while await dispatcher.launch_steps.stop_next() is True:  # finds nothing yet
         pass
     await launching
     await dispatcher.settle_down()
@@ -498,5 +498,5 @@ async def test_a_place_that_is_given_back_late_does_not_free_the_place_of_a_laun
     late = await claim(store)
     await store.pool.execute("UPDATE launch_throttle SET next_at = now()")  # five minutes later
     assert (await claim(store)).scan_id == "b"
-    await statements.give_back_interval(store.pool, late)
+    await statements.release_interval(store.pool, late)
     assert isinstance(await claim(store), float)

@@ -6,8 +6,8 @@ import pytest
 
 from skydriver_common.faults import TryLater
 from skydriver_dispatcher import store as statements
+from skydriver_dispatcher.adapters.kubernetes.job_informer import JobInformer
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
-from skydriver_dispatcher.adapters.kubernetes.watch import ClusterWatch
 from tests.integration.skydriver_dispatcher.test_watching import is_, stage, watching
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher
@@ -59,7 +59,7 @@ async def test_a_lease_that_was_given_back_is_anyones(dispatcher: Dispatcher) ->
         a_leadership(dispatcher, clock, "two", installation="b"),
     )
     await ours.renew()
-    await ours.give_back()
+    await ours.release()
     await stranger.renew()
     assert stranger.leads
     await ours.renew()
@@ -142,8 +142,8 @@ async def test_watches_outlive_a_short_loss_of_the_lease(dispatcher: Dispatcher)
 
 
 async def test_a_watch_whose_peer_has_vanished_is_taken_up_again_after_a_silence(dispatcher: Dispatcher) -> None:
-    dispatcher.watch = ClusterWatch(
-        dispatcher.client, JOBS, dispatcher.leadership, dispatcher.board, on_listed=lambda: None, timeout_s=2.0, silence_s=0.5
+    dispatcher.watch = JobInformer(
+        dispatcher.client, JOBS, dispatcher.leadership, dispatcher.pending, on_listed=lambda: None, timeout_s=2.0, silence_s=0.5
     )
     scan_id = await dispatcher.launched()
     cluster = dispatcher.cluster

@@ -21,7 +21,7 @@ from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters.local import LocalLauncher
-from skydriver_dispatcher.launching import Launching
+from skydriver_dispatcher.launch_steps import LaunchSteps
 from skydriver_dispatcher.usecases import UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 from tests.support.histories import Store, a_context, a_report, a_request
@@ -46,13 +46,16 @@ class Life:
     store: Store
     work_dir: Path
     launcher: LocalLauncher
-    launching: Launching
+    launch_steps: LaunchSteps
     watchdog: Watchdog
 
     async def settle_down(self) -> None:
-        step = self.launching.hand()
+        step = self.launch_steps.new_worker()
         while any(
-            [await each() is True for each in (step, self.watchdog.follow, self.watchdog.settle, self.watchdog.relaunch)]
+            [
+                await each() is True
+                for each in (step, self.watchdog.handle_event, self.watchdog.judge_exit, self.watchdog.relaunch)
+            ]
         ):
             pass
 
@@ -64,7 +67,7 @@ class Life:
     async def end(self, scan_id: ScanId, code: int) -> None:
         """Let the scanner server end by itself, and wait until its end is known."""
         known = asyncio.Event()
-        self.launcher.news.on_event(known.set)
+        self.launcher.events.on_event(known.set)
         (self.work_dir / scan_id / "end").write_text(str(code))
         async with asyncio.timeout(20):
             await known.wait()
@@ -84,7 +87,9 @@ class Machine:
         pool, uow = self.store.pool, self.store.uows["dispatcher"]
         schedule, usecases = Schedule(pool, self.store.bell, holder="x"), UseCases(pool, uow)
         watchdog = Watchdog(pool, uow, schedule, launcher, usecases, result_grace=timedelta(0))
-        self.now = Life(self.store, self.work_dir, launcher, Launching(pool, uow, schedule, launcher, max_attempts=3), watchdog)
+        self.now = Life(
+            self.store, self.work_dir, launcher, LaunchSteps(pool, uow, schedule, launcher, max_attempts=3), watchdog
+        )
         await watchdog.reconcile()
         await self.now.settle_down()
         return self.now
@@ -93,7 +98,7 @@ class Machine:
         if self.now is not None:
             await self.now.launcher.close()
 
-    async def request(self) -> str:
+    async def request(self) -> ScanId:
         scan_id = new_scan_id()
         request = a_request(scan_id, **NEEDED | {"priority": 100}).request
         digest = await blobs.put(self.store.pool, b"an event")
@@ -196,8 +201,8 @@ async def test_a_process_that_is_gone_without_news_is_found_by_the_next_look(mac
     life = await machine.start()
     scan_id = await machine.request()
     await life.settle_down()
-    await life.end(ScanId(scan_id), 3)
-    life.launcher.news.clear()
+    await life.end(scan_id, 3)
+    life.launcher.events.clear()
     await life.watchdog.reconcile()
     await life.settle_down()
     assert await life.launcher.running_scans() == {scan_id: True}

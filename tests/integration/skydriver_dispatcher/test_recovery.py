@@ -10,8 +10,8 @@ from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import ScannerStage
-from skydriver_dispatcher.launcher_events import MAX_TRIES
-from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
+from skydriver_dispatcher.launcher_events import ScannerExit, ScannerStatus
+from skydriver_dispatcher.pending_events import MAX_TRIES
 from skydriver_dispatcher.usecases import RELAUNCH, STOP
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
@@ -78,23 +78,23 @@ async def test_news_that_break_us_are_tried_again_and_at_last_left_to_the_compar
     store: Store, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    dispatcher.launcher.news._clock = lambda: now
+    dispatcher.launcher.events._clock = lambda: now
     scan_id, other = await dispatcher.launched(), await dispatcher.launched()
     await dispatcher.cluster.run_pod(scan_id, **pods.terminated(scan_id, 1))
     await end_job(dispatcher, scan_id, "Failed")
-    board = dispatcher.launcher.news
-    board.put(ScannerExit(scan_id=scan_id, exit_code=1, log_tail=""))
+    pending = dispatcher.launcher.events
+    pending.put(ScannerExit(scan_id=scan_id, exit_code=1, log_tail=""))
     with monkeypatch.context() as patched:
         real = dispatcher.watchdog._on
         patched.setattr(dispatcher.watchdog, "_on", lambda each: 1 / 0 if each == scan_id else real(each))
         for n in range(MAX_TRIES):
-            board.put(ScannerStatus(scan_id=other, stage=(ScannerStage.SCHEDULED, ScannerStage.RUNNING)[n % 2]))
+            pending.put(ScannerStatus(scan_id=other, stage=(ScannerStage.SCHEDULED, ScannerStage.RUNNING)[n % 2]))
             with pytest.raises(ZeroDivisionError):
-                await dispatcher.watchdog.follow()
-            assert await dispatcher.watchdog.follow() is True  # the news of the other
+                await dispatcher.watchdog.handle_event()
+            assert await dispatcher.watchdog.handle_event() is True  # the news of the other
             now += 60.0
-        assert (await dispatcher.scan(other)).launch.stage in ("scheduled", "running")
-        assert await dispatcher.watchdog.follow() is False
+        assert (await dispatcher.scan(other)).launch.stage in (ScannerStage.SCHEDULED, ScannerStage.RUNNING)
+        assert await dispatcher.watchdog.handle_event() is False
         await dispatcher.watchdog.reconcile()  # one that breaks us ends no loop over all
     await dispatcher.watchdog.reconcile()
     assert (await dispatcher.scan(scan_id)).launch.state == "failed"
@@ -102,14 +102,14 @@ async def test_news_that_break_us_are_tried_again_and_at_last_left_to_the_compar
 
 async def test_an_end_outlives_any_error_of_its_first_tries(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    dispatcher.launcher.news._clock = lambda: now
+    dispatcher.launcher.events._clock = lambda: now
     scan_id = await dispatcher.launched()
-    dispatcher.launcher.news.put(ScannerExit(scan_id=scan_id, exit_code=1, log_tail="the reason"))
+    dispatcher.launcher.events.put(ScannerExit(scan_id=scan_id, exit_code=1, log_tail="the reason"))
     for error in (ZeroDivisionError(), TryLater("the database is unavailable"), RuntimeError(), ConnectionError()):
         with monkeypatch.context() as patched:
             patched.setattr(dispatcher.watchdog, "_on", raising(error))
             with pytest.raises(type(error)):
-                await dispatcher.watchdog.follow()
+                await dispatcher.watchdog.handle_event()
         now += 60.0
     await dispatcher.settle_down()
     assert (await dispatcher.scan(scan_id)).launch.log_tail == "the reason"
@@ -161,7 +161,7 @@ async def test_a_scan_that_is_deleted_while_it_is_started_again_is_stopped(
 
     async def deleted_meanwhile(scan: Any) -> str:
         await dispatcher.delete(scan_id)
-        while await dispatcher.launching.stop() is True:
+        while await dispatcher.launch_steps.stop_next() is True:
             pass
         return await launch(scan)
 
@@ -183,9 +183,9 @@ async def test_no_end_is_judged_while_results_wait_on_the_bus(store: Store, disp
         store, dispatcher.cluster, dispatcher.client, have_arrived=have_arrived, result_grace=timedelta(seconds=20)
     )
     done, crashed, killed = [await behind.launched() for _ in range(3)]
-    behind.launcher.news.put(ScannerExit(scan_id=done, exit_code=0, log_tail=""))
-    behind.launcher.news.put(ScannerExit(scan_id=crashed, exit_code=1, log_tail="a crash after the last word"))
-    behind.launcher.news.put(ScannerExit(scan_id=killed, exit_code=137, log_tail="", cause="it was killed", was_taken=True))
+    behind.launcher.events.put(ScannerExit(scan_id=done, exit_code=0, log_tail=""))
+    behind.launcher.events.put(ScannerExit(scan_id=crashed, exit_code=1, log_tail="a crash after the last word"))
+    behind.launcher.events.put(ScannerExit(scan_id=killed, exit_code=137, log_tail="", cause="it was killed", was_taken=True))
     await behind.settle_down()
     for arrived in (False, TryLater("the message broker is unreachable"), False):  # noqa: B007  (asked for above)
         await behind.hasten()

@@ -13,7 +13,7 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.ids import ScanId, new_scan_id
 from skydriver_common.model.stages import ScannerStage
 from skydriver_dispatcher import store as statements
-from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
+from skydriver_dispatcher.launcher_events import ScannerExit, ScannerStatus
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context
@@ -472,22 +472,22 @@ async def test_a_dispatcher_of_another_world_does_not_replace_all_that_runs(stor
         dispatcher.client,
         "two",
         instance="mistaken",
-        doubt_limit=timedelta(minutes=10),
+        divergence_limit=timedelta(minutes=10),
         clock=lambda: now,
     )
     for now in (0.0, 300.0, 599.0):  # noqa: B007  (the clock reads it)
         await stranger.watchdog.reconcile()
-        assert stranger.watchdog.in_doubt == 25
+        assert stranger.watchdog.n_suspended == 25
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 25
     assert all(dispatcher.has_job(ScanId(scan_id)) for scan_id in scans)
     # a handful that was lost is another matter: the right one acts at once
     ours = a_dispatcher(
-        store, dispatcher.cluster, dispatcher.client, "three", doubt_limit=timedelta(minutes=10), clock=lambda: now
+        store, dispatcher.cluster, dispatcher.client, "three", divergence_limit=timedelta(minutes=10), clock=lambda: now
     )
     for scan_id in scans[:3]:
         await dispatcher.cluster.remove("jobs", f"skyscan-{scan_id}")
     await ours.watchdog.reconcile()
-    assert ours.watchdog.in_doubt == 0
+    assert ours.watchdog.n_suspended == 0
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 28
     await ours.settle_down()
     # some more at once need a second look, a minute later
@@ -496,7 +496,7 @@ async def test_a_dispatcher_of_another_world_does_not_replace_all_that_runs(stor
     assert await ours.watchdog.reconcile() == 60.0
     now += 59.0
     await ours.watchdog.reconcile()
-    assert ours.watchdog.in_doubt == 0
+    assert ours.watchdog.n_suspended == 0
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == 28
     now += 1.0
     await ours.watchdog.reconcile()
@@ -504,7 +504,7 @@ async def test_a_dispatcher_of_another_world_does_not_replace_all_that_runs(stor
     # what every look has shown for so long is believed: no scan waits for ever
     now = 660.0
     await stranger.watchdog.reconcile()
-    assert stranger.watchdog.in_doubt == 0
+    assert stranger.watchdog.n_suspended == 0
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") > 33
 
 
@@ -512,10 +512,10 @@ async def test_a_dispatcher_of_another_world_does_not_replace_all_that_runs(stor
 async def test_nor_does_it_in_the_usual_size(store: Store, dispatcher: Dispatcher, number: int) -> None:
     scans = await running(dispatcher, number)
     stranger = a_dispatcher(
-        store, dispatcher.cluster, dispatcher.client, "two", instance="mistaken", doubt_limit=timedelta(minutes=10)
+        store, dispatcher.cluster, dispatcher.client, "two", instance="mistaken", divergence_limit=timedelta(minutes=10)
     )
     await stranger.watchdog.reconcile()
-    assert stranger.watchdog.in_doubt == number
+    assert stranger.watchdog.n_suspended == number
     assert await store.pool.fetchval("SELECT count(*) FROM manifests") == number
     assert all(dispatcher.has_job(ScanId(scan_id)) for scan_id in scans)
 
@@ -525,7 +525,7 @@ async def test_a_job_of_an_unknown_scan_is_stopped_only_after_it_was_unknown_for
 ) -> None:
     now = 0.0
     careful = a_dispatcher(
-        store, dispatcher.cluster, dispatcher.client, "two", doubt_limit=timedelta(minutes=10), clock=lambda: now,
+        store, dispatcher.cluster, dispatcher.client, "two", divergence_limit=timedelta(minutes=10), clock=lambda: now,
         unknown_limit=timedelta(minutes=10),
     )  # fmt: skip
     await running(dispatcher, 3)
@@ -548,14 +548,14 @@ async def test_jobs_of_scans_that_an_empty_database_does_not_know_stay(store: St
     for scan in scans:
         await dispatcher.launcher.launch(scan)
     careful = a_dispatcher(
-        store, dispatcher.cluster, dispatcher.client, "two", doubt_limit=timedelta(minutes=10), clock=lambda: now
+        store, dispatcher.cluster, dispatcher.client, "two", divergence_limit=timedelta(minutes=10), clock=lambda: now
     )  # fmt: skip
     async with watching(careful):
         for scan in scans:
             await careful.cluster.run_pod(scan.scan_id, **pods.running(scan.scan_id))
         for now in (0.0, 3600.0):  # noqa: B007  (the clock reads it)
             await careful.watchdog.reconcile()
-            assert careful.watchdog.in_doubt == 25
+            assert careful.watchdog.n_suspended == 25
             await careful.settle_down()
     assert all(dispatcher.has_job(scan.scan_id) for scan in scans)
     for scan in scans[2:]:
@@ -577,23 +577,23 @@ async def test_who_no_longer_leads_does_not_act_on_what_it_saw_before(store: Sto
     leads = [False]
     former = a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two", may_act=lambda: leads[0])
     scan_id = await dispatcher.launched()
-    former.board.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
-    assert await former.watchdog.follow() is not True
+    former.pending.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
+    assert await former.watchdog.handle_event() is not True
     assert await stage(dispatcher, scan_id) == ("", "")
     leads[0] = True  # it was late with its lease, and nobody had taken it: nothing is lost
-    assert await former.watchdog.follow() is True
+    assert await former.watchdog.handle_event() is True
     assert await stage(dispatcher, scan_id) == ("running", "")
 
 
 async def test_news_that_cannot_be_dealt_with_now_are_not_lost(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = await dispatcher.launched(), await dispatcher.launched()
     for scan_id in (first, second):
-        dispatcher.board.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
+        dispatcher.pending.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
     with monkeypatch.context() as patched:
         patched.setattr(dispatcher.watchdog, "_on", lambda _: away())
         for _ in range(3):
             with pytest.raises(TryLater):
-                await dispatcher.watchdog.follow()
+                await dispatcher.watchdog.handle_event()
     await dispatcher.settle_down()
     assert {await stage(dispatcher, first), await stage(dispatcher, second)} == {("running", "")}
 
@@ -601,11 +601,11 @@ async def test_news_that_cannot_be_dealt_with_now_are_not_lost(dispatcher: Dispa
 async def test_news_that_break_us_do_not_hold_up_the_others(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = await dispatcher.launched(), await dispatcher.launched()
     for scan_id in (first, second):
-        dispatcher.board.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
+        dispatcher.pending.put(ScannerStatus(scan_id=scan_id, stage=ScannerStage.RUNNING))
     with monkeypatch.context() as patched:
         patched.setattr(dispatcher.watchdog, "_on", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            await dispatcher.watchdog.follow()
+            await dispatcher.watchdog.handle_event()
     await dispatcher.settle_down()
     assert await stage(dispatcher, second) == ("running", "")
 
@@ -647,8 +647,8 @@ async def count_is(store: Store, kind: str, number: int) -> bool:
 
 async def test_a_scanner_that_prints_what_jsonb_does_not_take_is_judged_all_the_same(dispatcher: Dispatcher) -> None:
     scan_id = await dispatcher.launched()
-    dispatcher.board.put(ScannerExit(scan_id=scan_id, exit_code=0, log_tail="half a word: \0 \ud800"))
-    assert await dispatcher.watchdog.follow() is True
+    dispatcher.pending.put(ScannerExit(scan_id=scan_id, exit_code=0, log_tail="half a word: \0 \ud800"))
+    assert await dispatcher.watchdog.handle_event() is True
     await dispatcher.hasten()
     scan = await dispatcher.scan(scan_id)
     assert (scan.launch.state, scan.launch.log_tail) == ("failed", "half a word: \ufffd \ufffd")
@@ -661,5 +661,5 @@ async def test_a_text_that_jsonb_does_not_take_hides_no_scan_that_should_run(dis
     for scan_id in (waits, runs):
         errors = {'a \0 and "stage":"scheduled"': 3}
         await dispatcher.store.append("ewms_bridge", scan_id, ev.WorkforceChanged(statuses={}, n_running=0, top_errors=errors))
-    running = await statements.should_run(dispatcher.store.pool)
+    running = await statements.load_expected(dispatcher.store.pool)
     assert {scan_id: one.stage for scan_id, one in running.items()} == {waits: "scheduled", runs: "running"}

@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from skydriver_dispatcher.adapters import process_identity
 from skydriver_dispatcher.adapters.local import LocalLauncher
+from skydriver_dispatcher.launcher_events import ScannerExit
 from skydriver_dispatcher.main import _process_environment, _Tokens
-from skydriver_dispatcher.ports import ScannerExit
 from skydriver_dispatcher.settings import DispatcherSettings
 from tests.support.launchers import a_queued_scan
 from tests.support.waiting import until, wait_until
@@ -38,13 +38,13 @@ async def a_launcher(folder: Path, command: Sequence[str] = IDLE) -> AsyncIterat
 
 async def the_end(launcher: LocalLauncher) -> ScannerExit:
     woken = asyncio.Event()
-    launcher.news.on_event(woken.set)
+    launcher.events.on_event(woken.set)
     async with asyncio.timeout(20):
-        while (news := launcher.news.take()) is None:
+        while (news := launcher.events.take()) is None:
             await woken.wait()
             woken.clear()
     assert isinstance(news, ScannerExit)
-    assert launcher.news.take() is None
+    assert launcher.events.take() is None
     return news
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracker
+from skydriver_dispatcher.launcher_events import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
 from skydriver_dispatcher.pod_status import event_of_pod
-from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
 from tests.support import pods
 
 S = "0193a1b2c3dx0123456789abcdef0123"
@@ -143,40 +143,40 @@ class Told:
 def test_a_thousand_updates_of_a_pod_that_change_nothing_are_one_piece_of_news() -> None:
     told = Told()
     for n in range(1000):
-        told.tracker.saw_pod(a_pod(pods.unschedulable(f"0/{n} nodes are available")))
+        told.tracker.observe_pod(a_pod(pods.unschedulable(f"0/{n} nodes are available")))
     assert len(told.news) == 1
 
 
 def test_an_end_is_told_once_by_whoever_knows_it_best() -> None:
     told = Told()
-    told.tracker.saw_job(a_job())
-    told.tracker.saw_job(a_job(condition="Failed", reason="BackoffLimitExceeded"))
+    told.tracker.observe_job(a_job())
+    told.tracker.observe_job(a_job(condition="Failed", reason="BackoffLimitExceeded"))
     assert told.ends() == []
-    told.tracker.saw_pod(a_pod(pods.terminated(ScanId(S), 1)))
+    told.tracker.observe_pod(a_pod(pods.terminated(ScanId(S), 1)))
     told.now += 2 * POD_GRACE_S
-    told.tracker.tell_overdue()
-    told.tracker.saw_job(a_job(condition="Failed"), is_gone=True)
+    told.tracker.emit_overdue()
+    told.tracker.observe_job(a_job(condition="Failed"), is_gone=True)
     (end,) = told.ends()
     assert (end.exit_code, end.was_taken) == (1, False)
 
 
 def test_a_failed_job_whose_pod_is_never_seen_is_judged_after_a_while() -> None:
     told = Told()
-    told.tracker.saw_job(a_job(condition="Failed", reason="BackoffLimitExceeded"))
+    told.tracker.observe_job(a_job(condition="Failed", reason="BackoffLimitExceeded"))
     told.now += POD_GRACE_S - 0.1
-    told.tracker.tell_overdue()
+    told.tracker.emit_overdue()
     assert told.ends() == []
     told.now += 0.2
-    told.tracker.tell_overdue()
+    told.tracker.emit_overdue()
     (end,) = told.ends()
     assert end.was_taken
 
 
 def test_a_scan_that_has_used_up_its_time_has_failed_and_is_not_started_once_more() -> None:
     told = Told()
-    told.tracker.saw_job(a_job(condition="Failed", reason="DeadlineExceeded"))
+    told.tracker.observe_job(a_job(condition="Failed", reason="DeadlineExceeded"))
     told.now += 2 * POD_GRACE_S
-    told.tracker.tell_overdue()
+    told.tracker.emit_overdue()
     (end,) = told.ends()
     assert not end.was_taken
     assert "longer than allowed" in end.cause
@@ -191,9 +191,9 @@ def test_a_pod_that_goes_at_its_jobs_deadline_was_not_taken_away_even_if_it_tell
     told = Told()
     job = a_job()
     job["spec"], job["status"]["startTime"] = {"activeDeadlineSeconds": 2 * 86_400}, "2026-01-01T00:00:00Z"
-    told.tracker.saw_job(job)
+    told.tracker.observe_job(job)
     going: dict[str, Any] = {"deletionTimestamp": deleted_at, "deletionGracePeriodSeconds": 30}
-    told.tracker.saw_pod(a_pod(pods.terminated(ScanId(S), 143), **going))
+    told.tracker.observe_pod(a_pod(pods.terminated(ScanId(S), 143), **going))
     (end,) = told.ends()
     assert (end.exit_code, end.was_taken) == (143, was_taken)
 
@@ -201,14 +201,14 @@ def test_a_pod_that_goes_at_its_jobs_deadline_was_not_taken_away_even_if_it_tell
 @pytest.mark.parametrize("how", ["deleted", "deleting", "missing in a new list"])
 def test_a_job_that_goes_without_an_end_was_deleted_by_somebody(how: str) -> None:
     told = Told()
-    told.tracker.saw_job(a_job())
+    told.tracker.observe_job(a_job())
     match how:
         case "deleted":
-            told.tracker.saw_job(a_job(), is_gone=True)
+            told.tracker.observe_job(a_job(), is_gone=True)
         case "deleting":
-            told.tracker.saw_job(a_job(deletionTimestamp="2026-01-01T00:00:00Z"))
+            told.tracker.observe_job(a_job(deletionTimestamp="2026-01-01T00:00:00Z"))
         case _:
-            told.tracker.listed("jobs", set())
+            told.tracker.observe_list("jobs", set())
     (end,) = told.ends()
     assert end.was_taken
     assert "deleted" in end.cause
@@ -216,16 +216,16 @@ def test_a_job_that_goes_without_an_end_was_deleted_by_somebody(how: str) -> Non
 
 def test_a_job_younger_than_the_list_is_not_missing_in_it() -> None:
     told = Told()
-    told.tracker.saw_pod(a_pod(pods.running(ScanId(S)), uid="young"))
-    told.tracker.listed("jobs", set())
+    told.tracker.observe_pod(a_pod(pods.running(ScanId(S)), uid="young"))
+    told.tracker.observe_list("jobs", set())
     assert told.ends() == []
 
 
 def test_nothing_is_kept_of_jobs_that_are_gone() -> None:
     told = Told()
     for n in range(100):
-        told.tracker.saw_job(a_job(uid=f"u{n}", condition="Complete"))
-        told.tracker.saw_job(a_job(uid=f"u{n}"), is_gone=True)
-        told.tracker.saw_pod(a_pod(pods.terminated(ScanId(S), 0), uid=f"u{n}"), is_gone=True)
+        told.tracker.observe_job(a_job(uid=f"u{n}", condition="Complete"))
+        told.tracker.observe_job(a_job(uid=f"u{n}"), is_gone=True)
+        told.tracker.observe_pod(a_pod(pods.terminated(ScanId(S), 0), uid=f"u{n}"), is_gone=True)
     assert not told.tracker._jobs
     assert CapacityFreed() in told.news

@@ -7,8 +7,9 @@ import pytest
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_dispatcher.adapters.kubernetes.tracker import Tracker
-from skydriver_dispatcher.pod_status import is_terminal_problem, refused_pod
-from skydriver_dispatcher.ports import LauncherEvent, ScannerStatus
+from skydriver_dispatcher.decide.stages import is_terminal_problem
+from skydriver_dispatcher.launcher_events import LauncherEvent, ScannerStatus
+from skydriver_dispatcher.pod_status import rejected_pod
 
 SCAN_ID = ScanId("abc")
 QUOTA = 'Error creating: pods "skyscan-abc-x" is forbidden: exceeded quota: scans, requested: requests.memory=1Gi'
@@ -32,9 +33,9 @@ def _tracker() -> tuple[Tracker, list[LauncherEvent]]:
 
 def test_a_refusal_is_told_once_with_the_words_of_the_cluster() -> None:
     tracker, told = _tracker()
-    tracker.saw_job(_job())
-    tracker.saw_refusal(_event())
-    tracker.saw_refusal(_event())
+    tracker.observe_job(_job())
+    tracker.observe_rejection(_event())
+    tracker.observe_rejection(_event())
     (stage,) = told
     assert isinstance(stage, ScannerStatus)
     assert stage.code == ProblemCode.SCANNER_POD_WITHOUT_QUOTA
@@ -44,23 +45,23 @@ def test_a_refusal_is_told_once_with_the_words_of_the_cluster() -> None:
 
 def test_a_refusal_that_comes_before_its_job_is_told_with_it() -> None:
     tracker, told = _tracker()
-    tracker.saw_refusal(_event())
-    tracker.saw_refusal(_event("job-of-somebody-else"))
+    tracker.observe_rejection(_event())
+    tracker.observe_rejection(_event("job-of-somebody-else"))
     assert told == []
-    tracker.saw_job(_job())
-    assert told == [refused_pod(SCAN_ID, QUOTA)]
+    tracker.observe_job(_job())
+    assert told == [rejected_pod(SCAN_ID, QUOTA)]
 
 
 def test_an_old_refusal_of_a_job_that_has_its_pod_is_not_told() -> None:
     tracker, told = _tracker()
-    tracker.saw_job(_job(active=1))
-    tracker.saw_refusal(_event())
+    tracker.observe_job(_job(active=1))
+    tracker.observe_rejection(_event())
     assert told == []
 
 
 def test_a_full_quota_is_waited_for_another_refusal_is_not() -> None:
     texts = (QUOTA, "Error creating: pods is forbidden: status unknown for quota: scans", RULE)
-    assert [is_terminal_problem(refused_pod(SCAN_ID, text).code) for text in texts] == [False, False, True]
+    assert [is_terminal_problem(rejected_pod(SCAN_ID, text).code) for text in texts] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_full_quota_is_waited_for_another_refusal_is_not() -> None:
     ],
 )
 def test_a_webhook_or_server_that_does_not_respond_is_waited_for_without_limit(message: str) -> None:
-    stage = refused_pod(SCAN_ID, f"Error creating: {message}")
+    stage = rejected_pod(SCAN_ID, f"Error creating: {message}")
     assert (stage.stage, stage.code, is_terminal_problem(stage.code)) == ("pending", ProblemCode.SCANNER_POD_DELAYED, False)
     assert message[:20] in stage.text
 
@@ -94,33 +95,33 @@ def test_a_webhook_or_server_that_does_not_respond_is_waited_for_without_limit(m
     ],
 )
 def test_what_was_looked_at_and_refused_is_given_up_in_the_end(message: str) -> None:
-    stage = refused_pod(SCAN_ID, f"Error creating: {message}")
+    stage = rejected_pod(SCAN_ID, f"Error creating: {message}")
     assert (stage.code, is_terminal_problem(stage.code)) == (ProblemCode.SCANNER_POD_REFUSED, True)
 
 
 @pytest.mark.parametrize("messages", [(RULE, QUOTA), (QUOTA, RULE)], ids=["first a rule", "first the quota"])
 def test_a_refusal_for_another_reason_is_told_and_an_old_one_that_is_listed_again_is_not(messages: tuple[str, str]) -> None:
     tracker, told = _tracker()
-    tracker.saw_job(_job())
+    tracker.observe_job(_job())
     first, second = (_event(message=message, minute=minute) for minute, message in enumerate(messages))
     for event in (first, second, first, second):
-        tracker.saw_refusal(event)
+        tracker.observe_rejection(event)
     assert [stage.code for stage in told if isinstance(stage, ScannerStatus)] == [
-        refused_pod(SCAN_ID, message).code for message in messages
+        rejected_pod(SCAN_ID, message).code for message in messages
     ]
 
 
 def test_of_refusals_that_come_before_their_job_the_newest_is_told_with_it() -> None:
     tracker, told = _tracker()
-    tracker.saw_refusal(_event(message=RULE, minute=1))
-    tracker.saw_refusal(_event(message=QUOTA, minute=0))
-    tracker.saw_job(_job())
-    assert told == [refused_pod(SCAN_ID, RULE)]
+    tracker.observe_rejection(_event(message=RULE, minute=1))
+    tracker.observe_rejection(_event(message=QUOTA, minute=0))
+    tracker.observe_job(_job())
+    assert told == [rejected_pod(SCAN_ID, RULE)]
 
 
 def test_words_about_other_jobs_are_kept_for_as_long_as_the_cluster_keeps_them() -> None:
     tracker, _ = _tracker()
     for number in range(100):
-        tracker.saw_refusal(_event(f"job-{number}"))
-        tracker.saw_refusal(_event(f"job-{number}"), is_gone=True)
-    assert not tracker._refused_early
+        tracker.observe_rejection(_event(f"job-{number}"))
+        tracker.observe_rejection(_event(f"job-{number}"), is_gone=True)
+    assert not tracker._early_rejections

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from skydriver_common.model.scan import Launch, ResultRef
 from skydriver_common.model.stages import LaunchState
-from skydriver_dispatcher.decide import can_end
+from skydriver_dispatcher.decide.exits import can_end
 from tests.support.launchers import a_queued_scan
 
 PAGE = Path("docs/developers/scan-states.md")

@@ -1,7 +1,7 @@
 """Launcher ``local``: a scanner server is a process of this machine, in a folder of its own.
 
 Processes outlive the dispatcher and are found again by their identity file (``process_identity``), or by the folder they work in when
-there is none. Their ends are learned from pidfds, not by polling. One dispatcher per work folder.
+there is none. Their exits are observed by pidfds, not by polling. One dispatcher per work folder.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_dispatcher.adapters import process_identity
 from skydriver_dispatcher.adapters.process_identity import Identity
-from skydriver_dispatcher.launcher_events import PendingEvents
-from skydriver_dispatcher.ports import ScannerExit, ScannerStatus
+from skydriver_dispatcher.launcher_events import ScannerExit, ScannerStatus
+from skydriver_dispatcher.pending_events import PendingEvents
 
 logger = structlog.get_logger(__name__)
 
 SANDBOX_SCANNER = (sys.executable, "-m", "skydriver_sandbox.scanner")
-_IN_THE_IMAGE = "python -m skymap_scanner.server "
+_IMAGE_COMMAND = "python -m skymap_scanner.server "
 _IDENTITY_FILE, _LOG_FILE = "scanner.pid.json", "scanner.log"
 _TAIL_LINES, _TAIL_BYTES = 20, 8192
 _KILL_AFTER_S = 5.0
@@ -50,7 +50,7 @@ class LocalLauncher:
     def __init__(
         self, work_dir: Path, environment: Callable[[Scan, Path], dict[str, str]], *, command: Sequence[str] = SANDBOX_SCANNER
     ) -> None:
-        self.news = PendingEvents()
+        self.events = PendingEvents()
         self._work_dir = work_dir
         self._environment = environment
         self._command = tuple(command)
@@ -60,8 +60,8 @@ class LocalLauncher:
         self._locks: WeakValueDictionary[ScanId, asyncio.Lock] = WeakValueDictionary()
 
     async def launch(self, scan: Scan) -> str:
-        """Start the scan's process unless it runs. Raises TryLater when the system has no room for it."""
-        async with self._one_at_a_time(scan.scan_id):
+        """Start the scan's process unless it runs. Raises TryLater when the system cannot start one now."""
+        async with self._lock_of(scan.scan_id):
             try:
                 if (identity := await self._find(scan.scan_id)) is not None:
                     return str(identity.pid)
@@ -70,24 +70,24 @@ class LocalLauncher:
                 raise TryLater(f"the scanner server can't be started: {error.strerror}", 2.0) from error
 
     async def stop(self, scan_id: ScanId) -> None:
-        """Ask the process to end, insist after 5 s. Raises TryLater when it does not end even so."""
-        async with self._one_at_a_time(scan_id):
+        """Send SIGTERM, and SIGKILL after 5 s. Raises TryLater when the process does not end even then."""
+        async with self._lock_of(scan_id):
             await self._find(scan_id)
             running = self._running.get(scan_id)
             if running is None:
                 return
             self._stopping.add(scan_id)
-            for number in (signal.SIGTERM, signal.SIGKILL):
+            for signal_number in (signal.SIGTERM, signal.SIGKILL):
                 if not running.has_ended.is_set() and scan_id in self._running:
                     with suppress(ProcessLookupError):
-                        signal.pidfd_send_signal(running.pidfd, number)
+                        signal.pidfd_send_signal(running.pidfd, signal_number)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(running.has_ended.wait(), _KILL_AFTER_S)
                     return
             raise TryLater("the scanner server does not end though it was killed", 5.0)
 
     async def running_scans(self) -> dict[ScanId, bool]:
-        """Scans whose process is alive, those of an earlier dispatcher included, and those whose end is still to be told."""
+        """Return the scans whose process is alive, those of an earlier dispatcher included, and those whose exit is still to be handled."""
         found = await asyncio.to_thread(_living, self._work_dir)
         for scan_id, identity in found.items():
             lock = self._locks.get(scan_id)
@@ -97,19 +97,19 @@ class LocalLauncher:
                 self._adopt(scan_id, identity)
             except OSError as error:
                 logger.warning("scanner.not_adopted", scan_id=scan_id, pid=identity.pid, error=error.strerror)
-        ended = dict.fromkeys((*self.news.ends(), *self._ending), False)
+        ended = dict.fromkeys((*self.events.exited_scans(), *self._ending), False)
         return ended | dict.fromkeys(self._running, True)
 
     async def missing_prerequisite(self, scan_id: ScanId) -> str:
-        """See ``ports.Launcher``: a process has all it needs."""
+        """See ``ports.Launcher``: a process lacks nothing."""
         return ""
 
     async def survey(self) -> list[ScannerExit | ScannerStatus]:
-        """See ``ports.Launcher``: each end is told by its process, and there are no stages."""
+        """See ``ports.Launcher``: each process reports its exit, and there are no stages."""
         return []
 
     async def close(self) -> None:
-        """Stop watching the processes; they run on."""
+        """Stop watching the processes; they keep running."""
         loop = asyncio.get_running_loop()
         for running in self._running.values():
             loop.remove_reader(running.pidfd)
@@ -118,7 +118,7 @@ class LocalLauncher:
         for reaper in self._ending.values():
             reaper.cancel()
 
-    def _one_at_a_time(self, scan_id: ScanId) -> asyncio.Lock:
+    def _lock_of(self, scan_id: ScanId) -> asyncio.Lock:
         return self._locks.setdefault(scan_id, asyncio.Lock())
 
     async def _start(self, scan: Scan) -> int:
@@ -139,7 +139,7 @@ class LocalLauncher:
             try:
                 process_identity.write(folder / _IDENTITY_FILE, identity)
             except OSError as error:
-                # it runs, and is found by its folder
+                # it runs, and is found again by its folder
                 logger.warning("scanner.identity_not_written", scan_id=scan.scan_id, pid=child.pid, error=error.strerror)
         self._watch(scan.scan_id, child.pid, child)
         return child.pid
@@ -148,7 +148,7 @@ class LocalLauncher:
         return self._work_dir / scan_id
 
     async def _find(self, scan_id: ScanId) -> Identity | None:
-        """Return the scan's living process; watch it if an earlier dispatcher, or a call that was cut off, has started it."""
+        """Return the scan's living process; watch it if an earlier dispatcher, or a call that was cancelled, has started it."""
         if (reaper := self._ending.get(scan_id)) is not None:
             await asyncio.wait([reaper])
         path = self._folder(scan_id) / _IDENTITY_FILE
@@ -173,7 +173,7 @@ class LocalLauncher:
     def _watch(self, scan_id: ScanId, pid: int, child: asyncio.subprocess.Process | None) -> None:
         try:
             running = _Running(os.pidfd_open(pid), child)
-        except ProcessLookupError:  # a process that ends at once can be gone before we look
+        except ProcessLookupError:  # a process that ends at once can be gone before it is opened
             self._reap(scan_id, child, asyncio.Event())
             return
         self._running[scan_id] = running
@@ -186,9 +186,9 @@ class LocalLauncher:
         self._reap(scan_id, running.child, running.has_ended)
 
     def _reap(self, scan_id: ScanId, child: asyncio.subprocess.Process | None, has_ended: asyncio.Event) -> None:
-        self._ending[scan_id] = asyncio.ensure_future(self._tell(scan_id, child, has_ended))
+        self._ending[scan_id] = asyncio.ensure_future(self._report_exit(scan_id, child, has_ended))
 
-    async def _tell(self, scan_id: ScanId, child: asyncio.subprocess.Process | None, has_ended: asyncio.Event) -> None:
+    async def _report_exit(self, scan_id: ScanId, child: asyncio.subprocess.Process | None, has_ended: asyncio.Event) -> None:
         try:
             exit_code = await child.wait() if child else None
             with suppress(OSError):  # what is left of it names no living process
@@ -196,7 +196,7 @@ class LocalLauncher:
             if scan_id in self._stopping:
                 self._stopping.discard(scan_id)
             else:
-                self.news.put(ScannerExit(scan_id=scan_id, exit_code=exit_code, log_tail=self._tail(scan_id)))
+                self.events.put(ScannerExit(scan_id=scan_id, exit_code=exit_code, log_tail=self._tail(scan_id)))
         finally:
             del self._ending[scan_id]
             has_ended.set()
@@ -229,6 +229,6 @@ def _living(work_dir: Path) -> dict[ScanId, Identity]:
 
 def _arguments(scan: Scan, folder: Path) -> list[str]:
     """The contract's words (8.1) for a process instead of a container, without the program."""
-    words = scan.scanner_server_args.removeprefix(_IN_THE_IMAGE).split()
-    places = {"/common-space": str(folder), "/common-space/startup.json": str(folder / "startup.json")}
-    return [places.get(word, word) for word in words]
+    words = scan.scanner_server_args.removeprefix(_IMAGE_COMMAND).split()
+    folders = {"/common-space": str(folder), "/common-space/startup.json": str(folder / "startup.json")}
+    return [folders.get(word, word) for word in words]

@@ -6,23 +6,23 @@ SELECT digest FROM i3_events WHERE i3_event_id = :i3_event_id;
 -- The scan that holds the request of this one. Index: manifests_pkey.
 SELECT request_scan_id FROM manifests WHERE scan_id = :scan_id;
 
--- name: should_run(after, most)
--- Scans whose scanner server should be running, and neither is about to be started nor has an end that waits for its verdict, in pages.
+-- name: load_expected(after, most)
+-- Scans whose scanner server should be running, and that neither wait for a restart nor for a verdict on their exit, in pages.
 -- The state is read outside: jsonb does not take every text that may stand in it. Indexes: manifests_running, due_work_pkey.
 SELECT m.scan_id, m.version, m.rest FROM manifests m
  WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result AND m.scan_id > :after
    AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('relaunch', 'scanner-end') AND d.scan_id = m.scan_id)
  ORDER BY m.scan_id LIMIT :most;
 
--- name: without_queues(after, most)
--- Scans that have no end though EWMS has refused or stopped their workflow, in pages. Index: manifests_running.
+-- name: find_without_queues(after, most)
+-- Scans that have no end although EWMS has refused or stopped their workflow, in pages. Index: manifests_running.
 SELECT m.scan_id FROM manifests m
  WHERE m.launch_state IN ('queued', 'launched') AND NOT m.is_deleted AND NOT m.has_final_result AND m.scan_id > :after
    AND (m.deactivated IS NOT NULL OR m.state LIKE 'STOPPED%')
  ORDER BY m.scan_id LIMIT :most;
 
--- name: restarts(scan_id, within_s)^
--- How often a scan's scanner server was started again lately, and whether a report has come since the last time.
+-- name: count_restarts(scan_id, within_s)^
+-- How often a scan's scanner server was restarted lately, and whether a report has come since the last time.
 -- Index: event_log_scan_version_key.
 SELECT (SELECT count(*) FROM event_log
          WHERE scan_id = :scan_id AND type = 'scan.scanner-restarted'
@@ -31,42 +31,42 @@ SELECT (SELECT count(*) FROM event_log
          WHERE scan_id = :scan_id AND type = 'scan.progress-reported' AND version > coalesce(
                (SELECT max(version) FROM event_log WHERE scan_id = :scan_id AND type = 'scan.scanner-restarted'), 0)) AS has_reported;
 
--- name: unknown(scan_ids)
+-- name: find_unknown(scan_ids)
 -- Which of these scans the database does not know. Index: manifests_pkey.
 SELECT given.scan_id FROM unnest(:scan_ids::text[]) AS given (scan_id)
  WHERE NOT EXISTS (SELECT FROM manifests m WHERE m.scan_id = given.scan_id);
 
 -- name: claim_launch(holder, lease_s)^
--- Lease the scan that may start now, or learn when to ask again. Indexes: due_work_order, due_work_launch_rank.
+-- Lease the scan that may start now, or return when to try again. Indexes: due_work_order, due_work_launch_rank.
 -- A lease that is lost in a crash of the database is taken again: no need to wait for the disk.
 WITH fast AS (SELECT set_config('synchronous_commit', 'off', true))
 SELECT o_scan_id AS scan_id, o_claim AS claim, o_priority AS priority, o_age_s AS age_s, o_tries AS tries, o_note AS note,
        o_interval_place AS interval_place, o_wait_s AS wait_s
   FROM fast, claim_launch_v2(:holder, :lease_s);
 
--- name: give_back_interval(place)!
--- The place in the interval was taken for nothing. Another one that was taken since stays.
+-- name: release_interval(place)!
+-- Free a place in the interval that was taken in vain. Another one that was taken since stays.
 UPDATE launch_throttle SET next_at = clock_timestamp() WHERE next_at = :place;
 
 -- name: set_throttle_defaults(interval_s, max_running)!
--- What the settings say; what was set at run time stands above it.
+-- Store the defaults from the settings; what was set at run time overrides them.
 UPDATE launch_throttle SET default_interval_s = :interval_s, default_max_running = :max_running
  WHERE (default_interval_s, default_max_running) IS DISTINCT FROM (:interval_s, :max_running);
 
--- name: hold_launches(for_s, because)!
--- Let nothing below priority 100 start for so long, or as long as is said already.
+-- name: pause_launches(for_s, because)!
+-- Let nothing below priority 100 start for so long, or for as long as an earlier pause lasts.
 UPDATE launch_throttle
    SET held_because = CASE WHEN clock_timestamp() + make_interval(secs => :for_s) > held_until THEN :because ELSE held_because END,
        held_until = greatest(held_until, clock_timestamp() + make_interval(secs => :for_s));
 
--- name: hold_for_room(for_s, because)!
--- The same, until there is room.
+-- name: pause_until_capacity(for_s, because)!
+-- The same, or until there is capacity.
 UPDATE launch_throttle
    SET no_room_because = CASE WHEN clock_timestamp() + make_interval(secs => :for_s) > no_room_until THEN :because ELSE no_room_because END,
        no_room_until = greatest(no_room_until, clock_timestamp() + make_interval(secs => :for_s));
 
 -- name: release_launches(waiting)!
--- There may be room again: what was put off for want of it is due. Index: due_work_free.
+-- There may be capacity again: what waits for it is due. Index: due_work_free.
 WITH released AS (
     UPDATE launch_throttle SET no_room_until = '-infinity', no_room_because = '' WHERE no_room_until > clock_timestamp())
 UPDATE due_work SET due_at = clock_timestamp()
@@ -77,6 +77,6 @@ UPDATE due_work SET due_at = clock_timestamp()
 SELECT id::text FROM launch_installation;
 
 -- name: lead_from(place, for_s)$
--- Note down where the installation's scans are watched; null: they are watched somewhere else just now.
+-- Record where the installation's scans are watched; null: they are watched somewhere else at present.
 UPDATE launch_installation SET place = :place, place_until = clock_timestamp() + make_interval(secs => :for_s)
  WHERE place IN ('', :place) OR place_until < clock_timestamp() RETURNING true;

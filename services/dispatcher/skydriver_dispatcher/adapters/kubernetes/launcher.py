@@ -1,6 +1,6 @@
-"""Makes and deletes a scan's Job and Secret; see ``ports.Launcher``.
+"""Creates and deletes a scan's Job and Secret; see ``ports.Launcher``.
 
-Each call may be repeated: names are functions of the scan id, and an object of ours that is there is a success. The Job comes
+Each call may be repeated: names are functions of the scan id, and an object of this installation that exists is a success. The Job comes
 first, since it owns the Secret; its pod waits for the Secret.
 """
 
@@ -27,9 +27,10 @@ from skydriver_common.model.scan import KUBERNETES, Scan
 from skydriver_dispatcher.adapters.kubernetes.list_watch import ListCall, Page, list_pages
 from skydriver_dispatcher.adapters.kubernetes.tracker import POD_GRACE_S, Tracker
 from skydriver_dispatcher.jobspec import JobSettings, job_of, secret_of
-from skydriver_dispatcher.launcher_events import PendingEvents
+from skydriver_dispatcher.launcher_events import CapacityFreed, LauncherEvent, ScannerExit, ScannerStatus
+from skydriver_dispatcher.pending_events import PendingEvents
 from skydriver_dispatcher.pod_status import is_finished, scan_id_of
-from skydriver_dispatcher.ports import CapacityExceeded, CapacityFreed, LauncherEvent, LaunchRefused, ScannerExit, ScannerStatus
+from skydriver_dispatcher.ports import CapacityExceeded, LaunchRejected
 
 logger = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class KubernetesLauncher:
         *,
         environment: Callable[[Scan], dict[str, str]],
         token: Callable[[ScanId], str],
-        board: PendingEvents,
+        events: PendingEvents,
         timeout_s: float = 15.0,
     ) -> None:
         self._jobs = BatchV1Api(client)
@@ -58,11 +59,11 @@ class KubernetesLauncher:
         self._settings = settings
         self._environment = environment
         self._token = token
-        self.news = board
+        self.events = events
         self._timeout_s = timeout_s
 
     async def launch(self, scan: Scan) -> str:
-        """Create Job and Secret unless they are there. Raises TryLater (QuotaExceeded), LaunchRefused."""
+        """Create Job and Secret unless they exist. Raises TryLater (CapacityExceeded), LaunchRejected."""
         job = job_of(scan, self._settings, self._environment(scan))
         try:
             uid = await self._create_job(scan.scan_id, job)
@@ -72,15 +73,15 @@ class KubernetesLauncher:
             raise CapacityExceeded(fault.what, fault.after_s) from fault
         except Refused as refusal:
             # an API server that has just started forbids everything until it has read its Roles
-            raise LaunchRefused(refusal.reason, is_final=not isinstance(refusal, Forbidden)) from refusal
-        except NotFound as fault:  # there a moment ago, or the wrong server
+            raise LaunchRejected(refusal.reason, is_final=not isinstance(refusal, Forbidden)) from refusal
+        except NotFound as fault:  # it existed a moment ago, or this is the wrong server
             raise TryLater(f"Kubernetes: {fault}", 2.0) from fault
         return names.job_name(scan.scan_id)
 
     async def stop(self, scan_id: ScanId) -> None:
-        """Delete the scan's Job with its pods, and its Secret; nothing there is fine. Raises TryLater.
+        """Delete the scan's Job with its pods, and its Secret, if they exist. Raises TryLater.
 
-        Selected by labels: an object of somebody else that has the name stays.
+        They are selected by labels: an object of somebody else with the same name stays.
         """
         selector = names.selector(self._settings.instance, scan_id)
         try:
@@ -98,7 +99,7 @@ class KubernetesLauncher:
             raise TryLater(f"a Job can't be deleted: {refusal.reason}", 30.0) from refusal
 
     async def running_scans(self) -> dict[ScanId, bool]:
-        """Scans with a Job that is not being deleted, and whether it has not finished. Raises TryLater."""
+        """Return the scans with a Job that is not being deleted, and whether it has not finished. Raises TryLater."""
         running_scans: dict[ScanId, bool] = {}
         async for page in self._pages(self._jobs.list_namespaced_job):
             for job in page.items:
@@ -122,22 +123,22 @@ class KubernetesLauncher:
 
     async def survey(self) -> list[ScannerExit | ScannerStatus]:
         """See ``ports.Launcher``: Jobs and pods as they are now, judged as those of the watch are. Raises TryLater."""
-        found: dict[ScanId, ScannerExit | ScannerStatus] = {}
+        found: dict[str, ScannerExit | ScannerStatus] = {}
         now = 0.0
 
-        def note(news: LauncherEvent) -> None:
-            if not isinstance(news, CapacityFreed):
-                found[news.scan_id] = news
+        def collect(event: LauncherEvent) -> None:
+            if not isinstance(event, CapacityFreed):
+                found[event.scan_id] = event
 
-        tracker = Tracker(note, clock=lambda: now)
+        tracker = Tracker(collect, clock=lambda: now)
         async for page in self._pages(self._jobs.list_namespaced_job):
             for job in page.items:
-                tracker.saw_job(job)
+                tracker.observe_job(job)
         async for page in self._pages(self._core.list_namespaced_pod):
             for pod in page.items:
-                tracker.saw_pod(pod)
-        now = 2 * POD_GRACE_S  # whichever pods there are have been seen
-        tracker.tell_overdue()
+                tracker.observe_pod(pod)
+        now = 2 * POD_GRACE_S  # whichever pods exist have been observed
+        tracker.emit_overdue()
         return list(found.values())
 
     async def _pages(self, call: ListCall) -> AsyncIterator[Page]:
@@ -149,21 +150,21 @@ class KubernetesLauncher:
             raise TryLater(f"our Jobs and pods can't be listed: {fault}", 5.0) from fault
 
     async def _create_job(self, scan_id: ScanId, job: V1Job) -> str:
-        """Create the Job, or find that ours is there; its uid."""
+        """Create the Job, or find the one that exists; return its uid."""
         try:
             with kubernetes_faults("create the Job of a scan"):
-                made = await self._jobs.create_namespaced_job(
+                created = await self._jobs.create_namespaced_job(
                     self._settings.namespace, job, field_validation="Strict", _request_timeout=self._timeout_s
                 )
         except AlreadyExists:
             with kubernetes_faults("look at the Job of a scan"):
-                made = await self._jobs.read_namespaced_job(
+                created = await self._jobs.read_namespaced_job(
                     names.job_name(scan_id), self._settings.namespace, _request_timeout=self._timeout_s
                 )
-            self._check_ours(made, scan_id, "Job")
-            if made.metadata.deletion_timestamp is not None:
+            self._check_owner(created, scan_id, "Job")
+            if created.metadata.deletion_timestamp is not None:
                 raise TryLater("the scan's former Job is still being deleted", 5.0) from None
-        return str(made.metadata.uid)
+        return str(created.metadata.uid)
 
     async def _create_secret(self, scan_id: ScanId, secret: V1Secret, job_uid: str) -> None:
         try:
@@ -176,17 +177,17 @@ class KubernetesLauncher:
                 found = await self._core.read_namespaced_secret(
                     names.secret_name(scan_id), self._settings.namespace, _request_timeout=self._timeout_s
                 )
-            self._check_ours(found, scan_id, "Secret")
+            self._check_owner(found, scan_id, "Secret")
             if any(owner.uid == job_uid for owner in found.metadata.owner_references or ()):
                 return
-            # of a former Job of this scan: the garbage collector would take it from under the new one
+            # of a previous Job of this scan: the garbage collector would delete it although the new Job needs it
             with kubernetes_faults("delete the Secret of a scan"):
                 await self._core.delete_namespaced_secret(
                     names.secret_name(scan_id), self._settings.namespace, _request_timeout=self._timeout_s
                 )
             raise TryLater("the scan's former Secret had to go first", 1.0) from None
 
-    def _check_ours(self, found: V1Job | V1Secret, scan_id: ScanId, kind: str) -> None:
+    def _check_owner(self, found: V1Job | V1Secret, scan_id: ScanId, kind: str) -> None:
         labels = found.metadata.labels or {}
         if labels.get(names.SCAN_ID_LABEL) != scan_id or labels.get(names.INSTANCE_LABEL) != self._settings.instance:
-            raise LaunchRefused(f"there is a {kind} {found.metadata.name} which is not ours")
+            raise LaunchRejected(f"there is a {kind} {found.metadata.name} which is not ours")

@@ -1,10 +1,10 @@
 """Which replica acts on what it sees: a Kubernetes Lease, held by one at a time.
 
-The client library's leader election is not used: it has no timeouts, lets connection errors escape and never gives the lease back,
-so that every restart would leave nobody watching for a whole lease time.
+The client library's leader election is not used: it has no timeouts, lets connection errors escape and never releases the lease,
+so that after every restart nobody would watch for a whole lease time.
 
-The Lease also says which installation it belongs to, by an id that lies in the database: another database does not take over what a
-living installation watches.
+The Lease also names its installation, by an id that is stored in the database: a replica on another database does not take over what
+a living installation watches.
 """
 
 import random
@@ -17,15 +17,15 @@ from kubernetes_asyncio.client import ApiClient, CoordinationV1Api, V1Lease, V1L
 
 from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes.client import AlreadyExists, NotFound, Refused, kubernetes_faults
-from skydriver_dispatcher.divergence import HELP
+from skydriver_dispatcher.divergence_guard import HELP
 
 logger = structlog.get_logger(__name__)
 
 INSTALLATION_ANNOTATION = "skydriver.icecube.wisc.edu/installation"
-_SURE_SHARE = 0.9
+_SAFE_SHARE = 0.9
 """Of the lease's duration: for so long after its renewal began, its holder may act."""
 _OTHER_INSTALLATION_FACTOR = 4
-"""So many times its duration must the lease of another installation be unchanged before it counts as abandoned."""
+"""The lease of another installation counts as abandoned when it is unchanged for so many times its duration."""
 
 
 async def _always() -> bool:
@@ -33,12 +33,12 @@ async def _always() -> bool:
 
 
 class Leadership:
-    """Takes, keeps and gives back one Lease. holder: this replica.
+    """Acquires, renews and releases one Lease. holder: this replica.
 
     Clocks of replicas are not compared: a foreign lease is free when it did not change for its whole duration as *this*
     replica's clock measures it. ``leads`` ends before the lease does, so that two never act at once.
 
-    installation: id of the database's installation. may_lead: whether this is where the installation runs its scans; raises TryLater.
+    installation: its id from the database. may_lead: whether the installation runs its scans here; raises TryLater.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Leadership:
         self._installation = installation
         self._may_lead = may_lead
         self.term = 0
-        """Rises when the lease is taken after somebody else had it, or nobody."""
+        """Incremented when the lease is acquired after somebody else had it, or nobody."""
         self.is_elsewhere = False
         """Whether somebody else holds the lease, as far as is known."""
         self.is_misplaced = False
@@ -79,29 +79,29 @@ class Leadership:
         return self._clock() < self._until
 
     async def renew(self) -> float:
-        """Take or keep the lease if that is possible; seconds until the next call makes sense. Raises TryLater."""
+        """Acquire or renew the lease if that is possible; return the seconds until the next call. Raises TryLater."""
         began = self._clock()
         led = self.leads
-        if not await self._is_placed_right():
+        if not await self._may_lead_here():
             self._until, self.is_elsewhere, self.is_misplaced = 0.0, True, True
             logger.error("lease.misplaced", lease=self._name, namespace=self._namespace, help=HELP)
-        elif await self._try():
-            self._until, self.is_elsewhere, self.is_misplaced = began + self._lease_s * _SURE_SHARE, False, False
+        elif await self._acquire():
+            self._until, self.is_elsewhere, self.is_misplaced = began + self._lease_s * _SAFE_SHARE, False, False
         if self.leads != led:
             logger.info("lease.taken" if self.leads else "lease.lost", lease=self._name)
         return self._lease_s / 3 * random.uniform(0.8, 1.0)  # noqa: S311  (spreads replicas, no secret)
 
-    async def _is_placed_right(self) -> bool:
+    async def _may_lead_here(self) -> bool:
         try:
             return await self._may_lead()
         except TryLater as fault:
             if not self.leads:
                 raise
-            logger.warning("lease.not_compared", what=fault.what)  # who leads already goes on
+            logger.warning("lease.not_compared", what=fault.what)  # who leads already continues
             return True
 
-    async def give_back(self) -> None:
-        """Let another replica lead at once; failing is harmless, the lease ends by itself."""
+    async def release(self) -> None:
+        """Let another replica lead at once; a failure is harmless, the lease expires by itself."""
         if not self.leads:
             return
         self._until = 0.0
@@ -113,7 +113,7 @@ class Leadership:
         except (TryLater, Refused, NotFound):
             logger.info("lease.not_given_back", lease=self._name)
 
-    async def _try(self) -> bool:
+    async def _acquire(self) -> bool:
         try:
             lease = await self._read()
             if lease is None:

@@ -1,4 +1,4 @@
-"""Lists and watches as raw JSON: a thousand pod updates a second are read, not turned into typed objects first."""
+"""Lists and watches as raw JSON: at a thousand pod updates a second, typed objects cost too much."""
 
 import asyncio
 import random
@@ -14,18 +14,18 @@ from skydriver_common.kubernetes import names
 from skydriver_common.kubernetes.client import ResourceVersionExpired, kubernetes_faults, meaning
 from skydriver_dispatcher.jobspec import JobSettings
 
-_PAGE = 500
-_WATCH_S = 300
+_PAGE_SIZE = 500
+_MIN_WATCH_S = 300
 SILENCE_S = 90.0
-"""After so long without a word a watch is taken up again: its peer may be gone without a farewell. Bookmarks come once a minute."""
-_LINE_BYTES = 4 * 2**20
-_NOT_THE_API = (ValueError, KeyError, TypeError, AttributeError)
-"""What reading gives that is no JSON, or JSON of another shape."""
+"""After so long without a byte a watch is resumed: its peer may be gone without closing the connection. Bookmarks come once a minute."""
+_MAX_LINE_BYTES = 4 * 2**20
+_INVALID_RESPONSE = (ValueError, KeyError, TypeError, AttributeError)
+"""What parsing raises for no JSON, or JSON of another shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Part of a list. resource_version: from which a watch goes on after the last page."""
+    """Part of a list. resource_version: from which a watch continues after the last page."""
 
     items: list[dict[str, Any]]
     resource_version: str
@@ -47,28 +47,28 @@ ListCall = Callable[..., Any]
 """A list method of the client's APIs."""
 
 
-REFUSED_PODS = {"field_selector": "involvedObject.kind=Job,reason=FailedCreate"}
-"""Selects the Events by which the cluster says that it can't make a Job's pod: a quota of pods, a policy, a class that is not there."""
+FAILED_CREATIONS = {"field_selector": "involvedObject.kind=Job,reason=FailedCreate"}
+"""Selects the Events that report that a Job's pod cannot be created: a quota of pods, a policy, a missing PriorityClass."""
 
 
-def ours(settings: JobSettings) -> dict[str, str]:
-    """Selects what this installation has made."""
+def installation_selector(settings: JobSettings) -> dict[str, str]:
+    """Return what selects the objects of this installation."""
     return {"label_selector": names.selector(settings.instance)}
 
 
 async def list_pages(
     call: ListCall, settings: JobSettings, *, timeout_s: float, selection: dict[str, str] | None = None
 ) -> AsyncIterator[Page]:
-    """All objects of one kind, ours if no other selection is given, in pages.
+    """Yield all objects of one kind, in pages. selection: of this installation if none is given.
 
-    Raises TryLater, Refused, Gone (the list took too long; start again).
+    Raises TryLater, Refused, ResourceVersionExpired (the list took too long; start again).
     """
-    selection = selection or ours(settings)
+    selection = selection or installation_selector(settings)
     token: str | None = None
     while True:
         with kubernetes_faults("list our objects"):
             response = await call(
-                settings.namespace, limit=_PAGE, _preload_content=False, _request_timeout=timeout_s, **selection,
+                settings.namespace, limit=_PAGE_SIZE, _preload_content=False, _request_timeout=timeout_s, **selection,
                 **({"_continue": token} if token else {}),
             )  # fmt: skip
             body = await response.read()
@@ -78,7 +78,7 @@ async def list_pages(
             content = orjson.loads(body)
             token = content["metadata"].get("continue")
             page = Page(items=content["items"] or [], resource_version=content["metadata"]["resourceVersion"])
-        except _NOT_THE_API as error:
+        except _INVALID_RESPONSE as error:
             raise TryLater(
                 "a list of our objects brings what the API does not say: is there a proxy in between?", 5.0
             ) from error
@@ -91,17 +91,17 @@ async def changes(
     call: ListCall, settings: JobSettings, version: str, *, timeout_s: float, silence_s: float = SILENCE_S,
     selection: dict[str, str] | None = None,
 ) -> AsyncGenerator[Change, None]:  # fmt: skip
-    """What changes after this version, until the server ends the watch. Raises TryLater, Refused, Gone.
+    """Yield what changes after this version, until the server ends the watch. Raises TryLater, Refused, ResourceVersionExpired.
 
-    The server ends it after some minutes. So does a silence (no bookmark either): taking the watch up again costs little.
+    The server ends it after some minutes. So does a silence (no bookmark either): resuming a watch costs little.
     """
-    selection = selection or ours(settings)
-    lasts_s = random.randint(_WATCH_S, 2 * _WATCH_S)  # noqa: S311  (spreads reconnects, no secret)
+    selection = selection or installation_selector(settings)
+    watch_s = random.randint(_MIN_WATCH_S, 2 * _MIN_WATCH_S)  # noqa: S311  (spreads reconnects, no secret)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=silence_s)
     with kubernetes_faults("watch our objects"):
         async with asyncio.timeout(timeout_s):
             response = await call(
-                settings.namespace, watch=True, resource_version=version, allow_watch_bookmarks=True, timeout_seconds=lasts_s,
+                settings.namespace, watch=True, resource_version=version, allow_watch_bookmarks=True, timeout_seconds=watch_s,
                 _preload_content=False, _request_timeout=timeout, **selection,
             )  # fmt: skip
         async with response:
@@ -112,7 +112,7 @@ async def changes(
                     event = orjson.loads(line)
                     kind, item = event["type"], event["object"]
                     code = (item.get("code") or 500) if kind == "ERROR" else None
-                except _NOT_THE_API as error:
+                except _INVALID_RESPONSE as error:
                     raise TryLater("a watch brings what the API does not say: is there a proxy in between?", 5.0) from error
                 if code is not None:
                     raise meaning(code, orjson.dumps(item), {}, "watch our objects")
@@ -120,7 +120,10 @@ async def changes(
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Whole lines, until the end or a silence; a half one at the end is left out. Raises Gone for one that is too long."""
+    """Yield whole lines, until the end or a silence; a half one at the end is left out.
+
+    Raises ResourceVersionExpired for one that is too long.
+    """
     rest = b""
     chunks = content.iter_any()
     while True:
@@ -132,5 +135,5 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         for line in lines:
             if line.strip():
                 yield line
-        if len(rest) > _LINE_BYTES:
+        if len(rest) > _MAX_LINE_BYTES:
             raise ResourceVersionExpired("an event of the watch is too long")

@@ -1,4 +1,4 @@
-"""From a stream of Jobs, Pods and refusals of pods to news: only what changed, each end once, whoever tells it first."""
+"""From a stream of Jobs, Pods and rejected pods to events: only what changed, each exit once, whichever object shows it first."""
 
 import time
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from skydriver_common.model.ids import ScanId
+from skydriver_dispatcher.launcher_events import CapacityFreed, LauncherEvent, ScannerExit
 from skydriver_dispatcher.pod_status import (
     TOO_LONG,
     deadline_of,
@@ -15,135 +16,145 @@ from skydriver_dispatcher.pod_status import (
     has_pod,
     is_ended_by,
     job_end,
-    refused_pod,
+    rejected_pod,
     scan_id_of,
 )
-from skydriver_dispatcher.ports import CapacityFreed, LauncherEvent, ScannerExit
 
 POD_GRACE_S = 5.0
-"""A Job that has failed is judged without its pod only after so long: the pod knows why, but may be told later."""
-_MOST_EARLY = 10_000
+"""A Job that has failed is judged without its pod only after so long: the pod knows why, but may be observed later."""
+_MAX_EARLY_REJECTIONS = 10_000
 
 
-class _Refusal(NamedTuple):
-    """at: as the API writes it, which sorts."""
+class _Rejection(NamedTuple):
+    """The pod of a Job was rejected. at: as the API writes it, which sorts."""
 
     at: str
     message: str
 
 
 @dataclass(slots=True)
-class _Seen:
-    """One Job as far as it was told."""
+class _TrackedJob:
+    """What was emitted of one Job, and what is needed for the next event. emitted: stage and code of the last status."""
 
     scan_id: ScanId
     is_job_known: bool = False
     has_pod: bool = False
-    told: tuple[str, str] | None = None
+    emitted: tuple[str, str] | None = None
     has_ended: bool = False
     overdue_at: float | None = None
     job_exit: ScannerExit | None = None
     deadline: datetime | None = None
-    refused_at: str = ""
+    rejected_at: str = ""
 
 
 @dataclass(slots=True)
 class Tracker:
-    """Feed it every Job and Pod; ``tell`` gets the news. Bounded by the Jobs in the cluster."""
+    """Feed it every Job and Pod; ``emit`` gets the events. Its size is bounded by the number of Jobs of the installation."""
 
-    tell: Callable[[LauncherEvent], None]
+    emit: Callable[[LauncherEvent], None]
     clock: Callable[[], float] = time.monotonic
-    _jobs: dict[str, _Seen] = field(default_factory=dict)
-    _refused_early: dict[str, _Refusal] = field(default_factory=dict)
+    _jobs: dict[str, _TrackedJob] = field(default_factory=dict)
+    _early_rejections: dict[str, _Rejection] = field(default_factory=dict)
 
-    def saw_job(self, job: dict[str, Any], *, is_gone: bool = False) -> None:
-        """A Job was listed, made, changed or (is_gone) deleted."""
+    def observe_job(self, job: dict[str, Any], *, is_gone: bool = False) -> None:
+        """Take in a Job that was listed, created, changed or (is_gone) deleted."""
         scan_id, uid = scan_id_of(job), str(job["metadata"]["uid"])
         if scan_id is None:
             return
-        seen = self._jobs.setdefault(uid, _Seen(scan_id))
-        seen.is_job_known, seen.has_pod, seen.deadline = True, has_pod(job), deadline_of(job)
+        tracked = self._jobs.setdefault(uid, _TrackedJob(scan_id))
+        tracked.is_job_known, tracked.has_pod, tracked.deadline = True, has_pod(job), deadline_of(job)
         end = job_end(job)
-        if end is not None and not seen.has_ended and seen.overdue_at is None:
-            seen.overdue_at, seen.job_exit = self.clock() + POD_GRACE_S, exit_of_job(scan_id, end)
-            self.tell(CapacityFreed())  # for another pod
+        if end is not None and not tracked.has_ended and tracked.overdue_at is None:
+            tracked.overdue_at, tracked.job_exit = self.clock() + POD_GRACE_S, exit_of_job(scan_id, end)
+            self.emit(CapacityFreed())  # for another pod
             if end.is_success:
-                self._end(seen, seen.job_exit)
-        if uid in self._refused_early:
-            self._tell_refused(seen, self._refused_early.pop(uid))
+                self._end(tracked, tracked.job_exit)
+        if uid in self._early_rejections:
+            self._emit_rejection(tracked, self._early_rejections.pop(uid))
         if is_gone or "deletionTimestamp" in job["metadata"]:
             self._gone(uid, forget=is_gone)
 
-    def saw_pod(self, pod: dict[str, Any], *, is_gone: bool = False) -> None:
-        """A pod was listed, made, changed or (is_gone) deleted. Without an end of its own, its Job will tell what that means."""
-        news = event_of_pod(pod)
+    def observe_pod(self, pod: dict[str, Any], *, is_gone: bool = False) -> None:
+        """Take in a pod that was listed, created, changed or (is_gone) deleted.
+
+        What it means when it has no exit of its own, its Job will show.
+        """
+        event = event_of_pod(pod)
         owner = next((each["uid"] for each in pod["metadata"].get("ownerReferences") or () if each["kind"] == "Job"), None)
-        if news is None or owner is None:
+        if event is None or owner is None:
             return
-        seen = self._jobs.setdefault(owner, _Seen(news.scan_id))
-        if is_gone and not seen.is_job_known:
-            del self._jobs[owner]  # its Job was gone before we looked
+        tracked = self._jobs.setdefault(owner, _TrackedJob(event.scan_id))
+        if is_gone and not tracked.is_job_known:
+            del self._jobs[owner]  # its Job was deleted before we looked
             return
-        if seen.has_ended:
+        if tracked.has_ended:
             return
-        if isinstance(news, ScannerExit):
-            if news.was_taken and is_ended_by(seen.deadline, pod):
-                news = replace(news, cause=TOO_LONG, was_taken=False)
-            self._end(seen, news)
-        elif seen.told != (news.stage, news.code):
-            seen.told = (news.stage, news.code)
-            self.tell(news)
+        if isinstance(event, ScannerExit):
+            if event.was_taken and is_ended_by(tracked.deadline, pod):
+                event = replace(event, cause=TOO_LONG, was_taken=False)
+            self._end(tracked, event)
+        elif tracked.emitted != (event.stage, event.code):
+            tracked.emitted = (event.stage, event.code)
+            self.emit(event)
 
-    def saw_refusal(self, event: dict[str, Any], *, is_gone: bool = False) -> None:
-        """The cluster said that it can't make a Job's pod. Such words stay for an hour (is_gone: are forgotten), whatever has become
-        of the Job, and come in any order: the newest counts."""
+    def observe_rejection(self, event: dict[str, Any], *, is_gone: bool = False) -> None:
+        """Take in an Event that says that a Job's pod cannot be created.
+
+        Kubernetes keeps such Events for an hour (is_gone: deleted), whatever has become of the Job, and sends them in any order: the
+        newest counts.
+        """
         uid, message = event["involvedObject"].get("uid", ""), event.get("message") or ""
-        refusal = _Refusal(event.get("lastTimestamp") or event.get("eventTime") or "", message)
-        seen = self._jobs.get(uid)
+        rejection = _Rejection(event.get("lastTimestamp") or event.get("eventTime") or "", message)
+        tracked = self._jobs.get(uid)
         if is_gone:
-            self._refused_early.pop(uid, None)
-        elif seen is not None and seen.is_job_known:
-            self._tell_refused(seen, refusal)
-        elif len(self._refused_early) < _MOST_EARLY:
-            self._refused_early[uid] = max(refusal, self._refused_early.get(uid, refusal))
+            self._early_rejections.pop(uid, None)
+        elif tracked is not None and tracked.is_job_known:
+            self._emit_rejection(tracked, rejection)
+        elif len(self._early_rejections) < _MAX_EARLY_REJECTIONS:
+            self._early_rejections[uid] = max(rejection, self._early_rejections.get(uid, rejection))
 
-    def _tell_refused(self, seen: _Seen, refusal: _Refusal) -> None:
-        if not refusal.message or refusal.at < seen.refused_at or seen.has_pod or seen.has_ended:
+    def _emit_rejection(self, tracked: _TrackedJob, rejection: _Rejection) -> None:
+        if not rejection.message or rejection.at < tracked.rejected_at or tracked.has_pod or tracked.has_ended:
             return
-        if seen.told is not None and not seen.refused_at:
-            return  # a pod was seen
-        seen.refused_at = refusal.at
-        news = refused_pod(seen.scan_id, refusal.message)
-        if seen.told != (news.stage, news.code):
-            seen.told = (news.stage, news.code)
-            self.tell(news)
+        if tracked.emitted is not None and not tracked.rejected_at:
+            return  # a pod was observed
+        tracked.rejected_at = rejection.at
+        event = rejected_pod(tracked.scan_id, rejection.message)
+        if tracked.emitted != (event.stage, event.code):
+            tracked.emitted = (event.stage, event.code)
+            self.emit(event)
 
-    def listed(self, kind: str, uids: set[str]) -> None:
-        """All of this kind was listed, and these are all there are: every other Job is gone."""
+    def observe_list(self, kind: str, uids: set[str]) -> None:
+        """Take in a complete list of this kind: every other Job is gone."""
         if kind == "jobs":
-            # not those of which only a pod was seen: their Job may be younger than the list
-            for uid in [uid for uid, seen in self._jobs.items() if seen.is_job_known and uid not in uids]:
+            # not those of which only a pod was observed: their Job may be younger than the list
+            for uid in [uid for uid, tracked in self._jobs.items() if tracked.is_job_known and uid not in uids]:
                 self._gone(uid, forget=True)
 
-    def tell_overdue(self) -> None:
-        """Judge the failed Jobs whose pods were not heard of in time."""
+    def emit_overdue(self) -> None:
+        """Emit the exits of failed Jobs whose pods were not observed in time."""
         now = self.clock()
-        for seen in self._jobs.values():
-            if seen.overdue_at is not None and not seen.has_ended and now >= seen.overdue_at and seen.job_exit is not None:
-                self._end(seen, seen.job_exit)
+        for tracked in self._jobs.values():
+            if (
+                tracked.overdue_at is not None
+                and not tracked.has_ended
+                and now >= tracked.overdue_at
+                and tracked.job_exit is not None
+            ):
+                self._end(tracked, tracked.job_exit)
 
-    def _end(self, seen: _Seen, ended: ScannerExit) -> None:
-        seen.has_ended = True
-        self.tell(ended)
+    def _end(self, tracked: _TrackedJob, ended: ScannerExit) -> None:
+        tracked.has_ended = True
+        self.emit(ended)
 
     def _gone(self, uid: str, *, forget: bool) -> None:
-        seen = self._jobs[uid]
-        if not seen.has_ended:
+        tracked = self._jobs[uid]
+        if not tracked.has_ended:
             cause = "its Job was deleted by somebody else"
-            known = seen.job_exit
+            known = tracked.job_exit
             self._end(
-                seen, known or ScannerExit(scan_id=seen.scan_id, exit_code=None, log_tail="", cause=cause, was_taken=True)
+                tracked, known or ScannerExit(scan_id=tracked.scan_id, exit_code=None, log_tail="", cause=cause, was_taken=True)
             )
         if forget:
             del self._jobs[uid]
-            self.tell(CapacityFreed())  # for another Job
+            self.emit(CapacityFreed())  # for another Job

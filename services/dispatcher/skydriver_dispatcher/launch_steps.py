@@ -1,4 +1,4 @@
-"""Loop steps: take scans from the backlog and start them; stop what must not run."""
+"""Loop steps: launch scans from the backlog; stop what must not run."""
 
 import asyncio
 import time
@@ -15,29 +15,25 @@ from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.priorities import URGENT_PRIORITY
 from skydriver_common.runtime.loops import Step, retry_for
-from skydriver_dispatcher import store
-from skydriver_dispatcher.decide import (
+from skydriver_dispatcher import retry_policy, store
+from skydriver_dispatcher.decide.launches import (
     decide_attempt,
     decide_deferred_launch,
     decide_failed_launch,
     decide_launched,
+    must_not_run,
 )
-from skydriver_dispatcher.ports import CapacityExceeded, Launcher, LaunchRefused
+from skydriver_dispatcher.ports import CapacityExceeded, Launcher, LaunchRejected
 from skydriver_dispatcher.usecases import LAUNCH, STOP, context_of_loop
 
 logger = structlog.get_logger(__name__)
 
-_URGENT_CAP_S, _NO_ROOM_CAP_S, _OUTAGE_CAP_S = 15.0, 60.0, 5.0
-"""Longest pauses of ours: of one urgent scan; of all others while there is no room; of these while Kubernetes is away."""
-_NO_ROOM_AGAIN_S = 300.0
-"""A scan that found no room lets the others try first for so long, or until something ends. Source: REST contract 9.6."""
-
 
 class _LaunchWorker:
-    """Claims a scan, launches it, and keeps hold of it when the database goes away in between.
+    """Claims a scan, launches it, and keeps its claim when the database becomes unavailable in between.
 
-    What is claimed nobody else may take before its lease ends, so a hand that was interrupted goes on with it: within keep_s of
-    the claim, while the lease is surely its own.
+    Nobody else may take what is claimed before its lease ends, so a worker that was interrupted continues with it: within keep_s
+    of the claim, while the lease is surely its own.
     """
 
     def __init__(
@@ -50,13 +46,13 @@ class _LaunchWorker:
         self._launch = launch
         self._keep_s = keep_s
         self._work: DueWork | None = None
-        self._until = 0.0
+        self._keep_until = 0.0
 
     async def step(self) -> bool | float:
-        """Launch one scan, or tell when to ask again. Raises TryLater."""
+        """Launch one scan, or return when to try again. Raises TryLater."""
         began = time.monotonic()
-        if self._work is None or began >= self._until:
-            self._work, self._until = None, began + self._keep_s
+        if self._work is None or began >= self._keep_until:
+            self._work, self._keep_until = None, began + self._keep_s
             claimed = await self._claim()
             if not isinstance(claimed, DueWork):
                 return False if claimed is None else max(claimed, 0.05)
@@ -67,8 +63,8 @@ class _LaunchWorker:
         return True
 
 
-class Launching:
-    """Hands that launch, and the step ``stop``; each does one scan at a time. Several loops, and several replicas, do so at once."""
+class LaunchSteps:
+    """Launch workers, and the step ``stop_next``; each handles one scan at a time. Several loops and several replicas run them."""
 
     def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule, launcher: Launcher, *, max_attempts: int) -> None:
         self._pool = pool
@@ -77,39 +73,38 @@ class Launching:
         self._launcher = launcher
         self._max_attempts = max_attempts
         self._half_lease_s = schedule.lease.total_seconds() / 2
-        self._holds, self._next_hold_at = 0, 0.0
+        self._n_pauses, self._next_pause_at = 0, 0.0
 
-    def hand(self) -> Step:
-        """A step of its own: start the most urgent scan that may start. One loop takes it."""
+    def new_worker(self) -> Step:
+        """Return the step of a new worker: launch the most urgent scan that may start. One loop runs it."""
         return _LaunchWorker(self._claim_next, self._launch, self._half_lease_s).step
 
-    def urgent_hand(self) -> Step:
-        """The same for urgent scans alone: a hand that is free when all others wait for answers about less urgent ones."""
+    def new_urgent_worker(self) -> Step:
+        """Return the same for urgent scans alone: a worker that is free when all others wait for responses about less urgent ones."""
         return _LaunchWorker(self._claim_urgent, self._launch, self._half_lease_s).step
 
-    async def stop(self) -> bool | float:
+    async def stop_next(self) -> bool | float:
         """End the scanner server of one scan that must not run."""
         work = await self._schedule.claim(STOP)
         if work is None:
             next_s = await self._schedule.seconds_to_next([STOP])
             return False if next_s is None else max(next_s, 0.2)
         try:
-            if await self._is_over(work.scan_id):
+            if await self._must_not_run(work.scan_id):
                 await self._launcher.stop(work.scan_id)
             else:
                 logger.error("stop.not_wanted", scan_id=work.scan_id)
         except TryLater as fault:
             logger.warning("stop.deferred", scan_id=work.scan_id, what=fault.what)
-            await self._schedule.postpone(work, timedelta(seconds=max(fault.after_s, min(30.0, 0.5 * 2 ** min(work.tries, 8)))))
+            pause_s = retry_policy.unavailable_backoff_s(work.tries, after_s=fault.after_s)
+            await self._schedule.postpone(work, timedelta(seconds=pause_s))
             return True
         await self._schedule.finish(work)
         return True
 
-    async def _is_over(self, scan_id: ScanId) -> bool:
-        """Whether no scanner server may be left of it; nor of a scan that nobody knows."""
+    async def _must_not_run(self, scan_id: ScanId) -> bool:
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, str(uuid.uuid4())), [scan_id]) as tx:
-            scan = tx.scan(scan_id)
-            return scan is None or scan.is_over
+            return must_not_run(tx.scan(scan_id))
 
     async def _claim_next(self) -> DueWork | float | None:
         return await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
@@ -121,9 +116,9 @@ class Launching:
         if await self._is_launched(work):
             return
         try:
-            await store.give_back_interval(self._pool, work)
+            await store.release_interval(self._pool, work)
         except TryLater as fault:
-            # the row is not ours any more, so this step must not be repeated; the place ends by itself
+            # the claim has been given back, so this step must not be repeated; the place in the interval expires by itself
             logger.warning("throttle.place-kept", what=fault.what)
 
     async def _is_launched(self, work: DueWork) -> bool:
@@ -136,72 +131,72 @@ class Launching:
                 return False
             scan = tx.append(scan_id, decide_attempt(scan)) or scan
         try:
-            # so that it is written down while the lease is surely ours; what was made after all is found by the next try
+            # so that it is recorded while the lease is surely ours; what was created all the same is found by the next attempt
             async with asyncio.timeout(self._half_lease_s):
                 job = await self._launcher.launch(scan)
         except TryLater as fault:
-            await self._deferred(work, fault)
+            await self._defer(work, fault)
             return False
         except TimeoutError:
-            await self._deferred(work, TryLater(f"the launch was not done within {self._half_lease_s:g} s"))
+            await self._defer(work, TryLater(f"the launch was not done within {self._half_lease_s:g} s"))
             return False
-        except LaunchRefused as error:
-            await self._failed(work, str(error), is_final=error.is_final)
+        except LaunchRejected as error:
+            await self._fail(work, str(error), is_final=error.is_final)
             return False
         except Exception as error:
-            # a bug that one scan meets must not keep the others waiting, nor be tried for ever
+            # a bug that one scan meets must not keep the others waiting, nor be retried for ever
             logger.exception("launch.broke")
-            await self._failed(work, f"unexpected {type(error).__name__}", is_final=False)
+            await self._fail(work, f"unexpected {type(error).__name__}", is_final=False)
             return False
-        self._holds = 0
-        # insistently: until this is recorded nobody knows that the scan runs, and with the lease's end it is started again
-        await retry_for(lambda: self._started(work, attempt_id, job), for_s=self._half_lease_s)
+        self._n_pauses = 0
+        # retried: until this is recorded nobody knows that the scan runs, and when the lease ends it is started again
+        await retry_for(lambda: self._record_launch(work, attempt_id, job), for_s=self._half_lease_s)
         logger.info("scan.launched", job=job)
         return True
 
-    async def _started(self, work: DueWork, attempt_id: str, job: str) -> None:
+    async def _record_launch(self, work: DueWork, attempt_id: str, job: str) -> None:
         scan_id = work.scan_id
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, f"{attempt_id}/launched"), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is not None:
                 tx.append(scan_id, decide_launched(scan, launcher=self._launcher.name, job=job))
-            if scan is None or scan.is_over:
-                # deleted or given up while it was started: it may run by now, and what stopped it then found nothing
+            if must_not_run(scan):
+                # deleted or abandoned while it was started: it may run by now, and what stopped it then found nothing
                 tx.due.put(STOP, scan_id)
             tx.due.finish(work)
 
-    async def _deferred(self, work: DueWork, fault: TryLater) -> None:
-        """Wait for room or an answer: this scan, and with it all that are not urgent."""
+    async def _defer(self, work: DueWork, fault: TryLater) -> None:
+        """Wait for capacity or a response: this scan, and with it all that are not urgent."""
         context = context_of_loop("launcher", work.scan_id, str(uuid.uuid4()))
         async with self._uow.on_scans(context, [work.scan_id]) as tx:
             scan = tx.scan(work.scan_id)
             if scan is None or not scan.is_waiting:
                 tx.due.finish(work)
-                if scan is None or scan.is_over:
+                if must_not_run(scan):
                     # deleted meanwhile; the call may have had its effect all the same
                     tx.due.put(STOP, work.scan_id)
                 # else another worker has launched it, for which this one was late
                 return
             tx.append(work.scan_id, decide_deferred_launch(scan, fault.what))
         logger.warning("launch.deferred", reason=fault.what)
-        has_no_room = isinstance(fault, CapacityExceeded)
+        has_no_capacity = isinstance(fault, CapacityExceeded)
         if work.priority >= URGENT_PRIORITY:
-            pause_s = min(_URGENT_CAP_S, 0.5 * 2 ** min(work.tries, 8))
-            await self._put_off(work, pause_s if has_no_room else max(fault.after_s, pause_s), for_room=has_no_room)
-            return
-        if time.monotonic() >= self._next_hold_at:  # else another hand of ours has met the same
-            self._holds += 1
-        pause_s = min(_NO_ROOM_CAP_S if has_no_room else _OUTAGE_CAP_S, 0.5 * 2 ** min(self._holds, 8))
-        hold_s = pause_s if has_no_room else max(fault.after_s, pause_s)
-        self._next_hold_at = time.monotonic() + hold_s
-        await store.hold_launches(self._pool, for_s=hold_s, because=fault.what, for_room=has_no_room)
-        await self._put_off(work, _NO_ROOM_AGAIN_S if has_no_room else hold_s, for_room=has_no_room)
+            pauses = retry_policy.urgent_deferral(work.tries, after_s=fault.after_s, has_no_capacity=has_no_capacity)
+        else:
+            if time.monotonic() >= self._next_pause_at:  # else another worker of this replica has met the same
+                self._n_pauses += 1
+            pauses = retry_policy.deferral(self._n_pauses, after_s=fault.after_s, has_no_capacity=has_no_capacity)
+        if pauses.others_s is not None:
+            self._next_pause_at = time.monotonic() + pauses.others_s
+            await store.pause_launches(self._pool, for_s=pauses.others_s, because=fault.what, until_capacity=has_no_capacity)
+        await self._postpone(work, pauses.scan_s, until_capacity=has_no_capacity)
 
-    async def _put_off(self, work: DueWork, pause_s: float, *, for_room: bool = False) -> None:
-        """for_room: and it is due as soon as there is room."""
-        await self._schedule.postpone(work, timedelta(seconds=pause_s), note=store.WAITS_FOR_CAPACITY if for_room else {})
+    async def _postpone(self, work: DueWork, pause_s: float, *, until_capacity: bool = False) -> None:
+        """until_capacity: it is due earlier, as soon as there is capacity."""
+        note = store.WAITS_FOR_CAPACITY if until_capacity else {}
+        await self._schedule.postpone(work, timedelta(seconds=pause_s), note=note)
 
-    async def _failed(self, work: DueWork, reason: str, *, is_final: bool) -> None:
+    async def _fail(self, work: DueWork, reason: str, *, is_final: bool) -> None:
         context = context_of_loop("launcher", work.scan_id, str(uuid.uuid4()))
         async with self._uow.on_scans(context, [work.scan_id]) as tx:
             scan = tx.scan(work.scan_id)
@@ -209,12 +204,12 @@ class Launching:
                 work.scan_id,
                 decide_failed_launch(scan, reason, is_final=is_final, max_attempts=self._max_attempts),
             )
-            goes_on = after is not None and after.is_waiting
-            if not goes_on:
+            is_retried = after is not None and after.is_waiting
+            if not is_retried:
                 tx.due.finish(work)
-                if after is None or after.is_over:
-                    # half of it may have been made
+                if must_not_run(after):
+                    # half of it may have been created
                     tx.due.put(STOP, work.scan_id)
-        logger.warning("launch.failed", reason=reason, again=goes_on)
-        if after is not None and goes_on:
-            await self._put_off(work, min(300.0, 4.0**after.launch.failures))
+        logger.warning("launch.failed", reason=reason, again=is_retried)
+        if after is not None and is_retried:
+            await self._postpone(work, retry_policy.launch_backoff_s(after.launch.failures))
