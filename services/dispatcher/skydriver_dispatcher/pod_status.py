@@ -174,16 +174,16 @@ def _end(scan_id: ScanId, pod: dict[str, Any], status: dict[str, Any], scanner: 
 
 
 def _stage(scan_id: ScanId, status: dict[str, Any], scanner: dict[str, Any], upload: dict[str, Any]) -> ScannerStatus:
-    for container, words in ((scanner, "the scanner's image"), (upload, "the image of the upload")):
+    for container, words in ((scanner, "the scanner image"), (upload, "the uploader image")):
         waiting = (container.get("state") or {}).get("waiting") or {}
         why = waiting.get("reason") or ""
         if why in _IMAGE_REASONS:
-            text = _words(f"{words} can't be pulled", why, waiting.get("message"))
+            text = _words(f"{words} cannot be pulled", why, waiting.get("message"))
             return ScannerStatus(
                 scan_id=scan_id, stage=ScannerStage.SCHEDULED, code=ProblemCode.SCANNER_IMAGE_PULL_FAILED, text=text
             )
         if why in _CONFIG_REASONS:
-            text = _words("a container can't be started", why, waiting.get("message"))
+            text = _words("a container cannot be started", why, waiting.get("message"))
             return ScannerStatus(
                 scan_id=scan_id, stage=ScannerStage.SCHEDULED, code=ProblemCode.SCANNER_CONTAINER_REFUSED, text=text
             )

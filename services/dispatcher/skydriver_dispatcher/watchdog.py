@@ -356,7 +356,7 @@ class Watchdog:
         async with self._on(scan_id) as tx:
             if must_not_run(tx.scan(scan_id)):
                 tx.due.put(STOP, scan_id)
-                logger.warning("scanner.superfluous", scan_id=scan_id)
+                logger.warning("scanner.orphan-stopped", scan_id=scan_id)
 
     async def _load(self, scan_id: ScanId) -> Scan | None:
         async with self._on(scan_id) as tx:

@@ -64,5 +64,5 @@ def _limits(kind: str) -> str:
     nan = " NaN and infinity may stand in skyscan_result as bare tokens." if kind == protocol.RESULT else ""
     return (
         f"Routing key {kind}.<scan_id>. JSON, content_encoding {', '.join(ENCODINGS)}; at most {sent} bytes as sent and {content} "
-        f"decompressed.{nan} Fields that are not known are ignored."
+        f"decompressed.{nan} Fields that are unknown are ignored."
     )

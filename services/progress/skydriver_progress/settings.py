@@ -58,10 +58,10 @@ class ProgressSettings(ServiceSettings):
 
     @property
     def keep_replies(self) -> timedelta | None:
-        """How long recorded replies and orphan blobs are kept; None: for ever."""
+        """How long recorded replies and orphan blobs are kept; None: forever."""
         return timedelta(days=self.housekeeping_days) if self.housekeeping_days else None
 
     @property
     def keep_progress(self) -> timedelta | None:
-        """How long progress reports keep their content; None: for ever."""
+        """How long progress reports keep their content; None: forever."""
         return timedelta(days=self.progress_retention_days) if self.progress_retention_days else None

@@ -67,7 +67,7 @@ class LocalLauncher:
                     return str(identity.pid)
                 return str(await self._start(scan))
             except OSError as error:
-                raise TryLater(f"the scanner server can't be started: {error.strerror}", 2.0) from error
+                raise TryLater(f"cannot start the scanner server: {error.strerror}", 2.0) from error
 
     async def stop(self, scan_id: ScanId) -> None:
         """Send SIGTERM, and SIGKILL after 5 s. Raises TryLater when the process does not end even then."""

@@ -96,7 +96,7 @@ class KubernetesLauncher:
                 )
         except Refused as refusal:
             logger.error("kubernetes.stop_refused", scan_id=scan_id, reason=refusal.reason)
-            raise TryLater(f"a Job can't be deleted: {refusal.reason}", 30.0) from refusal
+            raise TryLater(f"cannot delete the Job: {refusal.reason}", 30.0) from refusal
 
     async def running_scans(self) -> dict[ScanId, bool]:
         """Return the scans with a Job that is not being deleted, and whether it has not finished. Raises TryLater."""
@@ -116,9 +116,9 @@ class KubernetesLauncher:
                     names.secret_name(scan_id), self._settings.namespace, _request_timeout=self._timeout_s
                 )
         except NotFound:
-            return "its Secret is gone, somebody else has deleted it"
+            return "its Secret was deleted by someone else"
         except Refused as refusal:
-            raise TryLater(f"the Secret of a scan can't be looked at: {refusal.reason}", 30.0) from refusal
+            raise TryLater(f"cannot read the scan's Secret: {refusal.reason}", 30.0) from refusal
         return ""
 
     async def survey(self) -> list[ScannerExit | ScannerStatus]:
@@ -147,7 +147,7 @@ class KubernetesLauncher:
                 yield page
                 await asyncio.sleep(0)
         except (Refused, ResourceVersionExpired, NotFound) as fault:
-            raise TryLater(f"our Jobs and pods can't be listed: {fault}", 5.0) from fault
+            raise TryLater(f"cannot list the Jobs and pods of this installation: {fault}", 5.0) from fault
 
     async def _create_job(self, scan_id: ScanId, job: V1Job) -> str:
         """Create the Job, or find the one that exists; return its uid."""

@@ -132,7 +132,7 @@ class Leadership:
             self.term += is_new
             return True
         except Refused as refusal:
-            raise TryLater(f"the Lease {self._name} can't be used: {refusal.reason}", 10.0) from refusal
+            raise TryLater(f"cannot acquire the Lease {self._name}: {refusal.reason}", 10.0) from refusal
 
     def _is_free(self, lease: V1Lease) -> bool:
         if lease.spec is None:

@@ -150,7 +150,7 @@ class Tracker:
     def _gone(self, uid: str, *, forget: bool) -> None:
         tracked = self._jobs[uid]
         if not tracked.has_ended:
-            cause = "its Job was deleted by somebody else"
+            cause = "its Job was deleted by someone else"
             known = tracked.job_exit
             self._end(
                 tracked, known or ScannerExit(scan_id=tracked.scan_id, exit_code=None, log_tail="", cause=cause, was_taken=True)
