@@ -19,12 +19,11 @@ test: setup-dev check  ## set up, check style and types, run all but the Kuberne
 unit: setup-dev  ## the unit tests only: seconds
 	$(PYTEST) tests/unit -q
 
-check: setup-dev  ## ruff, mypy --strict, layers, word list
+check: setup-dev  ## ruff, mypy --strict, layers
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
-	$(PYTHON) scripts/check_words.py
 
 fuzz: setup-dev  ## requests of every kind from the OpenAPI document, for some minutes
 	SKYDRIVER_TEST_FUZZ_EXAMPLES=1000 $(PYTEST) tests/acceptance/test_fuzz.py
