@@ -221,9 +221,9 @@ def _log_events_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(names: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if hasattr(command, "commands"):
-        for name, inner in command.commands.items():
-            yield from _leaves((*names, name), inner)
+    if hasattr(command, "list_commands"):
+        for name in command.list_commands(None):
+            yield from _leaves((*names, name), command.get_command(None, name))
     elif not command.hidden:
         yield names, command
 
