@@ -113,7 +113,7 @@ async def _heads_that_differ(connection: Connection) -> AsyncIterator[ChainBreak
             rows = [row async for row in sql.heads_beside_manifests(connection, scan_id=scan_id, most=PAGE)]
         for row in rows:
             if not row["is_same"]:
-                what = f"its manifest was folded from {row['iter_folded'] or 0} events, the log holds {row['logged'] or 0}"
+                what = f"its manifest was folded from {row['folded'] or 0} events, the log holds {row['logged'] or 0}"
                 yield ChainBreak(scan_id=row["scan_id"], version=(row["logged"] or 0) + 1, position=None, what=what)
         if len(rows) < PAGE:
             return
