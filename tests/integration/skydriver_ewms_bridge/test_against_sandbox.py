@@ -158,7 +158,7 @@ async def test_workers_are_added_and_many_pages_are_followed(ewms: EwmsRest) -> 
     raw = [t async for page in ewms.raw_taskforces(workflow.workflow_id) for t in page]
     assert len(raw) == 6
     assert all("submit_dict" in t for t in raw)
-    with pytest.raises(Refused, match="refuses"):
+    with pytest.raises(Refused, match="rejected"):
         await ewms.add_workers(task.task_id, "mars", 1)
 
 

@@ -76,9 +76,9 @@ async def test_after_some_failures_nobody_asks_any_more(server: Unruly, replicas
     assert rung == [PROBE]
     assert await breaker.open_for_s() > 0
     for ewms in (first, second):
-        with pytest.raises(TryLater, match="EWMS is away"):
+        with pytest.raises(TryLater, match="EWMS is unavailable"):
             await ewms.queue_profiles("WF-1")
-        with pytest.raises(TryLater, match="EWMS is away"):
+        with pytest.raises(TryLater, match="EWMS is unavailable"):
             await ewms.create_workflow(SPEC)
     assert len(server.asked) == asked
 
