@@ -159,7 +159,7 @@ async def test_stop_says_so_when_it_could_not(at: Setup) -> None:
 
 
 async def test_what_is_there_is_read_page_by_page_and_only_ours(at: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skydriver_dispatcher.adapters.kubernetes.list_watch._PAGE", 2)
+    monkeypatch.setattr("skydriver_dispatcher.adapters.kubernetes.list_watch._PAGE_SIZE", 2)
     scans = [a_queued_scan() for _ in range(5)]
     await asyncio.gather(*(at.launcher.launch(scan) for scan in scans))
     await at.cluster.place("jobs", {"metadata": {"name": "theirs", "labels": {"app": "scanner-instance"}}})
