@@ -160,7 +160,7 @@ async def _posts(plane: ControlPlane, system: Installation, posts: int, table: T
 async def _drain(plane: ControlPlane, system: Installation, backlog: int, table: Table) -> None:
     """So many waiting scans are let go at once; how fast, and with which calls."""
     await system.kill("dispatcher-0")
-    system.settings |= {"SKYDRIVER_MAX_RUNNING": "0"}
+    system.settings |= {"SKYDRIVER_MAX_RUNNING_SCANS": "0"}
     await system.start_service("dispatcher-0")
     await system.until_ready("dispatcher-0")
     manifest = await system.get(f"/scan/{await system.submit(priority=200)}/manifest")
@@ -178,7 +178,7 @@ async def _drain(plane: ControlPlane, system: Installation, backlog: int, table:
         await asyncio.gather(*(fill(len(range(number, backlog, 32))) for number in range(32)))
         before = Counter((call.verb, call.resource) for call in plane.calls(NAMESPACE))
         await system.kill("dispatcher-0")
-        del system.settings["SKYDRIVER_MAX_RUNNING"]
+        del system.settings["SKYDRIVER_MAX_RUNNING_SCANS"]
         await system.start_service("dispatcher-0")
         await system.until_ready("dispatcher-0")
         began = time.perf_counter()

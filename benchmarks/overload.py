@@ -55,7 +55,7 @@ async def _measure(seconds: float, factor: float, connections: int) -> None:
         tempfile.TemporaryDirectory(prefix="skydriver-bench-") as folder,
         patch.dict(
             "os.environ",
-            {"SKYDRIVER_LOW_PRIORITY_INTERVAL_S": "3600"},  # nothing is launched
+            {"SKYDRIVER_LAUNCH_INTERVAL_S": "3600"},  # nothing is launched
         ),
     ):
         data = Path(folder)

@@ -52,7 +52,7 @@ async def _measure(seconds: float, connections: int) -> None:
     with tempfile.TemporaryDirectory(prefix="skydriver-bench-") as folder:
         data = Path(folder)
         # nothing is launched: what is measured is the gateway with the services that decide
-        environment = {"SKYDRIVER_LOW_PRIORITY_INTERVAL_S": "3600"}
+        environment = {"SKYDRIVER_LAUNCH_INTERVAL_S": "3600"}
         with _environment(environment):
             async with running(Options(data_dir=data), lambda _: None):
                 await _figures(data, seconds, connections, table)

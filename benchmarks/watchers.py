@@ -92,7 +92,7 @@ async def _measure(watchers: int, events: int) -> int:
     table = Table("figure", "measured", title=f"{watchers} watchers of one scan on one gateway")
     with (
         tempfile.TemporaryDirectory(prefix="skydriver-bench-") as folder,
-        patch.dict("os.environ", {"SKYDRIVER_LOW_PRIORITY_INTERVAL_S": "3600"}),
+        patch.dict("os.environ", {"SKYDRIVER_LAUNCH_INTERVAL_S": "3600"}),
     ):
         data = Path(folder)
         async with running(Options(data_dir=data, sandbox=False), lambda _: None) as system, _session() as session:

@@ -25,13 +25,13 @@ from tests.acceptance.conftest import UP_LIMIT_S, Running, sample_event, scan_re
 from tests.support import previous_release
 from tests.support.waiting import wait_until
 
-_BESIDE = {"api": "skydriver_api", "progress": "skydriver_progress", "ewms_bridge": "skydriver_ewms"}
+_BESIDE = {"api": "skydriver_api", "progress": "skydriver_progress", "ewms_bridge": "skydriver_ewms_bridge"}
 """Services of which a second replica works beside the system's own."""
 _SCANS = 3
 
 
 @contextmanager
-def _beside(system: Running, python: str) -> Iterator[str]:
+def _beside(system: Running, *, is_old: bool) -> Iterator[str]:
     """A second replica of each service, with the settings of the system's own ones; the address of the gateway."""
     with ExitStack() as stack:
         ports = choose(["http", *(f"health_{name}" for name in _BESIDE)], {})
@@ -43,6 +43,10 @@ def _beside(system: Running, python: str) -> Iterator[str]:
                 "SKYDRIVER_REPLICA": f"{name}-beside", "SKYDRIVER_HEALTH_PORT": str(ports[f"health_{name}"]),
                 **({"SKYDRIVER_HTTP_PORT": str(ports["http"])} if name == "api" else {}),
             }  # fmt: skip
+            python = sys.executable
+            if is_old:
+                python, module = previous_release.python(), previous_release.module_of(name, module)
+                environment = previous_release.environment_of(environment)
             log = stack.enter_context((system.data_dir / f"{name}-beside.log").open("ab"))
             process = subprocess.Popen([python, "-m", module], env=environment, stdout=log, stderr=log, cwd=system.data_dir)
             stack.callback(_end, process)
@@ -137,7 +141,7 @@ def test_two_releases_work_side_by_side(tmp_path: Path) -> None:
             system.connection["amqp_url"],
         )
         assert migrated.returncode == 0, migrated.stderr
-        with _beside(system, sys.executable) as url:
+        with _beside(system, is_old=False) as url:
             load = _Load(system, [system.connection["url"], url])
             load.start()
             # an old process that restarts meanwhile goes on
@@ -153,7 +157,7 @@ def test_two_releases_work_side_by_side(tmp_path: Path) -> None:
         stop(system)
     system = start(data, SKYDRIVER_TEARDOWN_DELAY_S="1")
     try:
-        with _beside(system, old) as url:
+        with _beside(system, is_old=True) as url:
             later = _Load(system, [system.connection["url"], url])
             later.start()
             _all_end(system, later)

@@ -28,7 +28,7 @@ async def test_a_scan_runs_on_an_ewms_that_is_not_started_by_up(tmp_path: Path, 
             "SKYDRIVER_EWMS_URL": ewms.url, "SKYDRIVER_EWMS_ISSUER": ewms.url, "SKYDRIVER_EWMS_CLIENT_ID": CLIENT,
             "SKYDRIVER_EWMS_CLIENT_SECRET": ewms_parts.CLIENT_SECRET, "SKYDRIVER_S3_URL": ewms.url,
             "SKYDRIVER_S3_KEY_ID": ewms_parts.S3_KEY_ID, "SKYDRIVER_S3_SECRET": ewms_parts.S3_SECRET,
-            "SKYDRIVER_INSTANCE": INSTANCE, "SKYDRIVER_ACTIVATION_POLL_S": "0.5", "SKYDRIVER_WORKFORCE_FAST_INTERVAL_S": "1",
+            "SKYDRIVER_INSTANCE": INSTANCE, "SKYDRIVER_QUEUE_ACTIVATION_POLL_S": "0.5", "SKYDRIVER_WORKFORCE_FAST_INTERVAL_S": "1",
             "SKYDRIVER_EWMZ_URL": "x",
         }  # fmt: skip
         system = await asyncio.to_thread(lambda: start(tmp_path / "data", "--no-sandbox", **settings))
@@ -41,7 +41,7 @@ async def test_a_scan_runs_on_an_ewms_that_is_not_started_by_up(tmp_path: Path, 
     log = (tmp_path / "data" / "up.log").read_text()
     assert f"{ewms.url} (SKYDRIVER_EWMS_URL)" in log
     assert "(embedded)" in log
-    assert "SKYDRIVER_EWMZ_URL: no such setting; did you mean SKYDRIVER_EWMS_URL?" in log
+    assert "SKYDRIVER_EWMZ_URL: unknown setting, ignored; did you mean SKYDRIVER_EWMS_URL?" in log
     assert ewms_parts.CLIENT_SECRET not in log
     assert ewms_parts.S3_SECRET not in log
 

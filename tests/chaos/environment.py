@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from skydriver_cli.embedded.processes import Identity
 from skydriver_cli.embedded.system import AUDIENCE, ISSUER, SERVICES
 from skydriver_cli.errors import Problem
 from skydriver_common.auth import TokenSigner
+from tests.support import previous_release
 from tests.support.proxy import Proxy
 from tests.support.waiting import pause, until
 
@@ -182,8 +183,10 @@ class ChaosEnvironment:
             await connection.close()
 
     @asynccontextmanager
-    async def guest(self, service: str, *, python: str = sys.executable, **environment: str) -> AsyncIterator[processes.Child]:
-        """One more replica of a service for a while, with another interpreter or environment. Left alone it is ended.
+    async def guest(
+        self, service: str, environment: Mapping[str, str] | None = None, *, is_of_the_release_before: bool = False
+    ) -> AsyncIterator[processes.Child]:
+        """One more replica of a service for a while, of another release or with another environment. Left alone it is ended.
 
         Raises ProcessLookupError when the service does not run now, AssertionError when the guest does not start.
         """
@@ -205,8 +208,12 @@ class ChaosEnvironment:
         known = dict(entry.split("=", 1) for entry in inherited if "=" in entry)
         if "SKYDRIVER_HTTP_PORT" not in known:
             del own["SKYDRIVER_HTTP_PORT"]
+        python, module, settings = sys.executable, SERVICES[service], known | own | dict(environment or {})
+        if is_of_the_release_before:
+            python, module = previous_release.python(), previous_release.module_of(service, module)
+            settings = previous_release.environment_of(settings)
         child = await processes.start(
-            name, [python, "-m", SERVICES[service]], env=known | own | environment, cwd=self.data_dir,
+            name, [python, "-m", module], env=settings, cwd=self.data_dir,
             log=self.data_dir / "logs" / f"{name}.log", identity_file=self.data_dir / "run" / f"{name}.pid.json",
         )  # fmt: skip
         url = f"http://{LOOPBACK}:{ports['http']}"

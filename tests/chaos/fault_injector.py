@@ -16,7 +16,6 @@ import asyncpg
 from skydriver_common.bus import topology
 from tests.chaos import poison
 from tests.chaos.environment import BROKER, DATABASE, ChaosEnvironment, faketime
-from tests.support import previous_release
 from tests.support.hung_folder import hung_folder
 from tests.support.waiting import pause
 
@@ -198,7 +197,7 @@ class FaultInjector:
             case "poison":
                 await self._poison()
             case "release before":
-                async with self._field.guest(fault.victim, python=previous_release.python()):
+                async with self._field.guest(fault.victim, is_of_the_release_before=True):
                     await pause(fault.length_s)
             case "hung image folder":
                 await self._hang_the_images(fault.length_s)
@@ -303,7 +302,7 @@ class FaultInjector:
         """One more gateway whose list of images lies where every look hangs: it refuses new scans, and does all else."""
         try:
             with hung_folder(self._field.data_dir / f"hung-{time.monotonic_ns()}") as folder:
-                async with self._field.guest("api", SKYDRIVER_IMAGE_CATALOG=f"directory:{folder}"):
+                async with self._field.guest("api", {"SKYDRIVER_IMAGE_CATALOG": f"directory:{folder}"}):
                     await pause(length_s)
         except OSError as error:
             raise ProcessLookupError from error  # not as root, or without /dev/fuse
@@ -320,7 +319,7 @@ class FaultInjector:
             "LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(offsets), "FAKETIME_CACHE_DURATION": "1",
             "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }  # fmt: skip
-        async with self._field.guest(fault.victim, **environment):
+        async with self._field.guest(fault.victim, environment):
             for offset in (step, "+0"):
                 offsets.write_text(f"{offset}\n")
                 await pause(fault.length_s / 2)

@@ -10,13 +10,18 @@ import sysconfig
 import tarfile
 import tempfile
 import venv
+from collections.abc import Mapping
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
+from skydriver_common.runtime.settings import OLD_NAMES
+
 COMMIT = "60b5a373231044de065af3425acb3bcb957acbae"
+MODULES = {"ewms_bridge": "skydriver_ewms"}
+"""Services whose package had another name."""
 STATE_VERSION = 1
 STATE_FIELDS: dict[str, frozenset[str]] = {
     "Scan": frozenset(
@@ -138,3 +143,14 @@ def python() -> str:
     # in a path file, so that what it starts in turn has the same; the packages' own path files, which lead here, are not read
     (packages / "code.pth").write_text("\n".join([*sorted(str(root) for root in roots), sysconfig.get_paths()["purelib"]]))
     return str(folder / "venv" / "bin" / "python")
+
+
+def module_of(service: str, today: str) -> str:
+    """The package of a service in that release. today: its name now."""
+    return MODULES.get(service, today)
+
+
+def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same settings under the names that release knows; it refuses to start on others."""
+    former = {new: old for old, new in OLD_NAMES.items()}
+    return {former.get(name, name): value for name, value in environment.items()}

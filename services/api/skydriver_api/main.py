@@ -64,7 +64,7 @@ def main() -> None:
             service, settings.database_url.get_secret_value(), size=_CONNECTIONS, command_timeout_s=_QUERY_TIMEOUT_S
         )
         reads = ViewQueries(pool)
-        commands = CommandClient(partial(recorded_reply, pool), deadline_s=settings.command_deadline_s)
+        commands = CommandClient(partial(recorded_reply, pool), deadline_s=settings.command_timeout_s)
         live = LiveEvents(
             reads.versions, max_streams=settings.max_streams, max_streams_per_token=settings.max_streams_per_token
         )

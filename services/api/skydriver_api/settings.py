@@ -55,7 +55,7 @@ class ApiSettings(ServiceSettings):
     """Live streams of events at once; further ones get 503."""
     max_streams_per_token: int = Field(default=4_000, ge=1)
     """Of one token."""
-    command_deadline_s: float = Field(default=10.0, gt=0)
+    command_timeout_s: float = Field(default=10.0, gt=0)
     """How long a command may wait before it must not take effect any more."""
 
     @property

@@ -48,7 +48,7 @@ def main() -> None:
         token = _tokens(settings)
         foundation = await open_foundation(service, settings)
         await store.set_throttle_defaults(
-            foundation.pool, interval_s=settings.low_priority_interval_s, max_running=settings.max_running
+            foundation.pool, interval_s=settings.launch_interval_s, max_running=settings.max_running_scans
         )
         if settings.launcher == "kubernetes":
             await _on_kubernetes(service, settings, foundation, token)
@@ -150,17 +150,17 @@ def _start(
     """The loops and consumers that every launcher has."""
     pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
     usecases = UseCases(pool, uow)
-    steps = LaunchSteps(pool, uow, schedule, launcher, max_attempts=settings.max_attempts)
+    steps = LaunchSteps(pool, uow, schedule, launcher, max_attempts=settings.max_launch_attempts)
     queue = ScannerQueue(settings.amqp_url.get_secret_value(), name="dispatcher-results")
     service.stack.push_async_callback(queue.close)
     watchdog = Watchdog(
-        pool, uow, schedule, launcher, usecases, result_grace=timedelta(seconds=settings.result_grace_s),
-        trouble_limit=timedelta(seconds=settings.scanner_trouble_limit_s),
+        pool, uow, schedule, launcher, usecases, result_grace=timedelta(seconds=settings.final_result_grace_s),
+        trouble_limit=timedelta(seconds=settings.scanner_start_timeout_s),
         divergence_limit=timedelta(0) if launcher.can_restart_in_place else _DIVERGENCE_LIMIT,
         unknown_limit=timedelta(0) if launcher.can_restart_in_place else _DIVERGENCE_LIMIT,
         may_act=lambda: leadership is None or leadership.leads, have_arrived=queue.is_drained,
     )  # fmt: skip
-    for number in range(settings.launch_hands):
+    for number in range(settings.max_concurrent_launches):
         foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", steps.new_worker(), idle_s=_IDLE_S))
     foundation.wake_when_due([LAUNCH], service.loop("launch-urgent", steps.new_urgent_worker(), idle_s=_IDLE_S))
     for number in range(_STOP_WORKERS):
@@ -188,10 +188,10 @@ def _job_settings(settings: DispatcherSettings) -> JobSettings:
         user_id=settings.scanner_user_id,
         priority_class=settings.scanner_priority_class,
         urgent_priority_class=settings.scanner_urgent_priority_class,
-        spread_over=settings.scanner_spread_over,
+        spread_over=settings.scanner_topology_key,
         node_selector=settings.scanner_node_selector,
-        deadline_s=settings.scanner_deadline_s,
-        keep_finished_s=settings.scanner_keep_finished_s,
+        deadline_s=settings.scanner_max_runtime_s,
+        keep_finished_s=settings.scanner_job_ttl_s,
     )
 
 

@@ -63,15 +63,15 @@ class DispatcherSettings(ServiceSettings):
     """PEM private key that signs scan tokens; the gateway knows its public half."""
     auth_issuer: str = "skydriver-local"
     auth_audience: str = "skydriver"
-    low_priority_interval_s: float = Field(default=300.0, ge=0, le=MAX_INTERVAL_S)
+    launch_interval_s: float = Field(default=300.0, ge=0, le=MAX_INTERVAL_S)
     """Seconds between two launches of scans with a priority below 100 (REST contract 9.6); 0: no throttle. `skydriver throttle`
     changes it at run time."""
-    max_running: int | None = Field(default=None, ge=0)
+    max_running_scans: int | None = Field(default=None, ge=0)
     """Maximum number of running scans; scans below priority 100 wait while it is reached. Unset: no limit. `skydriver
     throttle` overrides it."""
-    launch_hands: int = Field(default=4, ge=1, le=64)
+    max_concurrent_launches: int = Field(default=4, ge=1, le=64)
     """Concurrent launches per replica."""
-    max_attempts: int = Field(default=3, ge=1)
+    max_launch_attempts: int = Field(default=3, ge=1)
     """Failed launches after which a scan is abandoned."""
     scanner_bus_url: AmqpUrl | None = None
     """Where scanners reach the bus; unset: they report over REST. Without a login in it the scan's token is the login, which needs
@@ -105,18 +105,18 @@ class DispatcherSettings(ServiceSettings):
     scanner_priority_class: DnsLabel | None = None
     scanner_urgent_priority_class: DnsLabel | None = None
     """PriorityClass of the pods, and of those of scans with a priority from 100 on."""
-    scanner_spread_over: LabelKey | None = None
+    scanner_topology_key: LabelKey | None = None
     """Node label over whose values pods are spread, such as ``kubernetes.io/hostname``."""
     scanner_node_selector: dict[LabelKey, Label] = Field(default_factory=dict)
     """Labels that a node must have, as a JSON object."""
-    scanner_deadline_s: int = Field(default=172_800, ge=60, le=TOKEN_LIFE_S)
+    scanner_max_runtime_s: int = Field(default=172_800, ge=60, le=TOKEN_LIFE_S)
     """The longest life of a scan (REST contract 9.1); at most that of its token, 30 days."""
-    scanner_keep_finished_s: int = Field(default=600, ge=60)
+    scanner_job_ttl_s: int = Field(default=600, ge=60)
     """How long a finished Job stays (REST contract 9.1); not too short: how it ended is read from it."""
-    scanner_trouble_limit_s: float = Field(default=900.0, gt=0)
+    scanner_start_timeout_s: float = Field(default=900.0, gt=0)
     """Seconds after which a scan fails when its image cannot be pulled, or its pod or container cannot be created. Waiting for capacity
     does not count."""
-    result_grace_s: float = Field(default=20.0, ge=0)
+    final_result_grace_s: float = Field(default=20.0, ge=0)
     """Seconds to wait for the final result after a scanner server exited with 0."""
 
     @model_validator(mode="after")

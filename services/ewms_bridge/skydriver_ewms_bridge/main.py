@@ -44,7 +44,7 @@ WRITE_TIMEOUT_S = 45.0
 async def build(service: Service, settings: BridgeSettings) -> None:
     """Open everything the bridge works with, and start it."""
     foundation = await open_foundation(service, settings)
-    breaker = Breaker(foundation.pool, foundation.bell, longest_pause_s=settings.ewms_longest_pause_s)
+    breaker = Breaker(foundation.pool, foundation.bell, longest_pause_s=settings.ewms_probe_max_interval_s)
     ewms = await service.stack.enter_async_context(
         open_ewms(
             url=settings.ewms_url,
@@ -73,7 +73,11 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     checks = Checks(usecases, objects)
     taskforces = Taskforces(pool, usecases, ewms)
     additions = WorkerRequests(pool, uow, schedule, ewms, unclear_wait=settings.unclear_wait, limits=settings.worker_limits)
-    policy = TopUpPolicy(is_wanted=settings.top_up, most_times=settings.top_up_most_times, pause_s=settings.top_up_pause_s)
+    policy = TopUpPolicy(
+        is_wanted=settings.replace_workers,
+        most_times=settings.replace_workers_max_batches,
+        pause_s=settings.replace_workers_pause_s,
+    )
     top_ups = TopUps(usecases, schedule, ewms, additions, policy)
     workforces = Workforces(
         pool,
@@ -112,7 +116,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
 
 
 async def _sink(service: Service, settings: BridgeSettings) -> CredentialSink:
-    if settings.hand_over == "files":
+    if settings.credential_delivery == "files":
         assert settings.work_dir is not None
         return ProfileFiles(settings.work_dir)
     assert settings.kubernetes_namespace is not None

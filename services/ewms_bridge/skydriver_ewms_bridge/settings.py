@@ -13,7 +13,7 @@ from skydriver_common.runtime.settings import PREFIX, ServiceSettings
 class BridgeSettings(ServiceSettings):
     """Where EWMS and the object store are, and how patient to be with them."""
 
-    hand_over: Literal["files", "secrets"] = "files"
+    credential_delivery: Literal["files", "secrets"] = "files"
     """How a scanner gets the credentials of its queues: ``files`` for the launcher ``local``, ``secrets`` for ``kubernetes``."""
     work_dir: Path | None = None
     """Holds one folder per scan, into which queue credentials are written (delivery by files)."""
@@ -37,7 +37,7 @@ class BridgeSettings(ServiceSettings):
     s3_region: str = "us-east-1"
     worker_image_catalog: str = "/cvmfs/icecube.opensciencegrid.org/containers/realtime"
     """Folder of unpacked worker images as the workers see it (REST contract 8.2)."""
-    queue_idle_s: int = Field(default=3600, ge=1)
+    worker_idle_timeout_s: int = Field(default=3600, ge=1)
     """How long a worker waits for its next pixel; must outlast the pauses between two rounds of pixels."""
     teardown_delay_s: float = Field(default=60.0, ge=0)
     """From the final result to the end of the workflow (REST contract 8.8)."""
@@ -45,26 +45,26 @@ class BridgeSettings(ServiceSettings):
     """Between two looks at the workers of all live workflows."""
     workforce_fast_interval_s: float = Field(default=10.0, gt=0)
     """The same in the first five minutes of a workflow, when someone waits for the first worker."""
-    activation_poll_s: float = Field(default=10.0, gt=0)
+    queue_activation_poll_s: float = Field(default=10.0, gt=0)
     """Between two looks at queues that are not activated yet; the first looks follow faster."""
-    activation_limit_s: float = Field(default=21_600.0, gt=0)
+    queue_activation_timeout_s: float = Field(default=21_600.0, gt=0)
     """After this long without activated queues the workflow is given up."""
-    startup_limit_s: float = Field(default=900.0, gt=0)
+    startup_file_timeout_s: float = Field(default=900.0, gt=0)
     """After this long without the scanner's upload of ``startup.json`` the scan's status says so (REST contract 9.5)."""
-    ewms_longest_pause_s: float = Field(default=60.0, gt=0)
+    ewms_probe_max_interval_s: float = Field(default=60.0, gt=0)
     """Maximum interval between probes while the circuit breaker is open."""
     max_workers_per_scan: int = Field(default=MAX_WORKERS_PER_SCAN, ge=1, le=2**31 - 1)
     """Most workers of one scan, in all clusters and with all additions together; a request for more in sum is 422. Workers that are
     replaced (``top_up``) do not count. The gateway has the same setting."""
     max_workers_per_cluster: dict[str, int] = Field(default={})
     """Cluster name to the most workers of one scan there, where that is less."""
-    top_up: bool = False
+    replace_workers: bool = False
     """Whether workers that have ended while pixels remain are replaced; EWMS never does that by itself."""
-    top_up_most_times: int = Field(default=3, ge=0)
+    replace_workers_max_batches: int = Field(default=3, ge=0)
     """Per scan, so many batches of workers are replaced at most."""
-    top_up_pause_s: float = Field(default=600.0, ge=0)
+    replace_workers_pause_s: float = Field(default=600.0, ge=0)
     """After a batch, before the next one."""
-    unclear_wait_s: float = Field(default=1_000.0, gt=0, allow_inf_nan=False)
+    ewms_unknown_outcome_wait_s: float = Field(default=1_000.0, gt=0, allow_inf_nan=False)
     """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier, and a second workflow
     is looked for so long after the last request."""
     ewms_refusal_retry_s: float = Field(default=1_800.0, ge=0, allow_inf_nan=False)
@@ -73,9 +73,11 @@ class BridgeSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _can_hand_over(self) -> Self:
-        needed = {"files": "work_dir", "secrets": "kubernetes_namespace"}[self.hand_over]
+        needed = {"files": "work_dir", "secrets": "kubernetes_namespace"}[self.credential_delivery]
         if getattr(self, needed) is None:
-            raise ValueError(f"{PREFIX}{needed.upper()}: is not set ({PREFIX}HAND_OVER is {self.hand_over})")
+            raise ValueError(
+                f"{PREFIX}{needed.upper()}: is not set ({PREFIX}CREDENTIAL_DELIVERY is {self.credential_delivery})"
+            )
         return self
 
     @property
@@ -88,7 +90,7 @@ class BridgeSettings(ServiceSettings):
 
     @property
     def startup_limit(self) -> timedelta:
-        return timedelta(seconds=self.startup_limit_s)
+        return timedelta(seconds=self.startup_file_timeout_s)
 
     @property
     def refusal_retry(self) -> timedelta:
@@ -96,4 +98,4 @@ class BridgeSettings(ServiceSettings):
 
     @property
     def unclear_wait(self) -> timedelta:
-        return timedelta(seconds=self.unclear_wait_s)
+        return timedelta(seconds=self.ewms_unknown_outcome_wait_s)

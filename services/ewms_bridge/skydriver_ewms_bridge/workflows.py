@@ -133,24 +133,24 @@ class Workflows:
                 # stopped before its turn: its queues are never activated
                 await self._usecases.workflow_deactivated(scan.scan_id, workflow.workflow_id, workflow.deactivated)
                 return None
-        if work.age_s > self._settings.activation_limit_s:
+        if work.age_s > self._settings.queue_activation_timeout_s:
             logger.error("queues.given-up", workflow_id=scan.ewms_workflow_id)
-            limit_s = self._settings.activation_limit_s
+            limit_s = self._settings.queue_activation_timeout_s
             await self._usecases.refuse_workflow(scan.scan_id, f"EWMS has not activated the queues within {limit_s:g} s")
             return None
         pause_s = FIRST_POLLS_S * 1.5 ** min(work.tries, 20)
-        if pause_s < self._settings.activation_poll_s:
+        if pause_s < self._settings.queue_activation_poll_s:
             return timedelta(seconds=pause_s)
         # not during the first looks: most queues are active by then, and nobody has begun to wonder
         place = place_in_line(await self._line(), scan.ewms_workflow_id)
         if place is not None:
             await self._usecases.queues_awaited(scan.scan_id, place)
-        return timedelta(seconds=self._settings.activation_poll_s)
+        return timedelta(seconds=self._settings.queue_activation_poll_s)
 
     async def _line(self) -> tuple[Taskforce, ...]:
         """Who waits for queues, asked once for all scans that wait."""
         now = time.monotonic()
-        if self._line_known is None or now - self._line_known[0] > self._settings.activation_poll_s:
+        if self._line_known is None or now - self._line_known[0] > self._settings.queue_activation_poll_s:
             self._line_known = now, await self._ewms.waiting_for_queues()
         return self._line_known[1]
 
@@ -179,7 +179,7 @@ class Workflows:
             instance=self._settings.instance,
             image_catalog=self._settings.worker_image_catalog,
             startup_url=self._objects.presigned_get(startup_object_key(scan.scan_id)),
-            queue_idle_s=self._settings.queue_idle_s,
+            queue_idle_s=self._settings.worker_idle_timeout_s,
         )
         try:
             workflow = await self._ewms.create_workflow(workflow_spec(order))

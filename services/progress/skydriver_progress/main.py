@@ -42,9 +42,11 @@ def main() -> None:
         retention = Retention(foundation.uow, foundation.schedule, keep=settings.keep_progress)
         batch_consumers: list[BatchConsumer] = []
         gate = BacklogGate(
-            partial(_have_no_backlog, batch_consumers), settle_time_s=min(SETTLE_TIME_S, settings.silence_limit_s)
+            partial(_have_no_backlog, batch_consumers), settle_time_s=min(SETTLE_TIME_S, settings.scanner_silence_timeout_s)
         )
-        silence = SilenceWatch(foundation.uow, foundation.schedule, gate, limit=timedelta(seconds=settings.silence_limit_s))
+        silence = SilenceWatch(
+            foundation.uow, foundation.schedule, gate, limit=timedelta(seconds=settings.scanner_silence_timeout_s)
+        )
         housekeeping = Housekeeping(foundation.pool, foundation.schedule, keep=settings.keep_replies)
         short_replies = ShortReplies(foundation.pool, foundation.schedule)
         steps = (

@@ -29,12 +29,12 @@ class ProgressSettings(ServiceSettings):
     """Write only the newest of a scan's progress reports that wait together. false: write every report to the event log."""
     ingest_prefetch: int = Field(default=2000, ge=1, le=65535)
     """Maximum number of progress messages held in memory, of at most 128 KiB each."""
-    silence_limit_s: float = Field(default=1800.0, gt=0)
+    scanner_silence_timeout_s: float = Field(default=1800.0, gt=0)
     """Seconds without a report after which the status shows `scanner-silent`."""
     progress_retention_days: float = Field(default=90.0, ge=0)
     """Days after which all but the newest progress report of a scan are compacted, and its superseded partial skymaps are deleted, all
     but the first; 0: never."""
-    housekeeping_days: float = Field(default=30.0, ge=0)
+    reply_retention_days: float = Field(default=30.0, ge=0)
     """Days after which recorded replies (what a repeated Idempotency-Key gets) and unreferenced blobs are deleted; 0: never."""
 
     @model_validator(mode="after")
@@ -59,7 +59,7 @@ class ProgressSettings(ServiceSettings):
     @property
     def keep_replies(self) -> timedelta | None:
         """How long recorded replies and orphan blobs are kept; None: forever."""
-        return timedelta(days=self.housekeeping_days) if self.housekeeping_days else None
+        return timedelta(days=self.reply_retention_days) if self.reply_retention_days else None
 
     @property
     def keep_progress(self) -> timedelta | None:

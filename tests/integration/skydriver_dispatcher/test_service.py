@@ -21,7 +21,7 @@ def environment(folder: Path, database: str, bus: str, **more: str) -> dict[str,
     own = {
         "DATABASE_URL": database, "AMQP_URL": bus, "PUBLIC_URL": "http://skydriver", "SCAN_TOKEN_KEY_FILE": str(folder / "key.pem"),
         "LAUNCHER": "kubernetes", "KUBERNETES_NAMESPACE": NAMESPACE, "INSTANCE": "skydriver-test", "UPLOAD_IMAGE": "skydriver:1",
-        "LOW_PRIORITY_INTERVAL_S": "0", "KUBERNETES_LEASE_S": "2", **more,
+        "LAUNCH_INTERVAL_S": "0", "KUBERNETES_LEASE_S": "2", **more,
     }  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKYDRIVER_", "KUBE"))}
     return kept | {f"SKYDRIVER_{name}": value for name, value in own.items()}

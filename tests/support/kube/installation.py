@@ -206,7 +206,7 @@ class Installation:
                     "KUBECONFIG": str(self._kubeconfig), "SKYDRIVER_LAUNCHER": "kubernetes", "SKYDRIVER_INSTANCE": INSTANCE,
                     "SKYDRIVER_KUBERNETES_NAMESPACE": self.namespace, "SKYDRIVER_KUBERNETES_LEASE_S": "3",
                     "SKYDRIVER_UPLOAD_IMAGE": "skydriver:0.1.0", "SKYDRIVER_PUBLIC_URL": self.url,
-                    "SKYDRIVER_SCAN_TOKEN_KEY_FILE": str(self._key), "SKYDRIVER_LOW_PRIORITY_INTERVAL_S": "0",
+                    "SKYDRIVER_SCAN_TOKEN_KEY_FILE": str(self._key), "SKYDRIVER_LAUNCH_INTERVAL_S": "0",
                 } | self.settings  # fmt: skip
             case _:
                 return {}

@@ -47,11 +47,15 @@ def environment_of(system: System, service: str) -> dict[str, str]:
 
 
 def test_a_real_ewms_gets_what_the_user_set_and_the_bridges_own_pace(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    more = {"SKYDRIVER_UNCLEAR_WAIT_S": "900", "SKYDRIVER_WORKER_IMAGE_CATALOG": "/images", "SKYDRIVER_INSTANCE": "mine"}
+    more = {
+        "SKYDRIVER_EWMS_UNKNOWN_OUTCOME_WAIT_S": "900",
+        "SKYDRIVER_WORKER_IMAGE_CATALOG": "/images",
+        "SKYDRIVER_INSTANCE": "mine",
+    }
     system = described(tmp_path, EWMS | more, environment, sandbox=False)
     bridge = environment_of(system, "ewms_bridge")
     assert {name: bridge[name] for name in EWMS | more} == EWMS | more
-    assert not {"SKYDRIVER_WORKFORCE_INTERVAL_S", "SKYDRIVER_ACTIVATION_POLL_S"} & bridge.keys()
+    assert not {"SKYDRIVER_WORKFORCE_INTERVAL_S", "SKYDRIVER_QUEUE_ACTIVATION_POLL_S"} & bridge.keys()
     assert [part.name for part in system.parts] == list(module.SERVICES)
     assert "SKYDRIVER_EWMS_CLIENT_SECRET" not in environment_of(system, "api")
 
@@ -73,10 +77,10 @@ def test_partners_are_shown_without_secrets(tmp_path: Path, environment: pytest.
 
 
 def test_with_the_stand_in_nothing_has_to_be_set(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    system = described(tmp_path, {"SKYDRIVER_UNCLEAR_WAIT_S": "7"}, environment)
+    system = described(tmp_path, {"SKYDRIVER_EWMS_UNKNOWN_OUTCOME_WAIT_S": "7"}, environment)
     assert system.where["EWMS"] == "http://127.0.0.1:1234 (stand-in)"
     bridge = environment_of(system, "ewms_bridge")
-    assert (bridge["SKYDRIVER_UNCLEAR_WAIT_S"], bridge["SKYDRIVER_INSTANCE"]) == ("7", "local")
+    assert (bridge["SKYDRIVER_EWMS_UNKNOWN_OUTCOME_WAIT_S"], bridge["SKYDRIVER_INSTANCE"]) == ("7", "local")
     sandbox = environment_of(system, "sandbox")
     assert bridge["SKYDRIVER_EWMS_CLIENT_SECRET"] == sandbox["SANDBOX_CLIENT_SECRET"]
     assert not any(name.startswith("SKYDRIVER_") for name in sandbox)
@@ -118,7 +122,7 @@ def test_credentials_without_an_ewms_are_no_use(has_sandbox: bool) -> None:
 def test_a_name_that_nobody_knows_is_a_warning_with_the_nearest_one() -> None:
     environ = {"SKYDRIVER_EWMS_ULR": "x", "SKYDRIVER_TEST_X": "y", "SKYDRIVER_URL": "z", "SKYDRIVER_API_SERVICE_HOST": "h"}
     given = given_settings(environ, has_sandbox=True)
-    assert given.warnings == ("SKYDRIVER_EWMS_ULR: no such setting; did you mean SKYDRIVER_EWMS_URL?; it is ignored",)
+    assert given.warnings == ("SKYDRIVER_EWMS_ULR: unknown setting, ignored; did you mean SKYDRIVER_EWMS_URL?",)
     assert not any(given.by_service.values())
 
 

@@ -321,7 +321,7 @@ async def test_work_that_does_not_end_within_the_grace_time_is_cut_off(logs: lis
         service.on_stop(hang)
         service.stack.callback(done.append, "closed")
 
-    assert await live(build, stop_grace_s=0.05) == 0
+    assert await live(build, shutdown_grace_s=0.05) == 0
     assert done == ["cancelled", "cancelled", "closed"]
     assert events(logs).count("service.cut_off") == 2
 
@@ -356,7 +356,7 @@ from skydriver_common.runtime.settings import ServiceSettings
 async def build(service: Service) -> None:
 {build}
 
-settings = ServiceSettings(database_url=SecretStr("postgresql://x"), amqp_url=SecretStr("amqp://x"), stop_grace_s={grace_s})
+settings = ServiceSettings(database_url=SecretStr("postgresql://x"), amqp_url=SecretStr("amqp://x"), shutdown_grace_s={grace_s})
 runner.CLOSE_LIMIT_S = runner.LAST_RESORT_S = 0.1
 run("example", settings, build)
 """

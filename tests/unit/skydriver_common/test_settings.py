@@ -65,10 +65,8 @@ def test_all_problems_are_reported_together_each_with_its_name_first(environment
     environment.setenv("SKYDRIVER_CLUSTERS", '{"osg": "canary"}')
     environment.setenv("SKYDRIVER_HEALTH_PORT", "70000")
     environment.setenv("SKYDRIVER_LOG_FORMAT", "canary")
-    environment.setenv("SKYDRIVER_ATEMPTS", "canary")
     found = problems()
     assert [line.partition(":")[0].removeprefix("SKYDRIVER_") for line in found] == [
-        "ATEMPTS",
         "DATABASE_URL",
         "AMQP_URL",
         "HEALTH_PORT",
@@ -76,9 +74,8 @@ def test_all_problems_are_reported_together_each_with_its_name_first(environment
         "CLUSTERS",
         "ATTEMPTS",
     ]
-    assert found[0] == "SKYDRIVER_ATEMPTS: unknown setting; did you mean SKYDRIVER_ATTEMPTS?"
-    assert found[1] == "SKYDRIVER_DATABASE_URL: must be a URL that begins with postgresql:// or postgres://"
-    assert found[5] == ("SKYDRIVER_CLUSTERS: at osg: Input should be a valid integer, unable to parse string as an integer")
+    assert found[0] == "SKYDRIVER_DATABASE_URL: must be a URL that begins with postgresql:// or postgres://"
+    assert found[4] == ("SKYDRIVER_CLUSTERS: at osg: Input should be a valid integer, unable to parse string as an integer")
     assert "canary" not in "\n".join(found)
 
 
@@ -100,7 +97,7 @@ def test_names_of_other_services_clients_and_tests_are_accepted(environment: pyt
         "SKYDRIVER_TOKEN",
         "SKYDRIVER_DATA_DIR",
         "SKYDRIVER_TEST_ANYTHING",
-        "SKYDRIVER_MAX_ATTEMPTS",
+        "SKYDRIVER_MAX_LAUNCH_ATTEMPTS",
     ):
         environment.setenv(name, "x")
     assert ExampleSettings.load().attempts == 3
@@ -115,20 +112,57 @@ def test_names_of_other_services_clients_and_tests_are_accepted(environment: pyt
         ("SKYDRIVER_", None),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest_known_one(
-    environment: pytest.MonkeyPatch, name: str, suggested: str | None
+def test_an_unknown_name_is_a_warning_with_the_nearest_known_one(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, suggested: str | None
 ) -> None:
     environment.setenv(name, "canary")
+    ExampleSettings.load()
     hint = f"; did you mean {suggested}?" if suggested else ""
-    assert problems() == (f"{name}: unknown setting{hint}",)
+    assert capsys.readouterr().err == f"{name}: unknown setting, ignored{hint}\n"
 
 
-def test_names_that_kubernetes_adds_for_a_service_are_accepted(environment: pytest.MonkeyPatch) -> None:
+class RenamedSettings(ServiceSettings):
+    max_launch_attempts: int = 5
+
+
+def test_an_old_name_works_and_is_named_in_a_warning(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("SKYDRIVER_MAX_ATTEMPTS", "7")
+    assert RenamedSettings.load().max_launch_attempts == 7
+    assert capsys.readouterr().err.startswith("SKYDRIVER_MAX_ATTEMPTS: the old name of SKYDRIVER_MAX_LAUNCH_ATTEMPTS; it works")
+
+
+def test_an_old_and_a_new_name_may_not_disagree(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("SKYDRIVER_MAX_ATTEMPTS", "7")
+    environment.setenv("SKYDRIVER_MAX_LAUNCH_ATTEMPTS", "7")
+    assert RenamedSettings.read().max_launch_attempts == 7
+    environment.setenv("SKYDRIVER_MAX_LAUNCH_ATTEMPTS", "8")
+    with pytest.raises(
+        BadSettings, match="SKYDRIVER_MAX_ATTEMPTS: the old name of SKYDRIVER_MAX_LAUNCH_ATTEMPTS, which has another"
+    ):
+        RenamedSettings.read()
+
+
+def test_names_of_other_services_and_their_old_names_are_no_warning(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("SKYDRIVER_HAND_OVER", "SKYDRIVER_CREDENTIAL_DELIVERY", "SKYDRIVER_EWMS_URL"):
+        environment.setenv(name, "x")
+    ExampleSettings.load()
+    assert capsys.readouterr().err == ""
+
+
+def test_names_that_kubernetes_adds_for_a_service_are_accepted(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"):
         environment.setenv(f"SKYDRIVER_API_{name}", "tcp://10.0.0.1:80")
     ExampleSettings.load()
+    assert capsys.readouterr().err == ""
     environment.setenv("SKYDRIVER_OTHER_PORT", "80")
-    assert problems()[0].startswith("SKYDRIVER_OTHER_PORT: unknown setting")
+    ExampleSettings.load()
+    assert capsys.readouterr().err.startswith("SKYDRIVER_OTHER_PORT: unknown setting")
 
 
 def test_a_bad_start_prints_the_problems_and_exits_with_code_2(

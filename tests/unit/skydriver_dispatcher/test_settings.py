@@ -52,10 +52,10 @@ def test_what_each_launcher_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("LAUNCHER", "docker"), ("INSTANCE", "two words"), ("INSTANCE", "-x"), ("INSTANCE", "x" * 64), ("PUBLIC_URL", "skydriver"),
         ("KUBERNETES_NAMESPACE", "Scans"), ("UPLOAD_IMAGE", "an image"), ("SCANNER_IMAGE", "$(x)"), ("SCANNER_USER_ID", "0"),
-        ("SCANNER_DEADLINE_S", "0"), ("SCANNER_DEADLINE_S", "2592001"), ("SCANNER_KEEP_FINISHED_S", "0"), ("MAX_RUNNING", "-1"),
-        ("LAUNCH_HANDS", "0"), ("KUBERNETES_TIMEOUT_S", "0"), ("KUBERNETES_LEASE_S", "0"), ("SCANNER_NODE_SELECTOR", "pool"),
-        ("SCANNER_NODE_SELECTOR", '{"a b": "c"}'), ("SCANNER_SPREAD_OVER", "a b"), ("SCANNER_PRIORITY_CLASS", "A B"),
-        ("LOW_PRIORITY_INTERVAL_S", "-1"), ("SCANNER_BUS_URL", "amqp://user:password@bus/"),
+        ("SCANNER_MAX_RUNTIME_S", "0"), ("SCANNER_MAX_RUNTIME_S", "2592001"), ("SCANNER_JOB_TTL_S", "0"), ("MAX_RUNNING_SCANS", "-1"),
+        ("MAX_CONCURRENT_LAUNCHES", "0"), ("KUBERNETES_TIMEOUT_S", "0"), ("KUBERNETES_LEASE_S", "0"), ("SCANNER_NODE_SELECTOR", "pool"),
+        ("SCANNER_NODE_SELECTOR", '{"a b": "c"}'), ("SCANNER_TOPOLOGY_KEY", "a b"), ("SCANNER_PRIORITY_CLASS", "A B"),
+        ("LAUNCH_INTERVAL_S", "-1"), ("SCANNER_BUS_URL", "amqp://user:password@bus/"),
         ("SCANNER_PROGRESS_INTERVAL_S", "1.5"), ("SCANNER_MQ_TIMEOUT_S", "0"), ("SCANNER_LOG", "loud"),
     ],
 )  # fmt: skip
@@ -74,8 +74,15 @@ def test_seconds_reach_scanners_as_whole_numbers(monkeypatch: pytest.MonkeyPatch
 
 
 def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = problems(monkeypatch, KUBERNETES | {"INSTANCE": "a b", "SCANNER_USER_ID": "0", "LAUNCH_HAND": "3"})
-    assert found == {"INSTANCE", "SCANNER_USER_ID", "LAUNCH_HAND"}
+    found = problems(
+        monkeypatch,
+        KUBERNETES
+        | {
+            "INSTANCE": "a b",
+            "SCANNER_USER_ID": "0",
+        },
+    )
+    assert found == {"INSTANCE", "SCANNER_USER_ID"}
 
 
 def test_what_each_way_of_handing_over_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,12 +93,12 @@ def test_what_each_way_of_handing_over_needs(monkeypatch: pytest.MonkeyPatch) ->
     for name, value in (COMMON | needed).items():
         monkeypatch.setenv(f"SKYDRIVER_{name}", value)
     for how, missing in (("files", "WORK_DIR"), ("secrets", "KUBERNETES_NAMESPACE")):
-        monkeypatch.setenv("SKYDRIVER_HAND_OVER", how)
+        monkeypatch.setenv("SKYDRIVER_CREDENTIAL_DELIVERY", how)
         with pytest.raises(BadSettings) as bad:
             BridgeSettings.read()
-        assert bad.value.problems == (f"SKYDRIVER_{missing}: is not set (SKYDRIVER_HAND_OVER is {how})",)
+        assert bad.value.problems == (f"SKYDRIVER_{missing}: is not set (SKYDRIVER_CREDENTIAL_DELIVERY is {how})",)
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1", "1e12"])
 def test_an_interval_that_no_moment_can_be_moved_by_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    assert problems(monkeypatch, KUBERNETES | {"LOW_PRIORITY_INTERVAL_S": value}) == {"LOW_PRIORITY_INTERVAL_S"}
+    assert problems(monkeypatch, KUBERNETES | {"LAUNCH_INTERVAL_S": value}) == {"LAUNCH_INTERVAL_S"}

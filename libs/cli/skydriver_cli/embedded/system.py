@@ -353,15 +353,15 @@ def _defaults(
             "SKYDRIVER_INSTANCE": "local",
             "SKYDRIVER_WORKFORCE_INTERVAL_S": "5",
             "SKYDRIVER_WORKFORCE_FAST_INTERVAL_S": "1",
-            "SKYDRIVER_ACTIVATION_POLL_S": "0.5",
-            "SKYDRIVER_UNCLEAR_WAIT_S": "20",
+            "SKYDRIVER_QUEUE_ACTIVATION_POLL_S": "0.5",
+            "SKYDRIVER_EWMS_UNKNOWN_OUTCOME_WAIT_S": "20",
         }
     else:
         # it is shared, and no two installations may have the same name
         bridge["SKYDRIVER_INSTANCE"] = f"local-{hashlib.sha256(client_secret.encode()).hexdigest()[:12]}"
     return {
         "dispatcher": {
-            "SKYDRIVER_LOW_PRIORITY_INTERVAL_S": "0",
+            "SKYDRIVER_LAUNCH_INTERVAL_S": "0",
             "SKYDRIVER_SCANNER_PROGRESS_INTERVAL_S": "1",
             "SKYDRIVER_SCANNER_RESULT_INTERVAL_S": "5",
             "SKYDRIVER_SCANNER_KILL_SWITCH_INTERVAL_S": "10",
@@ -406,7 +406,7 @@ def _partners(options: Options, servers: _Servers, given: Given, bridge: Mapping
 def _stop_limit_s(given: Given) -> float:
     """How long services may take to stop: at least what they grant their work in hand."""
     try:
-        return max(STOP_LIMIT_S, float(given.get("STOP_GRACE_S") or 0))
+        return max(STOP_LIMIT_S, float(given.get("SHUTDOWN_GRACE_S") or 0))
     except ValueError:  # the services refuse it by name
         return STOP_LIMIT_S
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from skydriver_cli.errors import Problem
 from skydriver_cli.settings_page import names_by_service
-from skydriver_common.runtime.settings import CLIENT_NAMES, KNOWN_NAMES, PREFIX, unknown_names
+from skydriver_common.runtime.settings import CLIENT_NAMES, KNOWN_NAMES, OLD_NAMES, PREFIX, contradictions, warnings_about
 
 _KEYS = "`up` makes keys and tokens itself, in DATA_DIR/keys"
 _PROCESSES = "`up` starts scanners as processes of this machine"
@@ -24,7 +24,7 @@ _SET_BY_UP: dict[str, tuple[str, str]] = {
     "REPLICA": ("", "`up` names its processes; use --replicas"),
     "WORK_DIR": ("", "it is DATA_DIR/work; use --data-dir"),
     "LAUNCHER": ("local", _PROCESSES),
-    "HAND_OVER": ("files", _PROCESSES),
+    "CREDENTIAL_DELIVERY": ("files", _PROCESSES),
     "AUTH_ISSUER": ("skydriver-local", _KEYS),
     "AUTH_AUDIENCE": ("skydriver", _KEYS),
     "AUTH_JWKS_FILE": ("", _KEYS),
@@ -60,9 +60,11 @@ def given_settings(environ: Mapping[str, str], *, has_sandbox: bool) -> Given:
     An empty variable counts as not set, as in the services. Raises Problem that names every variable that cannot be used, and every
     one that is missing.
     """
-    found = {name.upper(): value for name, value in environ.items() if name.upper().startswith(PREFIX) and value}
+    given = {name.upper(): value for name, value in environ.items() if name.upper().startswith(PREFIX) and value}
+    found = {OLD_NAMES.get(name, name): value for name, value in given.items()}
     readers = names_by_service()
     problems = [
+        *contradictions(given, KNOWN_NAMES),
         *_set_by_up(found),
         *_without_reader(found, frozenset().union(*readers.values())),
         *_partners(found, has_sandbox=has_sandbox),
@@ -71,7 +73,7 @@ def given_settings(environ: Mapping[str, str], *, has_sandbox: bool) -> Given:
         raise Problem("; ".join(problems), "`skydriver settings` lists what can be set")
     return Given(
         {service: {name: found[name] for name in sorted(names & found.keys())} for service, names in readers.items()},
-        tuple(f"{name}: no such setting{hint}; it is ignored" for name, hint in unknown_names(environ)),
+        tuple(warnings_about(environ, KNOWN_NAMES)),
     )
 
 

@@ -243,7 +243,7 @@ async def serve(
             service.health_port = server.port
             if on_created is not None:
                 on_created(service)
-            code = await service._live(build, settings.stop_grace_s)
+            code = await service._live(build, settings.shutdown_grace_s)
     finally:
         closed = await _close(stack)
         await server.__aexit__()
@@ -272,7 +272,7 @@ def run(name: str, settings: ServiceSettings, build: Build) -> NoReturn:
     keep_little_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(_log_unhandled)
-        code = runner.run(serve(name, settings, build, on_created=partial(_attach, settings.stop_grace_s)))
+        code = runner.run(serve(name, settings, build, on_created=partial(_attach, settings.shutdown_grace_s)))
     sys.exit(code)
 
 
