@@ -17,9 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from skydriver_cli.app import DEMO_NSIDES, parse_pairs
 from skydriver_cli.client import Client, find_connection
-from skydriver_cli.embedded.system import Options, running
+from skydriver_cli.embedded.options import Options
+from skydriver_cli.embedded.system import running
+from skydriver_cli.scan_commands import DEMO_NSIDES, parse_pairs
 from skydriver_sandbox.sample_event import sample_event
 
 POSTS = 50

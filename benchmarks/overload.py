@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from skydriver_cli.client import find_connection
-from skydriver_cli.embedded.system import Options, running
+from skydriver_cli.embedded.options import Options
+from skydriver_cli.embedded.system import running
 from skydriver_common.bus.topology import DEAD_LETTERS
 
 _SCANS = 128
@@ -60,7 +61,7 @@ async def _measure(seconds: float, factor: float, connections: int) -> None:
     ):
         data = Path(folder)
         async with running(Options(data_dir=data), lambda _: None) as system:
-            places = [part.ready_url.removesuffix("readyz") + "metrics" for part in system.parts]
+            places = [part.ready_url.removesuffix("readyz") + "metrics" for part in system.components]
             await _figures(data, places, seconds, factor, connections, table)
     Console().print(table)
 

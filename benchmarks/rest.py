@@ -30,8 +30,9 @@ from rich.table import Table
 
 from skydriver_api.payloads.requests import parse_scan_request
 from skydriver_cli.client import find_connection
+from skydriver_cli.embedded.options import Options
 from skydriver_cli.embedded.ports import LOOPBACK, choose
-from skydriver_cli.embedded.system import Options, running
+from skydriver_cli.embedded.system import running
 
 CLUSTERS: dict[str, int | None] = {"osg": None}
 _numbers = itertools.count()

@@ -29,8 +29,10 @@ from aiohttp import web
 from rich.console import Console
 from rich.table import Table
 
+from skydriver_cli.embedded.options import Options
 from skydriver_cli.embedded.ports import LOOPBACK, choose
-from skydriver_cli.embedded.system import Options, System, running
+from skydriver_cli.embedded.supervision import System
+from skydriver_cli.embedded.system import running
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.rest import _progress, _request
@@ -111,7 +113,7 @@ async def _through_the_gateway(
     # the throttle lets one scan start; the next one stays in the backlog, and has no events but ours
     first, scan = [(await _ask(session, "POST", f"{url}/scan", user, _request(2000)()))["scan_id"] for _ in range(2)]
     await _ask(session, "DELETE", f"{url}/scan/{first}", user)
-    gateway = next(part for part in system.parts if part.name == "api")
+    gateway = next(part for part in system.components if part.name == "api")
     assert gateway.child is not None
     crowd, began = _Crowd(watchers), time.perf_counter()
     memory = _memory_mb(gateway.child.process.pid)

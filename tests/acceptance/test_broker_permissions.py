@@ -16,8 +16,10 @@ from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused
 
 from skydriver_cli.client import Client, find_connection
-from skydriver_cli.embedded import rabbitmq, system
+from skydriver_cli.embedded import environments, rabbitmq, supervision, system
+from skydriver_cli.embedded.options import Options
 from skydriver_cli.embedded.ports import choose
+from skydriver_cli.embedded.supervision import Component
 from skydriver_common.auth import TokenSigner, ensure_key
 from tests.acceptance.conftest import REPO, sample_event, scan_request
 from tests.support.waiting import until
@@ -60,11 +62,11 @@ REFUSED: dict[str, list[Callable[[AbstractChannel], Awaitable[object]]]] = {
 @asynccontextmanager
 async def _broker(home: Path, data: Path) -> AsyncIterator[tuple[rabbitmq.RabbitMQ, dict[str, str]]]:
     """A node with our definitions, and the address of each user. The token key is the one that the system will use."""
-    ensure_key(system._key_file(data))
-    signer = TokenSigner.from_file(system._key_file(data), issuer=system.ISSUER, audience=system.AUDIENCE)
+    ensure_key(environments.key_file(data))
+    signer = TokenSigner.from_file(environments.key_file(data), issuer=environments.ISSUER, audience=environments.AUDIENCE)
     ports = choose(list(rabbitmq.PORTS), {})
-    trusted = rabbitmq.ScanTokens(system.AUDIENCE, signer.kid, signer.public_pem())
-    node = await rabbitmq.start(home / "node", ports=ports, run_dir=home / "run", logs=home / "logs", scan_tokens=trusted)
+    trusted = rabbitmq.BrokerTokenAuth(environments.AUDIENCE, signer.kid, signer.public_pem())
+    node = await rabbitmq.start(home / "node", ports=ports, run_dir=home / "run", logs=home / "logs", token_auth=trusted)
     try:
         made = home / "users"
         for step in (
@@ -88,20 +90,20 @@ def _control(home: Path, ports: dict[str, int], *words: str) -> list[str]:
 
 async def test_each_service_works_with_its_own_rights_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
-    start = system._start
+    start = supervision.start_component
 
     async with _broker(tmp_path / "broker", data) as (node, urls):
 
-        async def start_as_its_user(folder: Path, part: system.Component) -> None:
+        async def start_as_its_user(folder: Path, part: Component) -> None:
             for service, user in USERS.items():
                 if part.name.startswith(service):
                     part.environment["SKYDRIVER_AMQP_URL"] = urls[user]
             await start(folder, part)
 
-        monkeypatch.setattr(system, "_start", start_as_its_user)
+        monkeypatch.setattr(system, "start_component", start_as_its_user)
         monkeypatch.setenv("SKYDRIVER_AMQP_URL", node.url)
         monkeypatch.setenv("SKYDRIVER_SCANNER_BUS_URL", f"amqp://127.0.0.1:{node.port}/skydriver")
-        async with system.running(system.Options(data_dir=data), print), Client(find_connection(None, None, data)) as client:
+        async with system.running(Options(data_dir=data), print), Client(find_connection(None, None, data)) as client:
             answer = await client.content("POST", "/scan", body=scan_request(sample_event(), nsides={"1": 0}))
             scan_id = json.loads(answer)["scan_id"]
 

@@ -37,7 +37,7 @@ def test_down_ends_what_a_killed_up_left_running(own_system: Running) -> None:
     assert "had been killed" in ended.stdout
     assert not processes.is_alive(scanner)
     assert not (own_system.data_dir / "connection.json").exists()
-    assert "no system runs" in _skydriver("down", "--data-dir", str(own_system.data_dir)).stderr
+    assert "no system is running" in _skydriver("down", "--data-dir", str(own_system.data_dir)).stderr
 
 
 def test_a_stop_while_it_starts_is_heard_at_once(tmp_path: Path) -> None:

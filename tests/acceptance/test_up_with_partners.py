@@ -41,7 +41,7 @@ async def test_a_scan_runs_on_an_ewms_that_is_not_started_by_up(tmp_path: Path, 
     log = (tmp_path / "data" / "up.log").read_text()
     assert f"{ewms.url} (SKYDRIVER_EWMS_URL)" in log
     assert "(embedded)" in log
-    assert "SKYDRIVER_EWMZ_URL: unknown setting, ignored; did you mean SKYDRIVER_EWMS_URL?" in log
+    assert "SKYDRIVER_EWMZ_URL: unknown setting; did you mean SKYDRIVER_EWMS_URL?" in log
     assert ewms_parts.CLIENT_SECRET not in log
     assert ewms_parts.S3_SECRET not in log
 
@@ -49,9 +49,9 @@ async def test_a_scan_runs_on_an_ewms_that_is_not_started_by_up(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("words", "variables", "named"),
     [
-        ((), {"SKYDRIVER_PUBLIC_URL": "http://elsewhere"}, "SKYDRIVER_PUBLIC_URL: cannot be given to `up`"),
-        (("--no-sandbox",), {"SKYDRIVER_EWMS_URL": "https://ewms.example.org"}, "SKYDRIVER_EWMS_CLIENT_SECRET: is not set"),
-        ((), {"SKYDRIVER_EWMS_CLIENT_SECRET": "canary"}, "SKYDRIVER_EWMS_CLIENT_SECRET: `up` sets it for its stand-in EWMS"),
+        ((), {"SKYDRIVER_PUBLIC_URL": "http://elsewhere"}, "SKYDRIVER_PUBLIC_URL: can't be set for `up`"),
+        (("--no-sandbox",), {"SKYDRIVER_EWMS_URL": "https://ewms.example.org"}, "SKYDRIVER_EWMS_CLIENT_SECRET: required"),
+        ((), {"SKYDRIVER_EWMS_CLIENT_SECRET": "canary"}, "SKYDRIVER_EWMS_CLIENT_SECRET: `up` sets it for the EWMS stand-in"),
     ],
 )
 def test_a_setting_that_would_be_ignored_stops_the_start(

@@ -16,10 +16,11 @@ import aiohttp
 import asyncpg
 
 from skydriver_cli.embedded import postgres, processes, rabbitmq
+from skydriver_cli.embedded.environments import AUDIENCE, ISSUER
 from skydriver_cli.embedded.ports import LOOPBACK, choose
 from skydriver_cli.embedded.processes import Identity
-from skydriver_cli.embedded.system import AUDIENCE, ISSUER, SERVICES
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
+from skydriver_cli.services import SERVICES
 from skydriver_common.auth import TokenSigner
 from tests.support import previous_release
 from tests.support.proxy import Proxy
@@ -110,7 +111,7 @@ class ChaosEnvironment:
         for patience in range(20, -1, -1):
             try:
                 self._database = await self._start_postgres(self._database_home, self._database_port)
-            except Problem:
+            except CliError:
                 if not patience:
                     raise
                 await pause(0.2)
@@ -327,7 +328,7 @@ class ChaosEnvironment:
         for server in (self._database, self._standby and self._standby[1]):
             if server is not None:
                 await server.stop()
-        await processes.sweep([*(self.data_dir / "system").rglob("*.pid.json")], grace_s=2.0)
+        await processes.end_all([*(self.data_dir / "system").rglob("*.pid.json")], grace_s=2.0)
 
 
 @asynccontextmanager

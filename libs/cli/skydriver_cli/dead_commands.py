@@ -16,18 +16,10 @@ import asyncpg
 import typer
 from rich.console import Console
 
-from skydriver_cli.connections import (
-    DEFAULT_DATA_DIR,
-    AmqpUrl,
-    AsJson,
-    DatabaseUrl,
-    DataDir,
-    find_url,
-    open_pool_for,
-    parse_time,
-)
-from skydriver_cli.errors import Problem
+from skydriver_cli.connections import find_url, open_pool_for, parse_time
+from skydriver_cli.errors import CliError
 from skydriver_cli.log_proof_commands import progress
+from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir
 from skydriver_cli.output import json_text, print_json
 from skydriver_common.bus.dead_letter import DeadLetter
 from skydriver_common.db.notifier import Notifier
@@ -38,7 +30,7 @@ from skydriver_common.model.commands import Context
 from skydriver_common.model.events import DeadLetterDiscarded, DeadLetterRedriven, SystemEvent
 from skydriver_ops.bus.dead_letters import DeadLetters, InUse, OpenDeadLetter, OriginMissing, open_dead_letters
 
-dead = typer.Typer(help="Dead letters: messages that could not be handled, kept until you decide.", no_args_is_help=True)
+dead = typer.Typer()
 out = Console()
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids of letters, as `dead list` shows them.")]
@@ -144,13 +136,13 @@ def show(
 
     asyncio.run(work())
     if not found:
-        raise Problem(f"there is no dead letter {letter_id}", "See `skydriver dead list`")
+        raise CliError(f"there is no dead letter {letter_id}", "See `skydriver dead list`")
     letter = found[0]
     if output is not None:
         try:
             output.write_bytes(letter.body)
         except OSError as error:
-            raise Problem(f"{output} can't be written: {error.strerror}") from error
+            raise CliError(f"{output} can't be written: {error.strerror}") from error
     whole = letter.as_plain() | {"traceback": letter.traceback, "body_sha256": letter.body_sha256,
                                  "headers": {name: str(value) for name, value in letter.headers.items()},
                                  **_body(letter.body)}  # fmt: skip
@@ -231,7 +223,7 @@ def discard(
     """
     choice = _decided(_choice(ids, queue, reason, key, since, until), every)
     if not why.strip():
-        raise Problem("--why is missing: say why they are not needed", exit_code=2)
+        raise CliError("--why is missing: say why they are not needed", exit_code=2)
 
     async def work() -> Done:
         async with open_pool_for(database_url, data_dir) as pool, _letters(amqp_url, data_dir) as letters:
@@ -281,13 +273,13 @@ async def _letters(amqp_url: str | None, data_dir: Path) -> AsyncIterator[DeadLe
         async with open_dead_letters(find_url(amqp_url, "amqp_url", data_dir)) as letters:
             yield letters
     except InUse:
-        raise Problem("somebody else is looking through the dead letters", "Try again when they are done") from None
+        raise CliError("somebody else is looking through the dead letters", "Try again when they are done") from None
     except TryLater as fault:
         if isinstance(fault.__cause__, asyncpg.InsufficientPrivilegeError):
-            raise Problem(
+            raise CliError(
                 "this database user may not write what it did into the log", "Use a user with the role skydriver_operator"
             ) from fault
-        raise Problem(fault.what, "No letter is lost. Check the URL and the server, and try again") from fault
+        raise CliError(fault.what, "No letter is lost. Check the URL and the server, and try again") from fault
 
 
 async def _record(pool: Pool, act: str, letter: DeadLetter, event: SystemEvent) -> None:
@@ -315,7 +307,7 @@ def _choice(
 
 def _decided(choice: Choice, every: bool) -> Choice:
     if choice.is_any != every:
-        raise Problem("say which letters: ids, a filter, or --all (and not both)", "See `skydriver dead list`", exit_code=2)
+        raise CliError("say which letters: ids, a filter, or --all (and not both)", "See `skydriver dead list`", exit_code=2)
     return choice
 
 
@@ -325,7 +317,7 @@ def _conclude(done: Done, what: str, choice: Choice, as_json: bool) -> None:
     else:
         out.print(f"{done.settled} of {done.chosen} chosen dead letters {what}")
     if done.settled < done.chosen or (choice.ids and done.chosen < len(choice.ids)):
-        raise Problem(
+        raise CliError(
             f"{max(done.chosen, len(choice.ids)) - done.settled} letters were not {what}", "See `skydriver dead list`"
         )
 

@@ -1,10 +1,10 @@
-"""The one kind of failure that a person is told about without a traceback."""
+"""The one kind of failure that is reported to a person in one line, without a traceback."""
 
 from __future__ import annotations
 
 
-class Problem(Exception):
-    """Something the user can act on: `what` is wrong, and `advice` what to do next; both one line."""
+class CliError(Exception):
+    """Something the user can act on. what: what happened. advice: what to do next. Both are one line."""
 
     def __init__(self, what: str, advice: str = "", *, exit_code: int = 1) -> None:
         super().__init__(what)

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir, database, parse_time
-from skydriver_cli.errors import Problem
+from skydriver_cli.connections import database, parse_time
+from skydriver_cli.errors import CliError
 from skydriver_cli.log_proof_commands import archive_problems, progress
+from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir
 from skydriver_cli.output import print_json
 from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.scan import HistoryBroken
@@ -73,7 +74,7 @@ def import_(
         if found.tally.breaks and not accept_breaks:
             first = found.tally.breaks[0]
             where = f"the first is scan {first.scan_id}, version {first.version}"
-            raise Problem(
+            raise CliError(
                 f"{len(found.tally.breaks)} chains in it are broken, {where}: {first.what}",
                 "See `skydriver log verify --export`; --accept-breaks imports it as it is",
             )
@@ -86,9 +87,9 @@ def import_(
         try:
             manifest = asyncio.run(work())
         except transfer.NotEmpty:
-            raise Problem("the database has a history already", "Import into a new one: see `skydriver migrate`") from None
+            raise CliError("the database has a history already", "Import into a new one: see `skydriver migrate`") from None
         except (HistoryBroken, UnknownEvent) as error:
-            raise Problem(
+            raise CliError(
                 f"its events can't be folded: {error}", "Nothing was imported. A newer release may be needed"
             ) from error
     if as_json:

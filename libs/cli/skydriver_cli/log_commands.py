@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skydriver_cli.connections import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, parse_time
-from skydriver_cli.errors import Problem
+from skydriver_cli.connections import database, find_url, parse_time
+from skydriver_cli.errors import CliError
+from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir
 from skydriver_cli.output import json_text, line, print_json
 from skydriver_common.faults import TryLater
 from skydriver_common.log.read import LoggedEvent, history
@@ -28,7 +29,6 @@ from skydriver_ops.eventlog import describe, selection
 from skydriver_ops.eventlog.selection import ChainedEvent, Selection
 from skydriver_ops.eventlog.statistics import Statistics, statistics
 
-log = typer.Typer(help="The event log: what happened, who did it, and proof.", no_args_is_help=True)
 out = Console()
 
 ScanOption = Annotated[str | None, typer.Option("--scan", help="Only this scan.")]
@@ -38,7 +38,13 @@ SinceOption = Annotated[str | None, typer.Option("--since", help="Only from this
 _POLL_S = 0.5
 
 
-@log.command()
+def add_to(log: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (tail, show, stats, state):
+        log.command()(command)
+    log.command("history")(history_)
+
+
 def tail(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Stay, and print what comes.")] = False,
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, max=100_000, help="How many of the newest.")] = 20,
@@ -57,7 +63,6 @@ def tail(
     asyncio.run(_interruptible(_tail(database_url, data_dir, chosen, lines, follow, as_json)))
 
 
-@log.command()
 def show(
     position: int, data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False
 ) -> None:
@@ -72,7 +77,7 @@ def show(
 
     found = asyncio.run(work())
     if found is None:
-        raise Problem(f"the log has no event at position {position}")
+        raise CliError(f"the log has no event at position {position}")
     whole = json.loads(found.event.as_json())  # not orjson: integers beyond 64 bits would become floats
     whole |= {"xid": found.xid, "prev_hash": found.prev_hash.hex(), "hash": found.hash.hex()}
     if as_json:
@@ -81,7 +86,6 @@ def show(
         out.print(json_text(whole, indent=2), markup=False, highlight=False, soft_wrap=True)
 
 
-@log.command()
 def stats(
     data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, amqp_url: AmqpUrl = None, as_json: AsJson = False
 ) -> None:
@@ -97,7 +101,7 @@ def stats(
                 found = await statistics(connection)
         try:
             return found, await depths(find_url(amqp_url, "amqp_url", data_dir))
-        except (Problem, TryLater) as error:
+        except (CliError, TryLater) as error:
             print(f"the queues are not shown: {getattr(error, 'what', error)}", file=sys.stderr)
             return found, None
 
@@ -122,7 +126,6 @@ def stats(
         out.print(f"{name}: {size / 1e6:.1f} MB")
 
 
-@log.command("history")
 def history_(
     scan_id: str, data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False
 ) -> None:
@@ -143,10 +146,9 @@ def history_(
                     return version
 
     if not asyncio.run(work()):
-        raise Problem(f"the log knows no scan {scan_id}")
+        raise CliError(f"the log knows no scan {scan_id}")
 
 
-@log.command()
 def state(
     scan_id: str,
     at: Annotated[str, typer.Option("--at", help="A version, or a time (ISO 8601, UTC without a zone).")],
@@ -169,9 +171,9 @@ def state(
     try:
         scan, is_compacted = asyncio.run(work())
     except (HistoryBroken, UnknownEvent) as error:
-        raise Problem(f"its events can't be folded: {error}", "See `skydriver log verify`") from error
+        raise CliError(f"its events can't be folded: {error}", "See `skydriver log verify`") from error
     if scan is None:
-        raise Problem(f"there was no scan {scan_id} at {at}")
+        raise CliError(f"there was no scan {scan_id} at {at}")
     if as_json:
         print_json(
             {"scan_id": scan_id, "version": scan.version, "scan_state": scan.state, "progress_was_let_go": is_compacted,

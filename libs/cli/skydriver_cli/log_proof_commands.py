@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir, database
+from skydriver_cli.connections import database
 from skydriver_cli.embedded.secret_files import write_private
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
+from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir
 from skydriver_cli.output import line, print_json
 from skydriver_common.atomic_write import atomic_write
 from skydriver_common.db.pool import Connection
@@ -116,7 +117,7 @@ def seal(
     the only witness. Example: skydriver log seal -o today.seal
     """
     if output.exists():
-        raise Problem(f"{output} is there already, and a seal is not overwritten", "Name another file", exit_code=2)
+        raise CliError(f"{output} is there already, and a seal is not overwritten", "Name another file", exit_code=2)
     signer = _signing_key(key or data_dir / "keys" / "seal.pem")
 
     async def work() -> sealing.Seal:
@@ -130,7 +131,7 @@ def seal(
         with atomic_write(output) as file:
             file.write(made.as_json())
     except OSError as error:
-        raise Problem(f"{output} can't be written: {error.strerror}") from error
+        raise CliError(f"{output} can't be written: {error.strerror}") from error
     if as_json:
         print_json({"made_at": made.made_at, "events": made.events, "scans": len(made.heads), "root": made.root})
     else:
@@ -154,9 +155,9 @@ def rebuild(
     Example: skydriver log rebuild --check
     """
     if [check, into is not None, swap].count(True) != 1:
-        raise Problem("say exactly one of --check, --into and --swap", exit_code=2)
+        raise CliError("say exactly one of --check, --into and --swap", exit_code=2)
     if into is not None and into.startswith(OWN_NAME):
-        raise Problem(
+        raise CliError(
             f"names that begin with {OWN_NAME} are those of rebuilds under way: the next one would drop it",
             "Choose another name",
             exit_code=2,
@@ -166,9 +167,9 @@ def rebuild(
             _check(database_url, data_dir, as_json) if check else _rebuild(database_url, data_dir, into, as_json)
         )
     except SchemaExists as error:
-        raise Problem(str(error), "Choose another name", exit_code=2) from error
+        raise CliError(str(error), "Choose another name", exit_code=2) from error
     except (HistoryBroken, UnknownEvent) as error:
-        raise Problem(f"the log can't be folded: {error}", "See `skydriver log verify`") from error
+        raise CliError(f"the log can't be folded: {error}", "See `skydriver log verify`") from error
     if differs:
         raise typer.Exit(1)
 
@@ -248,9 +249,9 @@ def _signing_key(path: Path) -> Ed25519PrivateKey:
             path.with_suffix(".pub.pem").write_bytes(made.public_key().public_bytes(serialization.Encoding.PEM, public))
         found = serialization.load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
-        raise Problem(f"{path} is no readable private key ({type(error).__name__})") from error
+        raise CliError(f"{path} is no readable private key ({type(error).__name__})") from error
     if not isinstance(found, Ed25519PrivateKey):
-        raise Problem(f"{path} is no Ed25519 key")
+        raise CliError(f"{path} is no Ed25519 key")
     return found
 
 
@@ -267,9 +268,9 @@ def archive_problems(path: Path) -> Iterator[None]:
     try:
         yield
     except archive.ArchiveBroken as error:
-        raise Problem(f"{path}: {error}", "Fetch the file again, or export it anew") from error
+        raise CliError(f"{path}: {error}", "Fetch the file again, or export it anew") from error
     except OSError as error:
-        raise Problem(f"{path}: {error.strerror}") from error
+        raise CliError(f"{path}: {error.strerror}") from error
 
 
 def _read_seal(path: Path, key: Path) -> sealing.Seal:
@@ -277,15 +278,15 @@ def _read_seal(path: Path, key: Path) -> sealing.Seal:
         public = serialization.load_pem_public_key(key.read_bytes())
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise Problem(
+        raise CliError(
             f"{key} or {path} can't be read ({type(error).__name__})", "Name the seal's public key with --key"
         ) from error
     if not isinstance(public, Ed25519PublicKey):
-        raise Problem(f"{key} is no Ed25519 key")
+        raise CliError(f"{key} is no Ed25519 key")
     try:
         return sealing.read_seal(content, public)
     except sealing.SealBroken as error:
-        raise Problem(f"{path}: {error}") from error
+        raise CliError(f"{path}: {error}") from error
 
 
 def _plain(found: ChainBreak) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from skydriver_cli.connections import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir, database, find_url, parse_time
-from skydriver_cli.errors import Problem
+from skydriver_cli.connections import database, find_url, parse_time
+from skydriver_cli.errors import CliError
 from skydriver_cli.log_commands import ScanOption, SinceOption, TypeOption, show_event
 from skydriver_cli.log_proof_commands import progress
+from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir
 from skydriver_cli.output import print_json
 from skydriver_common.db.pool import Connection
 from skydriver_common.faults import TryLater
@@ -85,13 +86,13 @@ def replay(
     try:
         asyncio.run(work())
     except TargetNotFound as error:
-        raise Problem(str(error), "Declare it, or bind a queue to an exchange, before replaying") from error
+        raise CliError(str(error), "Declare it, or bind a queue to an exchange, before replaying") from error
     except TryLater as fault:
-        raise Problem(fault.what, _go_on(state)) from fault
+        raise CliError(fault.what, _go_on(state)) from fault
     except KeyboardInterrupt:
-        raise Problem("interrupted", _go_on(state), exit_code=130) from None
+        raise CliError("interrupted", _go_on(state), exit_code=130) from None
     except asyncio.CancelledError:
-        raise Problem("told to stop", _go_on(state), exit_code=143) from None
+        raise CliError("told to stop", _go_on(state), exit_code=143) from None
     if as_json:
         print_json({"events": state.published, "first_position": state.first, "last_position": state.last, "dry_run": dry_run})
     elif dry_run:
@@ -154,5 +155,5 @@ def _per_second(rate: str | None) -> float | None:
     except ValueError:
         per_s = 0.0
     if not 0.0 < per_s < 1e9:
-        raise Problem(f"--rate: {rate!r} is no rate", "Write it as 50/s", exit_code=2)
+        raise CliError(f"--rate: {rate!r} is no rate", "Write it as 50/s", exit_code=2)
     return per_s

@@ -11,18 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DataDir
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
+from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
 from skydriver_cli.output import print_json
 
-sandbox = typer.Typer(help="The stand-in for EWMS that `skydriver up` starts.", no_args_is_help=True)
+sandbox = typer.Typer()
 out = Console()
 _TIMEOUT_S = 10.0
-
-
-@sandbox.callback()
-def _group() -> None:
-    """Here for the group's sake: with one command, typer would leave its name out."""
 
 
 @sandbox.command()
@@ -54,7 +49,7 @@ def fault(
 
 
 def parse_faults(words: list[str]) -> dict[str, Any]:
-    """``["create_hangs=1", "worker.die=0.1"]`` as the stand-in takes them. Raises Problem naming the word."""
+    """``["create_hangs=1", "worker.die=0.1"]`` as the stand-in takes them. Raises CliError naming the word."""
     faults: dict[str, Any] = {}
     for word in words:
         name, sign, text = word.partition("=")
@@ -63,7 +58,7 @@ def parse_faults(words: list[str]) -> dict[str, Any]:
         except ValueError:
             sign = ""
         if not (name and sign):
-            raise Problem(
+            raise CliError(
                 f"{word!r} is no fault", "Write NAME=VALUE, such as create_hangs=1 or activation_stuck=true", exit_code=2
             )
         group, dot, part = name.partition(".")
@@ -79,7 +74,7 @@ def _place(data_dir: Path) -> tuple[str, str]:
         known = json.loads((data_dir / "connection.json").read_text())
         return str(known["sandbox_url"]), str(known["sandbox_token"])
     except (OSError, ValueError, KeyError):
-        raise Problem(
+        raise CliError(
             f"{data_dir / 'connection.json'} names no stand-in", "Start a system with `skydriver up` (without --no-sandbox)"
         ) from None
 
@@ -95,12 +90,12 @@ async def _change(url: str, token: str, wanted: dict[str, Any], reset: bool) -> 
                 wanted = {**wanted, "worker": {**(await _ask(session, "GET", None))["worker"], **wanted["worker"]}}
             return await _ask(session, "POST" if wanted else "GET", wanted or None)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise Problem(f"the stand-in at {url} does not answer ({type(error).__name__})", "Is the system up?") from error
+        raise CliError(f"the stand-in at {url} does not answer ({type(error).__name__})", "Is the system up?") from error
 
 
 async def _ask(session: aiohttp.ClientSession, method: str, body: dict[str, Any] | None) -> dict[str, Any]:
     async with session.request(method, "sandbox/faults", json=body) as response:
         answer: dict[str, Any] = await response.json()
     if response.status != 200:
-        raise Problem(f"the stand-in refuses: {answer.get('error')}", "sandbox/README.md lists the faults", exit_code=2)
+        raise CliError(f"the stand-in refuses: {answer.get('error')}", "sandbox/README.md lists the faults", exit_code=2)
     return answer

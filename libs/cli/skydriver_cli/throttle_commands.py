@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skydriver_cli.connections import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir, database
+from skydriver_cli.connections import database
 from skydriver_cli.dead_commands import actor
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
+from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir
 from skydriver_cli.output import line, print_json
 from skydriver_common.db.notifier import DUE_CHANNEL, LOG_CHANNEL
 from skydriver_common.log import system_chain
@@ -23,11 +24,7 @@ from skydriver_common.model.events import ThrottleChanged
 from skydriver_common.model.launch_limits import MAX_INTERVAL_S
 from skydriver_ops.db.throttle import Change, Throttle, read_throttle, set_throttle
 
-throttle = typer.Typer(
-    help="How fast scans with a priority below 100 start: an interval between two, and a cap of scans that run at once. "
-    "More urgent ones never wait for either.",
-    no_args_is_help=True,
-)
+throttle = typer.Typer()
 out = Console()
 
 
@@ -60,9 +57,9 @@ def set_(
     Example: skydriver throttle set --interval 30 --max-running 200
     """
     if interval is not None and not interval <= MAX_INTERVAL_S:
-        raise Problem(f"--interval is at most {MAX_INTERVAL_S:.0f} s", "Give a smaller one", exit_code=2)
+        raise CliError(f"--interval is at most {MAX_INTERVAL_S:.0f} s", "Give a smaller one", exit_code=2)
     if interval is None and max_running is None:
-        raise Problem("nothing to set: give --interval, --max-running or both", "See `skydriver throttle show`", exit_code=2)
+        raise CliError("nothing to set: give --interval, --max-running or both", "See `skydriver throttle show`", exit_code=2)
     change = Change(
         interval_s=interval, is_interval_given=interval is not None,
         max_running=max_running, is_max_running_given=max_running is not None,
@@ -93,7 +90,7 @@ async def _change(change: Change, database_url: DatabaseUrl, data_dir: DataDir) 
                     [ThrottleChanged(interval_s=now.interval_s, max_running=now.max_running)],
                 )  # fmt: skip
         except asyncpg.InsufficientPrivilegeError as error:
-            raise Problem(
+            raise CliError(
                 "this database user may not change the throttle", "Use a user with the role skydriver_operator"
             ) from error
         await connection.execute("SELECT pg_notify($1, 'launch'), pg_notify($2, '')", DUE_CHANNEL, LOG_CHANNEL)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from skydriver_cli.client import Client, Unavailable
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
 from skydriver_cli.output import line, print_json
 from skydriver_cli.skymap import best_fit
 
@@ -28,7 +28,7 @@ _HEALTHY_S = 60.0
 
 
 async def watch(client: Client, scan_id: str, console: Console, *, as_json: bool = False) -> dict[str, Any]:
-    """Follow the scan to its end and return its last status. Raises Problem when it can't be asked.
+    """Follow the scan to its end and return its last status. Raises CliError when it can't be asked.
 
     as_json: print each new status as one JSON document instead of bars.
     """
@@ -84,7 +84,7 @@ class EventFollower:
         self._version = 0
         self._news = EventUpdate()
         self._has_news = asyncio.Event()
-        self._problem: Problem | None = None
+        self._problem: CliError | None = None
 
     async def read(self) -> None:
         failures = 0
@@ -102,12 +102,12 @@ class EventFollower:
                 # also after an end without an error: a server that is stopping ends each stream at once
                 failures = 1 if time.monotonic() - began > _HEALTHY_S else failures + 1
                 await asyncio.sleep(max(retry_after_s, _pause_s(failures)))
-        except Problem as problem:
+        except CliError as problem:
             self._problem = problem
             self._has_news.set()
 
     async def news(self) -> EventUpdate:
-        """Wait for something new. Raises Problem when the stream can't be had."""
+        """Wait for something new. Raises CliError when the stream can't be had."""
         await self._has_news.wait()
         if self._problem is not None:
             raise self._problem
@@ -116,7 +116,7 @@ class EventFollower:
         return news
 
     async def rest(self) -> EventUpdate:
-        """What is still on its way of a story that is over: until nothing has come for a moment. Raises Problem."""
+        """What is still on its way of a story that is over: until nothing has come for a moment. Raises CliError."""
         rest = EventUpdate()
         with suppress(TimeoutError):
             async with asyncio.timeout(_REST_LIMIT_S):
@@ -201,7 +201,7 @@ def _pause_s(failures: int) -> float:
 
 
 async def _patient(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """Ask until the system responds. Raises Problem, Unavailable when it stays away for a quarter of an hour."""
+    """Ask until the system responds. Raises CliError, Unavailable when it stays away for a quarter of an hour."""
     failures = 0
     while True:
         try:

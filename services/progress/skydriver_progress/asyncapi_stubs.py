@@ -6,7 +6,9 @@ from faststream.rabbit import RabbitBroker
 from pydantic import BaseModel, ConfigDict, Field
 
 from skydriver_common.bus import topology
+from skydriver_common.bus.asyncapi import describe_consumers
 from skydriver_common.payloads.reports import ResultBody, TolerantPatchBody
+from skydriver_progress import consumers
 from skydriver_scanner import protocol
 
 
@@ -38,6 +40,19 @@ HEADERS: dict[str, Any] = {
 """Headers of every message of a scanner."""
 
 ENCODINGS = protocol.ENCODINGS
+
+
+def document() -> dict[str, Any]:
+    """Return the AsyncAPI document of everything this service consumes, with the headers of scanners' messages."""
+    document = describe_consumers(consumers.register, register)
+    queues = tuple(topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS)
+    for name, channel in document["channels"].items():
+        if name.startswith(queues):
+            for message in channel["messages"].values():
+                reference = message["$ref"].rpartition("/")[2]
+                # FastStream does not describe headers
+                document["components"]["messages"][reference] |= {"headers": HEADERS, "contentType": "application/json"}
+    return document
 
 
 def register(broker: RabbitBroker) -> None:

@@ -48,12 +48,12 @@ def guarded(_runner: asyncio.Runner) -> Iterator[Guarded]:
             ensure_key(home / folder / "key.pem")
             signers.append(TokenSigner.from_file(home / folder / "key.pem", issuer="skydriver-local", audience="skydriver"))
         ports = choose(list(rabbitmq.PORTS), {})
-        trusted = rabbitmq.ScanTokens("skydriver", signers[0].kid, signers[0].public_pem())
+        trusted = rabbitmq.BrokerTokenAuth("skydriver", signers[0].kid, signers[0].public_pem())
         node = _runner.run(
-            rabbitmq.start(home / "node", ports=ports, run_dir=home / "run", logs=home / "logs", scan_tokens=trusted)
+            rabbitmq.start(home / "node", ports=ports, run_dir=home / "run", logs=home / "logs", token_auth=trusted)
         )
         try:
-            assert node.takes_scan_tokens
+            assert node.accepts_scan_tokens
             _runner.run(_declare(node.url))
             yield Guarded(node.url, f"amqp://127.0.0.1:{node.port}/", *signers)
         finally:

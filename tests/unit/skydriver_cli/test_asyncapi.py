@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from skydriver_cli.asyncapi import document
+from skydriver_cli.asyncapi_command import document
 from skydriver_common.bus import topology
 from skydriver_common.log.read import LoggedEvent
 from skydriver_common.model.commands import COMMANDS

@@ -48,7 +48,7 @@ def test_an_error_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"\xff\xfe\x00", "not a text file"), (b"\xef\xbb\xbf{}", "respond")],  # a byte order mark is no fault
+    [(b"\xff\xfe\x00", "not a text file"), (b"\xef\xbb\xbf{}", "can't reach")],  # a byte order mark is no fault
 )
 def test_a_file_that_is_no_text_is_named(tmp_path: Path, content: bytes, text: str) -> None:
     event = tmp_path / "event.json"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from skydriver_cli.app import parse_replicas
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
+from skydriver_cli.system_commands import parse_replicas
 
 
 def test_counts_by_service() -> None:
@@ -12,5 +12,5 @@ def test_counts_by_service() -> None:
 
 @pytest.mark.parametrize("word", ["progress", "progress=", "progress=0", "progress=-1", "nobody=2", "dispatcher=2"])
 def test_words_that_are_refused(word: str) -> None:
-    with pytest.raises(Problem, match="--replicas"):
+    with pytest.raises(CliError, match="--replicas"):
         parse_replicas([word])

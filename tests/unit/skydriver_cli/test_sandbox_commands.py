@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from skydriver_cli.app import app
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
 from skydriver_cli.sandbox_commands import parse_faults
 
 
@@ -19,11 +19,11 @@ def test_words_become_numbers_switches_and_the_workers_faults() -> None:
 
 @pytest.mark.parametrize("word", ["create_hangs", "=1", "create_hangs=", "create_hangs=one"])
 def test_a_word_that_is_no_fault_is_named(word: str) -> None:
-    with pytest.raises(Problem, match=word):
+    with pytest.raises(CliError, match=word):
         parse_faults(["drops=1", word])
 
 
 def test_without_a_system_it_says_how_to_start_one(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["sandbox", "fault", "--data-dir", str(tmp_path)])
-    assert isinstance(result.exception, Problem)
+    assert isinstance(result.exception, CliError)
     assert "skydriver up" in str(result.exception)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from skydriver_cli.app import app
-from skydriver_cli.settings_page import markdown, settings
+from skydriver_cli.settings_command import markdown, settings
 from skydriver_common.runtime.settings import KNOWN_NAMES
 
 PAGE = Path(__file__).parents[3] / "docs/operators/configuration.md"

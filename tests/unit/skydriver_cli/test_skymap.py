@@ -6,8 +6,8 @@ from typing import Any
 import healpy
 import pytest
 
-from skydriver_cli.app import parse_pairs
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
+from skydriver_cli.scan_commands import parse_pairs
 from skydriver_cli.skymap import best_fit, picture, pixel_counts, pixel_to_angles
 
 
@@ -34,7 +34,7 @@ def test_the_best_direction_ignores_what_is_no_number() -> None:
 def test_pairs_are_read_in_order() -> None:
     assert parse_pairs("512:24, 8:0, 8:1", "--nsides") == [("512", 24), ("8", 0), ("8", 1)]
     for wrong in ("", "8", "8:x", ":1", "8[/a]", "8:-", "8:²"):
-        with pytest.raises(Problem, match="--nsides"):
+        with pytest.raises(CliError, match="--nsides"):
             parse_pairs(wrong, "--nsides")
 
 

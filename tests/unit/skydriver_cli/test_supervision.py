@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from skydriver_cli.embedded import processes
-from skydriver_cli.embedded import system as module
-from skydriver_cli.embedded.system import Component, Server, System
+from skydriver_cli.embedded import supervision as module
+from skydriver_cli.embedded.supervision import Component, Server, System
 
 
 def _system(folder: Path, parts: list[Component], servers: list[Server], said: list[str]) -> System:
@@ -40,14 +40,14 @@ async def test_a_part_that_cannot_be_started_is_tried_again(tmp_path: Path, monk
     lives_on = [sys.executable, "-c", "import signal; signal.pause()"]
     part = Component("part", [sys.executable, "-c", ""], {}, "http://127.0.0.1:1")
     system = _system(tmp_path, [part], [], said)
-    await module._start(tmp_path, part)
+    await module.start_component(tmp_path, part)
     part.argv = lives_on
     supervisor = asyncio.create_task(system.supervise())
     async with asyncio.timeout(60):
         await again.wait()
         system.stopping.set()
         await supervisor
-    assert sum("could not be started" in text for text in said) == 2
+    assert sum("failed to start; retrying" in text for text in said) == 2
     assert part.child is not None
     await part.child.stop()
 
@@ -71,7 +71,7 @@ async def test_a_server_that_cannot_be_started_is_tried_again(tmp_path: Path) ->
         await again.wait()
         system.stopping.set()
         await supervisor
-    assert sum("could not be started" in text for text in said) == 2
+    assert sum("failed to start; retrying" in text for text in said) == 2
 
 
 async def test_a_process_whose_identity_cannot_be_kept_does_not_live_on(tmp_path: Path) -> None:

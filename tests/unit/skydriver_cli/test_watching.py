@@ -10,7 +10,7 @@ from rich.console import Console
 
 from skydriver_cli import watching
 from skydriver_cli.client import Client, Unavailable
-from skydriver_cli.errors import Problem
+from skydriver_cli.errors import CliError
 from tests.support.waiting import let_others_run
 
 RUNNING = {
@@ -77,7 +77,7 @@ async def test_a_stream_that_breaks_off_is_taken_up_where_it_was() -> None:
 
 async def test_a_server_that_stays_away_is_a_problem() -> None:
     server = Server()
-    with pytest.raises(Problem, match="away"):
+    with pytest.raises(CliError, match="away"):
         async with asyncio.timeout(10):
             await watching.watch(cast(Client, server), "s", Console(file=io.StringIO()))
     assert len(server.asked_after) == 41

@@ -1,6 +1,6 @@
-"""Ports on loopback: chosen free, remembered, used again while they are still free.
+"""Ports on loopback: free ones are chosen, remembered, and used again while they are still free.
 
-Remembering them keeps addresses in bookmarks, logs and open terminals good over a restart.
+Addresses in bookmarks, logs and open terminals so remain valid after a restart.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ LOOPBACK = "127.0.0.1"
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
+    """Return whether a server could listen on this loopback port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         return _bind(probe, port)
 
 
 def choose(names: list[str], remembered: dict[str, int]) -> dict[str, int]:
-    """A free port for each name: the remembered one if it is free, else any. All differ."""
+    """Return a free port for each name: the remembered one if it is free, else any. All differ."""
     chosen: dict[str, int] = {}
-    with ExitStack() as held:  # all are held until all are chosen, or the system could give one twice
+    with ExitStack() as held:  # all stay bound until all are chosen, or the kernel could give one twice
         for name in names:
             probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             wanted = remembered.get(name, 0)
@@ -34,7 +34,7 @@ def choose(names: list[str], remembered: dict[str, int]) -> dict[str, int]:
 
 
 def choose_and_remember(names: list[str], path: Path) -> dict[str, int]:
-    """`choose`, with the memory in the JSON file `path`; a damaged file is forgotten."""
+    """Choose as `choose` does, and remember the ports in the JSON file `path`; a damaged file is ignored."""
     try:
         stored = json.loads(path.read_text())
         remembered = {name: port for name, port in stored.items() if isinstance(port, int) and 0 < port < 65536}

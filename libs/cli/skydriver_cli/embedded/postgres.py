@@ -1,7 +1,7 @@
 """A private Postgres: the server that comes in a pip wheel, on a loopback port, with its files in one folder.
 
 Postgres refuses to run as root. There is no need for a user of its own: as root we run it under the user who owns its
-data folder, by default `nobody`. Where that user could not reach the folder (a data folder below /root, say), the process
+data folder, by default `nobody`. Where that user could not reach the folder (a data folder below /root, print_status), the process
 keeps the two capabilities that let it pass, instead of us opening the folders above.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK
-from skydriver_cli.embedded.secret_files import secret, write_private
-from skydriver_cli.errors import Problem
+from skydriver_cli.embedded.secret_files import load_or_create_secret, write_private
+from skydriver_cli.errors import CliError
 
 USER = "skydriver"
 DATABASE = "skydriver"
@@ -39,18 +39,18 @@ class Postgres:
     child: processes.Child
 
     async def stop(self, grace_s: float = 8.0) -> bool:
-        """End it, its connections included. True: it went when asked."""
+        """Stop the server and its connections. Return whether it exited by itself when asked to."""
         return await self.child.stop(ask=_STOP, grace_s=grace_s)
 
 
 def binaries() -> Path:
-    """The folder with `initdb` and `postgres`. Raises Problem when the wheel is missing."""
+    """Return the directory with `initdb` and `postgres`. Raises CliError when the wheel is missing."""
     spec = importlib.util.find_spec(_WHEEL)  # only found, never imported: importing it touches folders of its own
     for place in spec.submodule_search_locations or [] if spec else []:
         found = sorted(Path(place).glob("pginstall*/bin/initdb"))
         if found:
             return found[-1].parent
-    raise Problem(
+    raise CliError(
         "the Postgres server binary is missing", "Run `make run`, or set SKYDRIVER_DATABASE_URL to an existing server"
     )
 
@@ -59,14 +59,14 @@ async def start(
     home: Path, *, port: int, run_dir: Path, log: Path, durable: bool = True, name: str = "postgres",
     settings: Mapping[str, str] | None = None,
 ) -> Postgres:  # fmt: skip
-    """Start the server that lives in `home`, making its data folder the first time; returns when it answers.
+    """Start the server whose files are in `home`, creating its data directory the first time; return when it accepts connections.
 
     durable: False gives up crash safety for speed (tests). name: of its identity file, where several servers share `run_dir`.
-    settings: in place of ours, or beyond them. Raises Problem when it cannot start.
+    settings: override or extend the defaults. Raises CliError when it can't start.
     """
     programs = binaries()
     home.mkdir(parents=True, exist_ok=True)
-    password = secret(home / "password")
+    password = load_or_create_secret(home / "password")
     data = home / "data"
     if not (data / "PG_VERSION").exists():
         await _initialise(home, programs, password, log, durable=durable)
@@ -119,7 +119,7 @@ def _environment() -> dict[str, str]:
 
 
 async def _initialise(home: Path, programs: Path, password: str, log: Path, *, durable: bool) -> None:
-    """Make `home`/data. It is built beside its place and moved there when complete, so an interruption leaves nothing half."""
+    """Create `home`/data: under another name, and renamed when complete, so that an interruption leaves nothing half done."""
     half = home / "data.new"
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(mode=0o700)
@@ -151,12 +151,12 @@ async def _initialise(home: Path, programs: Path, password: str, log: Path, *, d
     finally:
         password_file.unlink(missing_ok=True)
     if code != 0:
-        raise Problem(f"Postgres could not make its data folder: {processes.last_lines(log, 2)}", f"See {log}")
+        raise CliError(f"Postgres could not create its data directory: {processes.last_lines(log, 2)}", f"See {log}")
     half.rename(home / "data")
 
 
 async def _ready(server: Postgres, password: str) -> None:
-    """Wait until the server answers, and see to it that the database exists."""
+    """Wait until the server accepts connections, and create the database if it does not exist."""
     import asyncpg
 
     deadline = asyncio.get_running_loop().time() + START_LIMIT_S
@@ -167,14 +167,14 @@ async def _ready(server: Postgres, password: str) -> None:
             )
             break
         except asyncpg.InvalidPasswordError:
-            raise Problem(
-                "Postgres refuses the stored password", "The data folder is damaged: restore it, or use another --data-dir"
+            raise CliError(
+                "Postgres rejected the stored password", "The data directory is damaged: restore it, or use another --data-dir"
             ) from None
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
             if server.child.has_ended:
-                raise Problem(f"Postgres did not start: {server.child.last_lines()}", f"See {server.child.log}") from None
+                raise CliError(f"Postgres did not start: {server.child.last_lines()}", f"See {server.child.log}") from None
             if asyncio.get_running_loop().time() > deadline:
-                raise Problem("Postgres does not answer", f"See {server.child.log}") from None
+                raise CliError("Postgres did not respond", f"See {server.child.log}") from None
             await asyncio.sleep(0.05)
     try:
         if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE):
@@ -184,8 +184,11 @@ async def _ready(server: Postgres, password: str) -> None:
 
 
 def _remove_stale_lock(lock_file: Path) -> None:
-    """After a crash, the number in the lock file may belong to a stranger, or to a process that is dead and not yet reaped
-    by init: Postgres would take either for its twin."""
+    """Remove the lock file of a crashed server.
+
+    Its process number may belong to another program by now, or to a dead process that init has not reaped yet. Postgres would take
+    either for a running server.
+    """
     try:
         pid = int(lock_file.read_text().split("\n", 1)[0])
     except (OSError, ValueError):
@@ -193,7 +196,7 @@ def _remove_stale_lock(lock_file: Path) -> None:
     try:
         program = Path(os.readlink(f"/proc/{pid}/exe")).name
     except OSError:
-        program = ""  # gone, or a zombie
+        program = ""  # it has exited, or is a zombie
     if processes.identify(pid) is None or (program and not program.startswith("postgres")):
         lock_file.unlink()
 
@@ -202,21 +205,21 @@ def _nobody() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam("nobody")
     except KeyError:
-        raise Problem("Postgres cannot run as root, and there is no user `nobody`", "Run skydriver as a normal user") from None
+        raise CliError("Postgres can't run as root, and there is no user `nobody`", "Run skydriver as a normal user") from None
 
 
 def _privileges(data: Path, programs: Path) -> list[str]:
-    """Options of setpriv(1) to run as the owner of `data`; none for a normal user. Raises Problem when that cannot be."""
+    """Return options of setpriv(1) to run as the owner of `data`; none for a normal user. Raises CliError when that is impossible."""
     owner = data.stat()
     if os.geteuid() != 0:
         if owner.st_uid != os.geteuid():
-            raise Problem(f"{data.parent} belongs to another user", "Run as that user, or choose another --data-dir")
+            raise CliError(f"{data.parent} belongs to another user", "Run as that user, or choose another --data-dir")
         return []
     if shutil.which("setpriv") is None:
-        raise Problem("Postgres cannot run as root, and setpriv is missing", "Install util-linux, or run as a normal user")
+        raise CliError("Postgres can't run as root, and setpriv is missing", "Install util-linux, or run as a normal user")
     if owner.st_uid == 0:
-        raise Problem(
-            f"{data} belongs to root, and Postgres cannot run as root", "Give it to `nobody`, or use another --data-dir"
+        raise CliError(
+            f"{data} belongs to root, and Postgres can't run as root", "Give it to `nobody`, or use another --data-dir"
         )
     as_owner = [f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
     if _can_reach(as_owner, data, programs / "postgres"):
@@ -225,7 +228,7 @@ def _privileges(data: Path, programs: Path) -> list[str]:
 
 
 def _can_reach(as_owner: list[str], *paths: Path) -> bool:
-    # Trying beats reading modes: access lists and mount options count too.
+    # Trying is more reliable than reading modes: access lists and mount options matter as well.
     import subprocess
 
     script = 'for path; do test -x "$path" && test -r "$path" || exit 1; done'

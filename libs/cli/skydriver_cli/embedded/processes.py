@@ -1,7 +1,7 @@
-"""Child processes: started in a session of their own, known by an identity that outlives us, ended by id.
+"""Child processes: started in a session of their own, recorded with an identity that survives us, and stopped by it.
 
-A process number alone may be used again by a stranger, so a process is known by its number *and* the tick it started at.
-The pair lies in a file below the data folder; after a `kill -9` of everything, the next start finds what is left by it.
+The system may give a process number to another process later, so a process is identified by its number *and* its start time.
+The pair is in a file below the data directory. After a `kill -9` of everything, the next start finds what still runs by it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Identity:
     start_ticks: int
 
     def write(self, path: Path) -> None:
-        """Keep it in `path`; complete or not at all."""
+        """Write it to `path`, completely or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".new")
         partial.write_text(json.dumps({"pid": self.pid, "start_ticks": self.start_ticks}))
@@ -36,7 +36,7 @@ class Identity:
 
     @staticmethod
     def read(path: Path) -> Identity | None:
-        """What `path` holds; None when it is missing or was never written to its end."""
+        """Return the identity in `path`; None when the file is missing or incomplete."""
         try:
             found = json.loads(path.read_text())
             return Identity(int(found["pid"]), int(found["start_ticks"]))
@@ -45,7 +45,7 @@ class Identity:
 
 
 def identify(pid: int) -> Identity | None:
-    """The identity of a living process, or None; a zombie is not alive."""
+    """Return the identity of a running process, or None; a zombie does not run."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -55,12 +55,12 @@ def identify(pid: int) -> Identity | None:
 
 
 def is_alive(who: Identity) -> bool:
-    """Whether this very process still runs; a later one with its number does not count."""
+    """Return whether this very process still runs; a later one with its number does not count."""
     return identify(who.pid) == who
 
 
 def send(who: Identity, sig: signal.Signals) -> None:
-    """Signal the process if it is still the same one. SIGKILL goes to its whole group when it leads one."""
+    """Send a signal if it is still the same process. SIGKILL goes to the whole group when the process leads one."""
     if not is_alive(who):
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -71,7 +71,7 @@ def send(who: Identity, sig: signal.Signals) -> None:
 
 
 async def end(who: Identity, *, ask: Sequence[signal.Signals] = (signal.SIGTERM,), grace_s: float = 5.0) -> bool:
-    """End a process: each signal of `ask` in turn, `grace_s` seconds for each, then SIGKILL. True: it went when asked."""
+    """Stop a process: each signal of `ask` in turn, `grace_s` seconds for each, then SIGKILL. Return whether `ask` sufficed."""
     for sig in ask:
         send(who, sig)
         if await _gone(who, grace_s):
@@ -105,14 +105,14 @@ class Child:
         return self.process.returncode is not None
 
     async def stop(self, *, ask: Sequence[signal.Signals] = (signal.SIGTERM,), grace_s: float = 5.0) -> bool:
-        """As `end`, then forget the identity file. True: it went when asked."""
+        """Stop it as `end` does, and remove the identity file. Return whether `ask` sufficed."""
         politely = await end(self.who, ask=ask, grace_s=grace_s)
         await self.process.wait()
         self.identity_file.unlink(missing_ok=True)
         return politely
 
     def last_lines(self, count: int = 3) -> str:
-        """The end of its log, for an error text."""
+        """Return the end of its log, for an error text."""
         return last_lines(self.log, count)
 
 
@@ -136,7 +136,7 @@ async def start(
     log.parent.mkdir(parents=True, exist_ok=True)
     rotate(log)
     prefix: list[str] = []
-    if setpriv := shutil.which("setpriv"):  # part of util-linux; without it only the clean-up at the next start remains
+    if setpriv := shutil.which("setpriv"):  # part of util-linux; without it, leftovers are stopped at the next start only
         prefix = [setpriv, *privileges, "--pdeathsig", when_parent_dies.name.removeprefix("SIG"), "--"]
     if shutil.which(argv[0], path=env.get("PATH")) is None:
         raise FileNotFoundError(argv[0])
@@ -151,11 +151,11 @@ async def start(
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
-    who = identify(process.pid) or Identity(process.pid, 0)  # 0: it has ended already; its log says why
+    who = identify(process.pid) or Identity(process.pid, 0)  # 0: it has exited already; its log says why
     try:
         who.write(identity_file)
     except OSError:
-        # nobody could find it again
+        # without the file, no later run could find the process
         send(who, signal.SIGKILL)
         await process.wait()
         raise
@@ -163,14 +163,14 @@ async def start(
 
 
 def rotate(log: Path) -> None:
-    """Keep a log from growing for ever: a large one becomes NAME.1, replacing the one before."""
+    """Keep a log from growing without bound: rename a large one to NAME.1, replacing the previous one."""
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size > LOG_LIMIT_BYTES:
             log.replace(log.with_name(log.name + ".1"))
 
 
 def last_lines(log: Path, count: int) -> str:
-    """The last `count` non-empty lines of a log, joined with " | "; empty when there is none."""
+    """Return the last `count` non-empty lines of a log, joined with " | "; empty when there is none."""
     try:
         with log.open("rb") as source:
             source.seek(max(0, log.stat().st_size - 8192))
@@ -180,16 +180,18 @@ def last_lines(log: Path, count: int) -> str:
     return " | ".join([line.strip() for line in tail.splitlines() if line.strip()][-count:])
 
 
-async def sweep(files: Sequence[Path], *, ask: Sequence[signal.Signals] = (signal.SIGTERM,), grace_s: float = 5.0) -> list[str]:
-    """End, all at once, the processes that these identity files name, and remove the files. Gives the names of those that lived."""
-    living: list[str] = []
+async def end_all(
+    files: Sequence[Path], *, ask: Sequence[signal.Signals] = (signal.SIGTERM,), grace_s: float = 5.0
+) -> list[str]:
+    """Stop the processes of these identity files, all at once, and remove the files. Return the names of those that still ran."""
+    running: list[str] = []
 
-    async def sweep_one(path: Path) -> None:
+    async def stop_one(path: Path) -> None:
         who = Identity.read(path)
         if who is not None and is_alive(who):
-            living.append(path.name.removesuffix(".pid.json"))
+            running.append(path.name.removesuffix(".pid.json"))
             await end(who, ask=ask, grace_s=grace_s)
         path.unlink(missing_ok=True)
 
-    await asyncio.gather(*(sweep_one(path) for path in files))
-    return sorted(living)
+    await asyncio.gather(*(stop_one(path) for path in files))
+    return sorted(running)

@@ -15,14 +15,14 @@ from urllib.parse import quote
 
 from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK
-from skydriver_cli.embedded.secret_files import secret, write_private
-from skydriver_cli.errors import Problem
+from skydriver_cli.embedded.secret_files import load_or_create_secret, write_private
+from skydriver_cli.errors import CliError
 
 USER = "skydriver"
 NODE = "skydriver@localhost"
 START_LIMIT_S = 90.0
 PORTS = ("amqp", "amqp_distribution", "epmd")
-_PLACES = (
+_SERVER_DIRS = (
     "/usr/lib/rabbitmq/bin",
     "/usr/local/lib/rabbitmq/bin",
     "/opt/rabbitmq/sbin",
@@ -47,14 +47,14 @@ _BOUND_DEAD_LETTERS = (
     f'[{{<<"max-length">>,{MAX_DEAD_LETTERS}}},{{<<"max-length-bytes">>,536870912}},{{<<"overflow">>,<<"drop-head">>}}|More],'
     '10,<<"queues">>,<<"skydriver">>)))end,[[{<<"delivery-limit">>,-1}],[]])end,lists:seq(1,240))end).'
 )
-_NEEDED_PARTS = ("rabbit-*", "rabbit_common-*", "rabbitmq_prelaunch-*")
+_NEEDED_PLUGINS = ("rabbit-*", "rabbit_common-*", "rabbitmq_prelaunch-*")
 _TOKEN_PLUGIN = "rabbitmq_auth_backend_oauth2"  # noqa: S105  (a name, no password)
-_TOKEN_PARTS = (f"{_TOKEN_PLUGIN}-*", "jose-*", "base64url-*", "cowlib-*")
+_TOKEN_PLUGINS = (f"{_TOKEN_PLUGIN}-*", "jose-*", "base64url-*", "cowlib-*")
 
 
 @dataclass(frozen=True)
-class ScanTokens:
-    """Whose tokens are good as passwords: audience, id and public half (PEM) of the key that signs them."""
+class BrokerTokenAuth:
+    """The tokens that the broker accepts as passwords: their audience, and id and public key (PEM) of their signer."""
 
     audience: str
     kid: str
@@ -65,64 +65,66 @@ class ScanTokens:
 class RabbitMQ:
     """A running node. `url` names its default vhost with user and password: a secret.
 
-    takes_scan_tokens: whether a scan's token is a login, with the rights that its scopes name.
+    accepts_scan_tokens: whether a scan's token is a login, with the permissions in its scopes.
     """
 
     url: str
     port: int
     child: processes.Child
     port_mapper: processes.Child
-    takes_scan_tokens: bool
+    accepts_scan_tokens: bool
 
     async def stop(self, grace_s: float = 8.0) -> bool:
-        """End node and port mapper. True: the node went when asked."""
+        """Stop node and port mapper. Return whether the node exited by itself when asked to."""
         politely = await self.child.stop(grace_s=grace_s)
         await self.port_mapper.stop(grace_s=1.0)
         return politely
 
 
 def server_script() -> Path:
-    """The `rabbitmq-server` script. Raises Problem when there is none."""
+    """Return the `rabbitmq-server` script. Raises CliError when there is none."""
     named = os.environ.get("SKYDRIVER_RABBITMQ_SERVER")
     if named:
         if not os.access(named, os.X_OK):
-            raise Problem("SKYDRIVER_RABBITMQ_SERVER names no program", "Set it to the path of rabbitmq-server, or unset it")
+            raise CliError(
+                "SKYDRIVER_RABBITMQ_SERVER: not an executable file", "Set it to the path of rabbitmq-server, or unset it"
+            )
         return Path(named)
-    for place in _PLACES:
+    for place in _SERVER_DIRS:
         if os.access(script := Path(place) / "rabbitmq-server", os.X_OK):
             return script
     if found := shutil.which("rabbitmq-server"):
         return Path(found)
-    raise Problem(
+    raise CliError(
         "the RabbitMQ server binary is missing",
         "Install it (Debian: apt-get install rabbitmq-server), or set SKYDRIVER_AMQP_URL to an existing broker",
     )
 
 
 def port_mapper_program() -> str:
-    """The path of `epmd`, which comes with Erlang. Raises Problem when there is none."""
+    """Return the path of `epmd`, which comes with Erlang. Raises CliError when there is none."""
     if found := shutil.which("epmd"):
         return found
     for program in sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")):
         return str(program)
-    raise Problem("Erlang's epmd is missing", "Install Erlang (Debian: apt-get install erlang-base)")
+    raise CliError("Erlang's epmd is missing", "Install Erlang (Debian: apt-get install erlang-base)")
 
 
 async def start(
-    home: Path, *, ports: dict[str, int], run_dir: Path, logs: Path, scan_tokens: ScanTokens | None = None
+    home: Path, *, ports: dict[str, int], run_dir: Path, logs: Path, token_auth: BrokerTokenAuth | None = None
 ) -> RabbitMQ:
-    """Start the node that lives in `home`; returns when it accepts connections.
+    """Start the node whose files are in `home`; return when it accepts connections.
 
-    ports: one for each of PORTS. scan_tokens: let scanners in with them, where the server has its plugin for that.
-    Raises Problem when it cannot start.
+    ports: one for each of PORTS. token_auth: accept scan tokens as logins, if the server has its plugin for that.
+    Raises CliError when it can't start.
     """
     script, mapper = server_script(), port_mapper_program()
     home.mkdir(parents=True, exist_ok=True)
-    password = secret(home / "password")
-    if scan_tokens is not None and not _parts(script, _TOKEN_PARTS):
-        scan_tokens = None
-    _write_configuration(home, ports["amqp"], password, scan_tokens)
-    environment = _environment(home, script, ports, logs, with_tokens=scan_tokens is not None)
+    password = load_or_create_secret(home / "password")
+    if token_auth is not None and not _plugin_dirs(script, _TOKEN_PLUGINS):
+        token_auth = None
+    _write_configuration(home, ports["amqp"], password, token_auth)
+    environment = _environment(home, script, ports, logs, with_tokens=token_auth is not None)
     port_mapper = await processes.start(
         "epmd",
         [mapper, "-port", str(ports["epmd"]), "-address", LOOPBACK],
@@ -141,7 +143,7 @@ async def start(
             identity_file=run_dir / "rabbitmq.pid.json",
         )
         url = f"amqp://{USER}:{quote(password, safe='')}@{LOOPBACK}:{ports['amqp']}/"
-        node = RabbitMQ(url, ports["amqp"], child, port_mapper, takes_scan_tokens=scan_tokens is not None)
+        node = RabbitMQ(url, ports["amqp"], child, port_mapper, accepts_scan_tokens=token_auth is not None)
         try:
             await _ready(node)
         except BaseException:
@@ -153,7 +155,7 @@ async def start(
     return node
 
 
-def _write_configuration(home: Path, port: int, password: str, scan_tokens: ScanTokens | None) -> None:
+def _write_configuration(home: Path, port: int, password: str, token_auth: BrokerTokenAuth | None) -> None:
     lines = [
         f"listeners.tcp.1 = {LOOPBACK}:{port}",
         f"default_user = {USER}",  # made with the database; then there is no user `guest`
@@ -167,21 +169,21 @@ def _write_configuration(home: Path, port: int, password: str, scan_tokens: Scan
         "log.file.rotation.size = 5242880",
         "log.file.rotation.count = 1",
     ]
-    if scan_tokens is not None:
+    if token_auth is not None:
         public = home / "scan-tokens.pem"
-        write_private(public, scan_tokens.public_pem)
+        write_private(public, token_auth.public_pem)
         lines += [
             "auth_backends.1 = internal",
             "auth_backends.2 = rabbit_auth_backend_oauth2",
-            f"auth_oauth2.resource_server_id = {scan_tokens.audience}",
-            f"auth_oauth2.default_key = {scan_tokens.kid}",
-            f"auth_oauth2.signing_keys.{scan_tokens.kid} = {public}",
+            f"auth_oauth2.resource_server_id = {token_auth.audience}",
+            f"auth_oauth2.default_key = {token_auth.kid}",
+            f"auth_oauth2.signing_keys.{token_auth.kid} = {public}",
         ]
-    write_private(home / "enabled_plugins", f"[{_TOKEN_PLUGIN if scan_tokens is not None else ''}].\n")
+    write_private(home / "enabled_plugins", f"[{_TOKEN_PLUGIN if token_auth is not None else ''}].\n")
     write_private(home / "rabbitmq.conf", "\n".join(lines) + "\n")
     cookie = home / ".erlang.cookie"  # Erlang reads it from $HOME; on the command line others could see it
     if not cookie.exists():
-        secret(cookie)
+        load_or_create_secret(cookie)
         cookie.chmod(0o400)
 
 
@@ -213,27 +215,27 @@ def _environment(home: Path, script: Path, ports: dict[str, int], logs: Path, *,
         ),
         "detached": "1",  # the script then becomes the node, instead of waiting for it in a shell
     }
-    if _only_needed_parts(home / "parts", script, _NEEDED_PARTS + (_TOKEN_PARTS if with_tokens else ())):
+    if _link_needed_plugins(home / "parts", script, _NEEDED_PLUGINS + (_TOKEN_PLUGINS if with_tokens else ())):
         environment["RABBITMQ_PLUGINS_DIR"] = f"{here}/parts"
     return environment
 
 
-def _only_needed_parts(folder: Path, script: Path, needed: tuple[str, ...]) -> bool:
-    """Fill `folder` with links to the parts of RabbitMQ that our node needs. False: not laid out as we know it.
+def _link_needed_plugins(folder: Path, script: Path, needed: tuple[str, ...]) -> bool:
+    """Fill `folder` with links to the plugins that the node needs. Return False when the installation has an unknown layout.
 
     A node reads the description of every plugin at each start; without them it starts in 4.0 s instead of 5.3 s and takes
     20 MB less.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    found = _parts(script, needed)
-    for part in found:
-        (folder / part.name).symlink_to(part)
+    found = _plugin_dirs(script, needed)
+    for plugin in found:
+        (folder / plugin.name).symlink_to(plugin)
     return bool(found)
 
 
-def _parts(script: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The folders of these parts of the server, none when one of them is missing."""
+def _plugin_dirs(script: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """Return the directories of these plugins; an empty list when one of them is missing."""
     for root in (script.parent.parent, *sorted(script.parent.parent.glob("lib/rabbitmq_server-*"))):
         found = [part for pattern in patterns for part in [*(root / "plugins").glob(pattern)][:1] if part.is_dir()]
         if len(found) == len(patterns):
@@ -248,15 +250,15 @@ async def _ready(node: RabbitMQ) -> None:
     deadline = asyncio.get_running_loop().time() + START_LIMIT_S
     while True:
         try:
-            # a look at the port first: the client library logs each refused connection as an error
+            # connects to the port first, since the client library logs each refused connection as an error
             _, probe = await asyncio.open_connection(LOOPBACK, node.port)
             probe.close()
             connection = await aio_pika.connect(node.url, timeout=5)
         except (OSError, aio_pika.exceptions.AMQPError, TimeoutError) as error:
             if node.child.has_ended:
-                raise Problem(f"RabbitMQ did not start: {node.child.last_lines(2)}", f"See {node.child.log}") from None
+                raise CliError(f"RabbitMQ did not start: {node.child.last_lines(2)}", f"See {node.child.log}") from None
             if asyncio.get_running_loop().time() > deadline:
-                raise Problem(f"RabbitMQ does not answer ({type(error).__name__})", f"See {node.child.log}") from None
+                raise CliError(f"RabbitMQ did not respond ({type(error).__name__})", f"See {node.child.log}") from None
             await asyncio.sleep(0.1)
         else:
             await connection.close()

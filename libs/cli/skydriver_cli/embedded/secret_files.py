@@ -1,4 +1,4 @@
-"""Secrets that lie in the data folder: made once, readable by their owner only."""
+"""Secrets in the data directory: created once, readable by their owner only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_private(path: Path, content: str | bytes) -> None:
-    """Replace `path` by a file of mode 600; it is never there half-written or readable by others."""
+    """Replace `path` by a file of mode 600. It is never half-written or readable by others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".new")
     partial.unlink(missing_ok=True)
@@ -20,11 +20,11 @@ def write_private(path: Path, content: str | bytes) -> None:
     partial.replace(path)
 
 
-def secret(path: Path) -> str:
-    """The secret in `path`; a random one (43 URL-safe characters) is made when there is none."""
+def load_or_create_secret(path: Path) -> str:
+    """Return the secret in `path`. If there is none, create a random one (43 URL-safe characters)."""
     try:
         return path.read_text().strip()
     except FileNotFoundError:
-        made = secrets.token_urlsafe(32)
-        write_private(path, made)
-        return made
+        created = secrets.token_urlsafe(32)
+        write_private(path, created)
+        return created

@@ -1,18 +1,18 @@
 """Which variables of the environment ``skydriver up`` gives to which service, and which it sets itself.
 
 Nothing is ignored silently: a variable reaches every service that reads it, or is an error that names it, or a warning when no
-part of the system knows it. Reads the settings classes for their names; starts nothing.
+part of the system knows it.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from skydriver_cli.errors import Problem
-from skydriver_cli.settings_page import names_by_service
+from skydriver_cli.errors import CliError
+from skydriver_cli.services import setting_names
 from skydriver_common.runtime.settings import CLIENT_NAMES, KNOWN_NAMES, OLD_NAMES, PREFIX, contradictions, warnings_about
 
-_KEYS = "`up` makes keys and tokens itself, in DATA_DIR/keys"
-_PROCESSES = "`up` starts scanners as processes of this machine"
+_KEYS = "`up` creates keys and tokens itself, in DATA_DIR/keys"
+_PROCESSES = "`up` starts scanners as processes on this machine"
 _LOOPBACK = "`up` serves on 127.0.0.1"
 _PORTS = "`up` chooses the ports"
 _SET_BY_UP: dict[str, tuple[str, str]] = {
@@ -20,7 +20,7 @@ _SET_BY_UP: dict[str, tuple[str, str]] = {
     "HTTP_PORT": ("", "use --http-port"),
     "HEALTH_HOST": ("127.0.0.1", _LOOPBACK),
     "HEALTH_PORT": ("", _PORTS),
-    "PUBLIC_URL": ("", "it is the address of the gateway that `up` starts; use --http-port for its port"),
+    "PUBLIC_URL": ("", "it is the address of the gateway that `up` starts; choose the port with --http-port"),
     "REPLICA": ("", "`up` names its processes; use --replicas"),
     "WORK_DIR": ("", "it is DATA_DIR/work; use --data-dir"),
     "LAUNCHER": ("local", _PROCESSES),
@@ -34,16 +34,16 @@ _SET_BY_UP: dict[str, tuple[str, str]] = {
     "SCAN_TOKEN_JWKS_FILE": ("", _KEYS),
     "SCAN_TOKEN_KEY_FILE": ("", _KEYS),
 }
-"""Name to the only value that may be given, if any, and what to do instead."""
+"""Name to the only value that may be set, if any, and what to do instead."""
 
-_PARTNER = ("EWMS_ISSUER", "EWMS_CLIENT_ID", "EWMS_CLIENT_SECRET", "S3_URL", "S3_KEY_ID", "S3_SECRET")
-"""What a real EWMS and its object store need beside ``EWMS_URL``."""
-_OF_THE_STAND_IN = (*_PARTNER, "S3_BUCKET", "S3_REGION")
+_PARTNER_SETTINGS = ("EWMS_ISSUER", "EWMS_CLIENT_ID", "EWMS_CLIENT_SECRET", "S3_URL", "S3_KEY_ID", "S3_SECRET")
+"""What a real EWMS and its object store require in addition to ``EWMS_URL``."""
+_STAND_IN_SETTINGS = (*_PARTNER_SETTINGS, "S3_BUCKET", "S3_REGION")
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the environment gives to the services. by_service: service to variables with their values. warnings: for a person."""
+    """What the environment sets. by_service: service to variables with their values. warnings: lines for the user."""
 
     by_service: Mapping[str, Mapping[str, str]]
     warnings: tuple[str, ...]
@@ -57,12 +57,12 @@ class Given:
 def given_settings(environ: Mapping[str, str], *, has_sandbox: bool) -> Given:
     """Sort the variables of ``up`` by the services that read them.
 
-    An empty variable counts as not set, as in the services. Raises Problem that names every variable that cannot be used, and every
-    one that is missing.
+    An empty variable counts as not set, as in the services. Raises CliError that names every variable that can't be used, and every
+    missing one.
     """
     given = {name.upper(): value for name, value in environ.items() if name.upper().startswith(PREFIX) and value}
     found = {OLD_NAMES.get(name, name): value for name, value in given.items()}
-    readers = names_by_service()
+    readers = setting_names()
     problems = [
         *contradictions(given, KNOWN_NAMES),
         *_set_by_up(found),
@@ -70,7 +70,7 @@ def given_settings(environ: Mapping[str, str], *, has_sandbox: bool) -> Given:
         *_partners(found, has_sandbox=has_sandbox),
     ]
     if problems:
-        raise Problem("; ".join(problems), "`skydriver settings` lists what can be set")
+        raise CliError("; ".join(problems), "`skydriver settings` lists all settings")
     return Given(
         {service: {name: found[name] for name in sorted(names & found.keys())} for service, names in readers.items()},
         tuple(warnings_about(environ, KNOWN_NAMES)),
@@ -80,28 +80,28 @@ def given_settings(environ: Mapping[str, str], *, has_sandbox: bool) -> Given:
 def _set_by_up(found: Mapping[str, str]) -> Iterable[str]:
     for name, (allowed, instead) in _SET_BY_UP.items():
         if found.get(PREFIX + name, allowed) != allowed:
-            yield f"{PREFIX}{name}: cannot be given to `up`: {instead}"
+            yield f"{PREFIX}{name}: can't be set for `up`: {instead}"
 
 
 def _without_reader(found: Mapping[str, str], read: frozenset[str]) -> Iterable[str]:
     for name in sorted((found.keys() & KNOWN_NAMES) - read - CLIENT_NAMES):
-        yield f"{name}: is read by none of the services that `up` starts"
+        yield f"{name}: not read by any service that `up` starts"
 
 
 def _partners(found: Mapping[str, str], *, has_sandbox: bool) -> Iterable[str]:
-    has_address = f"{PREFIX}EWMS_URL" in found
-    if has_address and not has_sandbox:
-        missing = [name for name in _PARTNER if PREFIX + name not in found]
-        yield from (f"{PREFIX}{name}: is not set ({PREFIX}EWMS_URL names an EWMS)" for name in missing)
-    elif not has_address:
-        needless = [name for name in _OF_THE_STAND_IN if PREFIX + name in found]
-        why = "`up` sets it for its stand-in EWMS; to use a real one give" if has_sandbox else "is of no use without"
-        more = " and --no-sandbox" if has_sandbox else ""
-        yield from (f"{PREFIX}{name}: {why} {PREFIX}EWMS_URL{more}" for name in needless)
+    has_url = f"{PREFIX}EWMS_URL" in found
+    if has_url and not has_sandbox:
+        missing = [name for name in _PARTNER_SETTINGS if PREFIX + name not in found]
+        yield from (f"{PREFIX}{name}: required with {PREFIX}EWMS_URL, but not set" for name in missing)
+    elif not has_url:
+        unused = [name for name in _STAND_IN_SETTINGS if PREFIX + name in found]
+        why = "`up` sets it for the EWMS stand-in; for a real EWMS also set" if has_sandbox else "has no effect without"
+        option = " and give --no-sandbox" if has_sandbox else ""
+        yield from (f"{PREFIX}{name}: {why} {PREFIX}EWMS_URL{option}" for name in unused)
 
 
-def place(url: str) -> str:
-    """Return an address without user, password and query, fit to be printed."""
+def without_credentials(url: str) -> str:
+    """Return an address that may be printed: without user, password and query."""
     scheme, separator, rest = url.partition("://")
     authority, slash, path = rest.partition("?")[0].partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}".rstrip("/")
