@@ -41,7 +41,7 @@ async def test_a_scan_runs_on_an_ewms_that_is_not_started_by_up(tmp_path: Path, 
     log = (tmp_path / "data" / "up.log").read_text()
     assert f"{ewms.url} (SKYDRIVER_EWMS_URL)" in log
     assert "(embedded)" in log
-    assert "SKYDRIVER_EWMZ_URL: unknown setting; did you mean SKYDRIVER_EWMS_URL?" in log
+    assert "SKYDRIVER_EWMZ_URL: unknown setting, ignored; did you mean SKYDRIVER_EWMS_URL?" in log
     assert ewms_parts.CLIENT_SECRET not in log
     assert ewms_parts.S3_SECRET not in log
 

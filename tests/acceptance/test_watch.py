@@ -36,7 +36,7 @@ def test_a_scan_is_watched_to_its_end(system: Running) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "nside 2" in shown.stdout
     assert "nside 4" in shown.stdout
-    assert "best so far" in shown.stdout
+    assert "best fit" in shown.stdout
 
 
 def test_a_scan_that_ends_without_a_result_ends_the_watch_with_an_error(quiet_system: Running) -> None:

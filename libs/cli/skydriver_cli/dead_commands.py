@@ -1,4 +1,4 @@
-"""``skydriver dead …``: messages that nobody could do with. Looked at, sent back, or thrown away; safe beside the live system."""
+"""``skydriver dead …``: inspect, redrive or discard dead letters, while the system runs."""
 
 import asyncio
 import base64
@@ -33,18 +33,24 @@ from skydriver_ops.bus.dead_letters import DeadLetters, InUse, OpenDeadLetter, O
 dead = typer.Typer()
 out = Console()
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids of letters, as `dead list` shows them.")]
-Queue = Annotated[str | None, typer.Option("--queue", help="Only letters from this consumer's queue.")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Only letters whose reason contains this text.")]
-Key = Annotated[str | None, typer.Option("--key", help="Only letters with this routing key, e.g. scan.request.")]
-Since = Annotated[str | None, typer.Option("--since", help="Only what failed last at this time or later (ISO 8601).")]
-Until = Annotated[str | None, typer.Option("--until", help="Only what failed last before this time (ISO 8601).")]
-All = Annotated[bool, typer.Option("--all", help="Every letter.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids of dead letters, as `skydriver dead list` prints them.")]
+Queue = Annotated[str | None, typer.Option("--queue", help="Only dead letters from this queue.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Only dead letters whose reason contains this text.")]
+Key = Annotated[str | None, typer.Option("--key", help="Only dead letters with this routing key, such as scan.request.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", help="Only messages that last failed at or after this time (ISO 8601)."),
+]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", help="Only messages that last failed before this time (ISO 8601)."),
+]
+All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Which letters. None or empty: any."""
+class DeadLetterFilter:
+    """Which dead letters are meant. A field that is None or empty excludes none."""
 
     ids: frozenset[str] = frozenset()
     queue: str | None = None
@@ -54,12 +60,12 @@ class Choice:
     until: datetime | None = None
 
     @property
-    def is_any(self) -> bool:
-        """Whether it leaves nothing out."""
-        return self == Choice()
+    def is_empty(self) -> bool:
+        """Whether it matches every dead letter."""
+        return self == DeadLetterFilter()
 
-    def takes(self, letter: DeadLetter) -> bool:
-        """Whether this letter is meant."""
+    def matches(self, letter: DeadLetter) -> bool:
+        """Return whether the dead letter matches."""
         return (
             (not self.ids or letter.letter_id in self.ids)
             and (self.queue is None or letter.queue == self.queue)
@@ -71,8 +77,8 @@ class Choice:
 
 
 @dataclass(slots=True)
-class Done:
-    """What came of it."""
+class Tally:
+    """How many dead letters were chosen, and how many of them were settled."""
 
     chosen: int = 0
     settled: int = 0
@@ -85,16 +91,16 @@ def list_(
     key: Key = None,
     since: Since = None,
     until: Until = None,
-    most: Annotated[int, typer.Option("-n", "--most", min=1, help="Show at most so many.")] = 1000,
+    most: Annotated[int, typer.Option("-n", "--most", min=1, help="Maximum number of letters to show.")] = 1000,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     amqp_url: AmqpUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the dead letters, oldest failure first: why, whose, when first and last. They stay where they are.
+    """Show dead letters, oldest failure first: reason, queue, first and last failure. They stay in their queue.
 
     Example: skydriver dead list --queue skydriver.scan.request
     """
-    choice = _choice(None, queue, reason, key, since, until)
+    letter_filter = _filter(None, queue, reason, key, since, until)
     shown = 0
 
     async def look(held: OpenDeadLetter) -> None:
@@ -103,25 +109,27 @@ def list_(
         if shown <= most:
             _show_line(held.letter, as_json)
 
-    async def work() -> Done:
+    async def work() -> Tally:
         async with _letters(amqp_url, data_dir) as letters:
-            return await _each(letters, choice, look, "looking", as_json)
+            return await _each(letters, letter_filter, look, "reading", as_json)
 
-    done = asyncio.run(work())
+    tally = asyncio.run(work())
     if not as_json:
-        more = f", {done.chosen - most} more are not shown" if done.chosen > most else ""
-        out.print(f"{done.chosen} dead letters{more}")
+        more = f", {tally.chosen - most} not shown" if tally.chosen > most else ""
+        out.print(f"{tally.chosen} dead letter{'' if tally.chosen == 1 else 's'}{more}")
 
 
 @dead.command()
 def show(
-    letter_id: str,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the message's body to this file.")] = None,
+    letter_id: Annotated[
+        str, typer.Argument(metavar="LETTER_ID", help="Id of a dead letter, as `skydriver dead list` prints it.")
+    ],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the message's body to this file.")] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     amqp_url: AmqpUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one dead letter whole: headers, traceback, body.
+    """Show one dead letter in full: headers, traceback, body.
 
     Example: skydriver dead show 3f1c09aa27de
     """
@@ -130,19 +138,19 @@ def show(
     async def look(held: OpenDeadLetter) -> None:
         found[:] = [held.letter]
 
-    async def work() -> Done:
+    async def work() -> Tally:
         async with _letters(amqp_url, data_dir) as letters:
-            return await _each(letters, Choice(ids=frozenset([letter_id])), look, "looking", as_json)
+            return await _each(letters, DeadLetterFilter(ids=frozenset([letter_id])), look, "reading", as_json)
 
     asyncio.run(work())
     if not found:
-        raise CliError(f"there is no dead letter {letter_id}", "See `skydriver dead list`")
+        raise CliError(f"no dead letter {letter_id}", "See `skydriver dead list`")
     letter = found[0]
     if output is not None:
         try:
             output.write_bytes(letter.body)
         except OSError as error:
-            raise CliError(f"{output} can't be written: {error.strerror}") from error
+            raise CliError(f"can't write {output}: {error.strerror}") from error
     whole = letter.as_plain() | {"traceback": letter.traceback, "body_sha256": letter.body_sha256,
                                  "headers": {name: str(value) for name, value in letter.headers.items()},
                                  **_body(letter.body)}  # fmt: skip
@@ -166,40 +174,42 @@ def redrive(
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send dead letters back to the queues they came from, once what had stopped them is mended; the log keeps that you did.
+    """Send dead letters back to their queues, after the cause is fixed. The event log records who did it.
 
-    A letter leaves the dead ones after the broker has confirmed it. Interrupted, it stays or is sent twice, and is handled once.
-    Deadlines of commands are taken off. Example: skydriver dead redrive --queue skydriver.scan.request
+    A dead letter is removed after the broker has confirmed the message. If interrupted, it is kept or sent twice; consumers process
+    it once. Deadlines of commands are removed.
+
+    Example: skydriver dead redrive --queue skydriver.scan.request
     """
-    choice = _decided(_choice(ids, queue, reason, key, since, until), every)
+    letter_filter = _require_choice(_filter(ids, queue, reason, key, since, until), every)
 
-    async def work() -> Done:
+    async def work() -> Tally:
         async with open_pool_for(database_url, data_dir) as pool, _letters(amqp_url, data_dir) as letters:
 
-            async def back(held: OpenDeadLetter) -> None:
+            async def redrive_letter(held: OpenDeadLetter) -> None:
                 letter = held.letter
-                stays = f"{letter.letter_id} stays: there is no queue {letter.queue or letter.exchange}"
+                kept = f"{letter.letter_id} was kept: queue {letter.queue or letter.exchange} does not exist"
                 if not await held.can_redrive():
-                    _say(stays)
+                    _print_status(kept)
                     return
                 event = DeadLetterRedriven(
                     letter_id=letter.letter_id, message_id=letter.message_id, queue=letter.queue, reason=letter.reason,
                     first_failed_at=letter.first_failed_at, last_failed_at=letter.last_failed_at,
                 )  # fmt: skip
-                await _record(pool, "redrive", letter, event)  # first: nothing is sent of which the log knows nothing
+                await _record(pool, "redrive", letter, event)  # first, so that nothing is sent that the log does not record
                 try:
                     await held.redrive()
                 except OriginMissing:
-                    _say(stays)
+                    _print_status(kept)
                     return
                 await held.settle()
-                done.settled += 1
+                tally.settled += 1
 
-            return await _each(letters, choice, back, "sending back", as_json, done)
+            return await _each(letters, letter_filter, redrive_letter, "redriving", as_json, tally)
 
-    done = Done()
+    tally = Tally()
     asyncio.run(work())
-    _conclude(done, "sent back", choice, as_json)
+    _conclude(tally, "redriven", letter_filter, as_json)
 
 
 @dead.command()
@@ -211,24 +221,24 @@ def discard(
     since: Since = None,
     until: Until = None,
     every: All = False,
-    why: Annotated[str, typer.Option("--why", help="Why they are not needed; kept in the log.")] = "",
+    why: Annotated[str, typer.Option("--why", help="Reason, recorded in the event log.")] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     amqp_url: AmqpUrl = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Throw dead letters away for good. The log keeps which, why, and by whom; not what was in them.
+    """Permanently discard dead letters. The event log records which, why and by whom, but not their content.
 
     Example: skydriver dead discard 3f1c09aa27de --why "the scan was requested again"
     """
-    choice = _decided(_choice(ids, queue, reason, key, since, until), every)
+    letter_filter = _require_choice(_filter(ids, queue, reason, key, since, until), every)
     if not why.strip():
-        raise CliError("--why is missing: say why they are not needed", exit_code=2)
+        raise CliError("--why is required", "Give the reason for the event log", exit_code=2)
 
-    async def work() -> Done:
+    async def work() -> Tally:
         async with open_pool_for(database_url, data_dir) as pool, _letters(amqp_url, data_dir) as letters:
 
-            async def away(held: OpenDeadLetter) -> None:
+            async def discard_letter(held: OpenDeadLetter) -> None:
                 letter = held.letter
                 event = DeadLetterDiscarded(
                     letter_id=letter.letter_id, message_id=letter.message_id, queue=letter.queue, reason=letter.reason,
@@ -237,34 +247,34 @@ def discard(
                 )  # fmt: skip
                 await _record(pool, "discard", letter, event)
                 await held.settle()
-                done.settled += 1
+                tally.settled += 1
 
-            return await _each(letters, choice, away, "discarding", as_json, done)
+            return await _each(letters, letter_filter, discard_letter, "discarding", as_json, tally)
 
-    done = Done()
+    tally = Tally()
     asyncio.run(work())
-    _conclude(done, "thrown away", choice, as_json)
+    _conclude(tally, "discarded", letter_filter, as_json)
 
 
 async def _each(
     letters: DeadLetters,
-    choice: Choice,
+    letter_filter: DeadLetterFilter,
     handle: Callable[[OpenDeadLetter], Any],
     what: str,
     as_json: bool,
-    done: Done | None = None,
-) -> Done:
-    """Go through all letters, which is what keeps their order, and handle the chosen ones."""
-    done = done or Done()
-    with progress(what, letters.depth, as_json, unit="letters") as told:
+    tally: Tally | None = None,
+) -> Tally:
+    """Go through all dead letters, which keeps their order, and handle the chosen ones."""
+    tally = tally or Tally()
+    with progress(what, letters.depth, as_json, unit="letters") as on_progress:
         seen = 0
         async for held in letters.letters():
             seen += 1
-            if choice.takes(held.letter):
-                done.chosen += 1
+            if letter_filter.matches(held.letter):
+                tally.chosen += 1
                 await handle(held)
-            told(seen)
-    return done
+            on_progress(seen)
+    return tally
 
 
 @asynccontextmanager
@@ -273,52 +283,53 @@ async def _letters(amqp_url: str | None, data_dir: Path) -> AsyncIterator[DeadLe
         async with open_dead_letters(find_url(amqp_url, "amqp_url", data_dir)) as letters:
             yield letters
     except InUse:
-        raise CliError("somebody else is looking through the dead letters", "Try again when they are done") from None
+        raise CliError("another `skydriver dead` command is running", "Retry when it has finished") from None
     except TryLater as fault:
         if isinstance(fault.__cause__, asyncpg.InsufficientPrivilegeError):
             raise CliError(
-                "this database user may not write what it did into the log", "Use a user with the role skydriver_operator"
+                "this database user can't write to the event log", "Use a user with the role skydriver_operator"
             ) from fault
-        raise CliError(fault.what, "No letter is lost. Check the URL and the server, and try again") from fault
+        raise CliError(fault.what, "No dead letter was lost. Check the URL and the server, and retry") from fault
 
 
 async def _record(pool: Pool, act: str, letter: DeadLetter, event: SystemEvent) -> None:
-    """Into the log, once per letter, however often the command is repeated."""
+    """Record it in the event log, once per dead letter, however often the command is repeated."""
     context = Context(command_id=f"dead-letter:{act}:{letter.letter_id}", correlation_id=letter.message_id, actor=actor())
     await system_chain.record(pool, Notifier(pool), "operator", context, event)
 
 
 def actor() -> str:
-    """Who operates: the user of this machine."""
+    """Return the actor of an operator's command: the user of this machine."""
     try:
         return f"operator:{getpass.getuser()}"
     except (KeyError, OSError):
         return "operator"
 
 
-def _choice(
+def _filter(
     ids: list[str] | None, queue: str | None, reason: str | None, key: str | None, since: str | None, until: str | None
-) -> Choice:
-    return Choice(
+) -> DeadLetterFilter:
+    return DeadLetterFilter(
         ids=frozenset(ids or ()), queue=queue, reason=reason, key=key,
         since=None if since is None else parse_time(since, "--since"), until=None if until is None else parse_time(until, "--until"),
     )  # fmt: skip
 
 
-def _decided(choice: Choice, every: bool) -> Choice:
-    if choice.is_any != every:
-        raise CliError("say which letters: ids, a filter, or --all (and not both)", "See `skydriver dead list`", exit_code=2)
-    return choice
+def _require_choice(letter_filter: DeadLetterFilter, every: bool) -> DeadLetterFilter:
+    if letter_filter.is_empty != every:
+        raise CliError("choose letters by ids, by a filter, or with --all", "See `skydriver dead list`", exit_code=2)
+    return letter_filter
 
 
-def _conclude(done: Done, what: str, choice: Choice, as_json: bool) -> None:
+def _conclude(tally: Tally, what: str, letter_filter: DeadLetterFilter, as_json: bool) -> None:
     if as_json:
-        print_json({"chosen": done.chosen, "settled": done.settled})
+        print_json({"chosen": tally.chosen, "settled": tally.settled})
     else:
-        out.print(f"{done.settled} of {done.chosen} chosen dead letters {what}")
-    if done.settled < done.chosen or (choice.ids and done.chosen < len(choice.ids)):
+        out.print(f"{tally.settled} of {tally.chosen} chosen dead letters {what}")
+    if tally.settled < tally.chosen or (letter_filter.ids and tally.chosen < len(letter_filter.ids)):
         raise CliError(
-            f"{max(done.chosen, len(choice.ids)) - done.settled} letters were not {what}", "See `skydriver dead list`"
+            f"{max(tally.chosen, len(letter_filter.ids)) - tally.settled} dead letters were not {what}",
+            "See `skydriver dead list`",
         )
 
 
@@ -338,7 +349,7 @@ def _show_line(letter: DeadLetter, as_json: bool) -> None:
 
 
 def _body(body: bytes) -> dict[str, Any]:
-    """The body for a person: as JSON, as text, or the beginning of its bytes in base64."""
+    """Return the body for a person: as JSON, as text, or the beginning of its bytes in base64."""
     try:
         return {"body": json.loads(body)}  # not orjson: integers beyond 64 bits would become floats
     except ValueError:
@@ -349,5 +360,5 @@ def _body(body: bytes) -> dict[str, Any]:
         return {"body_base64": base64.b64encode(body[:3000]).decode()}
 
 
-def _say(text: str) -> None:
+def _print_status(text: str) -> None:
     print(text, file=sys.stderr)

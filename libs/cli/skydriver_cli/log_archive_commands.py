@@ -1,4 +1,4 @@
-"""``skydriver log export | import``: a past that can be carried away, proved anywhere, and looked at in a database of its own."""
+"""``skydriver log export | import``: the log as one file that can be verified anywhere and read in another database."""
 
 import asyncio
 from pathlib import Path
@@ -26,17 +26,19 @@ def add_to(log: typer.Typer) -> None:
 
 
 def export(
-    until: Annotated[
-        str, typer.Option("--until", help="Up to the last event before this time (ISO 8601, UTC without a zone).")
+    until: Annotated[str, typer.Option("--until", help="Export events before this time (ISO 8601, UTC without a zone).")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Write the export to this file, which appears when it is complete.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Write the export here; it appears when it is whole.")],
     data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the log, and the i3 events and skymaps that it refers to, into one file: JSON lines, zstd, with a manifest of hashes.
+    """Write the log and the i3 events and skymaps it refers to into one file: JSON lines, zstd, with a manifest of hashes.
 
-    `skydriver log verify --export FILE` proves it anywhere. Example: skydriver log export --until 2026-12-01 -o 2026-11.ndjson.zst
+    `skydriver log verify --export FILE` verifies it anywhere.
+
+    Example: skydriver log export --until 2026-12-01 -o 2026-11.ndjson.zst
     """
     before = parse_time(until, "--until")
 
@@ -55,17 +57,18 @@ def export(
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="An exported file.")],
+    source: Annotated[Path, typer.Argument(help="File that `skydriver log export` wrote.")],
     accept_breaks: Annotated[
-        bool, typer.Option("--accept-breaks", help="Also when chains in it are broken, as after break_glass.")
+        bool, typer.Option("--accept-breaks", help="Import even if chains are broken (for example after break_glass).")
     ] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring an export into an empty database, and fold the views from it: all of it or, when anything is wrong, nothing.
+    """Import an export into an empty database and compute the views from it: all of it or, on any error, nothing.
 
-    What is imported is history: it is not published, and nothing in it is started.
+    Imported events are history: they are not published, and no scan is started.
+
     Example: skydriver migrate --database-url URL; skydriver log import 2026-11.ndjson.zst --database-url URL
     """
     with archive_problems(source):
@@ -73,24 +76,26 @@ def import_(
             found = archive.check(source, on_progress=on_progress)
         if found.tally.breaks and not accept_breaks:
             first = found.tally.breaks[0]
-            where = f"the first is scan {first.scan_id}, version {first.version}"
+            where = f"first at scan {first.scan_id}, version {first.version}"
             raise CliError(
-                f"{len(found.tally.breaks)} chains in it are broken, {where}: {first.what}",
-                "See `skydriver log verify --export`; --accept-breaks imports it as it is",
+                f"{len(found.tally.breaks)} chains are broken, {where}: {first.what}",
+                "See `skydriver log verify --export`, or import it as it is with --accept-breaks",
             )
 
         async def work() -> dict[str, Any]:
             async with database(database_url, data_dir) as connection:
-                with progress("importing and folding", 2 * found.tally.events, as_json) as on_progress:
+                with progress("importing", 2 * found.tally.events, as_json) as on_progress:
                     return await transfer.import_archive(connection, source, on_progress=on_progress)
 
         try:
             manifest = asyncio.run(work())
         except transfer.NotEmpty:
-            raise CliError("the database has a history already", "Import into a new one: see `skydriver migrate`") from None
+            raise CliError(
+                "the database already contains events", "Import into a new database: see `skydriver migrate`"
+            ) from None
         except (HistoryBroken, UnknownEvent) as error:
             raise CliError(
-                f"its events can't be folded: {error}", "Nothing was imported. A newer release may be needed"
+                f"can't compute the views from the log: {error}", "Nothing was imported. A newer release may be required"
             ) from error
     if as_json:
         print_json(manifest)

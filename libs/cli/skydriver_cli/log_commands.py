@@ -1,4 +1,4 @@
-"""``skydriver log …``: who did what, and when. Reads the database, not the REST API; safe beside the live system."""
+"""``skydriver log tail | show | stats | history | state``: read the event log in the database, while the system runs."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from skydriver_cli.connections import database, find_url, parse_time
 from skydriver_cli.errors import CliError
-from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir
+from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir, ScanIdArgument
 from skydriver_cli.output import json_text, line, print_json
 from skydriver_common.faults import TryLater
 from skydriver_common.log.read import LoggedEvent, history
@@ -31,9 +31,11 @@ from skydriver_ops.eventlog.statistics import Statistics, statistics
 
 out = Console()
 
-ScanOption = Annotated[str | None, typer.Option("--scan", help="Only this scan.")]
-TypeOption = Annotated[list[str] | None, typer.Option("--type", help="Only this type of event; may be given several times.")]
-SinceOption = Annotated[str | None, typer.Option("--since", help="Only from this time on (ISO 8601, UTC without a zone).")]
+ScanOption = Annotated[str | None, typer.Option("--scan", help="Only events of this scan.")]
+TypeOption = Annotated[list[str] | None, typer.Option("--type", help="Only events of this type. Repeatable.")]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", help="Only events at or after this time (ISO 8601, UTC without a zone).")
+]
 
 _POLL_S = 0.5
 
@@ -46,8 +48,10 @@ def add_to(log: typer.Typer) -> None:
 
 
 def tail(
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Stay, and print what comes.")] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, max=100_000, help="How many of the newest.")] = 20,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep running and print new events.")] = False,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, max=100_000, help="Number of newest events to print first.")
+    ] = 20,
     scan: ScanOption = None,
     type_: TypeOption = None,
     since: SinceOption = None,
@@ -64,9 +68,12 @@ def tail(
 
 
 def show(
-    position: int, data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False
+    position: Annotated[int, typer.Argument(help="Position of the event in the log, as `skydriver log tail` prints it.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Print one event with everything that is stored about it.
+    """Print one event with everything that is stored about it, its hashes included.
 
     Example: skydriver log show 4711
     """
@@ -77,7 +84,7 @@ def show(
 
     found = asyncio.run(work())
     if found is None:
-        raise CliError(f"the log has no event at position {position}")
+        raise CliError(f"no event at position {position}", "See `skydriver log tail`")
     whole = json.loads(found.event.as_json())  # not orjson: integers beyond 64 bits would become floats
     whole |= {"xid": found.xid, "prev_hash": found.prev_hash.hex(), "hash": found.hash.hex()}
     if as_json:
@@ -89,20 +96,20 @@ def show(
 def stats(
     data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, amqp_url: AmqpUrl = None, as_json: AsJson = False
 ) -> None:
-    """Events per type and day, sizes, and how far everybody is behind: the relay, each consumer's queue, work that is due.
+    """Show events per type and day, table sizes, and the lag of the relay, of each consumer's queue and of due work.
 
     Example: skydriver log stats --json
     """
 
     async def work() -> tuple[Statistics, list[QueueStats] | None]:
-        looking = Console(stderr=True).status("counting the events") if sys.stderr.isatty() and not as_json else nullcontext()
+        spinner = Console(stderr=True).status("counting the events") if sys.stderr.isatty() and not as_json else nullcontext()
         async with database(database_url, data_dir) as connection:
-            with looking:
+            with spinner:
                 found = await statistics(connection)
         try:
             return found, await depths(find_url(amqp_url, "amqp_url", data_dir))
         except (CliError, TryLater) as error:
-            print(f"the queues are not shown: {getattr(error, 'what', error)}", file=sys.stderr)
+            print(f"queues not shown: {getattr(error, 'what', error)}", file=sys.stderr)
             return found, None
 
     found, queues = asyncio.run(work())
@@ -114,7 +121,7 @@ def stats(
         )  # fmt: skip
         return
     tables = (
-        ("events", found.counts), ("relay", found.relays), ("due work", found.due_work), ("what waits for its consumer", waiting or []),
+        ("events", found.counts), ("relay", found.relays), ("due work", found.due_work), ("queues", waiting or []),
     )  # fmt: skip
     for title, rows in tables:
         if rows:
@@ -123,13 +130,13 @@ def stats(
                 table.add_row(*(Text("-" if value is None else str(value)) for value in row.values()))
             out.print(table)
     for name, size in found.sizes.items():
-        out.print(f"{name}: {size / 1e6:.1f} MB")
+        out.print(f"{name}: {size / 2**20:.1f} MiB")
 
 
 def history_(
-    scan_id: str, data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False
+    scan_id: ScanIdArgument, data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False
 ) -> None:
-    """The story of one scan: when, who, what changed.
+    """Show the history of a scan: when, who, what changed.
 
     Example: skydriver log history 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c
     """
@@ -146,17 +153,17 @@ def history_(
                     return version
 
     if not asyncio.run(work()):
-        raise CliError(f"the log knows no scan {scan_id}")
+        raise CliError(f"no events of scan {scan_id}", "Check the scan id")
 
 
 def state(
-    scan_id: str,
-    at: Annotated[str, typer.Option("--at", help="A version, or a time (ISO 8601, UTC without a zone).")],
+    scan_id: ScanIdArgument,
+    at: Annotated[str, typer.Option("--at", help="Version of the scan, or time (ISO 8601, UTC without a zone).")],
     data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """A scan's manifest as it was then. Where the progress report of that time was let go, it says so.
+    """Show a scan's manifest as of a time or version. Reports if the progress of that time was compacted.
 
     Example: skydriver log state 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c --at 2026-11-24T12:00:00Z
     """
@@ -171,9 +178,11 @@ def state(
     try:
         scan, is_compacted = asyncio.run(work())
     except (HistoryBroken, UnknownEvent) as error:
-        raise CliError(f"its events can't be folded: {error}", "See `skydriver log verify`") from error
+        raise CliError(
+            f"can't compute the scan's state from the log: {error}", "Check the log with `skydriver log verify`"
+        ) from error
     if scan is None:
-        raise CliError(f"there was no scan {scan_id} at {at}")
+        raise CliError(f"no scan {scan_id} at {at}", f"See `skydriver log history {scan_id}`")
     if as_json:
         print_json(
             {"scan_id": scan_id, "version": scan.version, "scan_state": scan.state, "progress_was_let_go": is_compacted,
@@ -182,7 +191,7 @@ def state(
         return
     if is_compacted:
         print(
-            "its progress as it was then has been let go: the progress below, and the state it leads to, are not of that time",
+            "the progress report of that time was compacted: the progress and state below are from a later report",
             file=sys.stderr,
         )
     out.print(line(f"scan {scan_id}, version {scan.version}: ", (scan.state, "bold")))
@@ -190,7 +199,7 @@ def state(
 
 
 def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) -> None:
-    """One event: a line of JSON, or a readable line."""
+    """Print one event: a line of JSON, or a readable line."""
     if as_json:
         sys.stdout.write(logged.as_json().decode() + "\n")
         return
@@ -224,11 +233,11 @@ async def _tail(database_url: str | None, data_dir: Any, chosen: Selection, line
                 for found in page:
                     show_event(found.event, as_json)
                 cursor = page[-1].cursor
-            cursor = max(cursor, end, key=lambda it: (int(it.xid), it.position))
+            cursor = max(cursor, end, key=lambda each: (int(each.xid), each.position))
 
 
 async def _interruptible(work: Any) -> None:
-    """Ctrl-C ends it without a traceback: nothing is half done by reading."""
+    """End without a traceback on Ctrl-C: reading leaves nothing half done."""
     try:
         await work
     except asyncio.CancelledError:

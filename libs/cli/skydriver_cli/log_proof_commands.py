@@ -1,4 +1,4 @@
-"""``skydriver log verify | seal | rebuild``: that nobody altered the log, and that the views are what it says."""
+"""``skydriver log verify | seal | rebuild``: proof that nobody altered the log, and that the views match it."""
 
 import asyncio
 import secrets
@@ -36,8 +36,11 @@ from skydriver_ops.eventlog.verify import verify as walk
 out = Console()
 
 Key = Annotated[
-    Path | None, typer.Option("--key", help="Ed25519 key, PEM; default: keys/seal.pem (to verify: keys/seal.pub.pem) in the data folder.")
-]  # fmt: skip
+    Path | None,
+    typer.Option(
+        "--key", help="Ed25519 key in PEM format. Default: keys/seal.pem (to verify: keys/seal.pub.pem) in --data-dir."
+    ),
+]
 
 
 def add_to(log: typer.Typer) -> None:
@@ -48,28 +51,26 @@ def add_to(log: typer.Typer) -> None:
 
 
 def verify(
-    since: Annotated[int, typer.Option("--since", min=0, help="Only events from this position on.")] = 0,
-    seal_file: Annotated[Path | None, typer.Option("--seal", help="Hold the log against this seal, too.")] = None,
-    export: Annotated[
-        Path | None, typer.Option("--export", help="Check this exported file instead of the database; needs neither.")
-    ] = None,
+    since: Annotated[int, typer.Option("--since", min=0, help="Only events at or after this position.")] = 0,
+    seal_file: Annotated[Path | None, typer.Option("--seal", help="Also verify against this seal.")] = None,
+    export: Annotated[Path | None, typer.Option("--export", help="Verify this exported file instead of the database.")] = None,
     with_blobs: Annotated[
-        bool, typer.Option("--blobs", help="Hash the stored i3 events and skymaps, too, and look for missing ones.")
+        bool, typer.Option("--blobs", help="Also verify the stored i3 events and skymaps (blobs), and look for missing ones.")
     ] = False,
     key: Key = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Walk the hash chains and report the first broken link of each scan; exits 1 when there is one.
+    """Verify the hash chains and report the first broken link of each scan. Exits with 1 if there is one.
 
     Example: skydriver log verify --seal 2026-11.seal --key seal.pub.pem
     """
     against = None if seal_file is None else _read_seal(seal_file, key or data_dir / "keys" / "seal.pub.pem")
 
     async def work() -> tuple[Report, list[ChainBreak], blob_verification.Report | None]:
-        if export is not None:  # its blobs are in it, and hashed as it is read
-            return await asyncio.to_thread(_of_the_export, export, against, as_json), [], None
+        if export is not None:  # it contains its blobs, which are hashed while it is read
+            return await asyncio.to_thread(_verify_export, export, against, as_json), [], None
         async with database(database_url, data_dir) as connection:
             with progress("verifying", await _events(connection), as_json) as on_progress:
                 report = await walk(connection, since=since, on_progress=on_progress)
@@ -92,20 +93,22 @@ def verify(
     else:
         for found in breaks:
             place = "" if found.position is None else f" (position {found.position})"
-            out.print(_flaw(f"scan {found.scan_id}, version {found.version}{place}: {found.what}"), soft_wrap=True)
+            out.print(_failure_line(f"scan {found.scan_id}, version {found.version}{place}: {found.what}"), soft_wrap=True)
         for flaw in flaws:
             whose = f" (scan {flaw.scan_id})" if flaw.scan_id else ""
-            out.print(_flaw(f"blob {flaw.digest}{whose}: {flaw.what}"), soft_wrap=True)
+            out.print(_failure_line(f"blob {flaw.digest}{whose}: {flaw.what}"), soft_wrap=True)
         if of_blobs is not None and not flaws:
-            out.print(f"[green]✓[/green] {of_blobs.blobs} blobs are what their names say, and none is missing")
+            out.print(f"[green]✓[/green] {of_blobs.blobs} blobs verified, none missing")
         if not breaks:
-            out.print(f"[green]✓[/green] {report.events} events of {report.scans} scans are as they were written")
+            out.print(f"[green]✓[/green] {report.events} events of {report.scans} scans verified")
     if breaks or flaws:
         raise typer.Exit(1)
 
 
 def seal(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Write the seal here. Keep it away from the database.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Write the seal to this file. Keep it away from the database.")
+    ],
     key: Key = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
@@ -113,11 +116,12 @@ def seal(
 ) -> None:
     """Sign a checkpoint of the log: a Merkle root over the newest link of every scan.
 
-    A key is made when there is none; its public half is written beside it. A seal that is there is never overwritten: it may be
-    the only witness. Example: skydriver log seal -o today.seal
+    If there is no key, one is created, with its public half beside it. Seals are never overwritten: an old one may be the only proof.
+
+    Example: skydriver log seal -o today.seal
     """
     if output.exists():
-        raise CliError(f"{output} is there already, and a seal is not overwritten", "Name another file", exit_code=2)
+        raise CliError(f"{output} already exists; seals are never overwritten", "Choose another file", exit_code=2)
     signer = _signing_key(key or data_dir / "keys" / "seal.pem")
 
     async def work() -> sealing.Seal:
@@ -131,7 +135,7 @@ def seal(
         with atomic_write(output) as file:
             file.write(made.as_json())
     except OSError as error:
-        raise CliError(f"{output} can't be written: {error.strerror}") from error
+        raise CliError(f"can't write {output}: {error.strerror}") from error
     if as_json:
         print_json({"made_at": made.made_at, "events": made.events, "scans": len(made.heads), "root": made.root})
     else:
@@ -139,26 +143,26 @@ def seal(
 
 
 def rebuild(
-    check: Annotated[bool, typer.Option("--check", help="Compare with the live views; report every row that differs.")] = False,
-    into: Annotated[
-        str | None, typer.Option("--into", help="Write the views into this new schema and leave them there.")
-    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with the live views and report every row that differs.")
+    ] = False,
+    into: Annotated[str | None, typer.Option("--into", help="Write the views into this new schema and keep it.")] = None,
     swap: Annotated[
-        bool, typer.Option("--swap", help="Put the fresh views in place of the live ones, in one transaction.")
+        bool, typer.Option("--swap", help="Replace the live views with the rebuilt ones, in one transaction.")
     ] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fold the whole log into fresh views, beside the live ones. Exactly one of --check, --into and --swap.
+    """Compute the views from the whole log, beside the live ones. Give exactly one of --check, --into and --swap.
 
     Example: skydriver log rebuild --check
     """
     if [check, into is not None, swap].count(True) != 1:
-        raise CliError("say exactly one of --check, --into and --swap", exit_code=2)
+        raise CliError("give exactly one of --check, --into and --swap", exit_code=2)
     if into is not None and into.startswith(OWN_NAME):
         raise CliError(
-            f"names that begin with {OWN_NAME} are those of rebuilds under way: the next one would drop it",
+            f"names that begin with {OWN_NAME} are reserved for running rebuilds",
             "Choose another name",
             exit_code=2,
         )
@@ -169,14 +173,14 @@ def rebuild(
     except SchemaExists as error:
         raise CliError(str(error), "Choose another name", exit_code=2) from error
     except (HistoryBroken, UnknownEvent) as error:
-        raise CliError(f"the log can't be folded: {error}", "See `skydriver log verify`") from error
+        raise CliError(f"can't compute the views from the log: {error}", "Check the log with `skydriver log verify`") from error
     if differs:
         raise typer.Exit(1)
 
 
 @contextmanager
 def progress(what: str, total: int | None, as_json: bool, *, unit: str = "events") -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's standard error; call it with how far the work is."""
+    """Show a progress bar on standard error if it is a terminal; call what it yields with the amount done."""
     hidden = as_json or not sys.stderr.isatty()
     columns = (
         TextColumn("{task.description}"),
@@ -191,10 +195,10 @@ def progress(what: str, total: int | None, as_json: bool, *, unit: str = "events
 
 async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> bool:
     async with database(database_url, data_dir) as connection:
-        with progress("folding", await _events(connection), as_json) as on_progress:
+        with progress("computing views", await _events(connection), as_json) as on_progress:
             found = await rebuilding.check(connection, on_progress=on_progress)
     if as_json:
-        differences = [{"view": one.view, "key": one.key, "what": one.what} for one in found.differences]
+        differences = [{"view": each.view, "key": each.key, "what": each.what} for each in found.differences]
         print_json(
             {
                 "events": found.events, "scans": found.scans, "differences": differences,
@@ -202,14 +206,14 @@ async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> boo
             }
         )  # fmt: skip
     else:
-        for one in found.differences:
-            out.print(_flaw(f"{one.view} {one.key}: {one.what}"), soft_wrap=True)
+        for each in found.differences:
+            out.print(_failure_line(f"{each.view} {each.key}: {each.what}"), soft_wrap=True)
         if not found.differences:
-            out.print(f"[green]✓[/green] the views are what {found.events} events of {found.scans} scans say")
+            out.print(f"[green]✓[/green] views match the log ({found.events} events of {found.scans} scans)")
         if found.of_other_releases:
             out.print(
-                f"another release wrote {found.of_other_releases} of the rows; they lack what only this release knows, until their "
-                "scans go on or `skydriver log rebuild --swap` writes them anew",
+                f"{found.of_other_releases} rows were written by another release and lack what this release added. They are updated with "
+                "the next event of their scan, or by `skydriver log rebuild --swap`",
                 soft_wrap=True,
             )
     return bool(found.differences)
@@ -218,7 +222,7 @@ async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> boo
 async def _rebuild(database_url: str | None, data_dir: Path, into: str | None, as_json: bool) -> bool:
     schema = into or f"{OWN_NAME}{secrets.token_hex(6)}"
     async with database(database_url, data_dir) as reading, database(database_url, data_dir) as writing:
-        with progress("folding", await _events(reading), as_json) as on_progress:
+        with progress("computing views", await _events(reading), as_json) as on_progress:
             if into is None:
                 done = await rebuilding.swap(reading, writing, schema, on_progress=on_progress)
             else:
@@ -226,14 +230,14 @@ async def _rebuild(database_url: str | None, data_dir: Path, into: str | None, a
     if as_json:
         print_json({"events": done.events, "scans": done.scans, "schema": into, "writers_kept_out_s": round(done.locked_s, 4)})
     elif into is None:
-        out.print(f"{done.events} events folded and swapped in; writers were kept out for {done.locked_s * 1000:.0f} ms")
+        out.print(f"views rebuilt from {done.events} events; writes were blocked for {done.locked_s * 1000:.0f} ms")
     else:
-        out.print(f"{done.events} events of {done.scans} scans folded into the schema {into}")
+        out.print(f"views of {done.events} events of {done.scans} scans written into the schema {into}")
     return False
 
 
 async def _events(connection: Connection) -> int | None:
-    """About how many events there are, for the bar."""
+    """Return the approximate number of events, for the progress bar."""
     found: int | None = await connection.fetchval("SELECT max(position) FROM event_log")
     return found
 
@@ -249,13 +253,13 @@ def _signing_key(path: Path) -> Ed25519PrivateKey:
             path.with_suffix(".pub.pem").write_bytes(made.public_key().public_bytes(serialization.Encoding.PEM, public))
         found = serialization.load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
-        raise CliError(f"{path} is no readable private key ({type(error).__name__})") from error
+        raise CliError(f"can't read the private key {path} ({type(error).__name__})") from error
     if not isinstance(found, Ed25519PrivateKey):
-        raise CliError(f"{path} is no Ed25519 key")
+        raise CliError(f"{path} is not an Ed25519 key")
     return found
 
 
-def _of_the_export(path: Path, against: sealing.Seal | None, as_json: bool) -> Report:
+def _verify_export(path: Path, against: sealing.Seal | None, as_json: bool) -> Report:
     sealed = {} if against is None else {(scan_id, version): digest for scan_id, version, digest in against.heads}
     with archive_problems(path), progress("checking", None, as_json) as on_progress:
         found = archive.check(path, sealed=sealed, on_progress=on_progress)
@@ -264,11 +268,11 @@ def _of_the_export(path: Path, against: sealing.Seal | None, as_json: bool) -> R
 
 @contextmanager
 def archive_problems(path: Path) -> Iterator[None]:
-    """What can be wrong with an exported file, in one line."""
+    """Turn what can be wrong with an exported file into CliErrors."""
     try:
         yield
     except archive.ArchiveBroken as error:
-        raise CliError(f"{path}: {error}", "Fetch the file again, or export it anew") from error
+        raise CliError(f"{path}: {error}", "Fetch the file again, or export again") from error
     except OSError as error:
         raise CliError(f"{path}: {error.strerror}") from error
 
@@ -279,10 +283,10 @@ def _read_seal(path: Path, key: Path) -> sealing.Seal:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise CliError(
-            f"{key} or {path} can't be read ({type(error).__name__})", "Name the seal's public key with --key"
+            f"can't read {key} or {path} ({type(error).__name__})", "Give the seal's public key with --key"
         ) from error
     if not isinstance(public, Ed25519PublicKey):
-        raise CliError(f"{key} is no Ed25519 key")
+        raise CliError(f"{key} is not an Ed25519 key")
     try:
         return sealing.read_seal(content, public)
     except sealing.SealBroken as error:
@@ -293,5 +297,5 @@ def _plain(found: ChainBreak) -> dict[str, Any]:
     return {"scan_id": found.scan_id, "version": found.version, "position": found.position, "what": found.what}
 
 
-def _flaw(what: str) -> Text:
+def _failure_line(what: str) -> Text:
     return line(("✗ ", "red"), what)

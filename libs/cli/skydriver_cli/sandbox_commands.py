@@ -1,4 +1,4 @@
-"""``skydriver sandbox …``: let the embedded stand-in for EWMS misbehave, to see what the system makes of it."""
+"""``skydriver sandbox …``: inject faults into the embedded EWMS stand-in, to see how the system handles them."""
 
 import asyncio
 import json
@@ -23,20 +23,21 @@ _TIMEOUT_S = 10.0
 @sandbox.command()
 def fault(
     words: Annotated[
-        list[str] | None, typer.Argument(help="NAME=VALUE, or worker.NAME=VALUE; without any they are shown.")
+        list[str] | None, typer.Argument(help="NAME=VALUE or worker.NAME=VALUE. Without arguments, show the current faults.")
     ] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Behave well again, before anything else.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="First reset all faults.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Show the stand-in's faults, or change them. They last as long as its process; sandbox/README.md lists them.
+    """Show or change the faults of the EWMS stand-in. They end with its process; sandbox/README.md lists them.
 
-    Counts are used up: create_hangs=1 lets the next workflow be made and never answered. Others hold until they are put back.
+    Counts are consumed: with create_hangs=1 the next workflow is created but the response is lost. Other faults stay until they are
+    reset.
 
     Example: skydriver sandbox fault create_hangs=1 worker.die=0.01 activation_stuck=true
     """
     wanted = parse_faults(words or [])
-    url, token = _place(data_dir)
+    url, token = _find_stand_in(data_dir)
     now = asyncio.run(_change(url, token, wanted, reset))
     if as_json:
         print_json(now)
@@ -49,7 +50,7 @@ def fault(
 
 
 def parse_faults(words: list[str]) -> dict[str, Any]:
-    """``["create_hangs=1", "worker.die=0.1"]`` as the stand-in takes them. Raises CliError naming the word."""
+    """Parse ``["create_hangs=1", "worker.die=0.1"]`` to what the stand-in accepts. Raises CliError that names the word."""
     faults: dict[str, Any] = {}
     for word in words:
         name, sign, text = word.partition("=")
@@ -59,7 +60,7 @@ def parse_faults(words: list[str]) -> dict[str, Any]:
             sign = ""
         if not (name and sign):
             raise CliError(
-                f"{word!r} is no fault", "Write NAME=VALUE, such as create_hangs=1 or activation_stuck=true", exit_code=2
+                f"invalid fault {word!r}", "Write NAME=VALUE, such as create_hangs=1 or activation_stuck=true", exit_code=2
             )
         group, dot, part = name.partition(".")
         if dot:
@@ -69,13 +70,13 @@ def parse_faults(words: list[str]) -> dict[str, Any]:
     return faults
 
 
-def _place(data_dir: Path) -> tuple[str, str]:
+def _find_stand_in(data_dir: Path) -> tuple[str, str]:
     try:
-        known = json.loads((data_dir / "connection.json").read_text())
-        return str(known["sandbox_url"]), str(known["sandbox_token"])
+        stored = json.loads((data_dir / "connection.json").read_text())
+        return str(stored["sandbox_url"]), str(stored["sandbox_token"])
     except (OSError, ValueError, KeyError):
         raise CliError(
-            f"{data_dir / 'connection.json'} names no stand-in", "Start a system with `skydriver up` (without --no-sandbox)"
+            f"no EWMS stand-in is running in {data_dir}", "Start a system with `skydriver up` (without --no-sandbox)"
         ) from None
 
 
@@ -86,16 +87,20 @@ async def _change(url: str, token: str, wanted: dict[str, Any], reset: bool) -> 
         async with aiohttp.ClientSession(f"{url}/", headers=headers, timeout=timeout) as session:
             if reset:
                 await _ask(session, "DELETE", None)
-            if "worker" in wanted:  # those not named stay as they are
+            if "worker" in wanted:  # worker faults that are not named keep their values
                 wanted = {**wanted, "worker": {**(await _ask(session, "GET", None))["worker"], **wanted["worker"]}}
             return await _ask(session, "POST" if wanted else "GET", wanted or None)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise CliError(f"the stand-in at {url} does not answer ({type(error).__name__})", "Is the system up?") from error
+        raise CliError(
+            f"can't reach the EWMS stand-in at {url} ({type(error).__name__})", "Start it with `skydriver up`"
+        ) from error
 
 
 async def _ask(session: aiohttp.ClientSession, method: str, body: dict[str, Any] | None) -> dict[str, Any]:
     async with session.request(method, "sandbox/faults", json=body) as response:
         answer: dict[str, Any] = await response.json()
     if response.status != 200:
-        raise CliError(f"the stand-in refuses: {answer.get('error')}", "sandbox/README.md lists the faults", exit_code=2)
+        raise CliError(
+            f"the EWMS stand-in rejected the request: {answer.get('error')}", "sandbox/README.md lists the faults", exit_code=2
+        )
     return answer

@@ -1,4 +1,4 @@
-"""Reading a skymap: its best pixel, and a small picture of the sky. Format: scanner contract, section 10."""
+"""Read a skymap: its best fit, and a small picture of the sky. Format: scanner contract, section 10."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ class BestFit:
 
 
 def best_fit(skymap: dict[str, Any]) -> BestFit | None:
-    """The best pixel of a skymap, or None when it has none yet."""
+    """Return the best pixel of a skymap, or None when it has no pixel yet."""
     best = min(_pixels(skymap), key=lambda row: row[2], default=None)
     if best is None:
         return None
@@ -30,12 +30,12 @@ def best_fit(skymap: dict[str, Any]) -> BestFit | None:
 
 
 def pixel_counts(skymap: dict[str, Any]) -> dict[int, int]:
-    """How many pixels each nside has, the coarsest first."""
+    """Return the number of pixels of each nside, the coarsest first."""
     return dict(sorted(Counter(row[0] for row in _pixels(skymap)).items()))
 
 
 def pixel_to_angles(nside: int, pixel: int) -> tuple[float, float]:
-    """Colatitude and longitude (radians) of a pixel's centre in HEALPix RING order (Gorski et al. 2005, section 5)."""
+    """Return colatitude and longitude (radians) of a pixel's centre in HEALPix RING order (Gorski et al. 2005, section 5)."""
     total, cap = 12 * nside * nside, 2 * nside * (nside - 1)
     if pixel < cap:
         ring = (1 + math.isqrt(1 + 2 * pixel)) // 2
@@ -53,7 +53,7 @@ def pixel_to_angles(nside: int, pixel: int) -> tuple[float, float]:
 
 
 def picture(skymap: dict[str, Any], *, width: int = 72, height: int = 18) -> list[str]:
-    """The coarsest nside as text: RA from 360 to 0 degrees to the right, dec from +90 to -90 downwards; ``@`` is best."""
+    """Return the coarsest nside as lines of text: RA from 360 to 0 degrees to the right, dec from +90 to -90 downwards; ``@`` is best."""
     nsides = sorted({row[0] for row in _pixels(skymap)})
     if not nsides:
         return []
@@ -72,7 +72,7 @@ def picture(skymap: dict[str, Any], *, width: int = 72, height: int = 18) -> lis
 
 
 def _pixels(skymap: Any) -> Iterator[tuple[int, int, float]]:
-    """(nside, pixel, llh) of every row whose llh is a finite number; what has another form is passed over."""
+    """Yield (nside, pixel, llh) of every row whose llh is a finite number; skip malformed rows."""
     for name, part in skymap.items() if isinstance(skymap, dict) else ():
         nside = name.removeprefix("nside-")
         if not (nside.isdecimal() and int(nside) > 0 and isinstance(part, dict) and isinstance(part.get("data"), list)):

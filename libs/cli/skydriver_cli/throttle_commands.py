@@ -1,4 +1,4 @@
-"""``skydriver throttle …``: how fast scans below priority 100 are let go, changed while the system runs."""
+"""``skydriver throttle …``: how fast scans below priority 100 are launched, changed while the system runs."""
 
 import asyncio
 import uuid
@@ -30,7 +30,7 @@ out = Console()
 
 @throttle.command()
 def show(data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
-    """Print what holds now, and what waits for it.
+    """Show the current throttle and how many scans are waiting.
 
     Example: skydriver throttle show --json
     """
@@ -44,22 +44,25 @@ def show(data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None,
 
 @throttle.command("set")
 def set_(
-    interval: Annotated[float | None, typer.Option(min=0, help="Seconds between two launches; 0: none.")] = None,
+    interval: Annotated[
+        float | None, typer.Option(min=0, help="Minimum seconds between launches; 0 disables the interval.")
+    ] = None,
     max_running: Annotated[
-        int | None, typer.Option(min=0, max=2**31 - 1, help="Scans that may run at once; 0: nothing below priority 100 starts.")
+        int | None,
+        typer.Option(min=0, max=2**31 - 1, help="Maximum number of running scans; 0 launches nothing below priority 100."),
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change it for all dispatchers at once; noted in the log, as `skydriver log history system` shows.
+    """Change the throttle for all dispatchers. Recorded in the event log (`skydriver log history system`).
 
     Example: skydriver throttle set --interval 30 --max-running 200
     """
     if interval is not None and not interval <= MAX_INTERVAL_S:
-        raise CliError(f"--interval is at most {MAX_INTERVAL_S:.0f} s", "Give a smaller one", exit_code=2)
+        raise CliError(f"--interval: must be at most {MAX_INTERVAL_S:.0f} s", "Give a smaller value", exit_code=2)
     if interval is None and max_running is None:
-        raise CliError("nothing to set: give --interval, --max-running or both", "See `skydriver throttle show`", exit_code=2)
+        raise CliError("give --interval, --max-running or both", "See `skydriver throttle show`", exit_code=2)
     change = Change(
         interval_s=interval, is_interval_given=interval is not None,
         max_running=max_running, is_max_running_given=max_running is not None,
@@ -69,7 +72,7 @@ def set_(
 
 @throttle.command()
 def reset(data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
-    """Go back to what the dispatchers' settings say.
+    """Return to the throttle in the dispatchers' settings. Recorded in the event log.
 
     Example: skydriver throttle reset
     """
@@ -91,7 +94,7 @@ async def _change(change: Change, database_url: DatabaseUrl, data_dir: DataDir) 
                 )  # fmt: skip
         except asyncpg.InsufficientPrivilegeError as error:
             raise CliError(
-                "this database user may not change the throttle", "Use a user with the role skydriver_operator"
+                "this database user can't change the throttle", "Use a user with the role skydriver_operator"
             ) from error
         await connection.execute("SELECT pg_notify($1, 'launch'), pg_notify($2, '')", DUE_CHANNEL, LOG_CHANNEL)
         return now
@@ -101,18 +104,18 @@ def _print(now: Throttle, as_json: bool) -> None:
     if as_json:
         print_json(asdict(now))
         return
-    table = Table("below priority 100", "now", "from")
-    where = {True: f"{now.changed_by}, {_moment(now.changed_at)}", False: "the settings"}
-    table.add_row("between two launches", f"{now.interval_s:g} s", Text(where[now.is_interval_set]))
+    table = Table("below priority 100", "now", "set by")
+    source = {True: f"{now.changed_by}, {_format_time(now.changed_at)}", False: "the settings"}
+    table.add_row("interval between launches", f"{now.interval_s:g} s", Text(source[now.is_interval_set]))
     cap = "no limit" if now.max_running is None else str(now.max_running)
-    table.add_row("running at once", f"{now.running} of {cap}", Text(where[now.is_max_running_set]))
-    table.add_row("waiting", str(now.waiting), f"and {now.waiting_urgent} urgent")
+    table.add_row("running", f"{now.running} of {cap}", Text(source[now.is_max_running_set]))
+    table.add_row("waiting", str(now.waiting), f"plus {now.waiting_urgent} urgent")
     out.print(table)
     if now.is_held:
-        out.print(line((f"held until {_moment(now.held_until)}: ", "yellow"), str(now.held_because)))
+        out.print(line((f"launches are on hold until {_format_time(now.held_until)}: ", "yellow"), str(now.held_because)))
     elif now.next_at is not None and now.waiting:
-        out.print(f"the next one may start at {_moment(now.next_at)}")
+        out.print(f"next launch not before {_format_time(now.next_at)}")
 
 
-def _moment(when: datetime | None) -> str:
+def _format_time(when: datetime | None) -> str:
     return "" if when is None else when.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -154,7 +154,7 @@ async def test_a_seal_that_was_changed_or_signed_by_another_is_refused(store: St
     await skydriver("log", "seal", "-o", str(tmp_path / "b.seal"), "--key", str(tmp_path / "two.pem"), *url)
     kept = seal.read_bytes()
     twice = await skydriver("log", "seal", "-o", str(seal), "--key", str(tmp_path / "one.pem"), *url)
-    assert (twice.code, "is not overwritten" in twice.err, seal.read_bytes()) == (2, True, kept)
+    assert (twice.code, "never overwritten" in twice.err, seal.read_bytes()) == (2, True, kept)
     other = await skydriver("log", "verify", "--seal", str(seal), "--key", str(tmp_path / "two.pub.pem"), *url)
     assert "the signature does not match" in other.err
     seal.write_text(seal.read_text().replace(', 9, "', ', 8, "').replace("9,\n", "8,\n"))
@@ -197,7 +197,7 @@ async def test_views_in_a_schema_of_their_own_equal_the_live_ones(store: Store) 
     assert (await skydriver("log", "rebuild", "--into", "fresh", "--database-url", store.url)).code == 2
     assert (await skydriver("log", "rebuild", "--into", "public", "--database-url", store.url)).code == 2
     taken = await skydriver("log", "rebuild", "--into", "rebuild_20261124", "--database-url", store.url)
-    assert (taken.code, "the next one would drop it" in taken.err) == (2, True)
+    assert (taken.code, "reserved for running rebuilds" in taken.err) == (2, True)
 
 
 async def test_a_swap_beside_writers_loses_nothing_and_repairs_the_views(store: Store) -> None:

@@ -41,7 +41,7 @@ async def test_the_throttle_is_shown_changed_for_all_at_once_noted_and_reset(sto
 async def test_a_hold_is_told_with_its_reason(store: Store) -> None:
     await statements.pause_launches(store.pool, for_s=60, because="Kubernetes quota exceeded: exceeded quota")
     told = await skydriver("throttle", "show", "--database-url", store.url)
-    assert "held until" in told.out
+    assert "on hold until" in told.out
     assert "exceeded quota" in told.out
 
 

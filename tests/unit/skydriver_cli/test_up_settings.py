@@ -120,7 +120,7 @@ def test_credentials_without_an_ewms_are_no_use(has_sandbox: bool) -> None:
 def test_a_name_that_nobody_knows_is_a_warning_with_the_nearest_one() -> None:
     environ = {"SKYDRIVER_EWMS_ULR": "x", "SKYDRIVER_TEST_X": "y", "SKYDRIVER_URL": "z", "SKYDRIVER_API_SERVICE_HOST": "h"}
     given = given_settings(environ, has_sandbox=True)
-    assert given.warnings == ("SKYDRIVER_EWMS_ULR: unknown setting; did you mean SKYDRIVER_EWMS_URL?; ignored",)
+    assert given.warnings == ("SKYDRIVER_EWMS_ULR: unknown setting, ignored; did you mean SKYDRIVER_EWMS_URL?",)
     assert not any(given.by_service.values())
 
 

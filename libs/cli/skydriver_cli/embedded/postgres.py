@@ -1,8 +1,8 @@
-"""A private Postgres: the server that comes in a pip wheel, on a loopback port, with its files in one folder.
+"""A private Postgres: the server from a Python wheel, on a loopback port, with its files in one directory.
 
-Postgres refuses to run as root. There is no need for a user of its own: as root we run it under the user who owns its
-data folder, by default `nobody`. Where that user could not reach the folder (a data folder below /root, print_status), the process
-keeps the two capabilities that let it pass, instead of us opening the folders above.
+Postgres refuses to run as root. When we are root, it runs as the owner of its data directory, by default `nobody`; no user has to be
+created. If that user can't reach the directory (below /root, for example), the process keeps the two capabilities that give access,
+so that the permissions of the directories above stay as they are.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Postgres:
 
 def binaries() -> Path:
     """Return the directory with `initdb` and `postgres`. Raises CliError when the wheel is missing."""
-    spec = importlib.util.find_spec(_WHEEL)  # only found, never imported: importing it touches folders of its own
+    spec = importlib.util.find_spec(_WHEEL)  # located, never imported: the import writes to directories of its own
     for place in spec.submodule_search_locations or [] if spec else []:
         found = sorted(Path(place).glob("pginstall*/bin/initdb"))
         if found:

@@ -1,7 +1,7 @@
 """A private RabbitMQ node: the server installed on this machine, with its own name, ports, cookie and files.
 
-The script below /usr/lib/rabbitmq is run directly, since Debian's /usr/sbin one insists on root or the user `rabbitmq`.
-An Erlang node needs a port mapper (epmd); it would start one that stays behind for ever. So we run our own as a child.
+The script below /usr/lib/rabbitmq is run directly, since Debian's script in /usr/sbin requires root or the user `rabbitmq`.
+An Erlang node needs a port mapper (epmd). The one that it would start itself never exits, so we run our own as a child process.
 """
 
 from __future__ import annotations
