@@ -24,6 +24,7 @@ check: setup-dev  ## ruff, mypy --strict, layers
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
+	$(PYTHON) scripts/check_words.py
 
 fuzz: setup-dev  ## requests of every kind from the OpenAPI document, for some minutes
 	SKYDRIVER_TEST_FUZZ_EXAMPLES=1000 $(PYTEST) tests/acceptance/test_fuzz.py

@@ -11,7 +11,7 @@ from typing import Any
 import typer.main
 
 from skydriver_cli.app import app
-from skydriver_cli.settings_page import markdown as configuration
+from skydriver_cli.settings_command import markdown as configuration
 from skydriver_common.bus import topology
 from skydriver_common.model.commands import COMMANDS, Command
 from skydriver_common.model.events import EVENT_OWNERS, EVENTS, Event

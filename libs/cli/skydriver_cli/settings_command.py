@@ -16,7 +16,7 @@ ALL_SERVICES = "every service"
 
 _PAGE_HEAD = """# Settings
 
-Made by `skydriver settings --markdown`. All are environment variables; a service refuses to start on a value that it can't
+Made by `skydriver settings --markdown`. All are environment variables; a service refuses to start on a value that it cannot
 use and on a `SKYDRIVER_…` name that nobody knows, with one line per problem.
 """
 

@@ -49,7 +49,11 @@ def environment_of(system: System, service: str) -> dict[str, str]:
 
 
 def test_a_real_ewms_gets_what_the_user_set_and_the_bridges_own_pace(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    more = {"SKYDRIVER_EWMS_UNKNOWN_OUTCOME_WAIT_S": "900", "SKYDRIVER_WORKER_IMAGE_CATALOG": "/images", "SKYDRIVER_INSTANCE": "mine"}
+    more = {
+        "SKYDRIVER_EWMS_UNKNOWN_OUTCOME_WAIT_S": "900",
+        "SKYDRIVER_WORKER_IMAGE_CATALOG": "/images",
+        "SKYDRIVER_INSTANCE": "mine",
+    }
     system = described(tmp_path, EWMS | more, environment, sandbox=False)
     bridge = environment_of(system, "ewms_bridge")
     assert {name: bridge[name] for name in EWMS | more} == EWMS | more
