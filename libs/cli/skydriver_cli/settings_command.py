@@ -16,8 +16,8 @@ ALL_SERVICES = "every service"
 
 _PAGE_HEAD = """# Settings
 
-Made by `skydriver settings --markdown`. All are environment variables; a service refuses to start on a value that it cannot
-use and on a `SKYDRIVER_…` name that nobody knows, with one line per problem.
+Made by `skydriver settings --markdown`. All are environment variables; a service does not start with a value that it cannot use and
+prints one line per problem. An unknown `SKYDRIVER_…` name is a warning, and so is the old name of a setting, which still works.
 """
 
 
