@@ -148,7 +148,9 @@ def test_a_result_is_decided_on_beside_progress_and_names_its_blob() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failed_at", "is_accepted"), [(None, False), (0.0, False), (NOW + GRACE_S - 1, True), (NOW + GRACE_S + 1, False)]
+    ("failed_at", "is_accepted"),
+    [(None, False), (0.0, False), (NOW + GRACE_S - 1, True), (NOW + GRACE_S + 1, False)],
+    ids=["never", "long ago", "in the grace period", "after it"],
 )
 def test_after_the_end_of_the_token_counts_when_a_redriven_message_failed_first(
     failed_at: float | None, is_accepted: bool
