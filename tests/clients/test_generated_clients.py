@@ -59,11 +59,11 @@ def test_the_main_flow_of_a_generated_python_client(running: Running, document: 
     flow: list[str | Path] = [
         python,
         _HERE / "main_flow.py",
-        tmp_path,
         running.connection["url"],
         running.connection["user_token"],
     ]
-    seen = json.loads(_run(*flow, input=request, cwd=tmp_path))
+    places = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{_HERE.parents[1]}"}
+    seen = json.loads(_run(*flow, input=request, cwd=tmp_path, env=os.environ | places))
     assert seen == {
         "has_progress": True, "is_final": True, "has_skymap": True, "docker_tag": seen["docker_tag"], "has_event": True, "found": True,
         "waiting": 0, "is_deleted": True, "gone": True, "missing": 404,
