@@ -34,7 +34,7 @@ def test_down_ends_what_a_killed_up_left_running(own_system: Running) -> None:
     assert "skydriver down" in told.stderr
     ended = _skydriver("down", "--data-dir", str(own_system.data_dir))
     assert ended.returncode == 0, ended.stderr
-    assert "had been killed" in ended.stdout
+    assert "was killed earlier" in ended.stdout
     assert not processes.is_alive(scanner)
     assert not (own_system.data_dir / "connection.json").exists()
     assert "no system is running" in _skydriver("down", "--data-dir", str(own_system.data_dir)).stderr
