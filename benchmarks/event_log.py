@@ -41,7 +41,7 @@ from skydriver_common.model.ids import new_scan_id
 from skydriver_common.model.rejections import Reply
 from skydriver_common.runtime.loops import LoopSignals, forever
 from skydriver_ops.eventlog.fold import folded
-from skydriver_ops.eventlog.selection import pages
+from skydriver_ops.eventlog.selection import iter_pages
 
 CONNECTIONS = 16
 SCANS = 400
@@ -230,7 +230,7 @@ async def _reading(url: str, table: Table, peer: dict[str, float]) -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, read, size = time.monotonic(), 0, 0
     while time.monotonic() - began < 2:
-        async for page in pages(connection):
+        async for page in iter_pages(connection):
             for one in page:
                 size += len(orjson.loads(one.event.data))
             read += len(page)

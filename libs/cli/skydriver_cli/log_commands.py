@@ -80,7 +80,7 @@ def show(
 
     async def work() -> ChainedEvent | None:
         async with database(database_url, data_dir) as connection:
-            return await selection.at(connection, position)
+            return await selection.load_event(connection, position)
 
     found = asyncio.run(work())
     if found is None:
@@ -222,14 +222,14 @@ def _selection(scan: str | None, types: Sequence[str] | None, since: str | None)
 
 async def _tail(database_url: str | None, data_dir: Any, chosen: Selection, lines: int, follow: bool, as_json: bool) -> None:
     async with database(database_url, data_dir) as connection:
-        cursor = await selection.head(connection)
-        for found in await selection.newest(connection, chosen, up_to=cursor, most=lines):
+        cursor = await selection.load_head(connection)
+        for found in await selection.load_newest(connection, chosen, up_to=cursor, most=lines):
             show_event(found.event, as_json)
         while follow:
             sys.stdout.flush()
             await asyncio.sleep(_POLL_S)
-            end = await selection.head(connection)
-            async for page in selection.pages(connection, chosen, after=cursor):
+            end = await selection.load_head(connection)
+            async for page in selection.iter_pages(connection, chosen, after=cursor):
                 for found in page:
                     show_event(found.event, as_json)
                 cursor = page[-1].cursor

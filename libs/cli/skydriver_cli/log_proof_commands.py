@@ -68,7 +68,7 @@ def verify(
     """
     against = None if seal_file is None else _read_seal(seal_file, key or data_dir / "keys" / "seal.pub.pem")
 
-    async def work() -> tuple[Report, list[ChainBreak], blob_verification.Report | None]:
+    async def work() -> tuple[Report, list[ChainBreak], blob_verification.BlobVerification | None]:
         if export is not None:  # it contains its blobs, which are hashed while it is read
             return await asyncio.to_thread(_verify_export, export, against, as_json), [], None
         async with database(database_url, data_dir) as connection:
@@ -82,26 +82,26 @@ def verify(
                 return report, unsealed, await blob_verification.verify_blobs(connection, on_progress=on_progress)
 
     report, unsealed, of_blobs = asyncio.run(work())
-    flaws = [] if of_blobs is None else of_blobs.flaws
+    defects = [] if of_blobs is None else of_blobs.defects
     breaks = report.breaks + unsealed
     if as_json:
         print_json(
             {"events": report.events, "scans": report.scans, "sealed_scans": 0 if against is None else len(against.heads),
              "breaks": [_plain(found) for found in breaks],
-             **({} if of_blobs is None else {"blobs": of_blobs.blobs, "broken_blobs": [asdict(flaw) for flaw in flaws]})}
+             **({} if of_blobs is None else {"blobs": of_blobs.blobs, "broken_blobs": [asdict(flaw) for flaw in defects]})}
         )  # fmt: skip
     else:
         for found in breaks:
             place = "" if found.position is None else f" (position {found.position})"
             out.print(_failure_line(f"scan {found.scan_id}, version {found.version}{place}: {found.what}"), soft_wrap=True)
-        for flaw in flaws:
+        for flaw in defects:
             whose = f" (scan {flaw.scan_id})" if flaw.scan_id else ""
             out.print(_failure_line(f"blob {flaw.digest}{whose}: {flaw.what}"), soft_wrap=True)
-        if of_blobs is not None and not flaws:
+        if of_blobs is not None and not defects:
             out.print(f"[green]✓[/green] {of_blobs.blobs} blobs verified, none missing")
         if not breaks:
             out.print(f"[green]✓[/green] {report.events} events of {report.scans} scans verified")
-    if breaks or flaws:
+    if breaks or defects:
         raise typer.Exit(1)
 
 
@@ -224,9 +224,9 @@ async def _rebuild(database_url: str | None, data_dir: Path, into: str | None, a
     async with database(database_url, data_dir) as reading, database(database_url, data_dir) as writing:
         with progress("computing views", await _events(reading), as_json) as on_progress:
             if into is None:
-                done = await rebuilding.swap(reading, writing, schema, on_progress=on_progress)
+                done = await rebuilding.rebuild_and_swap(reading, writing, schema, on_progress=on_progress)
             else:
-                done, _ = await rebuilding.into(reading, writing, schema, on_progress=on_progress)
+                done, _ = await rebuilding.rebuild_into(reading, writing, schema, on_progress=on_progress)
     if as_json:
         print_json({"events": done.events, "scans": done.scans, "schema": into, "writers_kept_out_s": round(done.locked_s, 4)})
     elif into is None:

@@ -79,7 +79,7 @@ def replay(
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with database(database_url, data_dir) as connection:
             if from_position is not None:
-                state.after = await selection.before(connection, from_position)
+                state.after = await selection.cursor_before(connection, from_position)
             if dry_run:
                 await _print_only(connection, chosen, state, as_json)
                 return
@@ -108,9 +108,9 @@ async def _publish(
     connection: Connection, chosen: Selection, destination: Target, limiter: RateLimiter, state: _State, as_json: bool
 ) -> None:
     """Publish page by page what was committed before the start; the relay publishes what is newer."""
-    head = await selection.head(connection)
+    head = await selection.load_head(connection)
     with progress("replaying", head.position, as_json) as on_progress:
-        async for page in selection.pages(connection, chosen, after=state.after):
+        async for page in selection.iter_pages(connection, chosen, after=state.after):
             links = [one for one in page if _up_to(one, head)]
             for start in range(0, len(links), limiter.at_once):
                 part = links[start : start + limiter.at_once]
@@ -123,7 +123,7 @@ async def _publish(
 
 
 async def _print_only(connection: Connection, chosen: Selection, state: _State, as_json: bool) -> None:
-    async for page in selection.pages(connection, chosen, after=state.after):
+    async for page in selection.iter_pages(connection, chosen, after=state.after):
         for one in page:
             show_event(one.event, as_json)
         _count(state, page)

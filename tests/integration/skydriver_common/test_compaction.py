@@ -171,7 +171,7 @@ async def _compact_results(store: Store, scan_id: ScanId, *, most: int = 20) -> 
 async def _missing(store: Store) -> list[str]:
     """Scans whose blobs are missing; the events of i3 that the histories name are not stored at all."""
     async with store.pool.acquire() as connection:
-        return [flaw.scan_id for flaw in (await verify_blobs(connection)).flaws if flaw.digest != "sha256:0"]
+        return [flaw.scan_id for flaw in (await verify_blobs(connection)).defects if flaw.digest != "sha256:0"]
 
 
 async def test_superseded_skymaps_go_but_the_first_and_the_final_one(store: Store) -> None:

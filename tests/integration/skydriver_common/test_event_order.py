@@ -40,7 +40,7 @@ async def _out_of_order(connection: Connection) -> list[tuple[ScanId, int]]:
     """(scan id, version) of events that readers see before one of the same scan that was written earlier."""
     versions: dict[ScanId, int] = {}
     found = []
-    async for page in selection.pages(connection):
+    async for page in selection.iter_pages(connection):
         for event in (one.event for one in page):
             if event.version != versions.get(event.scan_id, 0) + 1:
                 found.append((event.scan_id, event.version))
@@ -112,7 +112,7 @@ async def test_a_past_that_an_earlier_build_wrote_out_of_order_is_a_whole_one(st
     for _ in range(3):
         await store.a_finished_scan()
     async with store.pool.acquire() as connection:
-        links = [one async for page in selection.pages(connection) for one in page]
+        links = [one async for page in selection.iter_pages(connection) for one in page]
     tidy, mixed, holed = archive.ArchiveTotals(), archive.ArchiveTotals(), archive.ArchiveTotals()
     for one in links:
         tidy.event(one)

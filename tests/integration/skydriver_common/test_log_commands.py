@@ -86,17 +86,21 @@ async def test_following_prints_what_comes_and_ends_quietly(store: Store) -> Non
 async def test_pages_give_each_event_once_whatever_their_size(store: Store, size: int) -> None:
     scans = [await store.a_scan() for _ in range(4)]
     await store.append("progress", scans[0], *(a_report(n) for n in range(1, 6)))
-    read = [link async for page in selection.pages(store.pool, page=size) for link in page]
+    read = [link async for page in selection.iter_pages(store.pool, page=size) for link in page]
     assert [link.event.position for link in read] == list(range(1, 10))
     of_one = selection.Selection(scan_id=scans[0], types=("scan.progress-reported",))
-    assert [link.event.version async for page in selection.pages(store.pool, of_one, page=size) for link in page] == [
+    assert [link.event.version async for page in selection.iter_pages(store.pool, of_one, page=size) for link in page] == [
         2,
         3,
         4,
         5,
         6,
     ]
-    again = [link async for page in selection.pages(store.pool, after=await selection.before(store.pool, 7)) for link in page]
+    again = [
+        link
+        async for page in selection.iter_pages(store.pool, after=await selection.cursor_before(store.pool, 7))
+        for link in page
+    ]
     assert [link.event.position for link in again] == [7, 8, 9]
 
 
@@ -116,8 +120,8 @@ def test_every_event_type_has_its_own_sentence() -> None:
 
 async def test_a_store_without_events_reads_as_empty(database: str) -> None:
     async with a_store(database) as store:
-        assert [page async for page in selection.pages(store.pool)] == []
-        assert await selection.head(store.pool) == selection.START
+        assert [page async for page in selection.iter_pages(store.pool)] == []
+        assert await selection.load_head(store.pool) == selection.START
         assert (await skydriver("log", "tail", "--json", "--database-url", database)).out == ""
 
 

@@ -276,7 +276,7 @@ async def _writers(store: Store, scans: list[ScanId]) -> AsyncIterator[list[str]
 async def _swap(store: Store) -> rebuild.Rebuilt:
     reading, writing = [await asyncpg.connect(store.url) for _ in range(2)]
     try:
-        return await rebuild.swap(reading, writing, "fresh")
+        return await rebuild.rebuild_and_swap(reading, writing, "fresh")
     finally:
         await reading.close()
         await writing.close()
@@ -306,8 +306,8 @@ async def test_what_a_killed_rebuild_has_left_is_dropped_by_the_next(store: Stor
     async with store.pool.acquire() as reading, store.pool.acquire() as alive, store.pool.acquire() as writing:
         for name in ("rebuild_0123", "rebuild_4567", "mine"):
             await rebuild_schema.create(writing, name)
-        await rebuild_schema.hold(alive, "rebuild_4567")
-        await rebuild.into(reading, writing, "rebuild_89ab")
+        await rebuild_schema.lock_schema(alive, "rebuild_4567")
+        await rebuild.rebuild_into(reading, writing, "rebuild_89ab")
         left = await reading.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^(rebuild|mine)' ORDER BY 1")
         assert [row["nspname"] for row in left] == ["mine", "rebuild_4567", "rebuild_89ab"]
 

@@ -116,7 +116,7 @@ async def _read(store: Store, done: asyncio.Event) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
     while True:
         last_round = done.is_set()
-        async for page in selection.pages(store.pool, after=cursor, page=7):
+        async for page in selection.iter_pages(store.pool, after=cursor, page=7):
             seen += [(int(link.cursor.xid), link.cursor.position) for link in page]
             cursor = page[-1].cursor
         if last_round:

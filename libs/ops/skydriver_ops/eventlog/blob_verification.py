@@ -32,19 +32,19 @@ class BlobDefect:
 
 
 @dataclass(slots=True)
-class Report:
+class BlobVerification:
     """What was looked at and found."""
 
     blobs: int = 0
-    flaws: list[BlobDefect] = field(default_factory=list)
+    defects: list[BlobDefect] = field(default_factory=list)
 
 
-async def verify_blobs(connection: Connection, *, on_progress: Callable[[int], None] = lambda _: None) -> Report:
+async def verify_blobs(connection: Connection, *, on_progress: Callable[[int], None] = lambda _: None) -> BlobVerification:
     """Hash every blob, one in memory at a time, and look for those that are missing. told: called with the number of blobs so far.
 
     Reads all bodies and goes once through the log. Safe beside the running system. Raises TryLater.
     """
-    report = Report()
+    report = BlobVerification()
     after = ""
     while True:
         with database_faults():
@@ -55,16 +55,16 @@ async def verify_blobs(connection: Connection, *, on_progress: Callable[[int], N
             except blobs.BlobMissing:
                 continue  # dropped meanwhile: nothing referred to it
             except zstandard.ZstdError:
-                report.flaws.append(BlobDefect(digest, "content cannot be decompressed"))
+                report.defects.append(BlobDefect(digest, "content cannot be decompressed"))
             else:
                 if await asyncio.to_thread(digest_of, content) != digest:
-                    report.flaws.append(BlobDefect(digest, "content does not match the digest"))
+                    report.defects.append(BlobDefect(digest, "content does not match the digest"))
             report.blobs += 1
             on_progress(report.blobs)
         if len(digests) < PAGE:
             break
         after = digests[-1]
-    report.flaws += [
+    report.defects += [
         BlobDefect(digest, "it is missing", ScanId(scan_id)) for digest, scan_id in sorted((await _missing(connection)).items())
     ]
     return report

@@ -9,7 +9,7 @@ from skydriver_common.log.unit_of_work import microseconds
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import MAY_BE_LET_GO
 from skydriver_common.model.ids import ScanId
-from skydriver_ops.eventlog.selection import ChainedEvent, link
+from skydriver_ops.eventlog.selection import ChainedEvent, chained_event_of_row
 
 sql = load_statements("skydriver_ops.eventlog", "chains.sql")
 
@@ -38,7 +38,7 @@ async def chains(connection: Pool | Connection, *, page: int = PAGE) -> AsyncIte
         with database_faults():
             rows = [row async for row in sql.chains(connection, scan_id=scan_id, version=version, most=page)]
         if rows:
-            yield [link(row) for row in rows]
+            yield [chained_event_of_row(row) for row in rows]
             scan_id, version = rows[-1]["scan_id"], rows[-1]["version"]
         if len(rows) < page:
             return
@@ -69,7 +69,7 @@ async def chains_after(connection: Pool | Connection, versions: Mapping[str, int
     """The links of these scans after the version of each, ordered by scan and version. Raises TryLater."""
     with database_faults():
         rows = sql.chains_after(connection, scan_ids=list(versions), versions=list(versions.values()))
-        return [link(row) async for row in rows]
+        return [chained_event_of_row(row) async for row in rows]
 
 
 async def heads(connection: Pool | Connection, *, page: int = PAGE) -> AsyncIterator[tuple[str, int, bytes]]:
@@ -96,12 +96,12 @@ def hash_of(one: ChainedEvent) -> bytes:
     )  # fmt: skip
 
 
-def missing(scan_id: ScanId, version: int) -> ChainBreak:
+def missing_event(scan_id: ScanId, version: int) -> ChainBreak:
     """This version is not there."""
     return ChainBreak(scan_id=scan_id, version=version, position=None, what=f"version {version} is missing")
 
 
-def broken(one: ChainedEvent, what: str) -> ChainBreak:
+def chain_break(one: ChainedEvent, what: str) -> ChainBreak:
     """What is wrong with this link."""
     return ChainBreak(scan_id=one.event.scan_id, version=one.event.version, position=one.event.position, what=what)
 
@@ -109,11 +109,11 @@ def broken(one: ChainedEvent, what: str) -> ChainBreak:
 def find_break(one: ChainedEvent, version: int, prev_hash: bytes) -> ChainBreak | None:
     """What breaks the chain at this link, by itself, after a history up to this version with this hash; None: nothing."""
     if one.event.version != version + 1:
-        return missing(one.event.scan_id, version + 1)
+        return missing_event(one.event.scan_id, version + 1)
     if one.prev_hash != prev_hash:
-        return broken(one, "previous hash does not match the event before it")
+        return chain_break(one, "previous hash does not match the event before it")
     if hash_of(one) != one.hash:
-        return broken(one, "content does not match its hash")
+        return chain_break(one, "content does not match its hash")
     if event_codec.is_compacted(one.event.data) and one.event.type not in MAY_BE_LET_GO:
-        return broken(one, "payload is missing")
+        return chain_break(one, "payload is missing")
     return None

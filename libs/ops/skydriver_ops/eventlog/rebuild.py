@@ -108,7 +108,7 @@ async def _compare_settled(connection: Connection, rows: ViewRows, after: str, u
     found.of_other_releases += len(others)
 
 
-async def into(
+async def rebuild_into(
     reading: Connection, writing_to: Connection, schema: str, *, on_progress: ProgressCallback = _quiet
 ) -> tuple[Rebuilt, str]:
     """Fold the log into fresh tables in a new schema; returns the xmin from before it was read, for catching up.
@@ -118,7 +118,7 @@ async def into(
     HistoryBroken, SchemaIsThere.
     """
     with database_faults():
-        await rebuild_schema.hold(writing_to, schema)
+        await rebuild_schema.lock_schema(writing_to, schema)
         await rebuild_schema.create(writing_to, schema)
         events = scans = 0
         xmin: str = await sql.snapshot_xmin(reading)
@@ -130,13 +130,15 @@ async def into(
     return Rebuilt(events=events, scans=scans), xmin
 
 
-async def swap(reading: Connection, writing_to: Connection, schema: str, *, on_progress: ProgressCallback = _quiet) -> Rebuilt:
+async def rebuild_and_swap(
+    reading: Connection, writing_to: Connection, schema: str, *, on_progress: ProgressCallback = _quiet
+) -> Rebuilt:
     """Rebuild into a schema, catch up with what was written meanwhile, and exchange the tables in one transaction.
 
     The replaced tables are dropped. Raises TryLater (also when writers hold the tables for too long; nothing is changed
     then), HistoryBroken, SchemaIsThere.
     """
-    done, xmin = await into(reading, writing_to, schema, on_progress=on_progress)
+    done, xmin = await rebuild_into(reading, writing_to, schema, on_progress=on_progress)
     locked_s = 0.0
     with database_faults():
         for last in (*[False] * (_MAX_LOCK_TRIES - 1), True):
@@ -149,7 +151,7 @@ async def swap(reading: Connection, writing_to: Connection, schema: str, *, on_p
                 async with writing_to.transaction():
                     await rebuild_schema.lock(writing_to)
                     await _catch_up(writing_to, schema, xmin, most=_MAX_EVENTS_UNDER_LOCK)
-                    await rebuild_schema.exchange(writing_to, schema)
+                    await rebuild_schema.swap_tables(writing_to, schema)
                 break
             except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, TooManyChanges) as error:
                 if last:

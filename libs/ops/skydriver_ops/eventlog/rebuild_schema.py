@@ -38,7 +38,7 @@ async def create(connection: Connection, schema: str) -> None:
                 await _copy_indexes(connection, view, schema)  # the same event may be requested again: conflicts need the key
 
 
-async def hold(connection: Connection, schema: str) -> None:
+async def lock_schema(connection: Connection, schema: str) -> None:
     """Say that this rebuild is alive, for as long as the connection lasts, and drop what killed ones have left behind.
 
     Only schemas with the names that rebuilds give themselves: one that was asked for by --into is its owner's.
@@ -79,7 +79,7 @@ async def lock(connection: Connection) -> None:
     await connection.execute(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{_LOCK_LIMIT}'")
 
 
-async def exchange(connection: Connection, schema: str) -> None:
+async def swap_tables(connection: Connection, schema: str) -> None:
     """The schema's tables become the live ones and the live ones the schema's, within the caller's transaction.
 
     Raises LockNotAvailableError when somebody is reading the schema's tables.

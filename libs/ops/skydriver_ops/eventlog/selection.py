@@ -65,12 +65,12 @@ class ChainedEvent(NamedTuple):
 _EVENT = slice(1, 1 + len(LoggedEvent._fields))
 
 
-def link(row: Any) -> ChainedEvent:
+def chained_event_of_row(row: Any) -> ChainedEvent:
     """A row of the log with its chain as a value. By position, not by name: whole logs pass here."""
     return ChainedEvent(LoggedEvent._make(row[_EVENT]), row[0], row[-2], row[-1])
 
 
-async def pages(
+async def iter_pages(
     connection: Pool | Connection, selection: Selection = EVERYTHING, *, after: Cursor = START, page: int = PAGE
 ) -> AsyncIterator[list[ChainedEvent]]:
     """Selected events after a cursor, oldest first, up to what is committed for good; never empty pages. Raises TryLater."""
@@ -81,13 +81,13 @@ async def pages(
                 sql, statement, connection, xid=after.xid, position=after.position, most=page, **selection.parameters()
             )
         if rows:
-            yield [link(row) for row in rows]
+            yield [chained_event_of_row(row) for row in rows]
             after = Cursor(rows[-1]["xid"], rows[-1]["position"])
         if len(rows) < page:
             return
 
 
-async def newest(connection: Pool | Connection, selection: Selection, *, up_to: Cursor, most: int) -> list[ChainedEvent]:
+async def load_newest(connection: Pool | Connection, selection: Selection, *, up_to: Cursor, most: int) -> list[ChainedEvent]:
     """The ``most`` newest selected events up to a cursor, oldest first. Raises TryLater."""
     parameters = selection.parameters()
     del parameters["until"]
@@ -98,25 +98,25 @@ async def newest(connection: Pool | Connection, selection: Selection, *, up_to: 
                 connection, xid=up_to.xid, position=up_to.position, most=most, **parameters
             )
         ]  # fmt: skip
-    return [link(row) for row in reversed(rows)]
+    return [chained_event_of_row(row) for row in reversed(rows)]
 
 
-async def head(connection: Pool | Connection) -> Cursor:
+async def load_head(connection: Pool | Connection) -> Cursor:
     """The cursor of the newest event that is committed for good; START for an empty log. Raises TryLater."""
     with database_faults():
         row = await sql.committed_head(connection)
     return START if row is None else Cursor(row["xid"], row["position"])
 
 
-async def before(connection: Pool | Connection, position: int) -> Cursor:
+async def cursor_before(connection: Pool | Connection, position: int) -> Cursor:
     """The cursor from which reading begins with this position; the head when the log ends before it. Raises TryLater."""
     with database_faults():
         row = await sql.cursor_before(connection, position=position)
-    return await head(connection) if row is None else Cursor(row["xid"], row["position"])
+    return await load_head(connection) if row is None else Cursor(row["xid"], row["position"])
 
 
-async def at(connection: Pool | Connection, position: int) -> ChainedEvent | None:
+async def load_event(connection: Pool | Connection, position: int) -> ChainedEvent | None:
     """The event at a position, or None. Raises TryLater."""
     with database_faults():
         row = await sql.event_at(connection, position=position)
-    return None if row is None else link(row)
+    return None if row is None else chained_event_of_row(row)

@@ -17,7 +17,7 @@ from skydriver_common.db.pool import Connection, load_statements
 from skydriver_ops.eventlog.archive import FORMAT, Archive, ArchiveTotals, Blob, blob_line, blobs_of, event_line
 from skydriver_ops.eventlog.fold import iter_folded
 from skydriver_ops.eventlog.rebuild import insert_rows
-from skydriver_ops.eventlog.selection import ChainedEvent, pages
+from skydriver_ops.eventlog.selection import ChainedEvent, iter_pages
 
 sql = load_statements("skydriver_ops.eventlog", "transfer.sql")
 
@@ -61,7 +61,7 @@ async def _write(connection: Connection, file: Any, until: datetime, on_progress
     with database_faults():
         end = await sql.last_before(connection, until=until)
     last = (0, 0) if end is None else (int(end["xid"]), end["position"])
-    async for page in pages(connection):
+    async for page in iter_pages(connection):
         for one in page:
             if (int(one.xid), one.event.position) > last:
                 break

@@ -11,7 +11,7 @@ from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import SYSTEM, ProgressCompacted
-from skydriver_ops.eventlog.chains import PAGE, ChainBreak, broken, chains, chains_since, find_break, sql
+from skydriver_ops.eventlog.chains import PAGE, ChainBreak, chain_break, chains, chains_since, find_break, sql
 from skydriver_ops.eventlog.selection import ChainedEvent
 
 
@@ -44,15 +44,15 @@ class ChainVerifier:
         """Whether this link is the first of a scan that the walk sees."""
         return one.event.scan_id != self._scan_id
 
-    def enter(self, one: ChainedEvent, prev_hash: bytes | None, *, expected: int = 1) -> None:
+    def begin_scan(self, one: ChainedEvent, prev_hash: bytes | None, *, expected: int = 1) -> None:
         """Begin a scan with this link. prev_hash: of the link before it; None: it is missing, ``expected`` should be here."""
-        self.leave()
+        self.finish_scan()
         self.report.scans += one.event.scan_id != SYSTEM
         self._scan_id = one.event.scan_id
         self._version = one.event.version - 1 if prev_hash is not None else expected - 1
         self._hash = prev_hash if prev_hash is not None else event_codec.GENESIS
 
-    def step(self, one: ChainedEvent) -> None:
+    def check(self, one: ChainedEvent) -> None:
         """Check one link against the one before it."""
         self.report.events += 1
         if self._break is not None:
@@ -62,7 +62,7 @@ class ChainVerifier:
         place, before = (int(one.xid), one.event.position), self._place
         self._place = place
         if self._break is None and place <= before:
-            self._break = broken(one, "out of order: positioned before the event that precedes it in its chain")
+            self._break = chain_break(one, "out of order: positioned before the event that precedes it in its chain")
         elif event_codec.is_compacted(one.event.data):
             self._let_go.append(one)
         elif self._break is None and one.event.type == ProgressCompacted.type:
@@ -70,15 +70,15 @@ class ChainVerifier:
             self._let_go_before = max(self._let_go_before, said["before_version"])
             self._let_go_most += said["payloads"]
 
-    def leave(self) -> None:
+    def finish_scan(self) -> None:
         """No more links of this scan will come."""
         if self._break is None:
             covered = [one for one in self._let_go if one.event.version < self._let_go_before]
             if len(covered) < len(self._let_go):
-                self._break = broken(self._let_go[len(covered)], "payload removed without a compaction event")
+                self._break = chain_break(self._let_go[len(covered)], "payload removed without a compaction event")
             elif len(covered) > self._let_go_most:
                 what = f"{len(covered)} payloads are missing, but only {self._let_go_most} were compacted"
-                self._break = broken(covered[-1], what)
+                self._break = chain_break(covered[-1], what)
         if self._break is not None:
             self.report.breaks.append(self._break)
         self._break, self._place = None, (0, 0)
@@ -95,10 +95,10 @@ async def verify(connection: Connection, *, since: int = 0, on_progress: Callabl
         async for page in chains_since(connection, since) if since else chains(connection):
             for one in page:
                 if walk.begins(one):
-                    walk.enter(one, await _hash_before(connection, one), expected=one.event.version - 1 if since else 1)
-                walk.step(one)
+                    walk.begin_scan(one, await _hash_before(connection, one), expected=one.event.version - 1 if since else 1)
+                walk.check(one)
             on_progress(walk.report.events)
-        walk.leave()
+        walk.finish_scan()
     known = {found.scan_id for found in walk.report.breaks}
     walk.report.breaks += [found async for found in _heads_that_differ(connection) if found.scan_id not in known]
     walk.report.breaks.sort(key=lambda found: found.scan_id)
