@@ -47,4 +47,4 @@ def test_a_scan_that_ends_without_a_result_ends_the_watch_with_an_error(quiet_sy
     assert "ABORTED" in watched.stdout + watched.stderr
     unknown = _watch(quiet_system, "00000000000x00000000000000000000")
     assert unknown.returncode != 0
-    assert "not known" in unknown.stderr
+    assert "not found" in unknown.stderr

@@ -106,7 +106,7 @@ async def test_pages_give_each_event_once_whatever_their_size(store: Store, size
 
 def test_every_event_type_has_its_own_sentence() -> None:
     fillers = {"dict": {"i3_event_id": "e", "priority": 1, "run_id": 1, "event_id": 2}, "list": [], "int": 1, "float": 1.0,
-               "str": "s", "bool": True}  # fmt: skip
+               "str": "s", "ScanId": "s", "ScannerStage": "running", "bool": True}  # fmt: skip
     for type_, cls in ev.EVENTS.items():
         values = {
             name: fillers[str(getattr(kind, "__name__", kind)).split("[")[0].split(" ")[0]]

@@ -31,7 +31,7 @@ async def test_the_throttle_is_shown_changed_for_all_at_once_noted_and_reset(sto
     assert (changed["interval_s"], changed["max_running"], changed["is_interval_set"]) == (0, 4, True)
     assert await claimed() == 2  # four are being started now
     history = await skydriver("log", "history", "system", "--database-url", store.url)
-    assert "0 s between two launches, 4 running at once" in history.out
+    assert "one launch per 0 s, at most 4 running scans" in history.out
     assert "operator:" in history.out
 
     after = (await skydriver("throttle", "reset", *url)).json
