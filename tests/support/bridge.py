@@ -29,11 +29,11 @@ from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.due_work import consumer
 from skydriver_ewms_bridge.reconciliation import Reconciliation
 from skydriver_ewms_bridge.settings import BridgeSettings
-from skydriver_ewms_bridge.start_checks import Checks
+from skydriver_ewms_bridge.start_checks import StartChecks
 from skydriver_ewms_bridge.taskforces import Taskforces
 from skydriver_ewms_bridge.teardown import Teardown
 from skydriver_ewms_bridge.usecases import UseCases
-from skydriver_ewms_bridge.worker_replacement import TopUpPolicy, TopUps
+from skydriver_ewms_bridge.worker_replacement import ReplacementPolicy, WorkerReplacement
 from skydriver_ewms_bridge.worker_requests import WorkerRequests
 from skydriver_ewms_bridge.workflows import Workflows
 from skydriver_ewms_bridge.workforce import Workforces
@@ -41,7 +41,7 @@ from tests.support.fake_ewms import FakeEwms
 
 INTERVAL = timedelta(seconds=60)
 FAST_INTERVAL = timedelta(seconds=10)
-NO_TOP_UP = TopUpPolicy()
+NO_TOP_UP = ReplacementPolicy()
 INSTANCE = "test"
 
 
@@ -189,7 +189,7 @@ class Bridge:
 
 @asynccontextmanager
 async def a_bridge(
-    database_url: str, work_dir: Path, ewms: Any, *, top_up: TopUpPolicy = NO_TOP_UP, objects: Any = None, **settings: Any
+    database_url: str, work_dir: Path, ewms: Any, *, top_up: ReplacementPolicy = NO_TOP_UP, objects: Any = None, **settings: Any
 ) -> AsyncIterator[Bridge]:
     """A replica on this database. settings: those of `BridgeSettings` that matter to the test.
 
@@ -216,8 +216,8 @@ async def a_bridge(
         additions = WorkerRequests(
             pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait, limits=configured.worker_limits
         )
-        checks = Checks(usecases, objects)
-        top_ups = TopUps(usecases, schedule, ewms, additions, top_up)
+        checks = StartChecks(usecases, objects)
+        top_ups = WorkerReplacement(usecases, schedule, ewms, additions, top_up)
         handlers: dict[DueKind, Handler] = {
             DueKind.ASSIGN: workflows.assign, DueKind.DUPLICATES: workflows.duplicates, DueKind.QUEUES: workflows.queues,
             DueKind.STOP: teardown.stop, DueKind.AFTERMATH: teardown.aftermath, DueKind.ADDITIONS: additions.resolve,

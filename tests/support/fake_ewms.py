@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 from skydriver_common.faults import TryLater
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, QueueProfile, TaskDirective, Taskforce, Workflow, WorkflowSpec
-from skydriver_ewms_bridge.ports import NotFound, OnUnreadable, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
+from skydriver_ewms_bridge.ports import (
+    EwmsNotFound,
+    EwmsRejected,
+    EwmsRejectedForNow,
+    OnUnreadable,
+    OutcomeUnknown,
+    WorkflowEnded,
+)
 
 T = TypeVar("T")
 
@@ -137,9 +144,9 @@ class FakeEwms:
 
     def _create(self, spec: WorkflowSpec) -> Workflow:
         if self.refuses:
-            raise Refused(self.refuses)
+            raise EwmsRejected(self.refuses)
         if self.refuses_for_now:
-            raise RefusedForNow(self.refuses_for_now)
+            raise EwmsRejectedForNow(self.refuses_for_now)
         workflow_id, now = f"WF-{next(self._numbers):04d}", time.time()
         workflow = Workflow(workflow_id, now)
         self.workflows[workflow_id] = workflow
@@ -163,9 +170,9 @@ class FakeEwms:
                 if self.workflows[workflow_id].deactivated is not None:
                     raise WorkflowEnded
                 if self.refuses:
-                    raise Refused(self.refuses)
+                    raise EwmsRejected(self.refuses)
                 return self._new_taskforce(workflow_id, task_id, n_workers)
-        raise NotFound
+        raise EwmsNotFound
 
     def _new_taskforce(self, workflow_id: str, task_id: str, n_workers: int) -> Taskforce:
         uuid = f"TF-{next(self._numbers):04d}"
@@ -177,7 +184,7 @@ class FakeEwms:
         fault = self._strike(call)
         workflow = self._known(workflow_id)
         if workflow.deactivated is not None:
-            raise NotFound
+            raise EwmsNotFound
         if fault != NOTHING:
             self.workflows[workflow_id] = replace(workflow, deactivated=label)
             self.taskforces[workflow_id] = [replace(t, phase="pending-stopper") for t in self.taskforces[workflow_id]]
@@ -209,7 +216,7 @@ class FakeEwms:
 
     def _known(self, workflow_id: str) -> Workflow:
         if workflow_id not in self.workflows:
-            raise NotFound
+            raise EwmsNotFound
         return self.workflows[workflow_id]
 
     def _scan_of(self, workflow: Workflow) -> object:

@@ -39,14 +39,14 @@ _SHORTEST_WAIT_S = 0.2
 class Outage:
     """How EWMS was found last. open_until: nobody asks before; None: it is asked. failures, openings: in a row.
 
-    closed_s: until open_until; recovered_ago_s: since EWMS was back, both by the database's clock.
+    remaining_open_s: until open_until; recovered_ago_s: since EWMS was back, both by the database's clock.
     """
 
     failures: int
     openings: int
     since: datetime
     open_until: datetime | None
-    closed_s: float | None
+    remaining_open_s: float | None
     recovered_ago_s: float | None
 
 
@@ -77,9 +77,9 @@ class Breaker:
     async def open_for_s(self) -> float:
         """Seconds for which EWMS is not to be asked, 0.0 while it is."""
         outage = await self.outage()
-        if outage is None or outage.closed_s is None:
+        if outage is None or outage.remaining_open_s is None:
             return 0.0
-        return max(_SHORTEST_WAIT_S, outage.closed_s)
+        return max(_SHORTEST_WAIT_S, outage.remaining_open_s)
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
@@ -103,11 +103,11 @@ class Breaker:
 
     async def probe(self, ping: Callable[[], Awaitable[None]]) -> bool | float:
         """Loop step: when the pause is over, ask whether EWMS is back. ping: one call past this breaker."""
-        closed_s = await self.open_for_s()
-        if not closed_s:
+        remaining_open_s = await self.open_for_s()
+        if not remaining_open_s:
             return False
-        if closed_s > _SHORTEST_WAIT_S:
-            return closed_s
+        if remaining_open_s > _SHORTEST_WAIT_S:
+            return remaining_open_s
         with database_faults():
             is_mine = await _sql.claim_probe(self._pool, hold_s=_PROBE_HOLD.total_seconds())
         if not is_mine:
@@ -129,8 +129,8 @@ class Breaker:
         outage = await self.outage()
         if outage is None:
             return
-        if outage.closed_s is not None:
-            raise TryLater("EWMS is unavailable (circuit breaker open)", max(_SHORTEST_WAIT_S, outage.closed_s))
+        if outage.remaining_open_s is not None:
+            raise TryLater("EWMS is unavailable (circuit breaker open)", max(_SHORTEST_WAIT_S, outage.remaining_open_s))
         ago_s = outage.recovered_ago_s
         self._turnstile.narrow(None if ago_s is None or ago_s > RECOVERING.total_seconds() else ago_s)
 

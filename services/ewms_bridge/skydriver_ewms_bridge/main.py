@@ -20,12 +20,12 @@ from skydriver_ewms_bridge.due_work import consumer
 from skydriver_ewms_bridge.ports import CredentialSink
 from skydriver_ewms_bridge.reconciliation import INTERVAL_S, RECONCILE, Reconciliation
 from skydriver_ewms_bridge.settings import BridgeSettings
-from skydriver_ewms_bridge.start_checks import Checks
+from skydriver_ewms_bridge.start_checks import StartChecks
 from skydriver_ewms_bridge.taskforces import Taskforces
 from skydriver_ewms_bridge.teardown import Teardown
 from skydriver_ewms_bridge.usecases import UseCases
 from skydriver_ewms_bridge.viewer_hints import EYES, ViewerHints
-from skydriver_ewms_bridge.worker_replacement import TopUpPolicy, TopUps
+from skydriver_ewms_bridge.worker_replacement import ReplacementPolicy, WorkerReplacement
 from skydriver_ewms_bridge.worker_requests import WorkerRequests
 from skydriver_ewms_bridge.workflows import Workflows
 from skydriver_ewms_bridge.workforce import Workforces
@@ -70,15 +70,15 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     usecases = UseCases(uow, schedule, teardown_delay=settings.teardown_delay, startup_limit=settings.startup_limit)
     workflows = Workflows(pool, usecases, schedule, ewms, objects, sink, settings)
     teardown = Teardown(usecases, ewms, sink)
-    checks = Checks(usecases, objects)
+    checks = StartChecks(usecases, objects)
     taskforces = Taskforces(pool, usecases, ewms)
     additions = WorkerRequests(pool, uow, schedule, ewms, unclear_wait=settings.unclear_wait, limits=settings.worker_limits)
-    policy = TopUpPolicy(
+    policy = ReplacementPolicy(
         is_wanted=settings.replace_workers,
         most_times=settings.replace_workers_max_batches,
         pause_s=settings.replace_workers_pause_s,
     )
-    top_ups = TopUps(usecases, schedule, ewms, additions, policy)
+    top_ups = WorkerReplacement(usecases, schedule, ewms, additions, policy)
     workforces = Workforces(
         pool,
         uow,

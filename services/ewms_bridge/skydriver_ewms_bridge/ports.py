@@ -19,13 +19,13 @@ __all__ = [
     "CredentialSink",
     "Ewms",
     "EwmsFault",
+    "EwmsNotFound",
+    "EwmsRejected",
+    "EwmsRejectedForNow",
     "Guard",
-    "NotFound",
     "ObjectStore",
     "OnUnreadable",
     "OutcomeUnknown",
-    "Refused",
-    "RefusedForNow",
     "ScanNotReady",
     "WorkflowEnded",
 ]
@@ -50,7 +50,7 @@ class OutcomeUnknown(EwmsFault):
         self.longer_by_s = longer_by_s
 
 
-class Refused(EwmsFault):
+class EwmsRejected(EwmsFault):
     """EWMS says the request itself is wrong. Final: the same request is refused again.
 
     reason: EWMS's own words, one line, without addresses; for operators and logs. It names the offending field.
@@ -61,10 +61,10 @@ class Refused(EwmsFault):
         self.reason = reason
 
 
-class RefusedForNow(EwmsFault):
+class EwmsRejectedForNow(EwmsFault):
     """EWMS says no and has done nothing, but the same request may be taken later: an image that is not uploaded yet, a lock.
 
-    reason: as of `Refused`. after_s: seconds to wait before the next try, 0.0: EWMS names none.
+    reason: as of `EwmsRejected`. after_s: seconds to wait before the next try, 0.0: EWMS names none.
     """
 
     def __init__(self, reason: str, *, after_s: float = 0.0) -> None:
@@ -80,7 +80,7 @@ class WorkflowEnded(EwmsFault):
         super().__init__("EWMS says that the workflow has ended")
 
 
-class NotFound(EwmsFault):
+class EwmsNotFound(EwmsFault):
     """EWMS knows no such id, or, for a stop, the workflow is stopped already (404). Look at the workflow to tell."""
 
     def __init__(self) -> None:
@@ -111,10 +111,10 @@ class Ewms(Protocol):
         """
 
     async def create_workflow(self, spec: WorkflowSpec) -> Workflow:
-        """Make a workflow, once. Raises Refused, RefusedForNow, UnclearOutcome."""
+        """Make a workflow, once. Raises EwmsRejected, EwmsRejectedForNow, OutcomeUnknown."""
 
     async def get_workflow(self, workflow_id: str) -> Workflow:
-        """Raises NotFound."""
+        """Raises EwmsNotFound."""
 
     async def get_workflows(
         self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
@@ -131,10 +131,10 @@ class Ewms(Protocol):
         """
 
     async def abort(self, workflow_id: str) -> None:
-        """Stop it with the label ABORTED. Raises NotFound, also when it is stopped already."""
+        """Stop it with the label ABORTED. Raises EwmsNotFound, also when it is stopped already."""
 
     async def finish(self, workflow_id: str) -> None:
-        """Stop it with the label FINISHED. Raises NotFound, also when it is stopped already."""
+        """Stop it with the label FINISHED. Raises EwmsNotFound, also when it is stopped already."""
 
     def find_taskforces(
         self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
@@ -151,7 +151,7 @@ class Ewms(Protocol):
         """The tasks of a workflow, in order of creation."""
 
     async def add_workers(self, task_id: str, cluster_location: str, n_workers: int) -> Taskforce:
-        """Ask for one more batch, once. Raises Refused, RefusedForNow, WorkflowEnded, NotFound, UnclearOutcome."""
+        """Ask for one more batch, once. Raises EwmsRejected, EwmsRejectedForNow, WorkflowEnded, EwmsNotFound, OutcomeUnknown."""
 
 
 class ObjectStore(Protocol):

@@ -13,7 +13,7 @@ from skydriver_ewms_bridge.usecases import UseCases
 logger = structlog.get_logger(__name__)
 
 
-class Checks:
+class StartChecks:
     """Handlers of due work `STARTUP` and `TOKENS`."""
 
     def __init__(self, usecases: UseCases, objects: ObjectStore) -> None:

@@ -9,7 +9,7 @@ from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.due_work import RETRY
 from skydriver_ewms_bridge.decide import CLOCK_SKEW_S, is_submission_given_up, stop_label
 from skydriver_ewms_bridge.ewms_types import Workflow
-from skydriver_ewms_bridge.ports import CredentialSink, Ewms, NotFound
+from skydriver_ewms_bridge.ports import CredentialSink, Ewms, EwmsNotFound
 from skydriver_ewms_bridge.retry_policy import LAST_STOPPED_WORKERS_CHECK, STOP_CONFIRMATION, STOPPED_WORKERS_CHECK
 from skydriver_ewms_bridge.usecases import AFTERMATH_DELAY, UseCases
 
@@ -42,7 +42,7 @@ class Teardown:
             # looked at before, so that a repeat after a crash does not stop it twice
             try:
                 await (self._ewms.abort if label == "ABORTED" else self._ewms.finish)(workflow.workflow_id)
-            except NotFound:
+            except EwmsNotFound:
                 logger.info("workflow.stopped-meanwhile", workflow_id=workflow.workflow_id)
             workflow = await self._look(scan.ewms_workflow_id)
         if workflow is None:
@@ -91,11 +91,11 @@ class Teardown:
                 logger.warning("workflow.duplicate-aborted", workflow_id=other.workflow_id)
                 try:
                     await self._ewms.abort(other.workflow_id)
-                except NotFound:
+                except EwmsNotFound:
                     continue  # stopped meanwhile
 
     async def _look(self, workflow_id: str) -> Workflow | None:
         try:
             return await self._ewms.get_workflow(workflow_id)
-        except NotFound:
+        except EwmsNotFound:
             return None

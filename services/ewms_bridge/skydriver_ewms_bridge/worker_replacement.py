@@ -9,9 +9,9 @@ from skydriver_common.clock import CLOCK
 from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
-from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, may_top_up, missing_workers
+from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, may_replace_workers, missing_workers
 from skydriver_ewms_bridge.due_kinds import DueKind
-from skydriver_ewms_bridge.ports import Ewms, NotFound, OutcomeUnknown
+from skydriver_ewms_bridge.ports import Ewms, EwmsNotFound, OutcomeUnknown
 from skydriver_ewms_bridge.usecases import UseCases
 from skydriver_ewms_bridge.worker_requests import WorkerRequests
 
@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopUpPolicy:
+class ReplacementPolicy:
     """is_wanted: else nothing happens. most_times: batches per scan. pause_s: after one batch before the next."""
 
     is_wanted: bool = False
@@ -27,11 +27,11 @@ class TopUpPolicy:
     pause_s: float = 600.0
 
 
-class TopUps:
+class WorkerReplacement:
     """Handler of due work `TOP_UP`, and whoever sees a workforce says so here."""
 
     def __init__(
-        self, usecases: UseCases, schedule: Schedule, ewms: Ewms, additions: WorkerRequests, policy: TopUpPolicy
+        self, usecases: UseCases, schedule: Schedule, ewms: Ewms, additions: WorkerRequests, policy: ReplacementPolicy
     ) -> None:
         self._usecases = usecases
         self._schedule = schedule
@@ -57,7 +57,7 @@ class TopUps:
         for cluster, n_workers in missing_workers(scan, workforce, directives, most_batches=left):
             try:
                 is_added = await self._additions.top_up(scan.scan_id, scan.ewms_workflow_id, cluster, n_workers)
-            except (NotFound, OutcomeUnknown) as fault:
+            except (EwmsNotFound, OutcomeUnknown) as fault:
                 logger.warning("top-up.unclear", fault=str(fault), cluster=cluster, n_workers=n_workers)
                 return None
             logger.info("top-up.done" if is_added else "top-up.not-possible", cluster=cluster, n_workers=n_workers)
@@ -74,6 +74,6 @@ class TopUps:
     def _may(self, scan: Scan, workforce: Workforce) -> bool:
         policy = self._policy
         now = CLOCK.now().timestamp()
-        return policy.is_wanted and may_top_up(
+        return policy.is_wanted and may_replace_workers(
             scan, workforce, most_times=policy.most_times, pause_s=policy.pause_s, now=now
         )  # fmt: skip

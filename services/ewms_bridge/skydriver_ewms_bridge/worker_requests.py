@@ -35,7 +35,7 @@ from skydriver_ewms_bridge.decide import (
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.due_work import context_of
 from skydriver_ewms_bridge.ewms_types import Taskforce
-from skydriver_ewms_bridge.ports import Ewms, NotFound, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
+from skydriver_ewms_bridge.ports import Ewms, EwmsNotFound, EwmsRejected, EwmsRejectedForNow, OutcomeUnknown, WorkflowEnded
 from skydriver_ewms_bridge.retry_policy import LOST_WORKERS_CHECK
 from skydriver_ewms_bridge.store import Addition
 
@@ -43,7 +43,7 @@ logger = structlog.get_logger(__name__)
 
 REPLY_TIME_S = 1.0
 """Of the caller's time, kept for telling it that EWMS gave no answer."""
-HOLD = timedelta(seconds=60)
+LEASE = timedelta(seconds=60)
 UNCLAIMED_FOR = timedelta(minutes=10)
 """How long workers that nobody was told of answer the next request of the same shape."""
 LONGEST_ASK_S = 45.0
@@ -70,7 +70,7 @@ class WorkerRequests:
         try:
             async with asyncio.timeout(min(LONGEST_ASK_S, seconds_left(context.deadline) - REPLY_TIME_S)):
                 outcome = await self._ask(addition)
-        except (TryLater, NotFound, OutcomeUnknown, TimeoutError) as fault:
+        except (TryLater, EwmsNotFound, OutcomeUnknown, TimeoutError) as fault:
             logger.warning("workers.not-added", fault=str(fault), addition_id=addition.addition_id)
             await self._put_down(addition)
             return Reply.refused(ewms_failed())
@@ -81,22 +81,22 @@ class WorkerRequests:
     async def top_up(self, scan_id: ScanId, workflow_id: str, cluster_location: str, n_workers: int) -> bool:
         """Add workers that nobody has asked for; False when an earlier top-up is not yet clear, or EWMS refuses these.
 
-        Raises TryLater, NotFound, UnclearOutcome; what became of the request is found out then by `resolve`.
+        Raises TryLater, NotFound, OutcomeUnknown; what became of the request is found out then by `resolve`.
         """
         async with self._uow.on_scans(context_of(DueKind.ADDITIONS, scan_id, "top-up"), [scan_id]) as tx:
             if await store.has_open_top_up(tx.connection, scan_id):
                 return False
             addition = await store.new_addition(
-                tx.connection, scan_id, workflow_id, cluster_location, n_workers, now=tx.now, hold=HOLD, is_automatic=True
+                tx.connection, scan_id, workflow_id, cluster_location, n_workers, now=tx.now, hold=LEASE, is_automatic=True
             )
-            tx.due.put(DueKind.ADDITIONS, scan_id, after=HOLD + LOST_WORKERS_CHECK)
+            tx.due.put(DueKind.ADDITIONS, scan_id, after=LEASE + LOST_WORKERS_CHECK)
         try:
             async with asyncio.timeout(LONGEST_ASK_S):  # shorter than the request is held
                 outcome = await self._ask(addition)
         except TimeoutError as fault:
             await self._put_down(addition)
             raise TryLater("EWMS takes too long to add workers") from fault
-        except (TryLater, NotFound, OutcomeUnknown):
+        except (TryLater, EwmsNotFound, OutcomeUnknown):
             await self._put_down(addition)
             raise
         if isinstance(outcome, Rejection):
@@ -110,7 +110,7 @@ class WorkerRequests:
         async with self._uow.on_scans(context_of(DueKind.ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
             addition = await store.unclear_addition(tx.connection, work.scan_id)
             if addition is not None:
-                addition = await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
+                addition = await store.hold_addition(tx.connection, addition, until=tx.now + LEASE)
             held_s = None if addition is not None else await store.seconds_held(tx.connection, work.scan_id)
         if addition is None:
             # somebody has the last one in hand: whoever it is may die with it
@@ -144,11 +144,11 @@ class WorkerRequests:
             assert scan is not None
             assert scan.ewms_workflow_id is not None
             # should this process die with the question in hand, somebody finds out what became of it
-            tx.due.put(DueKind.ADDITIONS, command.scan_id, after=HOLD + LOST_WORKERS_CHECK)
+            tx.due.put(DueKind.ADDITIONS, command.scan_id, after=LEASE + LOST_WORKERS_CHECK)
             if addition is None:
                 workflow_id = scan.ewms_workflow_id
                 return await store.new_addition(
-                    tx.connection, shape[0], workflow_id, shape[1], shape[2], now=tx.now, hold=HOLD
+                    tx.connection, shape[0], workflow_id, shape[1], shape[2], now=tx.now, hold=LEASE
                 )  # fmt: skip
             if addition.taskforce_uuid is not None and addition.got_n_workers is not None:
                 uuid, n_workers = addition.taskforce_uuid, addition.got_n_workers
@@ -156,14 +156,14 @@ class WorkerRequests:
                 if tx.now - addition.asked_at < UNCLAIMED_FOR:
                     return _recorded(tx, uuid, n_workers)
                 return await store.new_addition(
-                    tx.connection, shape[0], addition.workflow_id, shape[1], shape[2], now=tx.now, hold=HOLD
+                    tx.connection, shape[0], addition.workflow_id, shape[1], shape[2], now=tx.now, hold=LEASE
                 )  # fmt: skip
             if addition.held_until > tx.now:
                 raise TryLater("the same workers are being asked for just now", 0.5)
-            return await store.hold_addition(tx.connection, addition, until=tx.now + HOLD)
+            return await store.hold_addition(tx.connection, addition, until=tx.now + LEASE)
 
     async def _ask(self, addition: Addition) -> Taskforce | Rejection:
-        """Look for the workers of an earlier try, else ask EWMS. Raises TryLater, NotFound, UnclearOutcome."""
+        """Look for the workers of an earlier try, else ask EWMS. Raises TryLater, NotFound, OutcomeUnknown."""
         there = await self._taskforces(addition)
         if addition.attempted_at is not None:
             found = await self._find(addition, there)
@@ -173,24 +173,24 @@ class WorkerRequests:
                 raise OutcomeUnknown("add workers")  # the earlier try may still come true
         task = task_for_cluster(await self._ewms.task_directives(addition.workflow_id), addition.cluster_location)
         if task is None:
-            raise NotFound
+            raise EwmsNotFound
         before = [t.taskforce_uuid for t in there]
         if not await store.attempt_addition(self._pool, addition, task.task_id, before, now=CLOCK.now()):
             raise TryLater("the request for workers has been taken up by somebody else", 0.5)
         try:
             return await self._ewms.add_workers(task.task_id, addition.cluster_location, addition.n_workers)
-        except Refused as refused:
+        except EwmsRejected as refused:
             logger.warning("workers.refused", reason=refused.reason)
             return cluster_refused()
         except WorkflowEnded:
             return workflow_ended()
-        except RefusedForNow as refused:
+        except EwmsRejectedForNow as refused:
             logger.warning("workers.refused-for-now", reason=refused.reason)
             await store.unattempt_addition(self._pool, addition)
             raise TryLater(
                 "EWMS rejected these workers for now", refused.after_s or LOST_WORKERS_CHECK.total_seconds()
             ) from refused
-        except (TryLater, NotFound):
+        except (TryLater, EwmsNotFound):
             await store.unattempt_addition(self._pool, addition)
             raise
 

@@ -13,7 +13,7 @@ from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge import store
 from skydriver_ewms_bridge.decide import (
     CLOCK_SKEW_S,
-    Choice,
+    WorkflowChoice,
     all_activated,
     choose_workflow,
     may_order_workflow,
@@ -30,7 +30,15 @@ from skydriver_ewms_bridge.decide import (
 )
 from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import StartupUpload, Taskforce, Workflow
-from skydriver_ewms_bridge.ports import CredentialSink, Ewms, NotFound, ObjectStore, OutcomeUnknown, Refused, RefusedForNow
+from skydriver_ewms_bridge.ports import (
+    CredentialSink,
+    Ewms,
+    EwmsNotFound,
+    EwmsRejected,
+    EwmsRejectedForNow,
+    ObjectStore,
+    OutcomeUnknown,
+)
 from skydriver_ewms_bridge.retry_policy import LOST_WORKFLOW_CHECK, REFUSED_WORKFLOW
 from skydriver_ewms_bridge.settings import BridgeSettings
 from skydriver_ewms_bridge.usecases import UseCases
@@ -85,7 +93,7 @@ class Workflows:
                 return A_MOMENT  # another replica is at it
             try:
                 created = await self._create(scan, begun_at, attempt)
-            except RefusedForNow as refused:
+            except EwmsRejectedForNow as refused:
                 return await self._refused_for_now(scan, refused, work)
             if created is None:
                 return None if (await self._usecases.scan(scan.scan_id) or scan).ewms.refused else A_MOMENT
@@ -126,7 +134,7 @@ class Workflows:
             return None
         try:
             workflow = await self._ewms.get_workflow(scan.ewms_workflow_id)
-        except NotFound:
+        except EwmsNotFound:
             logger.warning("queues.workflow-unknown", workflow_id=scan.ewms_workflow_id)
         else:
             if workflow.deactivated is not None:
@@ -154,7 +162,7 @@ class Workflows:
             self._line_known = now, await self._ewms.waiting_for_queues()
         return self._line_known[1]
 
-    async def _look(self, scan: Scan, created: Workflow | None = None) -> Choice:
+    async def _look(self, scan: Scan, created: Workflow | None = None) -> WorkflowChoice:
         """Which of the scan's workflows to keep. created: counts also if EWMS's query does not show it yet."""
         found = {w.workflow_id: w for w in await self._ewms.find_workflows_of(scan.scan_id, scan.timestamp - CLOCK_SKEW_S)}
         if created is not None:
@@ -188,10 +196,10 @@ class Workflows:
             if unclear.longer_by_s:
                 await store.lengthen_attempt(self._pool, scan.scan_id, begun_at, longer_s=unclear.longer_by_s)
             return None
-        except (TryLater, RefusedForNow):
+        except (TryLater, EwmsRejectedForNow):
             await store.withdraw_attempt(self._pool, scan.scan_id, begun_at, earlier)  # surely nothing was made
             raise
-        except Refused as refused:
+        except EwmsRejected as refused:
             logger.error("workflow.refused", reason=refused.reason)
             await self._usecases.refuse_workflow(scan.scan_id, refusal(refused.reason))
             await store.withdraw_attempt(self._pool, scan.scan_id, begun_at, earlier)
@@ -200,7 +208,7 @@ class Workflows:
         logger.info("workflow.created", workflow_id=workflow.workflow_id)
         return workflow
 
-    async def _refused_for_now(self, scan: Scan, refused: RefusedForNow, work: DueWork) -> timedelta | None:
+    async def _refused_for_now(self, scan: Scan, refused: EwmsRejectedForNow, work: DueWork) -> timedelta | None:
         """Say that EWMS refuses the workflow so far, and ask again later; after `ewms_refusal_retry_s` it is refused."""
         limit = self._settings.refusal_retry
         await self._usecases.workflow_refused_for_now(scan.scan_id, refused.reason, limit=limit)
@@ -254,5 +262,5 @@ class Workflows:
             logger.warning("workflow.duplicate-aborted", workflow_id=workflow.workflow_id)
             try:
                 await self._ewms.abort(workflow.workflow_id)
-            except NotFound:
+            except EwmsNotFound:
                 continue  # stopped meanwhile

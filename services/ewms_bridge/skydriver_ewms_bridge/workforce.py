@@ -24,16 +24,16 @@ from skydriver_ewms_bridge.priority_limiter import urgent
 from skydriver_ewms_bridge.retry_policy import WORKFORCE_RETRY
 from skydriver_ewms_bridge.store import Watched
 from skydriver_ewms_bridge.usecases import UseCases
-from skydriver_ewms_bridge.worker_replacement import TopUps
+from skydriver_ewms_bridge.worker_replacement import WorkerReplacement
 
 logger = structlog.get_logger(__name__)
 
-LOOKING = timedelta(seconds=90)
+VIEWER_HINT_TTL = timedelta(seconds=90)
 """So long a look lasts; who goes on looking says so again."""
-YOUNG = timedelta(minutes=5)
-HOLD = timedelta(seconds=60)
-MOST = 2000
-AT_ONCE = 50
+FAST_REFRESH_PERIOD = timedelta(minutes=5)
+LEASE = timedelta(seconds=60)
+MAX_BATCH = 2000
+MAX_CONCURRENT = 50
 """Changes that are written side by side."""
 
 
@@ -50,7 +50,7 @@ class Workforces:
         interval: timedelta,
         fast_interval: timedelta,
         open_for_s: OpenForS,
-        top_ups: TopUps,
+        top_ups: WorkerReplacement,
     ) -> None:
         self._pool = pool
         self._uow = uow
@@ -67,7 +67,7 @@ class Workforces:
             return pause_s
         now = CLOCK.now()
         # those due a little later come along: so workflows of the same pace end up in the same question
-        watched = await store.claim_watched(self._pool, ahead=self._fast_interval / 2, hold=HOLD, most=MOST)
+        watched = await store.claim_watched(self._pool, ahead=self._fast_interval / 2, hold=LEASE, most=MAX_BATCH)
         if not watched:
             next_at = await store.next_refresh(self._pool)
             return False if next_at is None else max(0.1, (next_at - now).total_seconds())
@@ -92,8 +92,8 @@ class Workforces:
         failed: list[Watched] = []
         over: list[ScanId] = []
         faults: list[Exception] = []
-        for start in range(0, len(watched), AT_ONCE):
-            batch = watched[start : start + AT_ONCE]
+        for start in range(0, len(watched), MAX_CONCURRENT):
+            batch = watched[start : start + MAX_CONCURRENT]
             workforces = [folds[one.workflow_id].result() for one in batch]
             # decisions that come together share a transaction
             ends = await asyncio.gather(
@@ -149,11 +149,11 @@ class Workforces:
         True when that is news: then the loop must be woken.
         """
         now = CLOCK.now()
-        return await store.eyes_on(self._pool, scan_ids, until=now + LOOKING, soon=now + self._fast_interval)
+        return await store.eyes_on(self._pool, scan_ids, until=now + VIEWER_HINT_TTL, soon=now + self._fast_interval)
 
     def _pace(self, one: Watched, now: datetime) -> timedelta:
         is_looked_at = one.eyes_until is not None and one.eyes_until > now
-        return self._fast_interval if is_looked_at or now - one.since < YOUNG else self._interval
+        return self._fast_interval if is_looked_at or now - one.since < FAST_REFRESH_PERIOD else self._interval
 
     async def _ask(self, watched: Sequence[Watched]) -> Mapping[str, WorkforceFold]:
         folds = {one.workflow_id: WorkforceFold() for one in watched}

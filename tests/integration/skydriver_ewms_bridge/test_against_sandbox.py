@@ -20,7 +20,7 @@ from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest, open_ewms
 from skydriver_ewms_bridge.adapters.object_store import S3Store, open_store
 from skydriver_ewms_bridge.decide import all_activated, queue_profile, startup_object_key, task_for_cluster, workflow_spec
 from skydriver_ewms_bridge.ewms_types import WorkflowOrder, WorkflowSpec
-from skydriver_ewms_bridge.ports import NotFound, OutcomeUnknown, Refused, WorkflowEnded
+from skydriver_ewms_bridge.ports import EwmsNotFound, EwmsRejected, OutcomeUnknown, WorkflowEnded
 from tests.support.waiting import until, wait_until
 
 ADMIN = "admin-of-the-stand-in"
@@ -138,7 +138,7 @@ async def test_a_create_whose_answer_is_lost_is_found(ewms: EwmsRest, sandbox: S
 async def test_a_workflow_is_stopped_once_and_its_first_word_stays(ewms: EwmsRest) -> None:
     workflow = await ewms.create_workflow(a_spec(ScanId("scan-stop")))
     await ewms.finish(workflow.workflow_id)
-    with pytest.raises(NotFound):
+    with pytest.raises(EwmsNotFound):
         await ewms.abort(workflow.workflow_id)
 
     assert (await ewms.get_workflow(workflow.workflow_id)).deactivated == "FINISHED"
@@ -158,12 +158,12 @@ async def test_workers_are_added_and_many_pages_are_followed(ewms: EwmsRest) -> 
     raw = [t async for page in ewms.raw_taskforces(workflow.workflow_id) for t in page]
     assert len(raw) == 6
     assert all("submit_dict" in t for t in raw)
-    with pytest.raises(Refused, match="rejected"):
+    with pytest.raises(EwmsRejected, match="rejected"):
         await ewms.add_workers(task.task_id, "mars", 1)
 
 
 async def test_a_cluster_that_ewms_does_not_know_is_a_final_refusal(ewms: EwmsRest) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(EwmsRejected):
         await ewms.create_workflow(a_spec(ScanId("scan-mars"), ("mars", 1)))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from skydriver_common.faults import TryLater
 from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import Workflow, WorkflowSpec
-from skydriver_ewms_bridge.ports import OutcomeUnknown, RefusedForNow
+from skydriver_ewms_bridge.ports import EwmsRejectedForNow, OutcomeUnknown
 from tests.support.bridge import Bridge, a_bridge
 from tests.support.fake_ewms import FakeEwms
 
@@ -57,7 +57,7 @@ class SlowEwms(FakeEwms):
             case "away":
                 raise TryLater("EWMS is not reachable")
             case "refused for now":
-                raise RefusedForNow("a lock")
+                raise EwmsRejectedForNow("a lock")
             case "lost":
                 if answer.comes_true_after is not None:
                     at = self.clock_s + answer.comes_true_after * (UNCLEAR_WAIT_S + answer.busy_s)

@@ -20,7 +20,7 @@ from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
 from skydriver_ewms_bridge.breaker import PROBE, THRESHOLD, Breaker
 from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import WorkflowSpec
-from skydriver_ewms_bridge.ports import NotFound, OutcomeUnknown
+from skydriver_ewms_bridge.ports import EwmsNotFound, OutcomeUnknown
 from tests.support.bridge import Bridge
 from tests.support.fake_ewms import FakeEwms
 from tests.support.malformed_ewms import Unruly, unruly_ewms
@@ -144,7 +144,7 @@ async def test_a_no_is_an_answer(server: Unruly, replicas: Any) -> None:
     (first, breaker, _), _ = replicas
     server.say(BROKEN, BROKEN, (404, {"code": 404, "error": "no such workflow"}), BROKEN, BROKEN)
     await _fail(first, 2)
-    with pytest.raises(NotFound):
+    with pytest.raises(EwmsNotFound):
         await first.abort("WF-1")
     await _fail(first, 2)
     assert await breaker.open_for_s() == 0

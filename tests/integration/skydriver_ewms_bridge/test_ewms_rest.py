@@ -14,7 +14,7 @@ from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.adapters.ewms_rest import TASKFORCE_FIELDS, EwmsRest, open_ewms
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
 from skydriver_ewms_bridge.ewms_types import QueueProfile, TaskDirective, Workflow, WorkflowSpec
-from skydriver_ewms_bridge.ports import NotFound, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
+from skydriver_ewms_bridge.ports import EwmsNotFound, EwmsRejected, EwmsRejectedForNow, OutcomeUnknown, WorkflowEnded
 from tests.support.malformed_ewms import Unruly, unruly_ewms
 
 WORKFLOW = {"workflow_id": "WF-1", "timestamp": 5.5, "priority": 100, "deactivated": None, "deactivated_ts": None}
@@ -152,7 +152,7 @@ async def test_one_token_serves_many_calls(server: Unruly, ewms: EwmsRest) -> No
 async def test_a_stale_token_is_renewed_once(server: Unruly, ewms: EwmsRest, call: Call) -> None:
     server.say(no(403, "authentication failed"), no(400, "'field': wrong on purpose"))
 
-    with pytest.raises(Refused, match="EWMS rejected"):
+    with pytest.raises(EwmsRejected, match="EWMS rejected"):
         await call(ewms)
     assert [a.token for a in server.asked] == ["token-1", "token-2"]
 
@@ -223,7 +223,7 @@ async def test_a_server_that_is_not_there_has_done_nothing(call: Call) -> None:
 async def test_refused_names_the_field_but_no_address(server: Unruly, ewms: EwmsRest) -> None:
     server.say(no(400, "'tasks.0.worker_config.n_cores': must be type int;\n see https://s3.example/?sig=abc"))
 
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(EwmsRejected) as caught:
         await ewms.create_workflow(SPEC)
     assert caught.value.reason == "'tasks.0.worker_config.n_cores': must be type int; see <address>"
     assert str(caught.value) == "EWMS rejected the request"
@@ -248,7 +248,7 @@ async def test_a_refusal_that_time_may_change_is_told_apart_from_a_final_one(
 ) -> None:
     server.say((status, {"code": status, "error": error}, headers))
 
-    with pytest.raises(RefusedForNow) as caught:
+    with pytest.raises(EwmsRejectedForNow) as caught:
         await call(ewms)
     assert (caught.value.reason, caught.value.after_s) == (error, after_s)
     assert len(server.asked) == 1, "it must never be repeated by itself"
@@ -280,14 +280,14 @@ async def test_a_lost_answer_that_says_for_how_long_ewms_is_busy_may_come_true_s
 async def test_an_unknown_id_is_told_apart_from_a_wrong_address(server: Unruly, ewms: EwmsRest) -> None:
     server.say(no(404, "no workflow found"), (404, b"<html>404: Not Found</html>"))
 
-    with pytest.raises(NotFound):
+    with pytest.raises(EwmsNotFound):
         await ewms.abort("WF-1")
     with pytest.raises(TryLater, match="an unexpected status"):
         await ewms.abort("WF-1")
 
 
 async def test_an_id_that_cannot_be_one_is_not_sent(server: Unruly, ewms: EwmsRest) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(EwmsNotFound):
         await ewms.get_workflow("../mqs/workflows")
     assert server.asked == []
 

@@ -8,11 +8,11 @@ import pytest
 
 from skydriver_common.model import events as ev
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
-from skydriver_ewms_bridge.worker_replacement import TopUpPolicy
+from skydriver_ewms_bridge.worker_replacement import ReplacementPolicy
 from tests.support.bridge import Bridge, a_bridge
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
-POLICY = TopUpPolicy(is_wanted=True, most_times=2, pause_s=0.0)
+POLICY = ReplacementPolicy(is_wanted=True, most_times=2, pause_s=0.0)
 
 
 @pytest.fixture

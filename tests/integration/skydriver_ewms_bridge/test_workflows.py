@@ -15,7 +15,7 @@ from skydriver_common.model.stages import ScannerStage
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
 from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ewms_types import StartupUpload, Taskforce, Workflow, WorkflowSpec
-from skydriver_ewms_bridge.ports import RefusedForNow, ScanNotReady
+from skydriver_ewms_bridge.ports import EwmsRejectedForNow, ScanNotReady
 from tests.support.bridge import Bridge, a_bridge, a_context
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 
@@ -320,7 +320,7 @@ async def test_workers_that_are_refused_for_now_may_be_asked_for_again(
     command = AddWorkers(scan_id=scan_id, n_workers=7, cluster_location="osg")
 
     async def refuse(*_: object) -> Taskforce:
-        raise RefusedForNow("a lock")
+        raise EwmsRejectedForNow("a lock")
 
     monkeypatch.setattr(ewms, "add_workers", refuse)
     assert (await bridge.additions.add_workers(command, a_context(deadline=time.time() + 20))).code == Code.EWMS_FAILED

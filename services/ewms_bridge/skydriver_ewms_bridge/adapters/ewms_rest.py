@@ -34,7 +34,15 @@ from skydriver_ewms_bridge.ewms_types import (
     Workflow,
     WorkflowSpec,
 )
-from skydriver_ewms_bridge.ports import Guard, NotFound, OnUnreadable, OutcomeUnknown, Refused, RefusedForNow, WorkflowEnded
+from skydriver_ewms_bridge.ports import (
+    EwmsNotFound,
+    EwmsRejected,
+    EwmsRejectedForNow,
+    Guard,
+    OnUnreadable,
+    OutcomeUnknown,
+    WorkflowEnded,
+)
 
 T = TypeVar("T")
 
@@ -134,8 +142,8 @@ class EwmsRest:
         what = "make a workflow"
         try:
             answer = await self._make("/workflows", dict(spec), what)
-        except (NotFound, WorkflowEnded) as fault:
-            raise RefusedForNow("an answer that is not meant for this request") from fault
+        except (EwmsNotFound, WorkflowEnded) as fault:
+            raise EwmsRejectedForNow("an answer that is not meant for this request") from fault
         try:
             return wire.workflow(wire.as_object((answer.document or {}).get("workflow"), "workflow"))
         except wire.Unreadable as fault:
@@ -223,7 +231,7 @@ class EwmsRest:
             body = {**body, "after": after}
 
     async def _read(self, method: str, path: str, body: dict[str, Json] | None = None) -> dict[str, Json]:
-        """A call that may be repeated at will: all that is not an answer is TryLater. Raises NotFound, Refused."""
+        """A call that may be repeated at will: all that is not an answer is TryLater. Raises EwmsNotFound, EwmsRejected."""
         async with self._guard.call():
             return await self._answer_to_read(method, path, body)
 
@@ -376,21 +384,21 @@ def _refusal_to_make(answer: _Answer) -> Exception:
         return _refusal(answer)
     reason = _one_line(answer.error)
     if is_final_refusal(answer.status, answer.error):
-        return Refused(reason)
+        return EwmsRejected(reason)
     if answer.status == 403:
         logger.error("ewms.access-refused", reason=reason)
-    return RefusedForNow(reason, after_s=answer.retry_after_s or 0.0)
+    return EwmsRejectedForNow(reason, after_s=answer.retry_after_s or 0.0)
 
 
 def _refusal(answer: _Answer) -> Exception:
     """What an answer means that says "no" without having done anything."""
     match answer.status:
         case 404 if answer.error:
-            return NotFound()
+            return EwmsNotFound()
         case 422:
             return WorkflowEnded()
         case 400:
-            return Refused(_one_line(answer.error))
+            return EwmsRejected(_one_line(answer.error))
         case 403:
             # Our own right is missing, never the caller's: an operator has to look.
             logger.error("ewms.access-refused", reason=_one_line(answer.error))
@@ -436,9 +444,9 @@ def _unreadable(why: str) -> TryLater:
 
 
 def _safe(part: str) -> str:
-    """An id as part of a path. What EWMS could not have given out does not exist there. Raises NotFound."""
+    """An id as part of a path. What EWMS could not have given out does not exist there. Raises EwmsNotFound."""
     if _PATH_ID.fullmatch(part) is None:
-        raise NotFound
+        raise EwmsNotFound
     return part
 
 

@@ -25,10 +25,10 @@ from skydriver_ewms_bridge.decide.scan import (
     workflow_order_for,
 )
 from skydriver_ewms_bridge.decide.urgency import urgency_of
-from skydriver_ewms_bridge.decide.worker_replacement import may_top_up, missing_workers
+from skydriver_ewms_bridge.decide.worker_replacement import may_replace_workers, missing_workers
 from skydriver_ewms_bridge.decide.workflow import (
     CLOCK_SKEW_S,
-    Choice,
+    WorkflowChoice,
     added_taskforce,
     choose_workflow,
     merged_clusters,
@@ -41,8 +41,8 @@ from skydriver_ewms_bridge.decide.workforce_problems import Problem, is_ended, i
 
 __all__ = [
     "CLOCK_SKEW_S",
-    "Choice",
     "Problem",
+    "WorkflowChoice",
     "Workforce",
     "WorkforceFold",
     "added_taskforce",
@@ -61,7 +61,7 @@ __all__ = [
     "is_working",
     "may_order_workflow",
     "may_race_with_activation",
-    "may_top_up",
+    "may_replace_workers",
     "merged_clusters",
     "missing_workers",
     "place_in_line",

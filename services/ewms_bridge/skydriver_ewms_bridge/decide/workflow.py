@@ -121,14 +121,14 @@ def _pilot_environment(order: WorkflowOrder) -> Iterable[tuple[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class WorkflowChoice:
     """Of the workflows found for one scan: the one to keep (None: there is none alive) and those to abort."""
 
     keep: Workflow | None
     abort: tuple[Workflow, ...] = ()
 
 
-def choose_workflow(candidates: Iterable[Workflow], assigned: str | None = None) -> Choice:
+def choose_workflow(candidates: Iterable[Workflow], assigned: str | None = None) -> WorkflowChoice:
     """Keep one live workflow: the assigned one if any, else the one with the smallest (timestamp, workflow_id).
 
     Every replica comes to the same choice from the same candidates, so two of them never abort each other's.
@@ -137,7 +137,7 @@ def choose_workflow(candidates: Iterable[Workflow], assigned: str | None = None)
     """
     live = sorted((w for w in candidates if w.deactivated is None), key=lambda w: (w.timestamp, w.workflow_id))
     keep = next((w for w in live if assigned in (None, w.workflow_id)), None)
-    return Choice(keep, tuple(w for w in live if w is not keep))
+    return WorkflowChoice(keep, tuple(w for w in live if w is not keep))
 
 
 def task_for_cluster(directives: Sequence[TaskDirective], cluster: str) -> TaskDirective | None:

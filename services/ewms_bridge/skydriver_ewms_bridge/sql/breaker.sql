@@ -1,6 +1,6 @@
 -- name: outage()^
 -- How EWMS was found last, by any replica; no row: it has always answered.
-SELECT failures, openings, since, open_until, extract(epoch FROM open_until - clock_timestamp())::float8 AS closed_s,
+SELECT failures, openings, since, open_until, extract(epoch FROM open_until - clock_timestamp())::float8 AS remaining_open_s,
        extract(epoch FROM clock_timestamp() - recovered_at)::float8 AS recovered_ago_s
   FROM ewms_outages WHERE name = 'ewms';
 
