@@ -15,7 +15,7 @@ BEGIN
 END
 $$;
 
--- Returns the position of the event. The columns are hashed as skydriver_common.model.event_codec.chain_hash does.
+-- Returns the position of the event. The columns are hashed as skydriver_common.model.wire.chain_hash does.
 CREATE FUNCTION break_glass(reason text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -34,7 +34,7 @@ BEGIN
     IF coalesce(btrim(reason), '') = '' THEN
         RAISE EXCEPTION 'break_glass needs a reason' USING ERRCODE = 'SD003';
     END IF;
-    PERFORM pg_advisory_xact_lock(7311003);  -- as log/system_chain.py: one writer of the system's history at a time
+    PERFORM pg_advisory_xact_lock(7311003);  -- as log/system_log.py: one writer of the system's history at a time
     SELECT version + 1, hash INTO number, previous FROM event_log WHERE scan_id = 'system' ORDER BY version DESC LIMIT 1;
     number := coalesce(number, 1);
     previous := coalesce(previous, decode(repeat('00', 32), 'hex'));

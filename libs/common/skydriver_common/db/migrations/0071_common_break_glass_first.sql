@@ -1,7 +1,7 @@
 -- break_glass comes first in its transaction. Readers go by the ids of transactions; one that has its id already while it waits for
 -- others who write the system's history would stand before them, with a later version.
 
--- Returns the position of the event. The columns are hashed as skydriver_common.model.event_codec.chain_hash does.
+-- Returns the position of the event. The columns are hashed as skydriver_common.model.wire.chain_hash does.
 CREATE OR REPLACE FUNCTION break_glass(reason text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -24,7 +24,7 @@ BEGIN
         SELECT FROM event_log WHERE xid = pg_current_xact_id_if_assigned() AND type = 'system.break-glass-used') THEN
         RAISE EXCEPTION 'break_glass comes before any other change in its transaction' USING ERRCODE = 'SD003';
     END IF;
-    PERFORM pg_advisory_xact_lock(7311003);  -- as log/system_chain.py: one writer of the system's history at a time
+    PERFORM pg_advisory_xact_lock(7311003);  -- as log/system_log.py: one writer of the system's history at a time
     SELECT version + 1, hash INTO number, previous FROM event_log WHERE scan_id = 'system' ORDER BY version DESC LIMIT 1;
     number := coalesce(number, 1);
     previous := coalesce(previous, decode(repeat('00', 32), 'hex'));
