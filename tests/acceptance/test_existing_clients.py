@@ -38,7 +38,7 @@ def test_a_whole_scan_with_the_rest_client_read_by_skyreader(client: RestClient)
 def test_the_rest_client_shows_people_what_is_wrong(client: RestClient) -> None:
     with pytest.raises(Exception, match=r"400 .*docker_tag.*reco_algo"):
         client.request_seq("POST", "/scan")
-    with pytest.raises(Exception, match=r"404 .*not known"):
+    with pytest.raises(Exception, match=r"404 .*not found"):
         client.request_seq("GET", "/scan/00000000000x00000000000000000000/status")
 
 

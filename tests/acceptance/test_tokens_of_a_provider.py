@@ -143,7 +143,7 @@ def test_keys_change_while_the_gateway_runs(gateway: Gateway, provider: Provider
     wait_until(lambda: _get(gateway, provider.token("second")).status_code == 200, 60, "the new key is known")
     withdrawn = _get(gateway, provider.token("first", key=old, sub="late"))
     assert withdrawn.status_code == 401
-    assert "unknown key" in withdrawn.reason
+    assert "unknown signing key" in withdrawn.reason
 
 
 def test_while_the_provider_is_away_the_known_keys_are_good(gateway: Gateway, provider: Provider) -> None:

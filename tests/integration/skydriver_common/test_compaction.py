@@ -122,7 +122,7 @@ async def test_the_state_of_a_time_whose_report_was_let_go_says_so(store: Store)
     for version, is_gone in ((5, False), (6, True), (7, True), (8, False), (9, False)):
         ran = await skydriver("log", "state", scan_id, "--at", str(version), "--json", *url)
         assert (ran.json["version"], ran.json["progress_was_let_go"]) == (version, is_gone)
-    assert "has been let go" in (await skydriver("log", "state", scan_id, "--at", "7", *url)).err
+    assert "was compacted" in (await skydriver("log", "state", scan_id, "--at", "7", *url)).err
     assert (await skydriver("log", "state", scan_id, "--at", "8", *url)).err == ""
 
 

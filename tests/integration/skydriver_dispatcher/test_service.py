@@ -87,4 +87,4 @@ async def test_without_a_cluster_it_says_so_and_does_not_start(tmp_path: Path, d
     async with asyncio.timeout(40):
         _, err = await process.communicate()
     assert process.returncode == 2
-    assert [line for line in err.decode().splitlines() if "KUBECONFIG: is not set" in line]
+    assert [line for line in err.decode().splitlines() if "KUBECONFIG: not set" in line]

@@ -257,7 +257,7 @@ async def test_a_scan_whose_secret_somebody_deletes_before_it_starts_goes_on_as_
         await dispatcher.watchdog.reconcile()
         await dispatcher.settle_down()
     old = await dispatcher.scan(robbed)
-    assert "its Secret is gone" in old.launch.reason
+    assert "its Secret was deleted" in old.launch.reason
     assert dispatcher.has_job(ScanId(str(old.replaced_by_scan_id)))
     assert not dispatcher.has_job(robbed)
     assert [(await dispatcher.scan(scan_id)).replaced_by_scan_id for scan_id in (started, fine)] == [None, None]

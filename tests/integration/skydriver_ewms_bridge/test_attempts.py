@@ -89,7 +89,7 @@ async def history(database: str, answers: list[Answer], ticks: list[float], ends
     """Ids of the workflows alive in the end, and the one that the scan knows (None: the scan has ended)."""
     ewms = SlowEwms(answers=list(answers))
     with tempfile.TemporaryDirectory() as folder:
-        async with a_bridge(database, Path(folder), ewms, unclear_wait_s=UNCLEAR_WAIT_S) as bridge:
+        async with a_bridge(database, Path(folder), ewms, ewms_unknown_outcome_wait_s=UNCLEAR_WAIT_S) as bridge:
             await bridge.pool.execute("TRUNCATE due_work, ewms_attempts, ewms_watch, ewms_outages")
             scan_id = await bridge.launched_scan()
             await bridge.work(DueKind.ASSIGN)

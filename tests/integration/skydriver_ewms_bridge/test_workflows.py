@@ -332,7 +332,7 @@ async def test_workers_that_are_refused_for_now_may_be_asked_for_again(
 async def test_a_second_workflow_that_comes_to_light_after_the_last_attempt_is_stopped(
     database: str, tmp_path: Path, ewms: FakeEwms
 ) -> None:
-    async with a_bridge(database, tmp_path, ewms, unclear_wait_s=60.0) as bridge:
+    async with a_bridge(database, tmp_path, ewms, ewms_unknown_outcome_wait_s=60.0) as bridge:
         scan_id = await bridge.launched_scan()
         ewms.faults.extend([None, LATE])
         await bridge.work(DueKind.ASSIGN)
