@@ -23,8 +23,9 @@ from skydriver_dispatcher.decide.launches import (
     decide_launched,
     must_not_run,
 )
+from skydriver_dispatcher.due_kinds import DueKind
 from skydriver_dispatcher.ports import CapacityExceeded, Launcher, LaunchRejected
-from skydriver_dispatcher.usecases import LAUNCH, STOP, context_of_loop
+from skydriver_dispatcher.usecases import context_of_loop
 
 logger = structlog.get_logger(__name__)
 
@@ -85,9 +86,9 @@ class LaunchSteps:
 
     async def stop_next(self) -> bool | float:
         """End the scanner server of one scan that must not run."""
-        work = await self._schedule.claim(STOP)
+        work = await self._schedule.claim(DueKind.STOP)
         if work is None:
-            next_s = await self._schedule.seconds_to_next([STOP])
+            next_s = await self._schedule.seconds_to_next([DueKind.STOP])
             return False if next_s is None else max(next_s, 0.2)
         try:
             if await self._must_not_run(work.scan_id):
@@ -110,7 +111,7 @@ class LaunchSteps:
         return await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
 
     async def _claim_urgent(self) -> DueWork | None:
-        return await self._schedule.claim(LAUNCH, min_priority=URGENT_PRIORITY)
+        return await self._schedule.claim(DueKind.LAUNCH, min_priority=URGENT_PRIORITY)
 
     async def _launch(self, work: DueWork) -> None:
         if await self._is_launched(work):
@@ -162,7 +163,7 @@ class LaunchSteps:
                 tx.append(scan_id, decide_launched(scan, launcher=self._launcher.name, job=job))
             if must_not_run(scan):
                 # deleted or abandoned while it was started: it may run by now, and what stopped it then found nothing
-                tx.due.put(STOP, scan_id)
+                tx.due.put(DueKind.STOP, scan_id)
             tx.due.finish(work)
 
     async def _defer(self, work: DueWork, fault: TryLater) -> None:
@@ -174,7 +175,7 @@ class LaunchSteps:
                 tx.due.finish(work)
                 if must_not_run(scan):
                     # deleted meanwhile; the call may have had its effect all the same
-                    tx.due.put(STOP, work.scan_id)
+                    tx.due.put(DueKind.STOP, work.scan_id)
                 # else another worker has launched it, for which this one was late
                 return
             tx.append(work.scan_id, decide_deferred_launch(scan, fault.what))
@@ -209,7 +210,7 @@ class LaunchSteps:
                 tx.due.finish(work)
                 if must_not_run(after):
                     # half of it may have been created
-                    tx.due.put(STOP, work.scan_id)
+                    tx.due.put(DueKind.STOP, work.scan_id)
         logger.warning("launch.failed", reason=reason, again=is_retried)
         if after is not None and is_retried:
             await self._postpone(work, retry_policy.launch_backoff_s(after.launch.failures))

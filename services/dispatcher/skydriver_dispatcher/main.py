@@ -5,8 +5,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import Gauge
-
 from skydriver_common.auth import TokenSigner
 from skydriver_common.kubernetes.client import ClusterConfigError, open_client
 from skydriver_common.model import scanner_variables
@@ -22,13 +20,14 @@ from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.local import SANDBOX_SCANNER, LocalLauncher
 from skydriver_dispatcher.adapters.scanner_queue import ScannerQueue
 from skydriver_dispatcher.bus_environment import bus_environment
+from skydriver_dispatcher.due_kinds import DueKind
 from skydriver_dispatcher.jobspec import SHARED_DIR, WORKING_DIR, JobSettings
 from skydriver_dispatcher.launch_steps import LaunchSteps
 from skydriver_dispatcher.pending_events import PendingEvents
 from skydriver_dispatcher.ports import Launcher
 from skydriver_dispatcher.scanner_environment import scanner_environment
 from skydriver_dispatcher.settings import TOKEN_LIFE_S, DispatcherSettings
-from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases
+from skydriver_dispatcher.usecases import UseCases
 from skydriver_dispatcher.watchdog import Watchdog
 
 _IDLE_S = 30.0
@@ -125,17 +124,12 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
         may_lead=partial(store.lead_from, foundation.pool, f"{jobs.namespace}/{jobs.instance}", for_s=_PLACE_S),
     )  # fmt: skip
     service.ready_check("installation", lambda: not leadership.is_misplaced)
-    Gauge("skydriver_watch_leads", "1 while this process watches the cluster.", registry=service.metrics.registry).set_function(
-        lambda: float(leadership.leads)
-    )
+    service.metrics.show("skydriver_watch_leads", lambda: float(leadership.leads))
     reconcile = LoopSignals()
     informer = JobInformer(client, jobs, leadership, pending, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
     watchdog = _start(service, settings, foundation, launcher, reconcile, leadership)
     service.ready_check("reconciled", lambda: not watchdog.n_suspended)
-    Gauge(
-        "skydriver_reconcile_in_doubt", "Scans that most likely differ from the cluster because one of the two is the wrong one.",
-        registry=service.metrics.registry,
-    ).set_function(lambda: float(watchdog.n_suspended))  # fmt: skip
+    service.metrics.show("skydriver_reconcile_in_doubt", lambda: float(watchdog.n_suspended))
     service.spawn("cluster-watch", informer.run(service.stopping))
 
 
@@ -161,13 +155,13 @@ def _start(
         may_act=lambda: leadership is None or leadership.leads, have_arrived=queue.is_drained,
     )  # fmt: skip
     for number in range(settings.max_concurrent_launches):
-        foundation.wake_when_due([LAUNCH], service.loop(f"launch-{number}", steps.new_worker(), idle_s=_IDLE_S))
-    foundation.wake_when_due([LAUNCH], service.loop("launch-urgent", steps.new_urgent_worker(), idle_s=_IDLE_S))
+        foundation.wake_when_due([DueKind.LAUNCH], service.loop(f"launch-{number}", steps.new_worker(), idle_s=_IDLE_S))
+    foundation.wake_when_due([DueKind.LAUNCH], service.loop("launch-urgent", steps.new_urgent_worker(), idle_s=_IDLE_S))
     for number in range(_STOP_WORKERS):
-        foundation.wake_when_due([STOP], service.loop(f"stop-{number}", steps.stop_next, idle_s=_IDLE_S))
-    foundation.wake_when_due([RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
-    foundation.wake_when_due([END], service.loop("settle", watchdog.judge_exit, idle_s=_IDLE_S))
-    foundation.wake_when_due([CHECK], service.loop("check", watchdog.check_stuck, idle_s=_IDLE_S))
+        foundation.wake_when_due([DueKind.STOP], service.loop(f"stop-{number}", steps.stop_next, idle_s=_IDLE_S))
+    foundation.wake_when_due([DueKind.RELAUNCH], service.loop("relaunch", watchdog.relaunch, idle_s=_IDLE_S))
+    foundation.wake_when_due([DueKind.END], service.loop("settle", watchdog.judge_exit, idle_s=_IDLE_S))
+    foundation.wake_when_due([DueKind.CHECK], service.loop("check", watchdog.check_stuck, idle_s=_IDLE_S))
     service.loop("reconcile-queues", usecases.reconcile_queues, idle_s=_RECONCILE_S)
     service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
     launcher.events.on_event(service.loop("news", watchdog.handle_event, idle_s=_IDLE_S).wake)

@@ -12,12 +12,11 @@ from skydriver_common.db.schedule import DueWork
 from skydriver_common.model import event_codec
 from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher.decide.reconciliation import ExpectedScan
+from skydriver_dispatcher.due_kinds import DueKind
 
 _PAGE = 200
 _sql = load_statements("skydriver_dispatcher", "dispatcher.sql")
 
-LAUNCH = "launch"
-"""Due work: one row per waiting scan. The statements of the throttle know it by this name."""
 WAITS_FOR_CAPACITY = {"waits_for": "room"}
 """Note of a launch that is put off until there is capacity."""
 
@@ -106,7 +105,7 @@ async def claim_launch(pool: Pool, *, holder: str, lease: timedelta) -> LaunchWo
     wait_s: float | None = columns.pop("wait_s")
     if columns["scan_id"] is None:
         return wait_s
-    return LaunchWork(kind=LAUNCH, **{**columns, "note": event_codec.decode(columns["note"])})
+    return LaunchWork(kind=DueKind.LAUNCH, **{**columns, "note": event_codec.decode(columns["note"])})
 
 
 async def release_interval(pool: Pool, work: DueWork) -> None:

@@ -17,16 +17,9 @@ from skydriver_dispatcher import store
 from skydriver_dispatcher.decide.exits import decide_replacement
 from skydriver_dispatcher.decide.launches import decide_without_queues
 from skydriver_dispatcher.decide.requests import ScanEvents, decide_delete, decide_request, decide_rescan, waited_s
+from skydriver_dispatcher.due_kinds import DueKind
 
 logger = structlog.get_logger(__name__)
-
-LAUNCH = store.LAUNCH
-STOP = "stop"
-RELAUNCH = "relaunch"
-END = "scanner-end"
-"""An exit of a scanner server that is judged a little later."""
-CHECK = "scanner-check"
-"""A problem of a scanner server that must be over by then."""
 
 
 class UseCases:
@@ -114,8 +107,8 @@ class UseCases:
             if scan is None or not events:
                 return
             tx.append(scan_id, events)
-            tx.due.drop(LAUNCH, scan_id)
-            tx.due.put(STOP, scan_id, priority=scan.priority)
+            tx.due.drop(DueKind.LAUNCH, scan_id)
+            tx.due.put(DueKind.STOP, scan_id, priority=scan.priority)
         logger.warning("scanner.without_queues", scan_id=scan_id, reason=events[0].reason)
 
     async def reconcile_queues(self) -> bool:
@@ -137,12 +130,12 @@ class UseCases:
             match event:
                 case ScanRequested():
                     waited = timedelta(seconds=waited_s(since, now=tx.now.timestamp()))
-                    tx.due.put(LAUNCH, scan_id, waited=waited, priority=scan.priority)
+                    tx.due.put(DueKind.LAUNCH, scan_id, waited=waited, priority=scan.priority)
                 case ScanDeleted():
-                    tx.due.drop(LAUNCH, scan_id)
-                    tx.due.put(STOP, scan_id, priority=scan.priority)
+                    tx.due.drop(DueKind.LAUNCH, scan_id)
+                    tx.due.put(DueKind.STOP, scan_id, priority=scan.priority)
                 case ScannerFailed():
-                    tx.due.put(STOP, scan_id, priority=scan.priority)
+                    tx.due.put(DueKind.STOP, scan_id, priority=scan.priority)
                 case _:
                     pass
         return scans

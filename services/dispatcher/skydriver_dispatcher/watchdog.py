@@ -37,9 +37,10 @@ from skydriver_dispatcher.decide.reconciliation import (
 )
 from skydriver_dispatcher.decide.stages import decide_stage, decide_stuck, is_terminal_problem
 from skydriver_dispatcher.divergence_guard import DivergenceGuard
+from skydriver_dispatcher.due_kinds import DueKind
 from skydriver_dispatcher.launcher_events import CapacityFreed, ScannerExit, ScannerStatus
 from skydriver_dispatcher.ports import Launcher
-from skydriver_dispatcher.usecases import CHECK, END, LAUNCH, RELAUNCH, STOP, UseCases, context_of_loop
+from skydriver_dispatcher.usecases import UseCases, context_of_loop
 
 logger = structlog.get_logger(__name__)
 
@@ -203,7 +204,7 @@ class Watchdog:
                     await self._handle_exit(event)
                 case CapacityFreed():
                     await store.release_launches(self._pool)
-                    self._schedule.ring(LAUNCH)
+                    self._schedule.ring(DueKind.LAUNCH)
         except TryLater:
             pending.put_back(event, has_failed=False)
             raise
@@ -216,9 +217,9 @@ class Watchdog:
 
     async def judge_exit(self) -> bool | float:
         """Judge one exit that was put off."""
-        work = await self._schedule.claim(END)
+        work = await self._schedule.claim(DueKind.END)
         if work is None:
-            return await self._until_next(END)
+            return await self._until_next(DueKind.END)
         scan_id = work.scan_id
         scan = await self._load(scan_id)
         was_behind = scan_id in self._behind
@@ -238,23 +239,23 @@ class Watchdog:
 
     async def check_stuck(self) -> bool | float:
         """Fail one scan whose problem has lasted too long."""
-        work = await self._schedule.claim(CHECK)
+        work = await self._schedule.claim(DueKind.CHECK)
         if work is None:
-            return await self._until_next(CHECK)
+            return await self._until_next(DueKind.CHECK)
         async with self._on(work.scan_id) as tx:
             events = decide_stuck(tx.scan(work.scan_id), limit_s=self._trouble_limit.total_seconds())
             tx.append(work.scan_id, events)
             for event in events:
-                tx.due.put(STOP, work.scan_id)
+                tx.due.put(DueKind.STOP, work.scan_id)
                 logger.warning("scanner.given_up", scan_id=work.scan_id, reason=event.reason)
             tx.due.finish(work)
         return True
 
     async def relaunch(self) -> bool | float:
         """Restart one scanner server in place, if its scan still needs it."""
-        work = await self._schedule.claim(RELAUNCH)
+        work = await self._schedule.claim(DueKind.RELAUNCH)
         if work is None:
-            return await self._until_next(RELAUNCH)
+            return await self._until_next(DueKind.RELAUNCH)
         scan = await self._load(work.scan_id)
         if scan is not None and scan.may_run:
             try:
@@ -267,7 +268,7 @@ class Watchdog:
             async with self._on(work.scan_id) as tx:
                 if must_not_run(tx.scan(work.scan_id)):
                     # deleted or abandoned while it was started: what stopped it then may have found nothing
-                    tx.due.put(STOP, work.scan_id)
+                    tx.due.put(DueKind.STOP, work.scan_id)
         await self._schedule.finish(work)
         return True
 
@@ -278,14 +279,14 @@ class Watchdog:
                 return  # somebody else's, or the database is not ours: the next comparison of all decides
             if must_not_run(scan):
                 # created by a launch that lost its race with a deletion
-                tx.due.put(STOP, status.scan_id)
+                tx.due.put(DueKind.STOP, status.scan_id)
                 return
             events = decide_stage(scan, stage=status.stage, code=status.code, text=status.text)
             tx.append(status.scan_id, events)
             if events and is_terminal_problem(status.code):
-                tx.due.put(CHECK, status.scan_id, after=self._trouble_limit)
+                tx.due.put(DueKind.CHECK, status.scan_id, after=self._trouble_limit)
             elif events:
-                tx.due.drop(CHECK, status.scan_id)
+                tx.due.drop(DueKind.CHECK, status.scan_id)
         if events:
             logger.info("scanner.stage", scan_id=status.scan_id, stage=status.stage, code=status.code)
 
@@ -308,7 +309,7 @@ class Watchdog:
                     result_grace_s=self._result_grace.total_seconds(),
                 )  # fmt: skip
                 if grace_s is not None:
-                    tx.due.put(END, ended.scan_id, after=timedelta(seconds=grace_s), note=_as_note(ended))
+                    tx.due.put(DueKind.END, ended.scan_id, after=timedelta(seconds=grace_s), note=_as_note(ended))
                     return True
             if self._launcher.can_restart_in_place:
                 await self._restart(tx, scan, ended)
@@ -349,13 +350,13 @@ class Watchdog:
             if isinstance(event, ScannerRestarted):
                 pause_s = retry_policy.restart_pause_s(event.restarts, was_planned=ended.was_taken)
                 # in the same transaction: a dispatcher that dies here does not forget the restart
-                tx.due.put(RELAUNCH, ended.scan_id, after=timedelta(seconds=pause_s), priority=scan.priority)
+                tx.due.put(DueKind.RELAUNCH, ended.scan_id, after=timedelta(seconds=pause_s), priority=scan.priority)
 
     async def _stop_orphan(self, scan_id: ScanId) -> None:
         """Stop a running scanner server whose scan is deleted, failed or unknown (not: just starting or finishing)."""
         async with self._on(scan_id) as tx:
             if must_not_run(tx.scan(scan_id)):
-                tx.due.put(STOP, scan_id)
+                tx.due.put(DueKind.STOP, scan_id)
                 logger.warning("scanner.orphan-stopped", scan_id=scan_id)
 
     async def _load(self, scan_id: ScanId) -> Scan | None:

@@ -81,7 +81,7 @@ class WorkerRequests:
     async def top_up(self, scan_id: ScanId, workflow_id: str, cluster_location: str, n_workers: int) -> bool:
         """Add workers that nobody has asked for; False when an earlier top-up is not yet clear, or EWMS refuses these.
 
-        Raises TryLater, NotFound, OutcomeUnknown; what became of the request is found out then by `resolve`.
+        Raises TryLater, EwmsNotFound, OutcomeUnknown; what became of the request is found out then by `resolve`.
         """
         async with self._uow.on_scans(context_of(DueKind.ADDITIONS, scan_id, "top-up"), [scan_id]) as tx:
             if await store.has_open_top_up(tx.connection, scan_id):
@@ -163,7 +163,7 @@ class WorkerRequests:
             return await store.hold_addition(tx.connection, addition, until=tx.now + LEASE)
 
     async def _ask(self, addition: Addition) -> Taskforce | Rejection:
-        """Look for the workers of an earlier try, else ask EWMS. Raises TryLater, NotFound, OutcomeUnknown."""
+        """Look for the workers of an earlier try, else ask EWMS. Raises TryLater, EwmsNotFound, OutcomeUnknown."""
         there = await self._taskforces(addition)
         if addition.attempted_at is not None:
             found = await self._find(addition, there)

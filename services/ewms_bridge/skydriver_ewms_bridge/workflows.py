@@ -180,7 +180,7 @@ class Workflows:
     async def _create(self, scan: Scan, begun_at: datetime, earlier: store.Attempt | None) -> Workflow | None:
         """Ask for a workflow, once, with the intent on disk. None: there is none, or nobody knows; look again.
 
-        begun_at: of the intent. earlier: the last request before it. Raises RefusedForNow.
+        begun_at: of the intent. earlier: the last request before it. Raises EwmsRejectedForNow.
         """
         order = workflow_order_for(
             scan,

@@ -17,9 +17,9 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.loops import LoopSignals, run_loop
 from skydriver_dispatcher import store as statements
+from skydriver_dispatcher.due_kinds import DueKind
 from skydriver_dispatcher.launch_steps import LaunchSteps
 from skydriver_dispatcher.launcher_events import CapacityFreed
-from skydriver_dispatcher.usecases import STOP
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store, a_context
 from tests.support.waiting import until
@@ -32,7 +32,7 @@ async def queue(store: Store, **scans: tuple[int, float]) -> None:
     """Waiting scans by name: priority, hours of waiting."""
     schedule = Schedule(store.pool, store.bell, holder="x")
     for name, (priority, hours) in scans.items():
-        await schedule.put(statements.LAUNCH, ScanId(name), priority=priority)
+        await schedule.put(DueKind.LAUNCH, ScanId(name), priority=priority)
         await store.pool.execute(
             "UPDATE due_work SET created_at = now() - make_interval(secs => $2) WHERE scan_id = $1", name, hours * 3600
         )
@@ -346,7 +346,7 @@ async def test_a_stop_that_is_under_way_does_not_stand_for_what_starts_behind_it
     await dispatcher.delete(scan_id)
     # another replica is at it: it has looked, found nothing, and is about to say that it is done
     other = Schedule(dispatcher.store.pool, dispatcher.store.bell, holder="two")
-    under_way = await other.claim(STOP)
+    under_way = await other.claim(DueKind.STOP)
     assert under_way is not None
     await launching
     assert dispatcher.has_job(scan_id)
@@ -484,7 +484,7 @@ async def test_a_scan_that_is_not_launched_leaves_its_place_in_the_interval_to_t
         case "deleted":
             # its row is there again though it does not wait any more
             await dispatcher.delete(first)
-            await dispatcher.schedule.put(statements.LAUNCH, first, priority=50)
+            await dispatcher.schedule.put(DueKind.LAUNCH, first, priority=50)
     others = [await dispatcher.request() for _ in range(2)]
     await dispatcher.settle_down()
     states = [(await dispatcher.scan(scan_id)).launch.state for scan_id in (first, *others)]

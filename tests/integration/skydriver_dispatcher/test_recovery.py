@@ -10,9 +10,9 @@ from skydriver_common.faults import TryLater
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import ScannerStage
+from skydriver_dispatcher.due_kinds import DueKind
 from skydriver_dispatcher.launcher_events import ScannerExit, ScannerStatus
 from skydriver_dispatcher.pending_events import MAX_TRIES
-from skydriver_dispatcher.usecases import RELAUNCH, STOP
 from tests.support import pods
 from tests.support.dispatchers import Dispatcher, a_dispatcher, set_throttle
 from tests.support.histories import Store
@@ -138,12 +138,12 @@ async def test_a_worker_that_comes_too_late_leaves_alone_what_another_has_launch
         await dispatcher.settle_down()
         assert dispatcher.has_job(scan_id)
         assert (await dispatcher.scan(scan_id)).launch.state == "launched"
-        assert await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", STOP) == 0
+        assert await store.pool.fetchval("SELECT count(*) FROM due_work WHERE kind = $1", DueKind.STOP) == 0
 
 
 async def test_a_stop_that_is_left_over_does_not_end_a_scan_that_should_run(store: Store, dispatcher: Dispatcher) -> None:
     scan_id = await dispatcher.launched()
-    await dispatcher.schedule.put(STOP, scan_id)
+    await dispatcher.schedule.put(DueKind.STOP, scan_id)
     await dispatcher.settle_down()
     assert dispatcher.has_job(scan_id)
     await dispatcher.delete(scan_id)
@@ -156,7 +156,7 @@ async def test_a_scan_that_is_deleted_while_it_is_started_again_is_stopped(
 ) -> None:
     scan_id = await dispatcher.launched()
     await dispatcher.cluster.remove("jobs", f"skyscan-{scan_id}")
-    await dispatcher.schedule.put(RELAUNCH, scan_id)
+    await dispatcher.schedule.put(DueKind.RELAUNCH, scan_id)
     launch = dispatcher.launcher.launch
 
     async def deleted_meanwhile(scan: Any) -> str:

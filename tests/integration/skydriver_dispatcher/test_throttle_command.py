@@ -5,6 +5,7 @@ from datetime import timedelta
 from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.model.ids import ScanId
 from skydriver_dispatcher import store as statements
+from skydriver_dispatcher.due_kinds import DueKind
 from tests.support.dispatchers import set_throttle
 from tests.support.histories import Store, skydriver
 
@@ -13,8 +14,8 @@ async def test_the_throttle_is_shown_changed_for_all_at_once_noted_and_reset(sto
     await set_throttle(store, interval_s=300, max_running=10)
     schedule = Schedule(store.pool, store.bell, holder="x")
     for n in range(5):
-        await schedule.put(statements.LAUNCH, ScanId(f"scan-{n}"), priority=0)
-    await schedule.put(statements.LAUNCH, ScanId("urgent"), priority=100)
+        await schedule.put(DueKind.LAUNCH, ScanId(f"scan-{n}"), priority=0)
+    await schedule.put(DueKind.LAUNCH, ScanId("urgent"), priority=100)
 
     async def claimed() -> int:
         number = 0

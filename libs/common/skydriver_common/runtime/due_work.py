@@ -156,6 +156,6 @@ class DueWorkConsumer:
             logger.warning("work.waiting", kind=work.kind, tries=work.tries, what=fault.what, retry_in_s=round(pause_s, 1))
         else:
             logger.exception("work.failed", kind=work.kind, tries=work.tries, retry_in_s=round(pause_s, 1))
-        if self._uses_up_patience(fault):
+        if self._uses_up_patience(fault) and len(self._failed_in_a_row) < MAX_FAILING_SCANS:
             self._failed_in_a_row.add(work.scan_id)
         await self._schedule.postpone(work, timedelta(seconds=pause_s))
