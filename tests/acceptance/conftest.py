@@ -71,7 +71,7 @@ def stop(running: Running) -> None:
     """Stop as a person would, and wait for the end."""
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGTERM)
-        running.process.wait(timeout=30)
+        running.process.wait(timeout=120)
 
 
 def _answers(running: Running) -> bool:

@@ -50,12 +50,12 @@ def another_gateway(system: Running, log: Path, **settings: str) -> Iterator[Gat
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=120)
 
 
 def _is_ready(health_port: int) -> bool:
     """It answers reads before it has reached the broker, and commands after that."""
     try:
-        return requests.get(f"http://127.0.0.1:{health_port}/readyz", timeout=5).status_code == 200
+        return requests.get(f"http://127.0.0.1:{health_port}/readyz", timeout=30).status_code == 200
     except requests.ConnectionError:
         return False

@@ -17,7 +17,7 @@ def kill_everything(running: Running) -> None:
     for pid in victims:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    running.process.wait(timeout=10)
+    running.process.wait(timeout=120)
     wait_until(lambda: not any(is_alive(pid) for pid in victims), 60, "all processes are dead")
 
 

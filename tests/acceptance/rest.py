@@ -59,6 +59,6 @@ USER_ROLE = {"skydriver-external": {"roles": ["users"]}}
 def with_token(system: Running, bearer: str | None, method: str, path: str, body: Any = None) -> requests.Response:
     """A call with this token, or none."""
     return requests.request(
-        method, system.connection["url"] + path, data=None if body is None else json.dumps(body), timeout=30,
+        method, system.connection["url"] + path, data=None if body is None else json.dumps(body), timeout=120,
         headers={} if bearer is None else {"Authorization": f"Bearer {bearer}"}, allow_redirects=False,
     )  # fmt: skip

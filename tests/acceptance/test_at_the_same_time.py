@@ -38,7 +38,7 @@ def test_one_idempotency_key_makes_one_scan(quiet_system: Running) -> None:
     body = json.dumps(scan_request(sample_event(), classifiers={"by": "one key"}))
     headers = {"Authorization": f"Bearer {quiet_system.connection['user_token']}", "Idempotency-Key": "all at once"}
     answers = _together(
-        lambda _: requests.post(quiet_system.connection["url"] + "/scan", data=body, headers=headers, timeout=30)
+        lambda _: requests.post(quiet_system.connection["url"] + "/scan", data=body, headers=headers, timeout=120)
     )
     assert len({ok(answer)["scan_id"] for answer in answers}) == 1
     query = {"filter": {"classifiers.by": "one key"}}

@@ -28,7 +28,7 @@ def test_down_ends_what_a_killed_up_left_running(own_system: Running) -> None:
     scanner = processes.Identity.read(identity_file)
     assert scanner is not None
     own_system.process.kill()
-    own_system.process.wait(timeout=30)
+    own_system.process.wait(timeout=120)
     told = _skydriver("status", "--data-dir", str(own_system.data_dir))
     assert told.returncode == 1
     assert "skydriver down" in told.stderr

@@ -16,7 +16,7 @@ def _stream(system: Running, scan: str, *, after: int | None = None) -> Iterator
     headers = {"Authorization": f"Bearer {system.connection['user_token']}", "Accept": "text/event-stream"}
     if after is not None:
         headers["Last-Event-ID"] = str(after)
-    response = requests.get(f"{system.connection['url']}/scan/{scan}/events", headers=headers, stream=True, timeout=30)
+    response = requests.get(f"{system.connection['url']}/scan/{scan}/events", headers=headers, stream=True, timeout=120)
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("text/event-stream")
     with closing(response):

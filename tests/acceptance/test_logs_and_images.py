@@ -34,7 +34,7 @@ def gateway(quiet_system: Running, folder: Path, tmp_path_factory: pytest.TempPa
 
 def _call(system: Running, gateway: Gateway, method: str, path: str, **sent: object) -> requests.Response:
     headers = {"Authorization": f"Bearer {system.connection['user_token']}"}
-    return requests.request(method, gateway.url + path, headers=headers, timeout=30, **sent)  # type: ignore[arg-type]
+    return requests.request(method, gateway.url + path, headers=headers, timeout=120, **sent)  # type: ignore[arg-type]
 
 
 def _unless_unavailable(answer: requests.Response) -> requests.Response | None:

@@ -109,8 +109,8 @@ def test_the_same_idempotency_key_makes_one_scan(system: Running) -> None:
     body = json.dumps(scan_request(sample_event())).encode()
     headers = {"Authorization": f"Bearer {system.connection['user_token']}", "Idempotency-Key": f"key-{id(body)}"}
     url = system.connection["url"] + "/scan"
-    first, second = (requests.post(url, data=body, headers=headers, timeout=30) for _ in range(2))
+    first, second = (requests.post(url, data=body, headers=headers, timeout=120) for _ in range(2))
     assert first.json()["scan_id"] == second.json()["scan_id"]
-    other = requests.post(url, data=body.replace(b"dummy", b"other"), headers=headers, timeout=30)
+    other = requests.post(url, data=body.replace(b"dummy", b"other"), headers=headers, timeout=120)
     assert other.status_code == 422
     system.call("DELETE", f"/scan/{first.json()['scan_id']}", body={"delete_completed_scan": True})

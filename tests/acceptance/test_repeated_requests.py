@@ -79,7 +79,7 @@ def test_workers_are_added_once_for_one_key(system: Running) -> None:
 def test_what_is_no_key_is_refused(quiet_system: Running) -> None:
     for key in ("", "k" * 256, "\xff", "a\tb"):
         answer = requests.post(
-            quiet_system.connection["url"] + "/scan", data=json.dumps(scan_request(sample_event())), timeout=30,
+            quiet_system.connection["url"] + "/scan", data=json.dumps(scan_request(sample_event())), timeout=120,
             headers={
                 "Authorization": f"Bearer {quiet_system.connection['user_token']}", "Idempotency-Key": key.encode("latin-1"),
             },

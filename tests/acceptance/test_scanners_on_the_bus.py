@@ -72,7 +72,7 @@ def test_a_report_over_the_bus_that_comes_after_a_newer_one_over_rest_is_passed_
     def over_rest(method: str, what: str, body: dict[str, Any], number: str) -> int:
         headers = {protocol.PRODUCER_HEADER: "p", protocol.SEQUENCE_HEADER: number, "Authorization": f"Bearer {bearer}"}
         url = f"{quiet_system.connection['url']}/scan/{scan_id}/{what}"
-        return requests.request(method, url, json=body, headers=headers, timeout=30).status_code
+        return requests.request(method, url, json=body, headers=headers, timeout=120).status_code
 
     async def over_the_bus() -> None:
         async with await aio_pika.connect(quiet_system.connection["amqp_url"]) as connection:

@@ -104,7 +104,7 @@ def gateway(quiet_system: Running, provider: Provider, tmp_path_factory: pytest.
 
 
 def _get(gateway: Gateway, token: str) -> requests.Response:
-    return requests.get(gateway.url + "/", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    return requests.get(gateway.url + "/", headers={"Authorization": f"Bearer {token}"}, timeout=120)
 
 
 def test_tokens_of_both_kinds_of_keys_are_good_and_the_keys_are_asked_for_once(gateway: Gateway, provider: Provider) -> None:
@@ -164,5 +164,5 @@ def test_the_dispatchers_key_is_good_for_single_scans_only(gateway: Gateway, qui
     assert _get(gateway, quiet_system.connection["user_token"]).status_code == 401
     scan = request_scan(quiet_system)["scan_id"]
     system = quiet_system.connection["system_token"]
-    answer = requests.get(f"{gateway.url}/scan/{scan}/manifest", headers={"Authorization": f"Bearer {system}"}, timeout=30)
+    answer = requests.get(f"{gateway.url}/scan/{scan}/manifest", headers={"Authorization": f"Bearer {system}"}, timeout=120)
     assert answer.status_code == 401

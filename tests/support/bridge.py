@@ -238,7 +238,7 @@ async def a_bridge(
             reconciliation=Reconciliation(pool, usecases, schedule, unclear_wait=configured.unclear_wait), uows=uows, faults=faults,
         )  # fmt: skip
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             await pool.close()
 
 

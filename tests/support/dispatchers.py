@@ -30,7 +30,7 @@ from tests.support.kmock_cluster import NAMESPACE, Cluster
 from tests.support.launchers import JOBS, NEEDED, kubernetes_launcher
 from tests.support.waiting import until
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 @dataclass(slots=True)
@@ -118,14 +118,15 @@ class Dispatcher:
 
 
 def a_dispatcher(
-    store: Store, cluster: Cluster, client: ApiClient, name: str = "one", instance: str = JOBS.instance, **watchdog: Any
-) -> Dispatcher:
-    """A replica of this name."""
+    store: Store, cluster: Cluster, client: ApiClient, name: str = "one", instance: str = JOBS.instance, *,
+    call_timeout_s: float = 15.0, **watchdog: Any,
+) -> Dispatcher:  # fmt: skip
+    """A replica of this name. call_timeout_s: how long its launcher waits for each answer of Kubernetes."""
     jobs = replace(JOBS, instance=instance)
     pool, uow = store.pool, store.uows["dispatcher"]
     schedule = Schedule(pool, store.bell, holder=name)
     pending = PendingEvents()
-    launcher = kubernetes_launcher(client, pending, jobs)
+    launcher = kubernetes_launcher(client, pending, jobs, timeout_s=call_timeout_s)
     usecases = UseCases(pool, uow)
     launch_steps = LaunchSteps(pool, uow, schedule, launcher, max_attempts=3)
     leadership = Leadership(client, namespace=NAMESPACE, name="skydriver", holder=name, lease_s=1.5, timeout_s=0.5)

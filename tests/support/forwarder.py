@@ -65,7 +65,7 @@ def forwarding() -> Iterator[Forwarder]:
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_PASSED_ON}
             answer = requests.request(
-                self.command, forwarder.behind() + self.path, data=body, headers=headers, timeout=30, allow_redirects=False
+                self.command, forwarder.behind() + self.path, data=body, headers=headers, timeout=120, allow_redirects=False
             )
             forwarder.passed.append(Passed(at, self.command, self.path, answer.status_code))
             self.send_response(answer.status_code)

@@ -82,12 +82,12 @@ class Cluster(kmock.RawHandler):
 
     async def until_asked(self, method: str, kind: str, times: int = 1) -> None:
         """Wait until there were so many requests of this kind."""
-        async with asyncio.timeout(20.0), self.asked:
+        async with asyncio.timeout(120), self.asked:
             await self.asked.wait_for(lambda: self.count(method, kind) >= times)
 
     async def until_watched(self, watches: int) -> None:
         """Wait until so many watches are open."""
-        async with asyncio.timeout(20.0), self.asked:
+        async with asyncio.timeout(120), self.asked:
             await self.asked.wait_for(lambda: self.watches >= watches)
 
     def find(self, kind: str, name: str, namespace: str = NAMESPACE) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ def a_launched_scan(**launch: Any) -> Scan:
 
 
 def kubernetes_launcher(
-    client: ApiClient, events: PendingEvents, settings: JobSettings = JOBS, *, timeout_s: float = 0.5
+    client: ApiClient, events: PendingEvents, settings: JobSettings = JOBS, *, timeout_s: float = 15.0
 ) -> KubernetesLauncher:
     """A launcher whose tokens can be read."""
     environment = partial(

@@ -137,7 +137,7 @@ class RawSender:
             frames += _frame(3, body[start : start + _MOST_BODY])
         self._writer.write(frames)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 answer = await self._answer()
         except (OSError, EOFError):
             answer = None

@@ -115,7 +115,7 @@ async def running_ewms(
     try:
         assert process.stderr is not None
         url = ""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while not url:
                 line = (await process.stderr.readline()).decode()
                 assert line, "".join(log)
@@ -130,7 +130,7 @@ async def running_ewms(
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(120):
                 await process.wait()
         await draining
     assert process.returncode in {0, -signal.SIGKILL}, "".join(log)

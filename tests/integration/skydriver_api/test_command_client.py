@@ -130,7 +130,7 @@ async def test_a_command_during_a_slow_reconnection_is_sent_once_the_way_back_is
     async with await aio_pika.connect(clean_bus) as other:
         service.replies_on = await other.channel()
         proxy.cut()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await is_restoring.wait()  # the connection is back, what was declared on it is not
             asking = asyncio.create_task(commands.call(COMMAND, actor="a"))
             await let_others_run(20)

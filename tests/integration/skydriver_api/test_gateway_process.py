@@ -84,7 +84,7 @@ async def _gateway(database: str, amqp_url: str, folder: Path, *, limits: str = 
             await until(answers)
             yield gateway
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 30) == 0
+            assert await asyncio.wait_for(process.wait(), 120) == 0
         finally:
             if process.returncode is None:
                 process.kill()

@@ -198,10 +198,10 @@ async def test_a_decision_waits_for_a_blob_that_a_crash_has_lost_and_holds_up_no
         await until(is_taken, poll_s=0.01, not_yet=TryLater)
 
     waiting = asyncio.create_task(again_and_again(needing))
-    await asyncio.wait_for(again_and_again(_reporting(scan_id, 2)), 10)
+    await asyncio.wait_for(again_and_again(_reporting(scan_id, 2)), 120)
     assert not waiting.done()
     await blobs.put(store.pool, skymap)
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 120)
     assert await store.pool.fetchval("SELECT version FROM manifests WHERE scan_id = $1", scan_id) == 3
 
 

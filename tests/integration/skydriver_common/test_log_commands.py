@@ -73,7 +73,7 @@ async def test_following_prints_what_comes_and_ends_quietly(store: Store) -> Non
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await process.stdout.readline()
         scan_id = await store.a_scan()
         assert json.loads(await process.stdout.readline())["scan_id"] == scan_id

@@ -51,10 +51,10 @@ async def test_it_waits_for_database_and_broker_and_then_is_ready(
             assert not running.done()
             assert not is_built.is_set()
             await proxy.open()
-    await asyncio.wait_for(is_built.wait(), 30)
+    await asyncio.wait_for(is_built.wait(), 120)
     assert await services[0].health.not_ready() == []
     services[0].request_stop()
-    assert await asyncio.wait_for(running, 20) == 0
+    assert await asyncio.wait_for(running, 120) == 0
 
 
 async def test_it_stops_at_once_while_it_waits(
@@ -72,4 +72,4 @@ async def test_it_stops_at_once_while_it_waits(
     with capture_logs() as logged:
         await until(lambda: _waits(logged))
     services[0].request_stop()
-    assert await asyncio.wait_for(running, 10) == 0
+    assert await asyncio.wait_for(running, 120) == 0

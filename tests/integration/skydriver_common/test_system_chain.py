@@ -79,7 +79,7 @@ async def test_the_relay_publishes_them(store: Store, clean_bus: str) -> None:
         while await relay.step() is not False:
             pass
         await relay.close()
-        message = await queue.get(timeout=10)
+        message = await queue.get(timeout=120)
         assert message is not None
         assert orjson.loads(message.body)["data"]["why"] == "seen to"
         assert message.headers["scan_id"] == ev.SYSTEM

@@ -158,7 +158,7 @@ async def test_readers_and_the_relay_see_every_event_once_although_transactions_
 
 
 async def _next(queue: aio_pika.abc.AbstractQueue) -> Any:
-    message = await queue.get(timeout=10)
+    message = await queue.get(timeout=120)
     assert message is not None
     await message.ack()
     return orjson.loads(message.body)

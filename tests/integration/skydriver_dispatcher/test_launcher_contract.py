@@ -41,7 +41,7 @@ class Place:
 
     async def news(self) -> ScannerExit:
         """The next end."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             woken = asyncio.Event()
             self.launcher.events.on_event(woken.set)
             while True:

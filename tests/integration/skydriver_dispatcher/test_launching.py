@@ -286,7 +286,7 @@ async def test_a_launch_takes_no_longer_than_half_its_lease_whatever_the_launche
     uow = dispatcher.store.uows["dispatcher"]
     launch_steps = LaunchSteps(dispatcher.store.pool, uow, schedule, dispatcher.launcher, max_attempts=3)
     scan_id = await dispatcher.request(priority=100)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         await launch_steps.new_worker()()
     assert await dispatcher.codes(scan_id) == ["launch-deferred"]
 

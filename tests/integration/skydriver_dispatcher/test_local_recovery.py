@@ -69,7 +69,7 @@ class Life:
         known = asyncio.Event()
         self.launcher.events.on_event(known.set)
         (self.work_dir / scan_id / "end").write_text(str(code))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             await known.wait()
 
 

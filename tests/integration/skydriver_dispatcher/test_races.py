@@ -26,7 +26,9 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
 ) -> None:
     rng = random.Random(seed)
     await set_throttle(store)
-    replicas = [dispatcher, a_dispatcher(store, dispatcher.cluster, dispatcher.client, "two")]
+    replicas = [
+        a_dispatcher(store, dispatcher.cluster, dispatcher.client, name, call_timeout_s=0.5) for name in ("impatient", "two")
+    ]
     # slow creates, some of them finished by the API server only after we have stopped waiting: deletions fall in between
     for delay_s in rng.sample((0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0.7, 0.7, 0.7, 0.7), 10):
         dispatcher.cluster.fail("POST", "jobs", delay_s=delay_s)
@@ -49,7 +51,7 @@ async def test_whatever_the_order_what_was_deleted_is_gone_and_what_was_not_runs
             await dispatcher.delete(scan_id)
         return scan_id, is_deleted
 
-    watching = asyncio.create_task(dispatcher.watch.run(stopping))
+    watching = asyncio.create_task(replicas[0].watch.run(stopping))
     working = [asyncio.create_task(work(replica)) for replica in replicas]
     scans = await asyncio.gather(*(life() for _ in range(12)))
     wanted = {scan_id for scan_id, is_deleted in scans if not is_deleted}

@@ -16,6 +16,13 @@ def ewms() -> FakeEwms:
 
 
 @pytest.fixture
+def limit_s(request: pytest.FixtureRequest) -> float:
+    """How long to wait for an answer: not long in a test of one that never comes, else longer than a busy machine needs."""
+    is_silent = "hang" in request.node.callspec.params.values() if hasattr(request.node, "callspec") else False
+    return 1.0 if is_silent else 60.0
+
+
+@pytest.fixture
 async def bridge(database: str, tmp_path: Path, ewms: FakeEwms) -> AsyncIterator[Bridge]:
     """One replica of the bridge."""
     async with a_bridge(database, tmp_path, ewms) as bridge:

@@ -24,7 +24,7 @@ from skydriver_ewms_bridge.ports import EwmsNotFound, EwmsRejected, OutcomeUnkno
 from tests.support.waiting import until, wait_until
 
 ADMIN = "admin-of-the-stand-in"
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def sandbox(amqp_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Sandbox(_url_in(log, process))
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=120)
 
 
 def _url_in(log: Path, process: "subprocess.Popen[bytes]") -> str:
@@ -72,7 +72,7 @@ def _url_in(log: Path, process: "subprocess.Popen[bytes]") -> str:
 async def ewms(sandbox: Sandbox) -> AsyncIterator[EwmsRest]:
     async with open_ewms(
         url=sandbox.url, issuer=sandbox.url, client_id="skydriver", client_secret=SecretStr("s3cret"), instance="test",
-        write_timeout_s=1.5,
+        write_timeout_s=5.0,
     ) as ewms:  # fmt: skip
         yield ewms
 

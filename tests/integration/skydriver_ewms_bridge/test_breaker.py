@@ -38,7 +38,7 @@ async def server() -> AsyncIterator[Unruly]:
 
 
 @pytest.fixture
-async def replicas(server: Unruly, bridge: Bridge) -> AsyncIterator[list[tuple[EwmsRest, Breaker, list[str]]]]:
+async def replicas(server: Unruly, bridge: Bridge, limit_s: float) -> AsyncIterator[list[tuple[EwmsRest, Breaker, list[str]]]]:
     """Two replicas' ways to EWMS, each with its own breaker on the same database, and what their bells rang."""
     async with ClientSession() as reads, ClientSession(connector=TCPConnector(force_close=True)) as writes:
         ways = []
@@ -49,7 +49,7 @@ async def replicas(server: Unruly, bridge: Bridge) -> AsyncIterator[list[tuple[E
             breaker = Breaker(bridge.pool, bell)
             ewms = EwmsRest(
                 reads, writes, base_url=server.url, credentials=credentials, instance="prod", guard=breaker,
-                read_timeout_s=0.3, write_timeout_s=0.3,
+                read_timeout_s=limit_s, write_timeout_s=limit_s,
             )  # fmt: skip
             ways.append((ewms, breaker, rung))
         yield ways

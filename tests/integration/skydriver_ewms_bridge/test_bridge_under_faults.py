@@ -85,7 +85,7 @@ async def pair(database: str, tmp_path: Path, amqp_url: str, request: pytest.Fix
             credentials=credentials,
             instance=INSTANCE,
             read_timeout_s=5.0,
-            write_timeout_s=1.0,
+            write_timeout_s=2.0,
         )
         async with a_bridge(database, tmp_path / "work", ewms, objects=store) as bridge:
             yield Pair(bridge, sandbox, store)

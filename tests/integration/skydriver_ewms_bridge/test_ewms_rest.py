@@ -53,12 +53,12 @@ async def server() -> AsyncIterator[Unruly]:
 
 
 @pytest.fixture
-async def ewms(server: Unruly) -> AsyncIterator[EwmsRest]:
+async def ewms(server: Unruly, limit_s: float) -> AsyncIterator[EwmsRest]:
     async with ClientSession() as reads, ClientSession(connector=TCPConnector(force_close=True)) as writes:
         credentials = ClientCredentials(reads, issuer=server.url, client_id="bridge", client_secret=SecretStr("s3cret"))
         yield EwmsRest(
             reads, writes, base_url=server.url, credentials=credentials, instance="prod",
-            read_timeout_s=0.3, write_timeout_s=0.3,
+            read_timeout_s=limit_s, write_timeout_s=limit_s,
         )  # fmt: skip
 
 

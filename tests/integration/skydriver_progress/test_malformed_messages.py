@@ -129,7 +129,7 @@ async def test_a_letter_of_the_broker_itself_goes_nowhere_but_where_it_died(rig:
     connection = await aio_pika.connect(rig.amqp_url)
     async with connection:
         queue = await (await connection.channel()).get_queue(topology.scanner_queue("progress").name)
-        message = await queue.get(timeout=30)
+        message = await queue.get(timeout=120)
         assert message is not None
         await message.reject()
     [letter] = await _letters(rig, 1)

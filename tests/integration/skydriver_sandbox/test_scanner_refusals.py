@@ -19,7 +19,7 @@ async def _end(tmp_path: Path, event: Any, **changes: Any) -> tuple[int, str]:
     async with serving(FakeSkyDriver(event, _no_workers)) as skydriver:
         scanner = Scanner(tmp_path, skydriver.url, **changes)
         process = await scanner.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             return await process.wait(), scanner.log()
 
 
@@ -94,7 +94,7 @@ async def test_a_scan_skydriver_does_not_know_is_a_failure(tmp_path: Path) -> No
     async with serving(skydriver):
         scanner = Scanner(tmp_path, skydriver.url)
         process = await scanner.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             assert await process.wait() == 1
     assert skydriver.calls == ["GET manifest", "GET manifest"]
     assert "HTTP 404" in scanner.log()

@@ -145,6 +145,6 @@ async def test_a_session_needs_its_token_only(guarded: Guarded, tmp_path: Path) 
                 assert report.headers["token"] == token
                 stops = await channel.get_exchange(protocol.STOP_EXCHANGE, ensure=False)
                 await stops.publish(aio_pika.Message(protocol.stop_signal("deleted")), SCAN_ID, mandatory=True)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(120):
                     assert await heard.get() == StopSignal("deleted")
         assert skydriver.progress == []

@@ -219,7 +219,7 @@ async def test_an_older_list_is_served_at_once_and_refreshed_behind() -> None:
     now[0] = 301
     source.may_answer.clear()
     source.tags = {"2.0.0": 2.0}
-    lists = await asyncio.wait_for(asyncio.gather(*(cached.push_times() for _ in range(50))), 20)
+    lists = await asyncio.wait_for(asyncio.gather(*(cached.push_times() for _ in range(50))), 120)
     assert {*map(str, lists)} == {"{'1.0.0': 1.0}"}
     assert source.asked == 2
     source.may_answer.set()
@@ -246,7 +246,7 @@ async def test_one_look_serves_everybody_and_after_one_that_failed_nobody_waits_
     source.may_answer.clear()
     for _ in range(10):
         with pytest.raises(CatalogUnavailable):
-            await asyncio.wait_for(cached.push_times(), 20)
+            await asyncio.wait_for(cached.push_times(), 120)
     assert source.asked == 1
     now[0] = 11
     source.is_away = False
@@ -287,7 +287,7 @@ async def test_a_folder_that_hangs_takes_one_thread_of_its_own(tmp_path: Path, m
                 await catalog.push_times()
             now[0] += 11
         assert [thread.name for thread in threading.enumerate()].count("image-folder") == 1
-        assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 20) == 1  # what others use is free
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 120) == 1  # what others use is free
     finally:
         may_return.set()
 

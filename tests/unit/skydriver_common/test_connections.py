@@ -53,7 +53,7 @@ async def _ask(port: int) -> bytes:
 
 
 async def test_beyond_the_bound_a_client_is_answered_503_and_those_within_it_go_on() -> None:
-    async with _server(most=3) as (limits, port, refused), asyncio.timeout(30):
+    async with _server(most=3) as (limits, port, refused), asyncio.timeout(120):
         silent = [await asyncio.open_connection(HOST, port) for _ in range(3)]
         with capture_logs() as told:
             answers = await asyncio.gather(*(_ask(port) for _ in range(20)))
@@ -71,7 +71,7 @@ async def test_beyond_the_bound_a_client_is_answered_503_and_those_within_it_go_
 
 
 async def test_one_address_does_not_take_all_connections() -> None:
-    async with _server(most=10, most_per_address=2) as (_, port, refused), asyncio.timeout(30):
+    async with _server(most=10, most_per_address=2) as (_, port, refused), asyncio.timeout(120):
         both = [await asyncio.open_connection(HOST, port) for _ in range(2)]
         assert (await _ask(port)).startswith(b"HTTP/1.1 503")
         assert refused == ["address"]
@@ -83,7 +83,7 @@ async def test_one_address_does_not_take_all_connections() -> None:
 
 
 async def test_a_connection_on_which_nothing_or_only_part_of_a_header_comes_is_closed() -> None:
-    async with _server(first_request_s=0.05) as (limits, port, _), asyncio.timeout(30):
+    async with _server(first_request_s=0.05) as (limits, port, _), asyncio.timeout(120):
         silent, _keep = await asyncio.open_connection(HOST, port)
         dripping, writer = await asyncio.open_connection(HOST, port)
         writer.write(b"GET / HT")
@@ -95,7 +95,7 @@ async def test_a_connection_on_which_nothing_or_only_part_of_a_header_comes_is_c
 
 
 async def test_a_connection_that_has_asked_is_kept_for_the_next_request() -> None:
-    async with _server(first_request_s=0.05) as (limits, port, _), asyncio.timeout(30):
+    async with _server(first_request_s=0.05) as (limits, port, _), asyncio.timeout(120):
         reader, writer = await asyncio.open_connection(HOST, port)
         for _ in range(3):
             writer.write(REQUEST)

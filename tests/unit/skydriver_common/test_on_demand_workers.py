@@ -29,7 +29,7 @@ async def test_what_is_put_in_while_the_last_tasks_are_ending_is_taken_too() -> 
             drain.wake()
             await asked
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         asking = [asyncio.create_task(ask_in_turn(3)) for _ in range(2)]
         await let_others_run()
         gate.set()
@@ -56,6 +56,6 @@ async def test_no_more_than_so_many_are_at_it() -> None:
     drain = OnDemandWorkers(take, at_once=3)
     for _ in range(20):
         drain.wake()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         await is_empty.wait()
     assert most == 3

@@ -21,7 +21,7 @@ from skydriver_common.runtime.service import Build, Service, StartupProblem, ser
 from skydriver_common.runtime.settings import ServiceSettings
 from tests.support.waiting import let_others_run
 
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 
 
 def settings(**more: Any) -> ServiceSettings:

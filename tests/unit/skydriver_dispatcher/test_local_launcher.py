@@ -39,7 +39,7 @@ async def a_launcher(folder: Path, command: Sequence[str] = IDLE) -> AsyncIterat
 async def the_end(launcher: LocalLauncher) -> ScannerExit:
     woken = asyncio.Event()
     launcher.events.on_event(woken.set)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while (news := launcher.events.take()) is None:
             await woken.wait()
             woken.clear()
