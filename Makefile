@@ -7,13 +7,14 @@ BUS_TESTS := tests/integration/skydriver_progress tests/integration/skydriver_sc
     tests/acceptance/test_scanners_on_the_bus.py \
     $(patsubst %,tests/integration/skydriver_common/test_%.py,settlement dead_letters publishing blocked_broker replay stop_signals silent_broker)
 
-.PHONY: run test test-clients test-failover test-rabbitmq4 unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help
+.PHONY: run test test-clients test-failover test-rabbitmq4 unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help \
+    test-busy test-shuffled test-odd-environment
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
 
 test: setup-dev check  ## set up, check style and types, run all but the Kubernetes tests
-	$(PYTEST) -n 2 --dist loadfile tests/unit tests/integration tests/acceptance
+	$(PYTEST) -n 2 --dist loadfile --durations=20 tests/unit tests/integration tests/acceptance
 	$(PYTEST) tests/chaos
 
 unit: setup-dev  ## the unit tests only: seconds
@@ -55,6 +56,16 @@ chaos: setup-dev  ## a long run under faults: SCANS=2000 FAULTS=100 SEED=… RAT
 
 test-failover: setup-dev  ## 200 scans while the database's standby is promoted 20 times
 	$(PYTHON) -m tests.chaos.run --scans 200 --faults 20 --per-second 0.8 --only "promote the standby"
+
+test-busy: setup-dev  ## the tests beside loops that keep all cores busy
+	$(PYTHON) -m tests.support.busy $(PYTEST) -n 2 --dist loadfile $(or $(TESTS),tests/unit tests/integration tests/acceptance)
+
+test-shuffled: setup-dev  ## the tests in another order: SEED=…
+	SKYDRIVER_TEST_ORDER_SEED=$(or $(SEED),$(shell date +%s)) \
+	    $(PYTEST) -n 2 --dist loadfile $(or $(TESTS),tests/unit tests/integration tests/acceptance)
+
+test-odd-environment: setup-dev  ## a part of the tests as a normal user in a folder with spaces, detached, with an odd environment: TESTS=…
+	$(PYTHON) -m tests.support.odd_environment $(TESTS)
 
 fmt: setup-dev  ## format the code
 	$(PYTHON) -m ruff check --fix .

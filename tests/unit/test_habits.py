@@ -24,58 +24,82 @@ def _name(path: Path) -> str:
     return str(path.relative_to(TESTS))
 
 
-def _calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+def _parsed() -> Iterator[tuple[str, ast.Module]]:
+    for path in MODULES:
+        if path != WAITING:
+            yield _name(path), ast.parse(path.read_text())
+
+
+def _called(call: ast.Call) -> str:
+    """`name` or `module.name`; of anything longer, the last word."""
+    if isinstance(call.func, ast.Attribute):
+        return f"{call.func.value.id}.{call.func.attr}" if isinstance(call.func.value, ast.Name) else call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def _calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def test_nobody_sleeps() -> None:
+    sleeps, pauses = [], []
+    for name, tree in _parsed():
+        for call in _calls(tree):
+            called = _called(call)
+            if called in ("time.sleep", "asyncio.sleep", "anyio.sleep", "sleep"):
+                sleeps.append(f"{name}:{call.lineno}")
+            if called in ("pause", "block") and not name.startswith(ON_PURPOSE):
+                pauses.append(f"{name}:{call.lineno}")
+    assert not sleeps, "wait by tests/support/waiting.py for what is to come true"
+    assert not pauses, "a pause is for what takes time on purpose; ON_PURPOSE lists where"
+
+
+def _reads_a_clock(node: ast.AST) -> bool:
+    return any(_called(call).rpartition(".")[2] in CLOCKS for call in _calls(node))
+
+
+def _spans(tree: ast.AST) -> set[str]:
+    """Names of what holds a difference of two readings of a clock, or a list of such."""
+    names = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield node, ast.unparse(node.func)
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.BinOp)
+            and isinstance(node.value.op, ast.Sub)
+            and _reads_a_clock(node.value)
+        ):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.Call) and (called := _called(node).partition("."))[2] == "append" and _reads_a_clock(node):
+            names.add(called[0])
+    return names
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path != WAITING], ids=_name)
-def test_nobody_sleeps(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    found = [call.lineno for call, name in _calls(tree) if name in ("time.sleep", "asyncio.sleep", "anyio.sleep", "sleep")]
-    assert not found, f"{_name(path)}: sleeps in lines {found}; wait by tests/support/waiting.py for what is to come true"
-    if not _name(path).startswith(ON_PURPOSE):
-        pauses = [call.lineno for call, name in _calls(tree) if name in ("pause", "block")]
-        assert not pauses, (
-            f"{_name(path)}: lines {pauses}; a pause is for what takes time on purpose (ON_PURPOSE in {__name__})"
-        )
+def test_no_assertion_is_about_a_span_of_time() -> None:
+    found = []
+    for name, tree in _parsed():
+        spans = _spans(tree)
+        found += [
+            f"{name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assert)
+            and (_reads_a_clock(node.test) or any(isinstance(n, ast.Name) and n.id in spans for n in ast.walk(node.test)))
+        ]
+    assert not found, "say what it means: an order, a count, a state reached"
 
 
-def _reads_a_clock(node: ast.AST, clocks: set[str]) -> bool:
-    return any(
-        isinstance(each, ast.Call)
-        and (
-            (isinstance(each.func, ast.Attribute) and each.func.attr in clocks)
-            or (isinstance(each.func, ast.Name) and each.func.id in clocks)
-        )
-        for each in ast.walk(node)
+@pytest.mark.parametrize(
+    ("source", "is_found"),
+    [
+        ("began = time.monotonic()\nassert time.monotonic() - began < 5", True),
+        ("took = time.perf_counter() - began\nassert took < 5", True),
+        ("delays.append(time.monotonic() - began)\nassert median(delays) < 1", True),
+        ("deadline = time.monotonic() + 5\nassert answer == 200", False),
+    ],
+)
+def test_what_counts_as_a_span(source: str, is_found: bool) -> None:
+    tree = ast.parse(source)
+    asserted = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    spans = _spans(tree)
+    assert is_found == any(
+        _reads_a_clock(t) or any(isinstance(n, ast.Name) and n.id in spans for n in ast.walk(t)) for t in asserted
     )
-
-
-@pytest.mark.parametrize("path", [path for path in MODULES if path != WAITING], ids=_name)
-def test_no_assertion_is_about_a_span_of_time(path: Path) -> None:
-    """Spans that are stored first are found too: whatever was made of a difference of two readings of a clock."""
-    tree = ast.parse(path.read_text())
-    spans = {
-        target.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and _reads_a_clock(node.value, CLOCKS)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    lists = {
-        ast.unparse(call.func.value)
-        for call, _ in _calls(tree)
-        if isinstance(call.func, ast.Attribute) and call.func.attr == "append" and _reads_a_clock(call, CLOCKS)
-    }
-    found = [
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assert)
-        and (
-            _reads_a_clock(node.test, CLOCKS)
-            or any(isinstance(each, ast.Name) and each.id in spans | lists for each in ast.walk(node.test))
-        )
-    ]
-    assert not found, f"{_name(path)}: lines {found} judge by the clock; say what it means (an order, a count, a state reached)"
