@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import random
 import time
@@ -42,6 +43,7 @@ class Driver:
         self._session = session
         self._seed = seed
         self._signer = field.signer()
+        self._last_start = -math.inf
 
     async def drive(self, scans: int, per_second: float) -> None:
         """Request so many scans at random moments, on average so many a second; returns when all have come to their end."""
@@ -242,14 +244,15 @@ class Driver:
             self._ledger.complain(f"a rescan was answered {answer.status}: {answer.body[:200]!r}")
 
     async def _started(self, record: ScanRecord) -> bool:
-        """Wait until the dispatcher has started the scan's scanner server."""
+        """Wait until the dispatcher has started the scan's scanner server. A queue that moves may be long: the machine decides that."""
         starts = self._field.work_dir / str(record.scan_id) / "starts"
-        deadline = self._time_with_servers() + _START_LIMIT_S
+        began = self._time_with_servers()
         while not starts.exists():
-            if self._time_with_servers() > deadline:
-                self._ledger.complain(f"scan {record.scan_id} was not started within {_START_LIMIT_S:g} s")
+            if self._time_with_servers() - max(began, self._last_start) > _START_LIMIT_S:
+                self._ledger.complain(f"scan {record.scan_id} was not started though none was for {_START_LIMIT_S:g} s")
                 return False
             await pause(0.2)
+        self._last_start = self._time_with_servers()
         return True
 
     def end_scanner(self, scan_id: str) -> None:
