@@ -8,7 +8,7 @@ BUS_TESTS := tests/integration/skydriver_progress tests/integration/skydriver_sc
     $(patsubst %,tests/integration/skydriver_common/test_%.py,settlement dead_letters publishing blocked_broker replay stop_signals silent_broker)
 
 .PHONY: run test test-clients test-failover test-rabbitmq4 unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help \
-    test-busy test-shuffled test-odd-environment
+    test-busy test-shuffled test-odd-environment coverage
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
 	$(PYTHON) -m skydriver_cli.app demo --data-dir data
@@ -66,6 +66,11 @@ test-shuffled: setup-dev  ## the tests in another order: SEED=…
 
 test-odd-environment: setup-dev  ## a part of the tests as a normal user in a folder with spaces, detached, with an odd environment: TESTS=…
 	$(PYTHON) -m tests.support.odd_environment $(TESTS)
+
+coverage: setup-dev  ## which lines and branches the tests execute, in child processes too: TESTS=…
+	rm -rf .coverage && mkdir .coverage
+	-$(PYTHON) -m coverage run -m pytest -n 2 --dist loadfile $(or $(TESTS),tests/unit tests/integration tests/acceptance)
+	$(PYTHON) -m coverage combine -q && $(PYTHON) -m coverage report
 
 fmt: setup-dev  ## format the code
 	$(PYTHON) -m ruff check --fix .
