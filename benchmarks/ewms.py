@@ -32,7 +32,7 @@ from rich.table import Table
 from skydriver_common.db.migrate import migrate
 from skydriver_common.model import events as ev
 from skydriver_ewms_bridge.adapters.ewms_rest import open_ewms
-from skydriver_ewms_bridge.decide import WorkforceFold
+from skydriver_ewms_bridge.decide.workforce import WorkforceFold
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.support.bridge import INSTANCE, Bridge, a_bridge

@@ -25,6 +25,7 @@ from skydriver_common.runtime.due_work import Handler
 from skydriver_common.runtime.loops import Step
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
 from skydriver_ewms_bridge.breaker import Breaker
+from skydriver_ewms_bridge.decide.worker_replacement import ReplacementPolicy
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.due_work import consumer
 from skydriver_ewms_bridge.reconciliation import Reconciliation
@@ -33,7 +34,7 @@ from skydriver_ewms_bridge.start_checks import StartChecks
 from skydriver_ewms_bridge.taskforces import Taskforces
 from skydriver_ewms_bridge.teardown import Teardown
 from skydriver_ewms_bridge.usecases import UseCases
-from skydriver_ewms_bridge.worker_replacement import ReplacementPolicy, WorkerReplacement
+from skydriver_ewms_bridge.worker_replacement import WorkerReplacement
 from skydriver_ewms_bridge.worker_requests import WorkerRequests
 from skydriver_ewms_bridge.workflows import Workflows
 from skydriver_ewms_bridge.workforce import Workforces
@@ -228,7 +229,7 @@ async def a_bridge(
             pool=pool, ewms=ewms, work_dir=work_dir, settings=configured, usecases=usecases, additions=additions,
             taskforces=Taskforces(pool, usecases, ewms), objects=objects,
             workforces=Workforces(
-                pool, uow, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, open_for_s=breaker.open_for_s,
+                pool, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, open_for_s=breaker.open_for_s,
                 top_ups=top_ups,
             ),
             steps={

@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
@@ -19,7 +19,7 @@ from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.faults import Fault, TryLater
 from skydriver_ewms_bridge.ports import OutcomeUnknown
 from skydriver_ewms_bridge.priority_limiter import PriorityLimiter
-from skydriver_ewms_bridge.retry_policy import CIRCUIT_FIRST_PAUSE_S
+from skydriver_ewms_bridge.retry_policy import CIRCUIT_FIRST_PAUSE_S, CIRCUIT_MIN_PAUSE_S, PROBE_LEASE, RECOVERY
 
 _sql = load_statements("skydriver_ewms_bridge", "breaker.sql")
 logger = structlog.get_logger(__name__)
@@ -28,11 +28,8 @@ THRESHOLD = 3
 """So many calls without an answer in a row, of all replicas together, mean that EWMS is away."""
 MAX_CONCURRENT_CALLS = 8
 """Calls to EWMS at a time per replica."""
-RECOVERING = timedelta(seconds=30)
 PROBE = "ewms-probe"
 """No due row: the name under which the loop that asks whether EWMS is back is woken."""
-_PROBE_HOLD = timedelta(seconds=45)
-_SHORTEST_WAIT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +76,7 @@ class Breaker:
         outage = await self.outage()
         if outage is None or outage.remaining_open_s is None:
             return 0.0
-        return max(_SHORTEST_WAIT_S, outage.remaining_open_s)
+        return max(CIRCUIT_MIN_PAUSE_S, outage.remaining_open_s)
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
@@ -106,12 +103,12 @@ class Breaker:
         remaining_open_s = await self.open_for_s()
         if not remaining_open_s:
             return False
-        if remaining_open_s > _SHORTEST_WAIT_S:
+        if remaining_open_s > CIRCUIT_MIN_PAUSE_S:
             return remaining_open_s
         with database_faults():
-            is_mine = await _sql.claim_probe(self._pool, hold_s=_PROBE_HOLD.total_seconds())
+            is_mine = await _sql.claim_probe(self._pool, hold_s=PROBE_LEASE.total_seconds())
         if not is_mine:
-            return _SHORTEST_WAIT_S  # another replica's turn, or not quite time yet
+            return CIRCUIT_MIN_PAUSE_S  # another replica's turn, or not quite time yet
         try:
             await ping()
         except TryLater as fault:
@@ -130,9 +127,9 @@ class Breaker:
         if outage is None:
             return
         if outage.remaining_open_s is not None:
-            raise TryLater("EWMS is unavailable (circuit breaker open)", max(_SHORTEST_WAIT_S, outage.remaining_open_s))
+            raise TryLater("EWMS is unavailable (circuit breaker open)", max(CIRCUIT_MIN_PAUSE_S, outage.remaining_open_s))
         ago_s = outage.recovered_ago_s
-        self._turnstile.narrow(None if ago_s is None or ago_s > RECOVERING.total_seconds() else ago_s)
+        self._turnstile.narrow(None if ago_s is None or ago_s > RECOVERY.total_seconds() else ago_s)
 
     async def _failed(self, fault: TryLater | OutcomeUnknown) -> None:
         with database_faults():

@@ -8,7 +8,7 @@ from skydriver_common.model.commands import Context
 from skydriver_common.model.ids import ScanId
 from skydriver_common.runtime.due_work import DueWorkConsumer, Handler
 from skydriver_common.runtime.loops import count_failure
-from skydriver_ewms_bridge.decide import urgency_of
+from skydriver_ewms_bridge.decide.urgency import urgency_of
 from skydriver_ewms_bridge.due_kinds import NEEDS_NO_EWMS, DueKind
 from skydriver_ewms_bridge.ports import ScanNotReady
 from skydriver_ewms_bridge.priority_limiter import urgent

@@ -15,30 +15,28 @@ from skydriver_ewms_bridge.adapters.object_store import open_store
 from skydriver_ewms_bridge.adapters.profile_files import ProfileFiles
 from skydriver_ewms_bridge.adapters.profile_secrets import ProfileSecrets
 from skydriver_ewms_bridge.breaker import PROBE, Breaker
+from skydriver_ewms_bridge.decide.worker_replacement import ReplacementPolicy
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.due_work import consumer
 from skydriver_ewms_bridge.ports import CredentialSink
-from skydriver_ewms_bridge.reconciliation import INTERVAL_S, RECONCILE, Reconciliation
+from skydriver_ewms_bridge.reconciliation import RECONCILE, Reconciliation
+from skydriver_ewms_bridge.retry_policy import IDLE_S, RECONCILIATION_INTERVAL_S, WRITE_TIMEOUT_S
 from skydriver_ewms_bridge.settings import BridgeSettings
 from skydriver_ewms_bridge.start_checks import StartChecks
 from skydriver_ewms_bridge.taskforces import Taskforces
 from skydriver_ewms_bridge.teardown import Teardown
 from skydriver_ewms_bridge.usecases import UseCases
 from skydriver_ewms_bridge.viewer_hints import EYES, ViewerHints
-from skydriver_ewms_bridge.worker_replacement import ReplacementPolicy, WorkerReplacement
+from skydriver_ewms_bridge.worker_replacement import WorkerReplacement
 from skydriver_ewms_bridge.worker_requests import WorkerRequests
 from skydriver_ewms_bridge.workflows import Workflows
 from skydriver_ewms_bridge.workforce import Workforces
 
-IDLE_S = 15.0
-"""The poll behind the wake-ups."""
 WORKERS_PER_KIND = {
     DueKind.ASSIGN: 4, DueKind.STOP: 4, DueKind.QUEUES: 2, DueKind.ADDITIONS: 1, DueKind.DUPLICATES: 1,
     DueKind.AFTERMATH: 1, DueKind.STARTUP: 1, DueKind.TOKENS: 1, DueKind.TOP_UP: 1,
 }  # fmt: skip
 """Loops per kind of work: a request that EWMS does not respond to must not hold up the other scans."""
-WRITE_TIMEOUT_S = 45.0
-"""Less than the lease of due work, so that its holder still holds it when EWMS has answered."""
 
 
 async def build(service: Service, settings: BridgeSettings) -> None:
@@ -81,7 +79,6 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     top_ups = WorkerReplacement(usecases, schedule, ewms, additions, policy)
     workforces = Workforces(
         pool,
-        uow,
         usecases,
         ewms,
         interval=timedelta(seconds=settings.workforce_interval_s),
@@ -99,7 +96,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
             work = consumer(schedule, kind, handlers[kind], open_for_s=breaker.open_for_s)
             foundation.wake_when_due([kind], service.loop(f"{kind}-{number}", work.step, idle_s=IDLE_S))
     reconciliation = Reconciliation(pool, usecases, schedule, unclear_wait=settings.unclear_wait)
-    service.loop(RECONCILE, reconciliation.step, idle_s=INTERVAL_S)
+    service.loop(RECONCILE, reconciliation.step, idle_s=RECONCILIATION_INTERVAL_S)
     probing = service.loop(PROBE, lambda: breaker.probe(ewms.ping), idle_s=IDLE_S)
     foundation.wake_when_due([PROBE], probing)
     pulse = service.loop(WORKFORCE, workforces.refresh, idle_s=IDLE_S)

@@ -19,9 +19,9 @@ from skydriver_common.db.pool import Pool, load_statements
 from skydriver_common.db.schedule import NOW, Schedule
 from skydriver_common.log.stored_state import scan_of_row
 from skydriver_common.model.ids import ScanId
-from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge import store
-from skydriver_ewms_bridge.decide import is_working, may_order_workflow, stop_label, wants_queues
+from skydriver_ewms_bridge.decide.reconciliation import missing_work
+from skydriver_ewms_bridge.decide.scan import is_working
 from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.usecases import UseCases
 
@@ -30,26 +30,10 @@ logger = structlog.get_logger(__name__)
 
 RECONCILE = "ewms-reconcile"
 """The name of the loop."""
-INTERVAL_S = 60.0
 PAGE = 200
 """Rows of one query. Of all running scans, which nearly always have what they need, each step looks at one page."""
-KINDS = (DueKind.ASSIGN, DueKind.QUEUES, DueKind.STARTUP, DueKind.TOKENS, DueKind.STOP)
 
 Query = Callable[..., AsyncIterator[Any]]
-
-
-def missing_work(scan: Scan, noted: frozenset[str]) -> list[str]:
-    """The kinds of due work that the state of a scan calls for and that are not noted, in the order of `KINDS`."""
-    is_at_work = is_working(scan) and bool(scan.ewms.queues)
-    has_begun = scan.progress is not None and bool(scan.progress["processing_stats"]["rate"])
-    is_called_for = {
-        DueKind.ASSIGN: may_order_workflow(scan),
-        DueKind.QUEUES: wants_queues(scan) and not scan.ewms.queues,
-        DueKind.STARTUP: is_at_work and not has_begun,
-        DueKind.TOKENS: is_at_work and scan.ewms.tokens_end_at is not None and not scan.ewms.are_tokens_ending,
-        DueKind.STOP: scan.has_workflow and scan.ewms.deactivated is None and stop_label(scan) is not None,
-    }
-    return [kind for kind in KINDS if is_called_for[kind] and kind not in noted]
 
 
 class Reconciliation:

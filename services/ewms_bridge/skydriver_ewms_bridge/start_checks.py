@@ -5,7 +5,8 @@ from datetime import timedelta
 import structlog
 
 from skydriver_common.db.schedule import DueWork
-from skydriver_ewms_bridge.decide import is_working, startup_object_key
+from skydriver_ewms_bridge.decide.scan import is_working
+from skydriver_ewms_bridge.decide.workflow import startup_object_key
 from skydriver_ewms_bridge.ports import ObjectStore
 from skydriver_ewms_bridge.retry_policy import STARTUP_FILE_CHECK
 from skydriver_ewms_bridge.usecases import UseCases

@@ -1,66 +1,16 @@
 """The bridge's memory of what it has asked EWMS, on disk before it is asked. Every method may raise TryLater."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.model.ids import ScanId
+from skydriver_ewms_bridge.records import Addition, Attempt, Watched
 
 _sql = load_statements("skydriver_ewms_bridge", "store.sql")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """The last request for a workflow whose outcome is open.
-
-    longer_s: so much later than others it may come true. open_for_s: for so long it may, by the database's clock; below 0: it is over.
-    """
-
-    attempted_at: datetime
-    longer_s: float
-    open_for_s: float
-
-    @property
-    def open_for(self) -> timedelta:
-        """For how long it may still come true; not negative."""
-        return timedelta(seconds=max(0.0, self.open_for_s))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """A live workflow. seen: digest of what was told of its workers last ("": nothing yet). eyes_until: somebody looks at it."""
-
-    scan_id: ScanId
-    workflow_id: str
-    since: datetime
-    seen: str
-    eyes_until: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Addition:
-    """A request for more workers that nobody has got the answer of.
-
-    held_until: until then somebody has it in hand. task_id, before, attempted_at: the call to EWMS, if there was one, and the
-    uuids that were there before it. taskforce_uuid, got_n_workers: what came of it, if that is known.
-    """
-
-    addition_id: int
-    scan_id: ScanId
-    workflow_id: str
-    cluster_location: str
-    n_workers: int
-    asked_at: datetime
-    held_until: datetime
-    task_id: str | None = None
-    before: tuple[str, ...] = ()
-    attempted_at: datetime | None = None
-    taskforce_uuid: str | None = None
-    got_n_workers: int | None = None
-    is_automatic: bool = False
 
 
 async def begin_attempt(pool: Pool, scan_id: ScanId, *, unclear_wait: timedelta) -> datetime | None:

@@ -1,7 +1,6 @@
 """Keeps a scan's taskforces, all fields untouched, for those who ask. Source: REST contract 4.17."""
 
 import asyncio
-from datetime import timedelta
 
 import structlog
 import zstandard
@@ -11,17 +10,13 @@ from skydriver_common.db.pool import Pool
 from skydriver_common.faults import TryLater
 from skydriver_common.model import event_codec
 from skydriver_common.model.commands import RefreshTaskforces
-from skydriver_common.model.rejections import Reply
+from skydriver_common.model.rejections import Reply, scan_not_found
 from skydriver_ewms_bridge import store
-from skydriver_ewms_bridge.decide import unknown
 from skydriver_ewms_bridge.ports import Ewms, EwmsFault
+from skydriver_ewms_bridge.retry_policy import TASKFORCES_FRESH, TASKFORCES_TIMEOUT_S
 from skydriver_ewms_bridge.usecases import UseCases
 
 logger = structlog.get_logger(__name__)
-
-FRESH = timedelta(seconds=60)
-ASK_LIMIT_S = 5.0
-"""The caller is answered with what is kept rather than kept waiting."""
 
 
 class Taskforces:
@@ -36,13 +31,13 @@ class Taskforces:
         """Fetch them unless they are fresh. When EWMS gives nothing, what was kept before stays. Replies ``{}``."""
         scan = await self._usecases.scan(command.scan_id)
         if scan is None:
-            return Reply.refused(unknown(command.scan_id))
+            return Reply.refused(scan_not_found(command.scan_id))
         kept = await store.kept_taskforces(self._pool, command.scan_id)
-        if not scan.has_workflow or (kept is not None and CLOCK.now() - kept[0] < FRESH):
+        if not scan.has_workflow or (kept is not None and CLOCK.now() - kept[0] < TASKFORCES_FRESH):
             return Reply()
         assert scan.ewms_workflow_id is not None
         try:
-            async with asyncio.timeout(ASK_LIMIT_S):
+            async with asyncio.timeout(TASKFORCES_TIMEOUT_S):
                 pages = [page async for page in self._ewms.raw_taskforces(scan.ewms_workflow_id)]
         except (TryLater, EwmsFault, TimeoutError) as fault:
             logger.warning("taskforces.not-fetched", scan_id=command.scan_id, fault=str(fault))

@@ -6,18 +6,15 @@ import structlog
 
 from skydriver_common.db.schedule import DueWork
 from skydriver_common.model.scan import Scan
-from skydriver_common.runtime.due_work import RETRY
-from skydriver_ewms_bridge.decide import CLOCK_SKEW_S, is_submission_given_up, stop_label
+from skydriver_ewms_bridge.decide.scan import ABORTED, stop_label
+from skydriver_ewms_bridge.decide.teardown import StopStep, further_workflows, next_stop_verification, returning, stop_step
+from skydriver_ewms_bridge.decide.workflow import CLOCK_SKEW_S
 from skydriver_ewms_bridge.ewms_types import Workflow
 from skydriver_ewms_bridge.ports import CredentialSink, Ewms, EwmsNotFound
-from skydriver_ewms_bridge.retry_policy import LAST_STOPPED_WORKERS_CHECK, STOP_CONFIRMATION, STOPPED_WORKERS_CHECK
-from skydriver_ewms_bridge.usecases import AFTERMATH_DELAY, UseCases
+from skydriver_ewms_bridge.retry_policy import stop_confirmation
+from skydriver_ewms_bridge.usecases import UseCases
 
 logger = structlog.get_logger(__name__)
-
-NEXT_LOOK = AFTERMATH_DELAY
-COMING_BACK = frozenset({"pre-mq-activation", "pre-launch", "pending-starter", "condor-submit"})
-"""Phases that a stopped workflow's taskforces have left for good, unless EWMS's own loops have raced with the stop."""
 
 
 class Teardown:
@@ -31,17 +28,19 @@ class Teardown:
     async def stop(self, work: DueWork) -> timedelta | None:
         """Stop the workflow and look, until EWMS shows it stopped."""
         scan = await self._usecases.scan(work.scan_id)
-        if scan is None or (label := stop_label(scan)) is None:
+        step = stop_step(scan)
+        if scan is None or step is StopStep.NOTHING:
             return None
-        if not scan.has_workflow or scan.ewms.deactivated:
+        if step is StopStep.REMOVE_CREDENTIALS:
             await self._sink.remove(scan.scan_id)
             return None
+        label = stop_label(scan)
         assert scan.ewms_workflow_id is not None
         workflow = await self._look(scan.ewms_workflow_id)
         if workflow is not None and workflow.deactivated is None:
             # looked at before, so that a repeat after a crash does not stop it twice
             try:
-                await (self._ewms.abort if label == "ABORTED" else self._ewms.finish)(workflow.workflow_id)
+                await (self._ewms.abort if label == ABORTED else self._ewms.finish)(workflow.workflow_id)
             except EwmsNotFound:
                 logger.info("workflow.stopped-meanwhile", workflow_id=workflow.workflow_id)
             workflow = await self._look(scan.ewms_workflow_id)
@@ -50,7 +49,7 @@ class Teardown:
             await self._sink.remove(scan.scan_id)
             await self._usecases.workflow_gone(scan.scan_id)
         elif workflow.deactivated is None:
-            return STOP_CONFIRMATION * min(work.tries, RETRY.cap_s / STOP_CONFIRMATION.total_seconds())
+            return stop_confirmation(work.tries)
         else:
             # before the end is recorded: as long as it is not, somebody comes back to do the rest
             await self._sink.remove(scan.scan_id)
@@ -67,32 +66,26 @@ class Teardown:
         await self._sink.remove(scan.scan_id)  # whoever stopped the workflow: its queues are gone
         n_workers = 0
         async for page in self._ewms.find_taskforces([scan.ewms_workflow_id]):
-            for taskforce in page:
-                if taskforce.phase in COMING_BACK and not is_submission_given_up(taskforce):
-                    n_workers += taskforce.n_workers
-                    logger.error(
-                        "workflow.workers-came-back", workflow_id=taskforce.workflow_id, phase=taskforce.phase,
-                        taskforce_uuid=taskforce.taskforce_uuid, n_workers=taskforce.n_workers, cluster_id=taskforce.cluster_id,
-                    )  # fmt: skip
+            for taskforce in returning(page):
+                n_workers += taskforce.n_workers
+                logger.error(
+                    "workflow.workers-came-back", workflow_id=taskforce.workflow_id, phase=taskforce.phase,
+                    taskforce_uuid=taskforce.taskforce_uuid, n_workers=taskforce.n_workers, cluster_id=taskforce.cluster_id,
+                )  # fmt: skip
         await self._usecases.workers_came_back(scan.scan_id, n_workers)
-        if n_workers:
-            return STOPPED_WORKERS_CHECK
-        for look_at in (NEXT_LOOK, LAST_STOPPED_WORKERS_CHECK):
-            left = look_at - timedelta(seconds=work.age_s)
-            if left > timedelta(0):
-                return left
-        await self._usecases.workflow_gone(scan.scan_id)
-        return None
+        after = next_stop_verification(n_workers, age_s=work.age_s)
+        if after is None:
+            await self._usecases.workflow_gone(scan.scan_id)
+        return after
 
     async def _stop_others(self, scan: Scan) -> None:
         """Abort what else is alive of this scan: a workflow made by a request whose answer was lost may have come to light late."""
-        for other in await self._ewms.find_workflows_of(scan.scan_id, scan.timestamp - CLOCK_SKEW_S):
-            if other.deactivated is None and other.workflow_id != scan.ewms_workflow_id:
-                logger.warning("workflow.duplicate-aborted", workflow_id=other.workflow_id)
-                try:
-                    await self._ewms.abort(other.workflow_id)
-                except EwmsNotFound:
-                    continue  # stopped meanwhile
+        for other in further_workflows(scan, await self._ewms.find_workflows_of(scan.scan_id, scan.timestamp - CLOCK_SKEW_S)):
+            logger.warning("workflow.duplicate-aborted", workflow_id=other.workflow_id)
+            try:
+                await self._ewms.abort(other.workflow_id)
+            except EwmsNotFound:
+                continue  # stopped meanwhile
 
     async def _look(self, workflow_id: str) -> Workflow | None:
         try:

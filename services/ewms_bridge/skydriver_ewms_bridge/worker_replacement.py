@@ -1,6 +1,5 @@
 """Due work: workers that have ended are replaced, if the installation wants that. Off unless it says so."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -8,23 +7,19 @@ import structlog
 from skydriver_common.clock import CLOCK
 from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.model.ids import ScanId
-from skydriver_common.model.scan import Scan
-from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, may_replace_workers, missing_workers
+from skydriver_ewms_bridge.decide.worker_replacement import (
+    ReplacementPolicy,
+    may_need_replacement,
+    may_replace_workers,
+    missing_workers,
+)
+from skydriver_ewms_bridge.decide.workforce import Workforce, WorkforceFold
 from skydriver_ewms_bridge.due_kinds import DueKind
 from skydriver_ewms_bridge.ports import Ewms, EwmsNotFound, OutcomeUnknown
 from skydriver_ewms_bridge.usecases import UseCases
 from skydriver_ewms_bridge.worker_requests import WorkerRequests
 
 logger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplacementPolicy:
-    """is_wanted: else nothing happens. most_times: batches per scan. pause_s: after one batch before the next."""
-
-    is_wanted: bool = False
-    most_times: int = 3
-    pause_s: float = 600.0
 
 
 class WorkerReplacement:
@@ -41,7 +36,7 @@ class WorkerReplacement:
 
     async def seen(self, scan_id: ScanId, workforce: Workforce) -> None:
         """A live workflow's workers were counted: see to it, if some of them have ended."""
-        if self._policy.is_wanted and workforce.n_over:
+        if may_need_replacement(workforce, self._policy):
             await self._schedule.put(DueKind.TOP_UP, scan_id)
 
     async def top_up(self, work: DueWork) -> timedelta | None:
@@ -50,11 +45,10 @@ class WorkerReplacement:
         if scan is None or scan.ewms_workflow_id is None:
             return None
         workforce = await self._count(scan.ewms_workflow_id)
-        if not self._may(scan, workforce):
+        if not may_replace_workers(scan, workforce, self._policy, now=CLOCK.now().timestamp()):
             return None
         directives = await self._ewms.task_directives(scan.ewms_workflow_id)
-        left = self._policy.most_times - scan.ewms.n_top_ups
-        for cluster, n_workers in missing_workers(scan, workforce, directives, most_batches=left):
+        for cluster, n_workers in missing_workers(scan, workforce, directives, self._policy):
             try:
                 is_added = await self._additions.top_up(scan.scan_id, scan.ewms_workflow_id, cluster, n_workers)
             except (EwmsNotFound, OutcomeUnknown) as fault:
@@ -70,10 +64,3 @@ class WorkerReplacement:
             for taskforce in page:
                 fold.add(taskforce)
         return fold.result()
-
-    def _may(self, scan: Scan, workforce: Workforce) -> bool:
-        policy = self._policy
-        now = CLOCK.now().timestamp()
-        return policy.is_wanted and may_replace_workers(
-            scan, workforce, most_times=policy.most_times, pause_s=policy.pause_s, now=now
-        )  # fmt: skip

@@ -24,29 +24,32 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Rejection, Reply
 from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_ewms_bridge import store
-from skydriver_ewms_bridge.decide import (
-    added_taskforce,
+from skydriver_ewms_bridge.decide.worker_requests import (
+    OpenRequestStep,
+    RequestStep,
     cluster_refused,
     decide_add_workers,
     ewms_failed,
-    task_for_cluster,
+    may_take_effect,
+    open_request_step,
+    request_step,
     workflow_ended,
 )
+from skydriver_ewms_bridge.decide.workflow import added_taskforce, task_for_cluster
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.due_work import context_of
 from skydriver_ewms_bridge.ewms_types import Taskforce
 from skydriver_ewms_bridge.ports import Ewms, EwmsNotFound, EwmsRejected, EwmsRejectedForNow, OutcomeUnknown, WorkflowEnded
-from skydriver_ewms_bridge.retry_policy import LOST_WORKERS_CHECK
-from skydriver_ewms_bridge.store import Addition
+from skydriver_ewms_bridge.records import Addition
+from skydriver_ewms_bridge.retry_policy import (
+    ADD_WORKERS_TIMEOUT_S,
+    LOST_WORKERS_CHECK,
+    SAME_REQUEST_RETRY_S,
+    WORKER_REQUEST_LEASE,
+    add_workers_timeout_s,
+)
 
 logger = structlog.get_logger(__name__)
-
-REPLY_TIME_S = 1.0
-"""Of the caller's time, kept for telling it that EWMS gave no answer."""
-LEASE = timedelta(seconds=60)
-UNCLAIMED_FOR = timedelta(minutes=10)
-"""How long workers that nobody was told of answer the next request of the same shape."""
-LONGEST_ASK_S = 45.0
 
 
 class WorkerRequests:
@@ -68,7 +71,7 @@ class WorkerRequests:
         if isinstance(addition, Reply):
             return addition
         try:
-            async with asyncio.timeout(min(LONGEST_ASK_S, seconds_left(context.deadline) - REPLY_TIME_S)):
+            async with asyncio.timeout(add_workers_timeout_s(seconds_left(context.deadline))):
                 outcome = await self._ask(addition)
         except (TryLater, EwmsNotFound, OutcomeUnknown, TimeoutError) as fault:
             logger.warning("workers.not-added", fault=str(fault), addition_id=addition.addition_id)
@@ -87,11 +90,18 @@ class WorkerRequests:
             if await store.has_open_top_up(tx.connection, scan_id):
                 return False
             addition = await store.new_addition(
-                tx.connection, scan_id, workflow_id, cluster_location, n_workers, now=tx.now, hold=LEASE, is_automatic=True
+                tx.connection,
+                scan_id,
+                workflow_id,
+                cluster_location,
+                n_workers,
+                now=tx.now,
+                hold=WORKER_REQUEST_LEASE,
+                is_automatic=True,
             )
-            tx.due.put(DueKind.ADDITIONS, scan_id, after=LEASE + LOST_WORKERS_CHECK)
+            tx.due.put(DueKind.ADDITIONS, scan_id, after=WORKER_REQUEST_LEASE + LOST_WORKERS_CHECK)
         try:
-            async with asyncio.timeout(LONGEST_ASK_S):  # shorter than the request is held
+            async with asyncio.timeout(ADD_WORKERS_TIMEOUT_S):  # shorter than the request is held
                 outcome = await self._ask(addition)
         except TimeoutError as fault:
             await self._put_down(addition)
@@ -110,7 +120,7 @@ class WorkerRequests:
         async with self._uow.on_scans(context_of(DueKind.ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
             addition = await store.unclear_addition(tx.connection, work.scan_id)
             if addition is not None:
-                addition = await store.hold_addition(tx.connection, addition, until=tx.now + LEASE)
+                addition = await store.hold_addition(tx.connection, addition, until=tx.now + WORKER_REQUEST_LEASE)
             held_s = None if addition is not None else await store.seconds_held(tx.connection, work.scan_id)
         if addition is None:
             # somebody has the last one in hand: whoever it is may die with it
@@ -119,13 +129,15 @@ class WorkerRequests:
             await store.drop_addition(self._pool, addition)
             return timedelta(0)
         found = await self._find(addition, await self._taskforces(addition))
-        if found is not None:
-            await self._added(addition, found, None)
-        elif CLOCK.now() - addition.attempted_at > self._unclear_wait:
-            await store.drop_addition(self._pool, addition)
-        else:
-            await store.release_addition(self._pool, addition, now=CLOCK.now())
-            return LOST_WORKERS_CHECK
+        match open_request_step(addition, found, now=CLOCK.now(), unclear_wait=self._unclear_wait):
+            case OpenRequestStep.RECORD:
+                assert found is not None
+                await self._added(addition, found, None)
+            case OpenRequestStep.DROP:
+                await store.drop_addition(self._pool, addition)
+            case OpenRequestStep.LOOK_AGAIN:
+                await store.release_addition(self._pool, addition, now=CLOCK.now())
+                return LOST_WORKERS_CHECK
         return timedelta(0)
 
     async def _open(self, command: AddWorkers, context: Context) -> Addition | Reply:
@@ -144,23 +156,23 @@ class WorkerRequests:
             assert scan is not None
             assert scan.ewms_workflow_id is not None
             # should this process die with the question in hand, somebody finds out what became of it
-            tx.due.put(DueKind.ADDITIONS, command.scan_id, after=LEASE + LOST_WORKERS_CHECK)
-            if addition is None:
-                workflow_id = scan.ewms_workflow_id
-                return await store.new_addition(
-                    tx.connection, shape[0], workflow_id, shape[1], shape[2], now=tx.now, hold=LEASE
-                )  # fmt: skip
-            if addition.taskforce_uuid is not None and addition.got_n_workers is not None:
+            tx.due.put(DueKind.ADDITIONS, command.scan_id, after=WORKER_REQUEST_LEASE + LOST_WORKERS_CHECK)
+            step = request_step(addition, now=tx.now)
+            if step is RequestStep.WAIT:
+                raise TryLater("the same workers are being asked for just now", SAME_REQUEST_RETRY_S)
+            if addition is not None and step is RequestStep.TAKE_UP:
+                return await store.hold_addition(tx.connection, addition, until=tx.now + WORKER_REQUEST_LEASE)
+            if addition is not None:
+                assert addition.taskforce_uuid is not None
+                assert addition.got_n_workers is not None
                 uuid, n_workers = addition.taskforce_uuid, addition.got_n_workers
                 await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_told=True)
-                if tx.now - addition.asked_at < UNCLAIMED_FOR:
+                if step is RequestStep.REPLY:
                     return _recorded(tx, uuid, n_workers)
-                return await store.new_addition(
-                    tx.connection, shape[0], addition.workflow_id, shape[1], shape[2], now=tx.now, hold=LEASE
-                )  # fmt: skip
-            if addition.held_until > tx.now:
-                raise TryLater("the same workers are being asked for just now", 0.5)
-            return await store.hold_addition(tx.connection, addition, until=tx.now + LEASE)
+            workflow_id = scan.ewms_workflow_id if addition is None else addition.workflow_id
+            return await store.new_addition(
+                tx.connection, shape[0], workflow_id, shape[1], shape[2], now=tx.now, hold=WORKER_REQUEST_LEASE
+            )  # fmt: skip
 
     async def _ask(self, addition: Addition) -> Taskforce | Rejection:
         """Look for the workers of an earlier try, else ask EWMS. Raises TryLater, EwmsNotFound, OutcomeUnknown."""
@@ -169,14 +181,14 @@ class WorkerRequests:
             found = await self._find(addition, there)
             if found is not None:
                 return found
-            if CLOCK.now() - addition.attempted_at < self._unclear_wait:
+            if may_take_effect(addition, now=CLOCK.now(), unclear_wait=self._unclear_wait):
                 raise OutcomeUnknown("add workers")  # the earlier try may still come true
         task = task_for_cluster(await self._ewms.task_directives(addition.workflow_id), addition.cluster_location)
         if task is None:
             raise EwmsNotFound
         before = [t.taskforce_uuid for t in there]
         if not await store.attempt_addition(self._pool, addition, task.task_id, before, now=CLOCK.now()):
-            raise TryLater("the request for workers has been taken up by somebody else", 0.5)
+            raise TryLater("the request for workers has been taken up by somebody else", SAME_REQUEST_RETRY_S)
         try:
             return await self._ewms.add_workers(task.task_id, addition.cluster_location, addition.n_workers)
         except EwmsRejected as refused:

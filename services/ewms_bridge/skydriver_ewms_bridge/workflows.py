@@ -11,21 +11,28 @@ from skydriver_common.faults import TryLater
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge import store
-from skydriver_ewms_bridge.decide import (
-    CLOCK_SKEW_S,
-    WorkflowChoice,
+from skydriver_ewms_bridge.decide.assignment import (
+    AssignmentStep,
+    assignment_step,
+    needs_no_credentials,
+    rejection_reason,
+    unwanted_workflows,
+    wait_before_create,
+    workflow_order_for,
+)
+from skydriver_ewms_bridge.decide.queues import (
     all_activated,
-    choose_workflow,
-    may_order_workflow,
+    not_activated_in_time,
     place_in_line,
     queue_profile,
-    refusal,
-    startup_object_key,
-    stop_label,
     tokens_end_at,
-    wants_queues,
-    wants_workflow,
-    workflow_order_for,
+)
+from skydriver_ewms_bridge.decide.scan import wants_queues, wants_workflow
+from skydriver_ewms_bridge.decide.workflow import (
+    CLOCK_SKEW_S,
+    WorkflowChoice,
+    choose_workflow,
+    startup_object_key,
     workflow_spec,
 )
 from skydriver_ewms_bridge.due_kinds import DueKind
@@ -39,14 +46,17 @@ from skydriver_ewms_bridge.ports import (
     ObjectStore,
     OutcomeUnknown,
 )
-from skydriver_ewms_bridge.retry_policy import LOST_WORKFLOW_CHECK, REFUSED_WORKFLOW
+from skydriver_ewms_bridge.records import Attempt
+from skydriver_ewms_bridge.retry_policy import (
+    CONCURRENT_REQUEST_CHECK,
+    LOST_WORKFLOW_CHECK,
+    queue_poll_s,
+    refused_workflow_pause_s,
+)
 from skydriver_ewms_bridge.settings import BridgeSettings
 from skydriver_ewms_bridge.usecases import UseCases
 
 logger = structlog.get_logger(__name__)
-
-A_MOMENT = timedelta(seconds=1)
-FIRST_POLLS_S = 0.5
 
 
 class Workflows:
@@ -77,26 +87,27 @@ class Workflows:
         if scan is None:
             return None
         attempt = await self._attempt(scan.scan_id)
-        if not wants_workflow(scan):
-            return await self._clean_up(scan, attempt)
-        if attempt is None and not may_order_workflow(scan):
-            return None  # its turn comes when the scanner server has a node
+        match assignment_step(scan, attempt):
+            case AssignmentStep.CLEAN_UP:
+                return await self._clean_up(scan, attempt)
+            case AssignmentStep.WAIT_FOR_NODE:
+                return None
         key = startup_object_key(scan.scan_id)
         await self._sink.put_upload(scan.scan_id, StartupUpload(self._objects.presigned_put(key)))
         begun_at = None
         choice = await self._look(scan)
         if choice.keep is None:
-            if attempt is not None and attempt.open_for_s > 0:
-                return LOST_WORKFLOW_CHECK
+            if (wait := wait_before_create(attempt)) is not None:
+                return wait
             begun_at = await store.begin_attempt(self._pool, scan.scan_id, unclear_wait=self._settings.unclear_wait)
             if begun_at is None:
-                return A_MOMENT  # another replica is at it
+                return CONCURRENT_REQUEST_CHECK
             try:
                 created = await self._create(scan, begun_at, attempt)
             except EwmsRejectedForNow as refused:
                 return await self._refused_for_now(scan, refused, work)
             if created is None:
-                return None if (await self._usecases.scan(scan.scan_id) or scan).ewms.refused else A_MOMENT
+                return None if (await self._usecases.scan(scan.scan_id) or scan).ewms.refused else CONCURRENT_REQUEST_CHECK
             choice = await self._look(scan, created)
         assert choice.keep is not None
         await self._abort(choice.abort)  # before the request is forgotten by which they would be found again
@@ -109,10 +120,10 @@ class Workflows:
         attempt = await self._attempt(work.scan_id)  # before the look: what it does not find then will not come
         if scan is None or wants_workflow(scan):
             return None
-        await self._abort(await self._superfluous(scan))
+        await self._abort(unwanted_workflows(scan, await self._look(scan)))
         if attempt is None:
             return None
-        if attempt.open_for_s > 0:  # there was another request since this was noted
+        if attempt.may_take_effect:  # there was another request since this was noted
             return attempt.open_for
         await store.forget_attempt(self._pool, work.scan_id, attempt.attempted_at)
         return None
@@ -143,17 +154,17 @@ class Workflows:
                 return None
         if work.age_s > self._settings.queue_activation_timeout_s:
             logger.error("queues.given-up", workflow_id=scan.ewms_workflow_id)
-            limit_s = self._settings.queue_activation_timeout_s
-            await self._usecases.refuse_workflow(scan.scan_id, f"EWMS has not activated the queues within {limit_s:g} s")
+            reason = not_activated_in_time(self._settings.queue_activation_timeout_s)
+            await self._usecases.refuse_workflow(scan.scan_id, reason)
             return None
-        pause_s = FIRST_POLLS_S * 1.5 ** min(work.tries, 20)
+        pause_s = queue_poll_s(work.tries, longest_s=self._settings.queue_activation_poll_s)
         if pause_s < self._settings.queue_activation_poll_s:
             return timedelta(seconds=pause_s)
         # not during the first looks: most queues are active by then, and nobody has begun to wonder
         place = place_in_line(await self._line(), scan.ewms_workflow_id)
         if place is not None:
             await self._usecases.queues_awaited(scan.scan_id, place)
-        return timedelta(seconds=self._settings.queue_activation_poll_s)
+        return timedelta(seconds=pause_s)
 
     async def _line(self) -> tuple[Taskforce, ...]:
         """Who waits for queues, asked once for all scans that wait."""
@@ -169,15 +180,10 @@ class Workflows:
             found.setdefault(created.workflow_id, created)
         return choose_workflow(found.values(), scan.ewms_workflow_id if scan.has_workflow else None)
 
-    async def _superfluous(self, scan: Scan) -> tuple[Workflow, ...]:
-        """All live workflows of a scan that wants none beside the assigned one, if it has one."""
-        choice = await self._look(scan)
-        return choice.abort if scan.has_workflow or choice.keep is None else (choice.keep, *choice.abort)
-
-    async def _attempt(self, scan_id: ScanId) -> store.Attempt | None:
+    async def _attempt(self, scan_id: ScanId) -> Attempt | None:
         return await store.attempt(self._pool, scan_id, unclear_wait=self._settings.unclear_wait)
 
-    async def _create(self, scan: Scan, begun_at: datetime, earlier: store.Attempt | None) -> Workflow | None:
+    async def _create(self, scan: Scan, begun_at: datetime, earlier: Attempt | None) -> Workflow | None:
         """Ask for a workflow, once, with the intent on disk. None: there is none, or nobody knows; look again.
 
         begun_at: of the intent. earlier: the last request before it. Raises EwmsRejectedForNow.
@@ -201,7 +207,7 @@ class Workflows:
             raise
         except EwmsRejected as refused:
             logger.error("workflow.refused", reason=refused.reason)
-            await self._usecases.refuse_workflow(scan.scan_id, refusal(refused.reason))
+            await self._usecases.refuse_workflow(scan.scan_id, rejection_reason(refused.reason))
             await store.withdraw_attempt(self._pool, scan.scan_id, begun_at, earlier)
             await self._look_for_twins(scan.scan_id)
             return None
@@ -214,7 +220,7 @@ class Workflows:
         await self._usecases.workflow_refused_for_now(scan.scan_id, refused.reason, limit=limit)
         now = await self._usecases.scan(scan.scan_id)
         if now is not None and wants_workflow(now):
-            pause_s = max(refused.after_s, REFUSED_WORKFLOW.pause_s(work.tries))
+            pause_s = refused_workflow_pause_s(work.tries, after_s=refused.after_s)
             logger.warning("workflow.refused-for-now", reason=refused.reason, retry_in_s=round(pause_s, 1))
             return timedelta(seconds=pause_s)
         if now is not None and now.ewms.refused:
@@ -228,7 +234,7 @@ class Workflows:
         if attempt is not None:
             await self._schedule.put(DueKind.DUPLICATES, scan_id, after=attempt.open_for)
 
-    async def _assign(self, scan: Scan, keep: Workflow, begun_at: datetime | None, *, earlier: store.Attempt | None) -> None:
+    async def _assign(self, scan: Scan, keep: Workflow, begun_at: datetime | None, *, earlier: Attempt | None) -> None:
         """begun_at: of the request that has made `keep`, if it was answered. earlier: the last one without an answer."""
         assigned = await self._usecases.assign_own(scan.scan_id, keep.workflow_id, self._settings.ewms_url)
         if not assigned:
@@ -240,21 +246,21 @@ class Workflows:
         await self._look_for_twins(scan.scan_id)
         logger.info("workflow.assigned" if assigned else "workflow.not-wanted", workflow_id=keep.workflow_id)
 
-    async def _clean_up(self, scan: Scan, attempt: store.Attempt | None) -> timedelta | None:
+    async def _clean_up(self, scan: Scan, attempt: Attempt | None) -> timedelta | None:
         """The scan wants no workflow (any more): what a request of ours has made besides the assigned one is aborted."""
         await self._remove_credentials(scan.scan_id)
         if attempt is None:
             return None
-        await self._abort(await self._superfluous(scan))
-        if attempt.open_for_s > 0:
+        await self._abort(unwanted_workflows(scan, await self._look(scan)))
+        if attempt.may_take_effect:
             return LOST_WORKFLOW_CHECK
         await store.forget_attempt(self._pool, scan.scan_id, attempt.attempted_at)
         return None
 
     async def _remove_credentials(self, scan_id: ScanId) -> None:
-        """A scan that is over without a workflow needs no credentials; the stop of a workflow removes them otherwise."""
+        """Remove those of a scan that is over without a workflow; as it is now."""
         scan = await self._usecases.scan(scan_id)
-        if scan is not None and stop_label(scan) is not None and not scan.has_workflow:
+        if scan is not None and needs_no_credentials(scan):
             await self._sink.remove(scan_id)
 
     async def _abort(self, workflows: tuple[Workflow, ...]) -> None:

@@ -4,34 +4,27 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from hashlib import sha256
 
 import structlog
 
 from skydriver_common.clock import CLOCK
 from skydriver_common.db.pool import Pool
 from skydriver_common.faults import TryLater
-from skydriver_common.log.unit_of_work import UnitOfWork
-from skydriver_common.model import event_codec
-from skydriver_common.model.events import WorkforceChanged
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge import store
-from skydriver_ewms_bridge.decide import Workforce, WorkforceFold, is_working, urgency_of
-from skydriver_ewms_bridge.due_kinds import WORKFORCE
-from skydriver_ewms_bridge.due_work import OpenForS, context_of
+from skydriver_ewms_bridge.decide.urgency import urgency_of
+from skydriver_ewms_bridge.decide.workforce import Workforce, WorkforceFold
+from skydriver_ewms_bridge.decide.workforce_changes import digest_of, is_over, refresh_interval
+from skydriver_ewms_bridge.due_work import OpenForS
 from skydriver_ewms_bridge.ports import Ewms
 from skydriver_ewms_bridge.priority_limiter import urgent
-from skydriver_ewms_bridge.retry_policy import WORKFORCE_RETRY
-from skydriver_ewms_bridge.store import Watched
+from skydriver_ewms_bridge.records import Watched
+from skydriver_ewms_bridge.retry_policy import REFRESH_LEASE, VIEWER_HINT_TTL, WORKFORCE_RETRY
 from skydriver_ewms_bridge.usecases import UseCases
 from skydriver_ewms_bridge.worker_replacement import WorkerReplacement
 
 logger = structlog.get_logger(__name__)
 
-VIEWER_HINT_TTL = timedelta(seconds=90)
-"""So long a look lasts; who goes on looking says so again."""
-FAST_REFRESH_PERIOD = timedelta(minutes=5)
-LEASE = timedelta(seconds=60)
 MAX_BATCH = 2000
 MAX_CONCURRENT = 50
 """Changes that are written side by side."""
@@ -43,7 +36,6 @@ class Workforces:
     def __init__(
         self,
         pool: Pool,
-        uow: UnitOfWork,
         usecases: UseCases,
         ewms: Ewms,
         *,
@@ -53,7 +45,6 @@ class Workforces:
         top_ups: WorkerReplacement,
     ) -> None:
         self._pool = pool
-        self._uow = uow
         self._usecases = usecases
         self._ewms = ewms
         self._open_for_s = open_for_s
@@ -67,7 +58,7 @@ class Workforces:
             return pause_s
         now = CLOCK.now()
         # those due a little later come along: so workflows of the same pace end up in the same question
-        watched = await store.claim_watched(self._pool, ahead=self._fast_interval / 2, hold=LEASE, most=MAX_BATCH)
+        watched = await store.claim_watched(self._pool, ahead=self._fast_interval / 2, hold=REFRESH_LEASE, most=MAX_BATCH)
         if not watched:
             next_at = await store.next_refresh(self._pool)
             return False if next_at is None else max(0.1, (next_at - now).total_seconds())
@@ -105,10 +96,9 @@ class Workforces:
             )
             for one, workforce, end in zip(batch, workforces, ends, strict=True):
                 if isinstance(end, str):
-                    noted.append((one.scan_id, end, CLOCK.now() + self._pace(one, now)))
-                    if one.workflow_id in stopped and (
-                        workforce.has_ended or (workforce.is_complete and not workforce.n_alive)
-                    ):
+                    after = refresh_interval(one, now=now, interval=self._interval, fast_interval=self._fast_interval)
+                    noted.append((one.scan_id, end, CLOCK.now() + after))
+                    if is_over(workforce, is_stopped=one.workflow_id in stopped):
                         over.append(one.scan_id)
                 elif isinstance(end, Exception):
                     if isinstance(end, TryLater):
@@ -132,9 +122,11 @@ class Workforces:
         """What there is to note of one workflow; the digest of its workers. label: with which it was stopped."""
         if label is not None:
             await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
-        seen = _digest(workforce)
+        seen = digest_of(workforce)
         if seen != one.seen:
-            await self._tell(one.scan_id, workforce)
+            problems = await self._usecases.workforce_seen(one.scan_id, workforce)
+            if problems:
+                logger.warning("workforce.trouble", scan_id=one.scan_id, problems=problems)
         if label is None:
             await self._top_ups.seen(one.scan_id, workforce)
         return seen
@@ -151,10 +143,6 @@ class Workforces:
         now = CLOCK.now()
         return await store.eyes_on(self._pool, scan_ids, until=now + VIEWER_HINT_TTL, soon=now + self._fast_interval)
 
-    def _pace(self, one: Watched, now: datetime) -> timedelta:
-        is_looked_at = one.eyes_until is not None and one.eyes_until > now
-        return self._fast_interval if is_looked_at or now - one.since < FAST_REFRESH_PERIOD else self._interval
-
     async def _ask(self, watched: Sequence[Watched]) -> Mapping[str, WorkforceFold]:
         folds = {one.workflow_id: WorkforceFold() for one in watched}
         async for page in self._ewms.find_taskforces(list(folds), on_unreadable=partial(_count_unreadable, folds)):
@@ -168,34 +156,8 @@ class Workforces:
         workflows = await self._ewms.get_workflows(set(folds), on_unreadable=partial(_count_unreadable, folds))
         return {w.workflow_id: w.deactivated for w in workflows if w.deactivated is not None}
 
-    async def _tell(self, scan_id: ScanId, workforce: Workforce) -> None:
-        async with self._uow.on_scans(context_of(WORKFORCE, scan_id), [scan_id]) as tx:
-            scan = tx.scan(scan_id)
-            if scan is None:
-                return
-            # ended workers are what a scan without work left should have
-            problems = [{"code": p.code.value, "text": p.text} for p in workforce.problems] if is_working(scan) else []
-            event = WorkforceChanged(
-                statuses={status: dict(counts) for status, counts in workforce.statuses.items()},
-                n_running=workforce.n_running,
-                top_errors=dict(workforce.top_errors),
-                problems=problems,
-            )
-            known = scan.ewms
-            if (known.statuses, known.n_running, known.top_errors, known.problems) != (
-                event.statuses, event.n_running, event.top_errors, event.problems,
-            ):  # fmt: skip
-                tx.append(scan_id, [event])
-        if problems:
-            logger.warning("workforce.trouble", scan_id=scan_id, problems=[p["code"] for p in problems])
-
 
 def _count_unreadable(folds: Mapping[str, WorkforceFold], workflow_id: str) -> None:
     """Something of this workflow could not be read."""
     if (fold := folds.get(workflow_id)) is not None:
         fold.add_unreadable()
-
-
-def _digest(workforce: Workforce) -> str:
-    told = [workforce.statuses, workforce.n_running, workforce.top_errors, [p.code for p in workforce.problems]]
-    return sha256(event_codec.encode(told)).hexdigest()

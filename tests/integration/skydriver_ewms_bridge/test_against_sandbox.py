@@ -18,7 +18,8 @@ from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.adapters import oauth2
 from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest, open_ewms
 from skydriver_ewms_bridge.adapters.object_store import S3Store, open_store
-from skydriver_ewms_bridge.decide import all_activated, queue_profile, startup_object_key, task_for_cluster, workflow_spec
+from skydriver_ewms_bridge.decide.queues import all_activated, queue_profile
+from skydriver_ewms_bridge.decide.workflow import startup_object_key, task_for_cluster, workflow_spec
 from skydriver_ewms_bridge.ewms_types import WorkflowOrder, WorkflowSpec
 from skydriver_ewms_bridge.ports import EwmsNotFound, EwmsRejected, OutcomeUnknown, WorkflowEnded
 from tests.support.waiting import until, wait_until

@@ -19,7 +19,7 @@ from skydriver_common.model.problems import problems_of
 from skydriver_ewms_bridge.adapters.ewms_rest import EwmsRest
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
 from skydriver_ewms_bridge.adapters.object_store import S3Store, open_store
-from skydriver_ewms_bridge.decide import startup_object_key
+from skydriver_ewms_bridge.decide.workflow import startup_object_key
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_sandbox import ewms_codec
 from skydriver_sandbox.events import read_event

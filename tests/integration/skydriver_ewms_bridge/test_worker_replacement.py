@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from skydriver_common.model import events as ev
+from skydriver_ewms_bridge.decide.worker_replacement import ReplacementPolicy
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
-from skydriver_ewms_bridge.worker_replacement import ReplacementPolicy
 from tests.support.bridge import Bridge, a_bridge
 from tests.support.fake_ewms import AWAY, LATE, LOST, NOTHING, FakeEwms
 

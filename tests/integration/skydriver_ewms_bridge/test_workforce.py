@@ -10,7 +10,7 @@ from skydriver_common.db.notifier import VIEWER_HINTS_CHANNEL, Notifier
 from skydriver_common.faults import TryLater
 from skydriver_common.model.ids import ScanId
 from skydriver_common.runtime.loops import LoopSignals
-from skydriver_ewms_bridge.decide import Workforce
+from skydriver_ewms_bridge.decide.workforce import Workforce
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.viewer_hints import ViewerHints
 from tests.support.bridge import Bridge
@@ -130,14 +130,14 @@ async def test_a_scan_whose_counts_cannot_be_noted_does_not_keep_the_others_from
     scans = [await bridge.running() for _ in range(60)]
     for workflow_id in ewms.live():
         ewms.report(workflow_id, statuses={"RUNNING": {"Tasking": 3}})
-    tell = bridge.workforces._tell
+    record = bridge.usecases.workforce_seen
 
-    async def tell_others(scan_id: ScanId, workforce: Workforce) -> None:
+    async def record_others(scan_id: ScanId, workforce: Workforce) -> list[str]:
         if scan_id == scans[0]:
             raise KeyError("a bug that one scan brings out")
-        await tell(scan_id, workforce)
+        return await record(scan_id, workforce)
 
-    monkeypatch.setattr(bridge.workforces, "_tell", tell_others)
+    monkeypatch.setattr(bridge.usecases, "workforce_seen", record_others)
     assert await bridge.workforces.refresh() is True
     assert [(await bridge.scan(scan_id)).ewms.n_running for scan_id in scans] == [0, *[3] * 59]
     monkeypatch.undo()

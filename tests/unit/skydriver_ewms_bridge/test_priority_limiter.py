@@ -2,7 +2,7 @@
 
 import asyncio
 
-from skydriver_ewms_bridge.decide import urgency_of
+from skydriver_ewms_bridge.decide.urgency import urgency_of
 from skydriver_ewms_bridge.priority_limiter import PriorityLimiter, urgent
 from tests.support.waiting import let_others_run
 

@@ -3,7 +3,7 @@
 import jwt
 import pytest
 
-from skydriver_ewms_bridge.decide import all_activated, place_in_line, queue_profile, tokens_end_at
+from skydriver_ewms_bridge.decide.queues import all_activated, place_in_line, queue_profile, tokens_end_at
 from skydriver_ewms_bridge.ewms_types import QueueProfile, Taskforce
 
 

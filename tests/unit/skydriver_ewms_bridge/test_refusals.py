@@ -9,7 +9,8 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Ewms, Launch, Scan
 from skydriver_common.model.stages import LaunchState
-from skydriver_ewms_bridge.decide import decide_refused_for_now, is_final_refusal
+from skydriver_ewms_bridge.decide.assignment import decide_refused_for_now
+from skydriver_ewms_bridge.decide.refusals import is_final_refusal
 
 FINAL = [
     "'tasks.0.worker_config.n_cores': must be type integer",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skydriver_common.model.ids import ScanId
-from skydriver_ewms_bridge.decide import (
+from skydriver_ewms_bridge.decide.workflow import (
     added_taskforce,
     choose_workflow,
     merged_clusters,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skydriver_common.model.problem_codes import ProblemCode
-from skydriver_ewms_bridge.decide import WorkforceFold, aggregate, is_ended
+from skydriver_ewms_bridge.decide.workforce import WorkforceFold, aggregate
+from skydriver_ewms_bridge.decide.workforce_problems import is_ended
 from skydriver_ewms_bridge.ewms_types import PhaseChange, Taskforce
 
 Statuses = Mapping[str, Mapping[str, int]]

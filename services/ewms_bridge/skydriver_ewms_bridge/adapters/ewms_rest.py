@@ -23,7 +23,7 @@ from skydriver_common.model.event_codec import decode, encode, read_json
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.adapters import ewms_codec as wire
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
-from skydriver_ewms_bridge.decide import is_final_refusal
+from skydriver_ewms_bridge.decide.refusals import is_final_refusal
 from skydriver_ewms_bridge.ewms_types import (
     INSTANCE_MARK,
     SCAN_MARK,
@@ -42,6 +42,13 @@ from skydriver_ewms_bridge.ports import (
     OnUnreadable,
     OutcomeUnknown,
     WorkflowEnded,
+)
+from skydriver_ewms_bridge.retry_policy import (
+    ACCESS_DENIED_RETRY_S,
+    INVALID_RESPONSE_RETRY_S,
+    MAX_RETRY_AFTER_S,
+    REJECTED_FOR_NOW_RETRY_S,
+    UNREACHABLE_RETRY_S,
 )
 
 T = TypeVar("T")
@@ -239,15 +246,15 @@ class EwmsRest:
         try:
             answer = await self._authenticated(self._reads, self._read_timeout, method, path, body)
         except _NotSent as fault:
-            raise TryLater("EWMS is not reachable", 2.0) from fault
+            raise TryLater("EWMS is not reachable", UNREACHABLE_RETRY_S) from fault
         except _NoAnswer as fault:
-            raise TryLater("EWMS did not respond", 2.0) from fault
+            raise TryLater("EWMS did not respond", UNREACHABLE_RETRY_S) from fault
         if answer.status == 200:
             if answer.document is None:
                 raise _unreadable("the response is not a JSON object")
             return answer.document
         if answer.status >= 500:
-            raise TryLater("EWMS responded with HTTP 5xx", answer.retry_after_s or 2.0)
+            raise TryLater("EWMS responded with HTTP 5xx", answer.retry_after_s or UNREACHABLE_RETRY_S)
         raise _refusal(answer)
 
     async def _make(self, path: str, body: dict[str, Json], what: str) -> _Answer:
@@ -259,7 +266,7 @@ class EwmsRest:
         try:
             answer = await self._authenticated(self._writes, self._write_timeout, "POST", path, body)
         except _NotSent as fault:
-            raise TryLater("EWMS is not reachable", 2.0) from fault
+            raise TryLater("EWMS is not reachable", UNREACHABLE_RETRY_S) from fault
         except _NoAnswer as fault:
             raise OutcomeUnknown(what) from fault
         if answer.status == 200:
@@ -375,7 +382,7 @@ def _finite(text: str) -> float | None:
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     # The other form of the header, a date, is not what EWMS sends.
     text = response.headers.get("Retry-After", "")
-    return min(float(text), 600.0) if text.isascii() and text.isdigit() else None
+    return min(float(text), MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else None
 
 
 def _refusal_to_make(answer: _Answer) -> Exception:
@@ -402,14 +409,14 @@ def _refusal(answer: _Answer) -> Exception:
         case 403:
             # Our own right is missing, never the caller's: an operator has to look.
             logger.error("ewms.access-refused", reason=_one_line(answer.error))
-            return TryLater("EWMS denied access to our client (HTTP 403)", answer.retry_after_s or 30.0)
+            return TryLater("EWMS denied access to our client (HTTP 403)", answer.retry_after_s or ACCESS_DENIED_RETRY_S)
         case 409 | 423 | 429:
             logger.warning("ewms.refused-for-now", status=answer.status, reason=_one_line(answer.error))
-            return TryLater("EWMS rejected the request for now", answer.retry_after_s or 10.0)
+            return TryLater("EWMS rejected the request for now", answer.retry_after_s or REJECTED_FOR_NOW_RETRY_S)
         case status:
             # Also an HTML 404: a wrong address must not pass for "there is no such workflow".
             logger.error("ewms.unexpected-status", status=status)
-            return TryLater("EWMS responded with an unexpected status", answer.retry_after_s or 10.0)
+            return TryLater("EWMS responded with an unexpected status", answer.retry_after_s or REJECTED_FOR_NOW_RETRY_S)
 
 
 def _readable(parse: Callable[[dict[str, Json]], T], document: dict[str, Json]) -> T:
@@ -440,7 +447,7 @@ def _skip(_: str) -> None:
 
 def _unreadable(why: str) -> TryLater:
     logger.warning("ewms.unreadable-answer", why=why)
-    return TryLater("EWMS sent a response that cannot be parsed", 10.0)
+    return TryLater("EWMS sent a response that cannot be parsed", INVALID_RESPONSE_RETRY_S)
 
 
 def _safe(part: str) -> str:

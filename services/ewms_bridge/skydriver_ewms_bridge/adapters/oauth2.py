@@ -13,7 +13,12 @@ import structlog
 from pydantic import SecretStr
 
 from skydriver_common.faults import TryLater
-from skydriver_ewms_bridge.retry_policy import MISCONFIGURED_LOGIN_RETRY_S
+from skydriver_ewms_bridge.retry_policy import (
+    INVALID_RESPONSE_RETRY_S,
+    MISCONFIGURED_LOGIN_RETRY_S,
+    SERVER_FAULT_RETRY_S,
+    UNREACHABLE_RETRY_S,
+)
 
 logger = structlog.get_logger(__name__)
 
@@ -105,14 +110,16 @@ class ClientCredentials:
                         # A wrong id or secret: no repetition helps until somebody changes the settings.
                         logger.error("ewms.credentials-refused", status=response.status)
                         raise TryLater("the EWMS token issuer rejected our client id or secret", MISCONFIGURED_LOGIN_RETRY_S)
-                    raise TryLater("the token issuer of EWMS responded with HTTP 5xx", 5.0)
+                    raise TryLater("the token issuer of EWMS responded with HTTP 5xx", SERVER_FAULT_RETRY_S)
                 answer = orjson.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-            raise TryLater("the token issuer of EWMS is not reachable", 2.0) from fault
+            raise TryLater("the token issuer of EWMS is not reachable", UNREACHABLE_RETRY_S) from fault
         except orjson.JSONDecodeError as fault:
-            raise TryLater("the token issuer of EWMS sent a response that cannot be parsed", 10.0) from fault
+            raise TryLater(
+                "the token issuer of EWMS sent a response that cannot be parsed", INVALID_RESPONSE_RETRY_S
+            ) from fault
         if not isinstance(answer, dict):
-            raise TryLater("the token issuer of EWMS sent a response that cannot be parsed", 10.0)
+            raise TryLater("the token issuer of EWMS sent a response that cannot be parsed", INVALID_RESPONSE_RETRY_S)
         return answer
 
     def _renew_at(self, token: str, expires_in: object) -> float:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from skydriver_common.faults import TryLater
+from skydriver_ewms_bridge.retry_policy import ACCESS_DENIED_RETRY_S, SERVER_FAULT_RETRY_S, UNREACHABLE_RETRY_S
 
 EXPIRES_S = 604_800
 """As long as the contract asks for, and the longest that S3 signatures allow."""
@@ -62,11 +63,12 @@ class S3Store:
             async with self._session.head(url, timeout=self._timeout, allow_redirects=False) as response:
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-            raise TryLater("the object store is not reachable", 2.0) from fault
+            raise TryLater("the object store is not reachable", UNREACHABLE_RETRY_S) from fault
         if status == 404:
             return False
         if status != 200:
-            raise TryLater(f"the object store answers {status} to a look-up", 30.0 if status == 403 else 5.0)
+            after_s = ACCESS_DENIED_RETRY_S if status == 403 else SERVER_FAULT_RETRY_S
+            raise TryLater(f"the object store answers {status} to a look-up", after_s)
         return True
 
     def _presigned(self, method: str, key: str) -> str:

@@ -14,6 +14,7 @@ from skydriver_common.kubernetes.client import NotFound, Refused, kubernetes_fau
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, StartupUpload
 from skydriver_ewms_bridge.ports import ScanNotReady
+from skydriver_ewms_bridge.retry_policy import ACCESS_DENIED_RETRY_S, MISSING_SECRET_RETRY_S
 
 
 class ProfileSecrets:
@@ -43,7 +44,7 @@ class ProfileSecrets:
         try:
             await self._patch(scan_id, {key: base64.b64encode(orjson.dumps(content)).decode()})
         except NotFound as error:
-            raise ScanNotReady("the scan has no Secret to put its queues into", 5.0) from error
+            raise ScanNotReady("the scan has no Secret to put its queues into", MISSING_SECRET_RETRY_S) from error
 
     async def _patch(self, scan_id: ScanId, data: dict[str, str | None]) -> None:
         try:
@@ -52,4 +53,4 @@ class ProfileSecrets:
                     names.secret_name(scan_id), self._namespace, {"data": data}, _request_timeout=self._timeout_s
                 )
         except Refused as refusal:
-            raise ScanNotReady(f"the scan's Secret cannot be written: {refusal.reason}", 30.0) from refusal
+            raise ScanNotReady(f"the scan's Secret cannot be written: {refusal.reason}", ACCESS_DENIED_RETRY_S) from refusal

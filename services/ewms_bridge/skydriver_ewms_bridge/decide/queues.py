@@ -5,6 +5,9 @@ import binascii
 import json
 from collections.abc import Iterable, Sequence
 
+from skydriver_common.model.events import Event, QueuesActivated, QueuesAwaited
+from skydriver_common.model.scan import Scan
+from skydriver_ewms_bridge.decide.scan import wants_queues
 from skydriver_ewms_bridge.ewms_types import FROM_CLIENT, TO_CLIENT, Json, QueueProfile, Taskforce
 
 
@@ -73,3 +76,25 @@ def place_in_line(waiting: Iterable[Taskforce], workflow_id: str) -> int | None:
     if workflow_id not in first:
         return None
     return sum(1 for other, key in first.items() if (key, other) < (first[workflow_id], workflow_id))
+
+
+def decide_queues_awaited(scan: Scan | None, place_in_line: int) -> list[Event]:
+    """Record a change in how many workflows are activated before this one."""
+    if scan is None or not wants_queues(scan) or scan.ewms.place_in_line == place_in_line:
+        return []
+    return [QueuesAwaited(place_in_line=place_in_line)]
+
+
+def decide_queues_activated(scan: Scan | None, queues: dict[str, str], tokens_end_at: float | None) -> list[Event]:
+    """Record that the scanner was given its queues; nothing when that is known, or it needs none any more.
+
+    queues: alias to queue id. tokens_end_at: Unix seconds, None: never.
+    """
+    if scan is None or not wants_queues(scan) or scan.ewms.queues == queues:
+        return []
+    return [QueuesActivated(queues=queues, tokens_end_at=tokens_end_at)]
+
+
+def not_activated_in_time(limit_s: float) -> str:
+    """Return why a scan whose queues are not activated is given up."""
+    return f"EWMS has not activated the queues within {limit_s:g} s"

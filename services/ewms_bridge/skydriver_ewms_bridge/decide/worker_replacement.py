@@ -4,6 +4,7 @@ Careful by design: workers cost money, and what killed the first ones kills the 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_common.model.scan import Scan
@@ -19,28 +20,46 @@ _NOT_WORTH_REPLACING = frozenset(
 )
 
 
-def may_replace_workers(scan: Scan, workforce: Workforce, *, most_times: int, pause_s: float, now: float) -> bool:
-    """Whether more workers may help this scan at all. most_times: batches per scan. now: Unix seconds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacementPolicy:
+    """is_wanted: else nothing happens. most_times: batches per scan. pause_s: after one batch before the next."""
+
+    is_wanted: bool = False
+    most_times: int = 3
+    pause_s: float = 600.0
+
+
+def may_need_replacement(workforce: Workforce, policy: ReplacementPolicy) -> bool:
+    """Whether it is worth a closer look: some workers have ended, and the installation wants them replaced."""
+    return policy.is_wanted and bool(workforce.n_over)
+
+
+def may_replace_workers(scan: Scan, workforce: Workforce, policy: ReplacementPolicy, *, now: float) -> bool:
+    """Whether more workers may help this scan at all. now: Unix seconds."""
     ewms = scan.ewms
     return (
-        is_working(scan)
+        policy.is_wanted
+        and is_working(scan)
         and bool(workforce.statuses)
         and workforce.is_complete
         and not any(problem.code in _NOT_WORTH_REPLACING for problem in workforce.problems)
         and not (ewms.tokens_end_at is not None and ewms.tokens_end_at <= now)  # they could not connect
-        and ewms.n_top_ups < most_times
-        and now - ewms.topped_up_at >= pause_s
+        and ewms.n_top_ups < policy.most_times
+        and now - ewms.topped_up_at >= policy.pause_s
     )
 
 
 def missing_workers(
-    scan: Scan, workforce: Workforce, directives: Sequence[TaskDirective], *, most_batches: int
+    scan: Scan, workforce: Workforce, directives: Sequence[TaskDirective], policy: ReplacementPolicy
 ) -> list[tuple[str, int]]:
-    """(cluster, workers to add) for each cluster with too few left of those that the scan's request named."""
+    """Return (cluster, workers to add) for each cluster with too few left of those that the scan's request named.
+
+    Never more of them than batches are left to this scan.
+    """
     task_of = {location: d.task_id for d in directives for location in d.cluster_locations}
     found = []
     for cluster, wanted in merged_clusters((name, n) for name, n in scan.request["request_clusters"]):
         left = workforce.at_hand.get(task_of.get(cluster, ""), 0)
         if wanted > 0 and left < MIN_REMAINING_SHARE * wanted:
             found.append((cluster, wanted - left))
-    return found[:most_batches]
+    return found[: policy.most_times - scan.ewms.n_top_ups]
