@@ -112,10 +112,10 @@ async def test_an_expression_the_engine_refuses_is_the_clients_fault_even_over_n
 
 async def test_a_search_beyond_its_time_is_stopped_with_advice(database: str) -> None:
     text = "ab" * 20_000
-    manifests = [a_manifest(n, scanner_server_args=text) for n in range(150)]
+    manifests = [a_manifest(n, scanner_server_args=text) for n in range(300)]
     async with pool_with(database, manifests, size=1) as pool:
         slow = find_query(
-            {"$nor": [{"scanner_server_args": {"$regex": f"(a|b)*(?=.{{{n}}})[ab]+{n}c"}} for n in range(3, 200)]}
+            {"$nor": [{"scanner_server_args": {"$regex": f"(a|b)*(?=.{{{n}}})[ab]+{n}c"}} for n in range(3, 103)]}
         )
         with pytest.raises(TooSlow, match="index"):
             await asyncio.wait_for(answers(pool, slow, Limits(statement_s=0.2)), 120)
@@ -195,3 +195,12 @@ async def _entries(pool: Pool) -> int:
             "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'manifests'"
         ) or (0, 0)
     return int(updated) - int(heap_only)
+
+
+async def test_of_many_expressions_the_one_that_the_database_refuses_is_named(database: str) -> None:
+    async with pool_with(database, [a_manifest(1)]) as pool:
+        many = [{f"classifiers.a{n}": {"$regex": f"x{n}|((y{{1,255}}){{1,255}}){{1,255}}"}} for n in range(3)]
+        with pytest.raises(BadFilter, match="invalid regular expression") as refused:
+            await found(pool, {"$or": [{"classifiers.a": {"$regex": "fine"}}, *many]})
+        assert refused.value.path == "filter.$or[1].classifiers.a0.$regex"
+        assert await found(pool, {"$or": [{"classifiers.a": {"$regex": "fine"}}, {"scan_id": scan_id(1)}]}) == [1]

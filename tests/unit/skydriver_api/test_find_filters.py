@@ -141,7 +141,7 @@ def test_places_are_written_out_only_when_something_is_refused(monkeypatch: pyte
     monkeypatch.setattr(Place, "__str__", counting)
     raw: dict[str, Any] = {"a": {"k" * 1000: [[1] * 10_000] * 25}}
     statement_for(find_query(raw))
-    statement_for(find_query({"$or": [{f"{'p' * 990}.{n}": {"$regex": f"x{n}"}} for n in range(500)]}))
+    statement_for(find_query({"$or": [{f"{'p' * 990}.{n}": {"$regex": f"x{n}"}} for n in range(100)]}))
     assert written == 0
     with pytest.raises(BadFilter) as refused:
         parse_filter(raw | {"b": {"c": [{"$d": 1}]}})
@@ -169,6 +169,22 @@ def test_ten_thousand_elements_are_allowed() -> None:
 def test_a_filter_that_is_too_large_as_a_whole_is_refused() -> None:
     with pytest.raises(BadFilter, match="too large"):
         compile_filter(parse_filter({"$or": [{"a": n, f"b{n}": n, f"c{n}.d{n}": {"$gt": n}} for n in range(10_000)]}))
+
+
+@pytest.mark.parametrize(
+    ("branches", "limit"),
+    [
+        ([{"a": {"$gt": n}, "b": {"$lt": n}} for n in range(10_000)], "more than 20000 conditions"),
+        ([{"a": {"$regex": f"{n}"}} for n in range(101)], "more than 100 different regular expressions"),
+        ([{"a": {"$regex": "x" * 990 + str(n)}} for n in range(30)], "more than 20000 characters"),
+    ],
+    ids=["conditions", "expressions", "characters"],
+)
+def test_a_filter_has_a_budget_which_the_refusal_names(branches: list[dict[str, Any]], limit: str) -> None:
+    raw = {"$and": [{"c": {"$gt": 1}}, {"$or": branches}]}
+    with pytest.raises(BadFilter, match=limit):
+        statement_for(find_query(raw))
+    statement_for(find_query({"$or": branches[: len(branches) // 2]}))
 
 
 def test_an_empty_filter_and_comments_match_all() -> None:

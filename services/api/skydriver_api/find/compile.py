@@ -40,6 +40,10 @@ __all__ = ["Condition", "compile_filter"]
 
 MAX_PARAMETERS = 30_000  # the driver stops at 32,767
 MAX_SQL = 8_000_000
+MAX_CONDITIONS = 20_000
+MAX_EXPRESSIONS = 100  # Postgres compiles them again for each row when there are more than some dozens
+MAX_EXPRESSION_CHARS = 20_000
+_SMALLER = "use $in instead of many branches, or split the request"
 _INDEX = re.compile(r"(0|[1-9][0-9]{0,8})\Z")
 _JSON_TYPES = {"string": "string", "object": "object", "array": "array", "bool": "boolean", "null": "null", "number": "number"}
 _KINDS = {  # of numbers, by the way they are written: MongoDB's clients store them so
@@ -75,14 +79,30 @@ class _Compiler:
         self._placeholders: dict[tuple[str, str], str] = {}
         self._aliases = 0
         self._size = 0
+        self._conditions = 0
+        self._expression_chars = 0
 
     def check_size(self, added: int) -> None:
         """Stop while the statement is being written: added is the length of one more condition on a field."""
         self._size += added
         if self._size > MAX_SQL or len(self.args) > MAX_PARAMETERS:
-            raise BadFilter(
-                "the filter is too large or too deeply nested; use $in instead of many branches, or split the request"
-            )
+            raise BadFilter(f"the filter is too large or too deeply nested; {_SMALLER}")
+
+    def count_condition(self) -> None:
+        self._conditions += 1
+        if self._conditions > MAX_CONDITIONS:
+            raise BadFilter(f"the filter has more than {MAX_CONDITIONS} conditions; {_SMALLER}")
+
+    def use_expression(self, pattern: str, path: Place | str) -> None:
+        """Note a regular expression that the database has to check. Each costs its compilation, whatever it looks like."""
+        if pattern in self.expressions:
+            return
+        self.expressions[pattern] = path
+        self._expression_chars += len(pattern)
+        if len(self.expressions) > MAX_EXPRESSIONS:
+            raise BadFilter(f"the filter has more than {MAX_EXPRESSIONS} different regular expressions; join some by '|'", path)
+        if self._expression_chars > MAX_EXPRESSION_CHARS:
+            raise BadFilter(f"the regular expressions of the filter have more than {MAX_EXPRESSION_CHARS} characters", path)
 
     def bind(self, value: object, kind: str) -> str:
         """A placeholder of an SQL type; equal values share one. JSON travels as text, whatever codecs the pool has."""
@@ -112,8 +132,10 @@ class _Compiler:
             case Not(inner):
                 sql = f"(NOT {self.node(inner, root, is_object=is_object)})"
             case Field((), test):
+                self.count_condition()
                 sql = self.itself(test, root)
             case Field(path, test):
+                self.count_condition()
                 sql = self.field(path, test, root, is_object)
                 self.check_size(len(sql))
         return sql
@@ -200,7 +222,7 @@ class _Compiler:
                 numbers = f" OR (jsonb_typeof({y}) = 'number' AND ({kinds}))" if kinds else ""
                 return f"(jsonb_typeof({y}) = ANY({self.bind(plain, 'text[]')}){numbers})"
             case Matches(pattern, path):
-                self.expressions.setdefault(pattern, path)
+                self.use_expression(pattern, path)
                 return (
                     f"(jsonb_typeof({y}) = 'string' AND ({y} #>> '{{}}') COLLATE \"pg_c_utf8\" ~ {self.bind(pattern, 'text')})"
                 )

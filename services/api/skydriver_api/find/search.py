@@ -26,6 +26,7 @@ _FETCH_ROWS = 500
 _FETCH_BYTES = 1_000_000
 _FIRST_FETCH = 50
 _OFF_THE_LOOP_BYTES = 256 * 1024
+_CHECK_EXPRESSIONS = "SELECT count(*) FROM unnest($1::text[]) AS e(pattern) WHERE ''::text COLLATE \"pg_c_utf8\" ~ e.pattern"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,7 @@ async def stream(
                 *(f"{round(seconds * 1000)}ms" for seconds in (limits.statement_s, limits.idle_s, limits.total_s)),
                 timeout=limits.statement_s,
             )
-            for expression, path in statement.expressions:
-                await _check_expression(connection, expression, path, limits)
+            await _check_expressions(connection, statement.expressions, limits)
             # The server's own limit comes first; the one here only ends waiting for a server that is gone.
             max_wait_s = limits.statement_s + 10.0
             prepared = await connection.prepare(statement.sql, timeout=max_wait_s)
@@ -164,16 +164,24 @@ async def stream(
             ) from large
 
 
-async def _check_expression(
-    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", expression: str, path: Place | str, limits: Limits
+async def _check_expressions(
+    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]",
+    expressions: Sequence[tuple[str, Place | str]],
+    limits: Limits,
 ) -> None:
-    """Ask the engine about a regular expression by itself: a bad one is refused even if no row would ever meet it."""
+    """Ask the engine about regular expressions by themselves: a bad one is refused even if no row would ever meet it."""
+    if not expressions:
+        return
+    ask = partial(connection.fetchval, _CHECK_EXPRESSIONS, timeout=limits.statement_s + 10.0)
     try:
-        await connection.fetchval(
-            "SELECT ''::text COLLATE \"pg_c_utf8\" ~ $1::text", expression, timeout=limits.statement_s + 10.0
-        )
-    except asyncpg.InvalidRegularExpressionError as bad:
-        raise BadFilter(f"invalid regular expression: {bad.message if hasattr(bad, 'message') else bad}", path) from bad
+        async with connection.transaction():  # a savepoint: after a refusal the bad one is looked for
+            await ask([expression for expression, _ in expressions])
+    except asyncpg.InvalidRegularExpressionError:
+        for expression, path in expressions:
+            try:
+                await ask([expression])
+            except asyncpg.InvalidRegularExpressionError as bad:
+                raise BadFilter(f"invalid regular expression: {bad.message if hasattr(bad, 'message') else bad}", path) from bad
 
 
 def _needs_body(fields: frozenset[str] | None) -> bool:
