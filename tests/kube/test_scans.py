@@ -78,7 +78,7 @@ TAKEN: dict[str, Act] = {
     "Evicted": _ends(evicted="The node was low on resource: memory."),
     "exit code 143": _ends(exit_code="143"),
     "exit code 137": _ends(exit_code="137"),
-    "crashes again and again": _crash_loop,
+    "keeps crashing": _crash_loop,
     "StartError": _ends(exit_code="128", exit_reason="StartError"),
     "Job was deleted": _delete_job,
     "pod": _delete_pod,
@@ -206,7 +206,7 @@ async def test_a_lost_node(installation: Installation, api: Api) -> None:
     await installation.running_pod(scan_id)
     await api.delete("Node", "", node["metadata"]["name"])
     lost = await installation.event(scan_id, "scan.scanner-lost", limit_s=150)
-    assert "cluster took its pod away" in lost["reason"], lost
+    assert "Kubernetes evicted its pod" in lost["reason"], lost
     new = (await installation.event(scan_id, "scan.replaced"))["by_scan_id"]
 
     async def unschedulable() -> bool:

@@ -27,6 +27,12 @@ def test_every_metric_and_kind_of_due_work_has_its_row() -> None:
         assert f"`{kind}`" in kinds
 
 
+def test_every_setting_has_a_meaning() -> None:
+    rows = [line for line in PAGES["docs/operators/configuration.md"]().splitlines() if line.startswith("| `SKYDRIVER_")]
+    assert len(rows) > 60
+    assert [row for row in rows if not row.split("|")[3].strip()] == []
+
+
 def test_the_recipes_name_files_that_are_there() -> None:
     named = [name for name in re.findall(r"`([\w./-]+)`", RECIPES.read_text()) if "/" in name]
     folders = {short: ROOT / folder for short, folder in FOLDERS.items()}

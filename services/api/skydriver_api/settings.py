@@ -15,35 +15,44 @@ class ApiSettings(ServiceSettings):
     """Where to listen, which tokens to trust, what may be requested."""
 
     http_host: str = "127.0.0.1"
+    """Address on which the REST API listens."""
     http_port: int = Field(default=8080, ge=0, le=65535)
+    """Port on which the REST API listens. 0: any free port."""
     auth_issuer: str = "skydriver-local"
-    """The ``iss`` of accepted tokens; with an empty ``auth_jwks_file`` also where OIDC discovery begins."""
+    """Issuer (``iss``) of accepted tokens. Without SKYDRIVER_AUTH_JWKS_FILE it is also the base URL of OIDC discovery."""
     auth_audience: str = "skydriver"
+    """Audience (``aud``) that tokens must have."""
     auth_jwks_file: Path | None = None
-    """Public keys of the issuer; unset: OIDC discovery."""
+    """Public keys (JWKS file) of the issuer. Unset: OIDC discovery."""
     auth_user_claim: str = "resource_access/skydriver-external/roles=users"
-    """Claim path and value that make a token one of role *user* (REST contract 1.2)."""
+    """Claim path and value that grant the API role *user* (REST contract 1.2)."""
     auth_system_claim: str = "resource_access/skydriver-internal/roles=system"
-    """The same for role *system*."""
+    """Claim path and value that grant the API role *system*."""
     scan_token_issuer: str = ""
-    """The ``iss`` of tokens for single scans, when the dispatcher signs them and people's tokens come from elsewhere."""
+    """Issuer (``iss``) of the tokens of single scans, if the dispatcher signs them and another issuer signs users' tokens."""
     scan_token_jwks_file: Path | None = None
-    """Public keys of that issuer; it is trusted with tokens for single scans only."""
+    """Public keys (JWKS file) of SKYDRIVER_SCAN_TOKEN_ISSUER, which is trusted with tokens of single scans only."""
     scan_token_grace_s: float = Field(default=scan_tokens.GRACE_S, ge=0)
-    """How long after a scan's end its token is still good: for the last report after the final result."""
+    """Seconds after a scan's end during which its token stays valid, for the last report after the final result."""
     image_catalog: str = "embedded"
-    """``embedded``, ``directory:/PATH`` (as on CVMFS), ``registry:URL`` (its list of tags), or the last two by a comma."""
+    """Where scanner images are looked up: ``embedded``, ``directory:/PATH`` (such as CVMFS), ``registry:URL`` (Docker Hub's tag list), or
+    the last two separated by a comma."""
     minimum_image: str = "v4.0.0"
+    """Oldest scanner image that may be requested."""
     clusters: dict[str, int | None] = Field(default={"osg": 100, "sub-2": 100, "local": 5})
-    """Cluster name to its most workers with ``client-logs``; null: no cap (REST contract 8.4)."""
+    """JSON object: known clusters, each with the maximum number of workers while `debug_mode` contains ``client-logs``; null: no limit
+    (REST contract 8.4)."""
     max_workers_per_scan: int = Field(default=MAX_WORKERS_PER_SCAN, ge=1, le=2**31 - 1)
-    """Most workers of one scan, in all clusters and with all additions together; more in one request is 400. The bridge has the same."""
+    """Maximum number of workers of one scan, in all clusters and with all additions; a request for more gets 400. The EWMS bridge reads the
+    same variable."""
     max_workers_per_cluster: dict[str, int] = Field(default={})
-    """Cluster name to the most workers of one scan there, where that is less."""
+    """JSON object: clusters whose limit per scan is lower, each with its maximum number of workers."""
     logs_dashboard_url: str = ""
+    """Grafana dashboard to which links to a scanner server's log point. Unset: no links."""
     kubernetes_namespace: str = ""
+    """Namespace of the scanner servers, as links to logs name it."""
     prometheus_url: str = ""
-    """Knows when a scanner server's log ends; empty: links to logs have no time window."""
+    """Prometheus URL, used to find when a scanner server's log ends. Unset: log links have no end time."""
     http_max_connections: int = Field(default=10_000, ge=1)
     """Connections at once; further ones are answered 503. Less where the limit of descriptors is lower (it is raised to the hard
     limit at the start)."""
@@ -56,7 +65,7 @@ class ApiSettings(ServiceSettings):
     max_streams_per_token: int = Field(default=4_000, ge=1)
     """Of one token."""
     command_timeout_s: float = Field(default=10.0, gt=0)
-    """How long a command may wait before it must not take effect any more."""
+    """Deadline of a command: after this many seconds it is not processed any more and the client gets 503."""
 
     @property
     def worker_limits(self) -> WorkerLimits:

@@ -11,7 +11,7 @@ from skydriver_dispatcher.decide.divergence import Divergence, DivergenceHistory
 
 logger = structlog.get_logger(__name__)
 
-HELP = "is this the right namespace and instance (settings), and the right database? See docs/operators/kubernetes.md"
+HELP = "check SKYDRIVER_KUBERNETES_NAMESPACE, SKYDRIVER_INSTANCE and SKYDRIVER_DATABASE_URL; see docs/operators/kubernetes.md"
 
 
 class DivergenceGuard:
@@ -47,11 +47,11 @@ class DivergenceGuard:
         self.n_suspended = len(scan_ids) if is_implausible and not verdict.is_confirmed else 0
         facts = {"what": self._what, "scans": len(scan_ids), "of": total}
         if verdict.divergence is Divergence.LARGE:
-            logger.warning("reconcile.mass", **facts, acts_now=verdict.is_confirmed)
+            logger.warning("reconcile.large-difference", **facts, acts_now=verdict.is_confirmed)
         elif is_implausible and verdict.is_confirmed:
-            logger.error("reconcile.believed", **facts, after_s=self._limit_s)
+            logger.error("reconcile.resumed", **facts, after_s=self._limit_s)
         elif is_implausible:
-            logger.error("reconcile.doubtful", **facts, acts_after_s=self._limit_s, help=HELP)
+            logger.error("reconcile.suspended", **facts, acts_after_s=self._limit_s, help=HELP)
         return verdict.actionable
 
     def seconds_to_next(self) -> float | None:

@@ -94,7 +94,7 @@ class LaunchSteps:
             if await self._must_not_run(work.scan_id):
                 await self._launcher.stop(work.scan_id)
             else:
-                logger.error("stop.not_wanted", scan_id=work.scan_id)
+                logger.error("stop.refused", scan_id=work.scan_id)
         except TryLater as fault:
             logger.warning("stop.deferred", scan_id=work.scan_id, what=fault.what)
             pause_s = retry_policy.unavailable_backoff_s(work.tries, after_s=fault.after_s)
@@ -120,7 +120,7 @@ class LaunchSteps:
             await store.release_interval(self._pool, work)
         except TryLater as fault:
             # the claim has been given back, so this step must not be repeated; the place in the interval expires by itself
-            logger.warning("throttle.place-kept", what=fault.what)
+            logger.warning("throttle.release-failed", what=fault.what)
 
     async def _is_launched(self, work: DueWork) -> bool:
         """Try to start the scan; False when no scanner server was started. Raises TryLater."""
@@ -139,15 +139,16 @@ class LaunchSteps:
             await self._defer(work, fault)
             return False
         except TimeoutError:
-            await self._defer(work, TryLater(f"the launch was not done within {self._half_lease_s:g} s"))
+            await self._defer(work, TryLater(f"the launch did not complete within {self._half_lease_s:g} s"))
             return False
         except LaunchRejected as error:
             await self._fail(work, str(error), is_final=error.is_final)
             return False
         except Exception as error:
-            # a bug that one scan meets must not keep the others waiting, nor be retried for ever
-            logger.exception("launch.broke")
-            await self._fail(work, f"unexpected {type(error).__name__}", is_final=False)
+            # a bug that one scan meets must not keep the others waiting, nor be retried forever
+            logger.exception("launch.crashed")
+            reason = f"internal error ({type(error).__name__}); see the dispatcher's log, event launch.crashed"
+            await self._fail(work, reason, is_final=False)
             return False
         self._n_pauses = 0
         # retried: until this is recorded nobody knows that the scan runs, and when the lease ends it is started again

@@ -106,13 +106,13 @@ def has_pod(job: dict[str, Any]) -> bool:
 def rejected_pod(scan_id: ScanId, message: str) -> ScannerStatus:
     """The cluster can't make the Job's pod; it tries again by itself. message: its words."""
     if quota.is_quota_exceeded(message) or quota.is_quota_unknown(message):
-        code, what = ProblemCode.SCANNER_POD_WITHOUT_QUOTA, "the cluster does not take the scanner server's pod"
+        code, what = ProblemCode.SCANNER_POD_WITHOUT_QUOTA, "Kubernetes rejected the scanner server's pod"
     elif _JUDGED.search(message) and not _NOT_JUDGED.search(message):
-        code, what = ProblemCode.SCANNER_POD_REFUSED, "the cluster does not take the scanner server's pod"
+        code, what = ProblemCode.SCANNER_POD_REFUSED, "Kubernetes rejected the scanner server's pod"
     else:
         code, what = (
             ProblemCode.SCANNER_POD_DELAYED,
-            "the cluster cannot create the scanner server's pod at the moment and keeps trying",
+            "Kubernetes cannot create the scanner server's pod at the moment and keeps trying",
         )
     text = _words(what, None, message.removeprefix("Error creating: "))
     return ScannerStatus(scan_id=scan_id, stage=ScannerStage.PENDING, code=code, text=text)
@@ -146,7 +146,13 @@ def _end(scan_id: ScanId, pod: dict[str, Any], status: dict[str, Any], scanner: 
     reason, phase = status.get("reason") or "", status.get("phase")
     is_going = disruption is not None and "deletionTimestamp" in pod["metadata"]
     if ((scanner.get("state") or {}).get("waiting") or {}).get("reason") == "CrashLoopBackOff":
-        return ScannerExit(scan_id=scan_id, exit_code=None, log_tail="", cause="it crashes again and again", was_taken=True)
+        return ScannerExit(
+            scan_id=scan_id,
+            exit_code=None,
+            log_tail="",
+            cause="its container keeps crashing (CrashLoopBackOff)",
+            was_taken=True,
+        )
     if terminated is None and phase not in ("Failed", "Succeeded") and not is_going and reason not in LOST_REASONS:
         return None
     exit_code: int | None = None if terminated is None else terminated.get("exitCode")
@@ -157,14 +163,14 @@ def _end(scan_id: ScanId, pod: dict[str, Any], status: dict[str, Any], scanner: 
     if exit_code is None and phase == "Succeeded":
         return ScannerExit(scan_id=scan_id, exit_code=0, log_tail="")
     if reason in TRANSIENT_REASONS or reason in LOST_REASONS:  # says more than the disruption beside it
-        cause, was_taken = _words("the cluster ended its pod", reason, status.get("message")), True
+        cause, was_taken = _words("Kubernetes terminated its pod", reason, status.get("message")), True
     elif disruption is not None:
-        cause = _words("the cluster took its pod away", disruption.get("reason"), disruption.get("message"))
+        cause = _words("Kubernetes evicted its pod", disruption.get("reason"), disruption.get("message"))
         was_taken = True
     elif why_container in TRANSIENT_REASONS:
         cause, was_taken = _words("it was killed", why_container, None), True
     elif exit_code in TRANSIENT_EXIT_CODES:
-        cause, was_taken = f"it was killed from outside (exit code {exit_code})", True
+        cause, was_taken = f"it was killed (exit code {exit_code})", True
     elif exit_code is None:
         # no container of it ever ran: nothing of this was the scanner's doing, and a new try can meet another node
         cause, was_taken = _words("its pod failed before it ran", reason, status.get("message")), True

@@ -54,7 +54,7 @@ class DispatcherSettings(ServiceSettings):
     launcher: Literal["local", "kubernetes"] = "local"
     """Where scanner servers run: ``local`` processes of this machine, or Jobs of ``kubernetes``."""
     work_dir: Path | None = None
-    """Holds one folder per scan (local launcher)."""
+    """Folder that holds one folder per scan (launcher ``local``)."""
     scanner_command: str = ""
     """Command line that starts a scanner server (launcher ``local``). Default: the sandbox's scanner."""
     public_url: HttpUrl
@@ -62,7 +62,9 @@ class DispatcherSettings(ServiceSettings):
     scan_token_key_file: Path
     """PEM private key that signs scan tokens; the gateway knows its public half."""
     auth_issuer: str = "skydriver-local"
+    """Issuer (``iss``) of the scan tokens that the dispatcher signs."""
     auth_audience: str = "skydriver"
+    """Audience (``aud``) of these tokens."""
     launch_interval_s: float = Field(default=300.0, ge=0, le=MAX_INTERVAL_S)
     """Seconds between two launches of scans with a priority below 100 (REST contract 9.6); 0: no throttle. `skydriver throttle`
     changes it at run time."""
@@ -74,23 +76,26 @@ class DispatcherSettings(ServiceSettings):
     max_launch_attempts: int = Field(default=3, ge=1)
     """Failed launches after which a scan is abandoned."""
     scanner_bus_url: AmqpUrl | None = None
-    """Where scanners reach the bus; unset: they report over REST. Without a login in it the scan's token is the login, which needs
-    the broker's OAuth 2 plugin (``docs/reference/scanner-protocol.md``); with the launcher ``kubernetes`` it has none, since Jobs can
-    be read."""
+    """Broker URL for scanners. Unset: they report over REST. Without user and password in it the scan's token is the login, which needs
+    the broker's OAuth 2 plugin (``docs/reference/scanner-protocol.md``). The launcher ``kubernetes`` accepts none in it, since Jobs are
+    readable."""
     scanner_progress_interval_s: int | None = Field(default=None, ge=1)
+    """Seconds between two progress reports of a scanner server. Unset: the scanner's default (60 s)."""
     scanner_result_interval_s: int | None = Field(default=None, ge=1)
+    """Seconds between two partial results of a scanner server. Unset: the scanner's default (120 s)."""
     scanner_kill_switch_interval_s: int | None = Field(default=None, ge=1)
-    """Forwarded to scanner servers, which take whole seconds; unset: the scanner's own defaults (60 s, 120 s, 300 s)."""
+    """Seconds between two checks of a scanner server whether its scan was stopped. Unset: the scanner's default (300 s)."""
     scanner_mq_timeout_s: int | None = Field(default=None, ge=1)
     """Seconds without a message from workers after which a scanner gives up. Unset: the scanner's default (7200 s)."""
     scanner_log: ScannerLevel | None = None
+    """Log level of scanner servers. Unset: the scanner's default."""
     scanner_log_third_party: ScannerLevel | None = None
-    """Log levels of scanner servers; unset: their own defaults."""
+    """Log level of the libraries in scanner servers. Unset: the scanner's default."""
 
     instance: Label | None = None
     """Name of this installation, in the labels of its Kubernetes objects; no two in one namespace may have the same."""
     kubernetes_namespace: DnsLabel | None = None
-    """Where Jobs and Secrets are made. The cluster is that of KUBECONFIG, else the one this process is a pod of."""
+    """Namespace in which Jobs and Secrets are created. The cluster is that of KUBECONFIG, else the one this process is a pod of."""
     kubernetes_timeout_s: float = Field(default=15.0, gt=0, le=50)
     """Timeout of one call to the Kubernetes API."""
     kubernetes_lease_s: float = Field(default=15.0, ge=1, le=300)
@@ -100,19 +105,21 @@ class DispatcherSettings(ServiceSettings):
     upload_image: Image | None = None
     """SkyDriver's own image, with tag: runs the upload of ``startup.json`` beside the scanner."""
     scanner_service_account: DnsLabel | None = None
+    """Service account of the scanners' pods. Unset: the namespace's default."""
     scanner_user_id: int = Field(default=1000, ge=1, le=2**31 - 1)
-    """User and group of the scanner's processes; never root."""
+    """User and group id of the scanner's processes; never root."""
     scanner_priority_class: DnsLabel | None = None
+    """PriorityClass of the scanners' pods. Unset: the cluster's default."""
     scanner_urgent_priority_class: DnsLabel | None = None
-    """PriorityClass of the pods, and of those of scans with a priority from 100 on."""
+    """PriorityClass of the pods of urgent scans (priority 100 or higher). Unset: SKYDRIVER_SCANNER_PRIORITY_CLASS."""
     scanner_topology_key: LabelKey | None = None
     """Node label over whose values pods are spread, such as ``kubernetes.io/hostname``."""
     scanner_node_selector: dict[LabelKey, Label] = Field(default_factory=dict)
-    """Labels that a node must have, as a JSON object."""
+    """JSON object: labels that a node must have."""
     scanner_max_runtime_s: int = Field(default=172_800, ge=60, le=TOKEN_LIFE_S)
-    """The longest life of a scan (REST contract 9.1); at most that of its token, 30 days."""
+    """Maximum run time of a scan, in seconds (REST contract 9.1); at most the lifetime of its token, 30 days."""
     scanner_job_ttl_s: int = Field(default=600, ge=60)
-    """How long a finished Job stays (REST contract 9.1); not too short: how it ended is read from it."""
+    """Seconds for which a finished Job is kept (REST contract 9.1). Not too short: the dispatcher reads from it how the scan ended."""
     scanner_start_timeout_s: float = Field(default=900.0, gt=0)
     """Seconds after which a scan fails when its image cannot be pulled, or its pod or container cannot be created. Waiting for capacity
     does not count."""

@@ -109,7 +109,7 @@ class UseCases:
             tx.append(scan_id, events)
             tx.due.drop(DueKind.LAUNCH, scan_id)
             tx.due.put(DueKind.STOP, scan_id, priority=scan.priority)
-        logger.warning("scanner.without_queues", scan_id=scan_id, reason=events[0].reason)
+        logger.warning("scanner.queues-unavailable", scan_id=scan_id, reason=events[0].reason)
 
     async def reconcile_queues(self) -> bool:
         """Loop step: what the delivery of an event about a workflow would have done, found from the state. Raises TryLater."""

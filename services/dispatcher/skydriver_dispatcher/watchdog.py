@@ -46,7 +46,7 @@ logger = structlog.get_logger(__name__)
 
 _STANDBY_S = 1.0
 """Between two checks whether this replica may act again: nothing wakes it then."""
-_JOB_GONE = "it is not there any more"
+_JOB_GONE = "its Job no longer exists"
 _FAULTS_IN_A_ROW = 3
 """After so many scans one after the other that something unavailable stops, the rest is not tried: it is unavailable for all."""
 
@@ -173,7 +173,7 @@ class Watchdog:
                 if in_a_row >= _FAULTS_IN_A_ROW:
                     break
             except Exception:
-                logger.exception("reconcile.broke", scan_id=scan_id)
+                logger.exception("reconcile.failed", scan_id=scan_id)
             else:
                 in_a_row = 0
         if fault is not None:
@@ -211,7 +211,7 @@ class Watchdog:
         except Exception:
             # a bug that one scan meets must not hold up the events of the others
             if not pending.put_back(event, has_failed=True):
-                logger.error("news.given_up", news=event, help="the next comparison of database and cluster finds it")
+                logger.error("launcher-event.dropped", news=event, help="the next comparison of database and cluster finds it")
             raise
         return True
 
@@ -247,7 +247,7 @@ class Watchdog:
             tx.append(work.scan_id, events)
             for event in events:
                 tx.due.put(DueKind.STOP, work.scan_id)
-                logger.warning("scanner.given_up", scan_id=work.scan_id, reason=event.reason)
+                logger.warning("scanner.start-timed-out", scan_id=work.scan_id, reason=event.reason)
             tx.due.finish(work)
         return True
 
@@ -331,7 +331,7 @@ class Watchdog:
         try:
             has_arrived = await self._have_arrived()
         except TryLater as fault:
-            logger.warning("scanner.reports_unknown", what=fault.what)
+            logger.warning("scanner.reports-unknown", what=fault.what)
             has_arrived = False
         if not has_arrived:
             self._behind.add(scan_id)

@@ -26,15 +26,21 @@ class BridgeSettings(ServiceSettings):
     ewms_issuer: str
     """Issuer of EWMS's tokens; its ``/.well-known/openid-configuration`` is read."""
     ewms_client_id: str
+    """OAuth 2 client id of this installation at EWMS."""
     ewms_client_secret: SecretStr
+    """Secret that belongs to it."""
     instance: str = Field(min_length=1)
     """Name of this installation. Workflows are marked with it: EWMS is shared, so no two installations may have the same."""
     s3_url: str
     """Base address of the object store, without the bucket."""
     s3_key_id: str
+    """Access key id for the object store."""
     s3_secret: SecretStr
+    """Secret key that belongs to it."""
     s3_bucket: str
+    """Bucket that holds ``startup.json`` of each scan."""
     s3_region: str = "us-east-1"
+    """Region that signatures of requests to the object store name."""
     worker_image_catalog: str = "/cvmfs/icecube.opensciencegrid.org/containers/realtime"
     """Folder of unpacked worker images as the workers see it (REST contract 8.2)."""
     worker_idle_timeout_s: int = Field(default=3600, ge=1)

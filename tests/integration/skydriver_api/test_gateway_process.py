@@ -168,4 +168,4 @@ async def test_a_gateway_that_waits_for_the_broker_stops_at_once(database: str, 
         await proxy.close()
         async with _gateway(database, url, tmp_path) as gateway:
             assert gateway.lines("service.ready")
-        assert not gateway.lines("service.cut_off")
+        assert not gateway.lines("service.task-cancelled")

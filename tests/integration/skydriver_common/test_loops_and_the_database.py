@@ -51,7 +51,7 @@ async def test_a_loop_outlives_every_error_of_the_database_and_does_the_work_onc
                         await until(is_done)
                         assert (database.met, failed["test"] - before) == (3, 3), (code, place)
                         recorded = {entry["event"] for entry in logs if entry["event"].startswith("loop.")}
-                        assert recorded == {"loop.failed" if code in OF_DATA else "loop.waiting"}, (code, place)
+                        assert recorded == {"loop.failed" if code in OF_DATA else "loop.retrying"}, (code, place)
                         is_defect = any(entry["event"] == "database.defect" for entry in logs)
                         assert is_defect == (code in DEFECTS), (code, place)
     finally:

@@ -27,7 +27,7 @@ async def proxies(database: str, clean_bus: str) -> AsyncIterator[list[Proxy]]:
 
 async def _waits(logged: list[EventDict]) -> bool:
     """Whether the service has said, again, that it waits."""
-    return any(line["event"] == "service.waiting" for line in logged)
+    return any(line["event"] == "startup.retrying" for line in logged)
 
 
 async def test_it_waits_for_database_and_broker_and_then_is_ready(

@@ -170,7 +170,9 @@ async def test_a_scanner_server_that_fails_without_progress_is_started_again_thr
     await life.hasten()
     scan = await machine.scan(ScanId(scan_id))
     assert scan.launch.state == "failed"
-    assert scan.launch.reason == "the scanner server ended with exit code 3 and had been restarted 3 times without progress"
+    assert (
+        scan.launch.reason == "the scanner server ended with exit code 3 after 3 restarts without progress, which is the limit"
+    )
 
 
 async def test_a_restart_after_progress_starts_the_count_again(machine: Machine) -> None:

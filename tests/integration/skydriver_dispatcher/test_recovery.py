@@ -34,8 +34,8 @@ async def end_job(dispatcher: Dispatcher, scan_id: ScanId, how: str) -> None:
     ("pod", "job", "state", "words"),
     [
         pytest.param(lambda s: pods.terminated(s, 1, message="ValueError"), "Failed", "failed", "exit code 1", id="failed"),
-        pytest.param(lambda s: pods.terminated(s, 0), "Complete", "failed", "without a final result", id="done"),
-        pytest.param(None, "Complete", "failed", "without a final result", id="done, its pod is gone"),
+        pytest.param(lambda s: pods.terminated(s, 0), "Complete", "failed", "its exit code was 0", id="done"),
+        pytest.param(None, "Complete", "failed", "its exit code was 0", id="done, its pod is gone"),
         pytest.param(lambda s: pods.terminated(s, 137, "OOMKilled"), "Failed", "launched", "OOMKilled", id="killed"),
         pytest.param(None, "Failed", "launched", "its pod is gone", id="failed, its pod is gone"),
         pytest.param(None, "DeadlineExceeded", "failed", "longer than allowed", id="used up its time"),

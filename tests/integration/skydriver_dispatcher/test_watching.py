@@ -112,7 +112,7 @@ async def test_at_most_three_times_in_ten_hours_then_the_scan_has_failed(dispatc
         await dispatcher.until(lambda: has_failed(dispatcher, scan_id))
     last = await dispatcher.scan(scan_id)
     assert not last.is_deleted
-    assert "3 scans of the same request in 10 hours" in last.launch.reason
+    assert "3 scans of this request were started within 10 h" in last.launch.reason
     assert last.launch.exit_code == 137
     assert not dispatcher.has_job(scan_id)
 
@@ -188,7 +188,7 @@ async def test_a_clean_end_waits_for_the_final_result_that_may_be_on_its_way(sto
         await patient.hasten()
     assert (await patient.scan(done)).launch.state == "launched"
     assert (await patient.scan(silent)).launch.state == "failed"
-    assert "without a final result" in (await patient.scan(silent)).launch.reason
+    assert "its exit code was 0" in (await patient.scan(silent)).launch.reason
 
 
 async def test_an_image_that_cannot_be_pulled_is_waited_for_up_to_a_limit(dispatcher: Dispatcher) -> None:

@@ -505,7 +505,7 @@ async def test_a_changed_key_file_is_read_again_and_a_broken_one_leaves_the_keys
     os.unlink(path)
     with capture_logs():
         assert await source.find("two") is not None
-    assert [line["event"] for line in logs] == ["auth.key_file_unusable"]
+    assert [line["event"] for line in logs] == ["auth.jwks-file-unreadable"]
 
 
 async def test_a_key_that_reaches_the_file_late_is_waited_for_a_while_and_an_invented_one_not_again(
@@ -650,7 +650,7 @@ async def test_keys_are_refreshed_when_old_and_kept_while_the_issuer_is_away(
         with pytest.raises(TryLater):  # it may be a key of tomorrow
             await source.find("unknown")
     assert len(provider.requests) == 3
-    assert [(line["event"], line["keys_kept"]) for line in logs] == [("auth.issuer_away", 1)]
+    assert [(line["event"], line["keys_kept"]) for line in logs] == [("auth.issuer-unreachable", 1)]
     provider.away, provider.keys = False, []
     clock.now_s = 111.0
     with capture_logs():

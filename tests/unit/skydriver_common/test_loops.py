@@ -164,7 +164,7 @@ def test_an_outage_is_a_warning_without_traceback_and_is_asked_again_soon() -> N
         called_at = play(*[away] * 5, TryLater("quota is used up", after_s=20.0), False)
     pauses = [later - earlier for earlier, later in pairwise(called_at)]
     assert pauses == [1, 2, 4, 5, 5, 20]
-    assert {line["event"] for line in logs} == {"loop.waiting"}
+    assert {line["event"] for line in logs} == {"loop.retrying"}
     assert {line["log_level"] for line in logs} == {"warning"}
     assert all("exc_info" not in line for line in logs)
     assert logs[-1]["what"] == "quota is used up"

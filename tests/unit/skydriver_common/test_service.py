@@ -162,7 +162,7 @@ async def test_a_check_that_raises_or_takes_too_long_means_not_ready(logs: list[
     health.add("slow", slow)
     health.add("fine", fine)
     assert await health.not_ready() == ["bug", "slow"]
-    assert "health.check_failed" in events(logs, "health.")
+    assert "readiness.check-failed" in events(logs, "readiness.")
     with pytest.raises(ValueError, match="bug"):
         health.add("bug", bug)
 
@@ -212,7 +212,7 @@ async def test_a_failing_root_task_takes_the_rest_down_in_order_and_is_logged_on
     assert await live(build, until=until) == 1
     assert sorted(done) == ["consumers stopped", "work given back"]
     errors = [line for line in logs if line["log_level"] == "error"]
-    assert [(line["event"], line["task"]) for line in errors] == [("service.task_failed", "fails")]
+    assert [(line["event"], line["task"]) for line in errors] == [("service.task-failed", "fails")]
 
 
 async def test_a_root_task_that_just_ends_is_a_failure_unless_it_may(logs: list[Any]) -> None:
@@ -229,7 +229,7 @@ async def test_a_root_task_that_just_ends_is_a_failure_unless_it_may(logs: list[
         await service.stopping.wait()
 
     assert await live(build, until=until) == 1
-    assert "service.task_ended" in events(logs)
+    assert "service.task-ended" in events(logs)
     assert await live(tolerant) == 0
 
 
@@ -291,7 +291,7 @@ async def test_a_failed_start_closes_what_was_opened_and_tells_why(
     assert await live(build) == code
     assert done == ["closed"]
     assert capsys.readouterr().err == line
-    assert ("service.start_failed" in events(logs)) == (line == "")
+    assert ("service.start-failed" in events(logs)) == (line == "")
 
 
 async def test_a_used_health_port_is_one_readable_line(logs: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +323,7 @@ async def test_work_that_does_not_end_within_the_grace_time_is_cut_off(logs: lis
 
     assert await live(build, shutdown_grace_s=0.05) == 0
     assert done == ["cancelled", "cancelled", "closed"]
-    assert events(logs).count("service.cut_off") == 2
+    assert events(logs).count("service.task-cancelled") == 2
 
 
 async def test_a_failing_stop_or_close_does_not_keep_the_others_from_it(logs: list[Any]) -> None:
@@ -343,7 +343,7 @@ async def test_a_failing_stop_or_close_does_not_keep_the_others_from_it(logs: li
 
     assert await live(build) == 1
     assert done == ["stopped", "closed"]
-    assert {"service.stop_failed", "service.close_failed"} <= set(events(logs))
+    assert {"service.stop-failed", "service.close-failed"} <= set(events(logs))
 
 
 PROGRAM = """

@@ -68,7 +68,7 @@ def test_an_upload_that_keeps_failing_is_told_beside_the_stage() -> None:
         pytest.param({"phase": "Failed", "reason": "DeadlineExceeded"}, True, None, "DeadlineExceeded", id="deadline"),
         pytest.param({"phase": "Failed", "reason": "NodeShutdown"}, True, None, "NodeShutdown", id="node shutdown"),
         pytest.param({"phase": "Running", "reason": "NodeLost"}, True, None, "NodeLost", id="node lost"),
-        pytest.param(pods.waiting(ScanId(S), "CrashLoopBackOff"), True, None, "again and again", id="crash loop"),
+        pytest.param(pods.waiting(ScanId(S), "CrashLoopBackOff"), True, None, "CrashLoopBackOff", id="crash loop"),
         pytest.param(pods.terminated(ScanId(S), 1), False, 1, "exit code 1", id="failed"),
         pytest.param(pods.terminated(ScanId(S), 2), False, 2, "exit code 2", id="refused its input"),
         pytest.param({"phase": "Failed"}, True, None, "before it ran", id="failed, nothing known"),

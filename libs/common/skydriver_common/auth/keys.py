@@ -100,11 +100,11 @@ def _parse_key(entry: Mapping[str, object]) -> VerificationKey | None:
             case _:
                 return None
     except (PyJWTError, ValueError):
-        logger.warning("auth.key_unusable", kid=kid)
+        logger.warning("auth.key-rejected", kid=kid)
         return None
     if isinstance(public, RSAPublicKey):
         if public.key_size < MINIMUM_RSA_BITS:
-            logger.warning("auth.key_too_short", kid=kid, bits=public.key_size)
+            logger.warning("auth.key-rejected", kid=kid, bits=public.key_size)
             return None
     elif not isinstance(public, EllipticCurvePublicKey):
         return None
@@ -167,7 +167,7 @@ class JwksFile:
         try:
             changed = await self._calls.run(partial(_changed_keys, self._path, self._seen), limit_s=self._limit_s)
         except (OSError, ValueError) as error:
-            logger.warning("auth.key_file_unusable", error=type(error).__name__)
+            logger.warning("auth.jwks-file-unreadable", error=type(error).__name__)
             self._is_readable = False
             return
         self._is_readable = True
@@ -248,12 +248,12 @@ class OidcDiscovery:
             self._away = True
             # The text of a ValueError is ours or the JSON parser's; others may quote what the issuer sent.
             detail = str(error) if isinstance(error, ValueError) else type(error).__name__
-            logger.warning("auth.issuer_away", issuer=self._issuer, error=detail, keys_kept=len(self._keys))
+            logger.warning("auth.issuer-unreachable", issuer=self._issuer, error=detail, keys_kept=len(self._keys))
         else:
             self._away = False
             self._fresh_until = self._clock() + self._max_age_s
             if keys.keys() != self._keys.keys():
-                logger.info("auth.keys_changed", issuer=self._issuer, kids=sorted(keys))
+                logger.info("auth.keys-changed", issuer=self._issuer, kids=sorted(keys))
             self._keys = keys
         finally:
             self._quiet_until = self._clock() + self._pause_s

@@ -144,12 +144,10 @@ class Relay:
                     try:
                         await refuse_log_of_another_server(self._connection)
                     except LogOfAnotherServer:
-                        logger.error(
-                            "relay.log_of_another_server", see="docs/operators/limits.md: the log was restored from a dump"
-                        )
+                        logger.error("relay.foreign-log", see="docs/operators/limits.md: the log was restored from a dump")
                         raise
             if self._is_active:
-                logger.info("relay.active")
+                logger.info("relay.leadership-acquired")
         return self._connection if self._is_active else None
 
     async def close(self) -> None:
@@ -170,5 +168,5 @@ async def _send_event(channel: aio_pika.abc.AbstractChannel, event: read.LoggedE
         taken = without_unwritable(message)
         if not taken:
             raise
-        logger.warning("relay.properties_left_out", event_id=str(event.event_id), scan_id=event.scan_id, properties=taken)
+        logger.warning("relay.properties-omitted", event_id=str(event.event_id), scan_id=event.scan_id, properties=taken)
         await send(channel, message, exchange=exchange, routing_key=event.type)

@@ -103,7 +103,7 @@ class _Settlement(BaseMiddleware[Any, Any]):
                 if (fault := error if isinstance(error, TryLater) else fault_of(error)) is not None:
                     waits += 1
                     pause_s = pause_after(fault, waits)
-                    logger.warning("message.waiting", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
+                    logger.warning("message.retrying", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
                 else:
                     bugs += 1
                     logger.exception("message.failed", failures=bugs)
@@ -174,10 +174,10 @@ class _Settlement(BaseMiddleware[Any, Any]):
             except TryLater as fault:
                 waits += 1
                 pause_s = pause_after(fault, waits)
-                logger.warning("burial.waiting", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
+                logger.warning("dead-letter.retrying", what=fault.what, waits=waits, retry_in_s=round(pause_s, 3))
                 await self._stopped_within(pause_s)
                 continue
-            logger.error("message.buried", code=code, reason=reason[:1000])
+            logger.error("message.dead-lettered", code=code, reason=reason[:1000])
             return await self._settled(msg, BURIED)
         return await self._given_back(msg)
 

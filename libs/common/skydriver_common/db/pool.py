@@ -207,7 +207,7 @@ class Listener:
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 failures += 1
                 pause_s = _RECONNECT.pause_s(failures)
-                logger.warning("listener.away", error=type(error).__name__, retry_in_s=round(pause_s, 2))
+                logger.warning("listener.disconnected", error=type(error).__name__, retry_in_s=round(pause_s, 2))
                 await first(stopping.wait(), asyncio.sleep(pause_s))
                 continue
             failures = 0

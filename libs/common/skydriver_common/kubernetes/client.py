@@ -141,7 +141,7 @@ def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what
         case 410:
             return ResourceVersionExpired(message)
         case 401:
-            logger.error("kubernetes.not_authenticated", what=what)
+            logger.error("kubernetes.not-authenticated", what=what)
             return TryLater("Kubernetes rejected our credentials", 10.0)
         case 403:
             logger.error("kubernetes.forbidden", what=what, message=message)

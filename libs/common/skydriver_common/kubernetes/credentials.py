@@ -48,6 +48,6 @@ async def keep_fresh(loader: Any, configuration: Configuration, *, every_s: floa
             async with asyncio.timeout(PLUGIN_TIMEOUT_S):
                 await loader.load_from_exec_plugin()
         except _FAILURES as error:  # its text is not repeated: what a program of somebody else writes may be secret
-            logger.error("kubernetes.credentials_not_renewed", error=type(error).__name__)
+            logger.error("kubernetes.credentials-not-renewed", error=type(error).__name__)
             continue
         configuration.api_key["BearerToken"] = loader.token

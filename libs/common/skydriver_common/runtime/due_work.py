@@ -153,7 +153,7 @@ class DueWorkConsumer:
         pause_s = RETRY.pause_s(work.tries)
         if isinstance(fault, TryLater):
             pause_s = max(pause_s, fault.after_s)
-            logger.warning("work.waiting", kind=work.kind, tries=work.tries, what=fault.what, retry_in_s=round(pause_s, 1))
+            logger.warning("work.retrying", kind=work.kind, tries=work.tries, what=fault.what, retry_in_s=round(pause_s, 1))
         else:
             logger.exception("work.failed", kind=work.kind, tries=work.tries, retry_in_s=round(pause_s, 1))
         if self._uses_up_patience(fault) and len(self._failed_in_a_row) < MAX_FAILING_SCANS:

@@ -61,7 +61,7 @@ class Health:
         failing = [name for name, passes in zip(checks, results, strict=True) if not passes]
         if frozenset(failing) != self._failing:  # once per change, not per probe
             self._failing = frozenset(failing)
-            logger.info("health.changed", not_ready=failing)
+            logger.info("readiness.changed", not_ready=failing)
         return failing if self.started.is_set() else ["starting", *failing]
 
     async def _passes(self, name: str, check: Check) -> bool:
@@ -72,7 +72,7 @@ class Health:
         except (TryLater, TimeoutError, OSError):
             return False
         except Exception:
-            logger.exception("health.check_failed", check=name)
+            logger.exception("readiness.check-failed", check=name)
             return False
 
 

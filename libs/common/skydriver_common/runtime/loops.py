@@ -102,7 +102,7 @@ async def run_loop(
             failures += 1
             if (fault := error if isinstance(error, TryLater) else fault_of(error)) is not None:
                 pause_s = max(min(fault.after_s, FAILURE.cap_s), OUTAGE.pause_s(failures))
-                logger.warning("loop.waiting", loop=name, failures=failures, what=fault.what, retry_in_s=round(pause_s, 3))
+                logger.warning("loop.retrying", loop=name, failures=failures, what=fault.what, retry_in_s=round(pause_s, 3))
             else:
                 pause_s = FAILURE.pause_s(failures)
                 logger.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
@@ -127,7 +127,7 @@ async def retry_for(attempt: Callable[[], Awaitable[None]], *, for_s: float) -> 
             pause_s = _RECORD.pause_s(failures)
             if clock() + pause_s > deadline:
                 raise
-            logger.warning("record.waiting", what=fault.what, retry_in_s=round(pause_s, 2))
+            logger.warning("record.retrying", what=fault.what, retry_in_s=round(pause_s, 2))
         await asyncio.sleep(pause_s)
 
 

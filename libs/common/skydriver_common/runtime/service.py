@@ -140,12 +140,12 @@ class Service:
         except Exception:
             # Logged here and not raised: the rest is to stop in order, not to be cancelled by the task group.
             self.failed = True
-            logger.exception("service.task_failed", task=name)
+            logger.exception("service.task-failed", task=name)
             self.request_stop()
         finally:
             if not may_end and not self.stopping.is_set():
                 self.failed = True
-                logger.error("service.task_ended", task=name)
+                logger.error("service.task-ended", task=name)
                 self.request_stop()
 
     async def _live(self, build: "Build", grace_s: float) -> int:
@@ -164,7 +164,7 @@ class Service:
             _say(self.name, f"cannot start: {fault.what} (exiting; the supervisor restarts it)")
         except Exception:
             code = EXIT_FAILED
-            logger.exception("service.start_failed")
+            logger.exception("service.start-failed")
         await self._stop(grace_s)
         return code
 
@@ -198,16 +198,16 @@ class Service:
                 async with asyncio.timeout_at(deadline):
                     await stop()
             except TimeoutError:
-                logger.warning("service.cut_off", what=what)
+                logger.warning("service.task-cancelled", what=what)
             except Exception:
                 self.failed = True
-                logger.exception("service.stop_failed", what=what)
+                logger.exception("service.stop-failed", what=what)
         for pulse in self._pulses:
             pulse.stop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, deadline - clock()))
         for task in self._tasks:
-            logger.warning("service.cut_off", what=task.get_name())
+            logger.warning("service.task-cancelled", what=task.get_name())
             task.cancel()
 
 
@@ -259,7 +259,7 @@ async def _close(stack: AsyncExitStack) -> bool:
         async with asyncio.timeout(CLOSE_LIMIT_S):
             await stack.aclose()
     except Exception:
-        logger.exception("service.close_failed")
+        logger.exception("service.close-failed")
         return False
     return True
 

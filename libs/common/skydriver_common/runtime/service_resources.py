@@ -76,7 +76,7 @@ async def retry_until_available(open_it: Callable[[], Awaitable[T]]) -> T:
         except TryLater as fault:
             failures += 1
             pause_s = _RETRY.pause_s(failures)
-            logger.warning("service.waiting", what=fault.what, reason=reason_of(fault), retry_in_s=round(pause_s, 2))
+            logger.warning("startup.retrying", what=fault.what, reason=reason_of(fault), retry_in_s=round(pause_s, 2))
         await asyncio.sleep(pause_s)
 
 

@@ -137,7 +137,7 @@ class _Environment(EnvSettingsSource):
 class ServiceSettings(BaseSettings):
     """What every service needs to know; each service adds its own fields in a subclass.
 
-    A field `max_attempts` is read from `SKYDRIVER_MAX_LAUNCH_ATTEMPTS`; an empty variable counts as not set. Fields of collection
+    A field `max_launch_attempts` is read from `SKYDRIVER_MAX_LAUNCH_ATTEMPTS`; an empty variable counts as not set. Fields of collection
     types are JSON. Give units in the names or types, and secrets as `SecretStr`.
     """
 
@@ -157,16 +157,17 @@ class ServiceSettings(BaseSettings):
     amqp_url: AmqpUrl
     """RabbitMQ, with user, password and vhost."""
     replica: str = ""
-    """Name of this process among its service's, the same after a restart, so that it finds its own leases again; empty: host
-    and process number."""
+    """Stable name of this replica; lets it resume its own leases after a restart. Default: host name and process id."""
     health_host: str = "127.0.0.1"
-    """Where /healthz, /readyz and /metrics listen. Loopback unless a prober comes from outside, as a kubelet does."""
+    """Address for /healthz, /readyz and /metrics. Use 0.0.0.0 if probes come from outside, as in Kubernetes."""
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0: any free port (it is in the log)."""
+    """Port for /healthz, /readyz and /metrics. 0: any free port; the log line `service.starting` names it."""
     log_format: Annotated[Literal["json", "console"], BeforeValidator(_lower)] = "json"
+    """``json``: one JSON object per line. ``console``: for people."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    """Lowest level that is logged: ``debug``, ``info``, ``warning`` or ``error``."""
     shutdown_grace_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 6.0
-    """Seconds for work in hand after the signal to stop; must be less than what the supervisor grants before it kills."""
+    """Seconds to finish work in progress after SIGTERM. Must be shorter than the supervisor's kill timeout."""
 
     @field_validator("*", mode="after")
     @classmethod

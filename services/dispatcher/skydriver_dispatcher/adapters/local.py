@@ -96,7 +96,7 @@ class LocalLauncher:
             try:
                 self._adopt(scan_id, identity)
             except OSError as error:
-                logger.warning("scanner.not_adopted", scan_id=scan_id, pid=identity.pid, error=error.strerror)
+                logger.warning("scanner.adoption-failed", scan_id=scan_id, pid=identity.pid, error=error.strerror)
         ended = dict.fromkeys((*self.events.exited_scans(), *self._ending), False)
         return ended | dict.fromkeys(self._running, True)
 
@@ -140,7 +140,7 @@ class LocalLauncher:
                 process_identity.write(folder / _IDENTITY_FILE, identity)
             except OSError as error:
                 # it runs, and is found again by its folder
-                logger.warning("scanner.identity_not_written", scan_id=scan.scan_id, pid=child.pid, error=error.strerror)
+                logger.warning("scanner.identity-not-written", scan_id=scan.scan_id, pid=child.pid, error=error.strerror)
         self._watch(scan.scan_id, child.pid, child)
         return child.pid
 

@@ -17,7 +17,7 @@ REFUSED_EXIT_CODE = 2
 MAX_RESTARTS = 3
 """Without progress in between."""
 MAX_RECENT_RESTARTS, RESTARTS_WITHIN_S = 20, 36_000.0
-"""Even with progress: a scanner server that does not keep its work could be restarted for ever."""
+"""Even with progress: a scanner server that does not keep its work could be restarted forever."""
 MAX_REPLACEMENTS, REPLACEMENTS_WITHIN_S = 3, 36_000.0
 LAUNCH_GRACE_S, MAX_LAUNCH_GRACES = 2.0, 60
 """A scanner server can end before the launch that started it is recorded: so long, and so often, its exit waits for that."""
@@ -72,8 +72,9 @@ def decide_last_exit(scan: Scan, *, exit_code: int | None, log_tail: str, cause:
     """Fail a scan whose scanner server ended by itself before the final result, where the launcher can't restart it in place."""
     if not can_end(scan):
         return []
-    reason = cause or "it ended without a final result"
-    return [ScannerFailed(reason=f"the scanner server failed: {reason}", exit_code=exit_code, log_tail=log_tail)]
+    # shown after "The scanner server ended without a final result: "
+    reason = cause or ("no reason given" if exit_code is None else f"its exit code was {exit_code}")
+    return [ScannerFailed(reason=reason, exit_code=exit_code, log_tail=log_tail)]
 
 
 def decide_exit(
@@ -98,15 +99,21 @@ def decide_exit(
             ScannerRestarted(reason="the scanner server ended while SkyDriver was not running", restarts=scan.launch.restarts)
         ]
     if exit_code == REFUSED_EXIT_CODE:
-        return [ScannerFailed(reason="the scanner refused its input", exit_code=exit_code, log_tail=log_tail)]
+        return [
+            ScannerFailed(
+                reason="the scanner rejected its input (exit code 2); see the end of its log",
+                exit_code=exit_code,
+                log_tail=log_tail,
+            )
+        ]
     how = _how_it_ended(exit_code)
     restarts = 0 if has_progressed else scan.launch.restarts
     if restarts >= MAX_RESTARTS:
-        reason = f"the scanner server {how} and had been restarted {restarts} times without progress"
+        reason = f"the scanner server {how} after {restarts} restarts without progress, which is the limit"
         return [ScannerFailed(reason=reason, exit_code=exit_code, log_tail=log_tail)]
     if n_recent >= MAX_RECENT_RESTARTS:
         hours = RESTARTS_WITHIN_S / 3600
-        reason = f"the scanner server {how} and had been restarted {n_recent} times in {hours:g} hours"
+        reason = f"the scanner server {how} after {n_recent} restarts within {hours:g} h, which is the limit"
         return [ScannerFailed(reason=reason, exit_code=exit_code, log_tail=log_tail)]
     return [ScannerRestarted(reason=f"the scanner server {how}", restarts=restarts + 1)]
 
@@ -146,7 +153,7 @@ def too_many_replacements(original: Scan, *, now: float) -> str:
     recent = sum(now - created_at(ScanId(scan_id)) < REPLACEMENTS_WITHIN_S for scan_id in original.rescan_ids)
     if recent < MAX_REPLACEMENTS:
         return ""
-    return f"it is not started again: {recent} scans of the same request in {REPLACEMENTS_WITHIN_S / 3600:g} hours are enough"
+    return f"not restarted: {recent} scans of this request were started within {REPLACEMENTS_WITHIN_S / 3600:g} h, which is the limit"
 
 
 def has_reconstructed(progress: dict[str, Any] | None) -> bool:

@@ -51,7 +51,7 @@ def decide_failed_launch(scan: Scan, reason: str, *, is_final: bool, max_attempt
     if is_final:
         events.append(LaunchAbandoned(reason=reason))
     elif failures >= max_attempts:
-        events.append(LaunchAbandoned(reason=f"given up after {failures} attempts: {reason}"))
+        events.append(LaunchAbandoned(reason=f"failed {failures} times; last error: {reason}"))
     return events
 
 
@@ -65,7 +65,7 @@ def decide_without_queues(scan: Scan) -> list[LaunchAbandoned | ScannerFailed]:
     if scan.ewms.refused:
         reason = scan.ewms.refused
     elif scan.ewms.deactivated and not scan.ewms.queues:
-        reason = f"its workflow was stopped at EWMS ({scan.ewms.deactivated}) before it had its queues"
+        reason = f"its EWMS workflow was stopped ({scan.ewms.deactivated}) before its queues were ready"
     else:
         return []
     return [LaunchAbandoned(reason=reason)] if scan.is_waiting else [ScannerFailed(reason=reason)]

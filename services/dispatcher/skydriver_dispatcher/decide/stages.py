@@ -18,7 +18,7 @@ def decide_stuck(scan: Scan | None, *, limit_s: float) -> list[ScannerFailed]:
     """Fail a scan whose scanner server still has, after ``limit_s``, a problem that does not pass by itself."""
     if scan is None or not can_end(scan) or not scan.launch.trouble or not is_terminal_problem(scan.launch.trouble["code"]):
         return []
-    return [ScannerFailed(reason=f"given up after {limit_s:g} s: {scan.launch.trouble['text']}")]
+    return [ScannerFailed(reason=f"not started within {_duration(limit_s)}: {scan.launch.trouble['text']}")]
 
 
 def is_terminal_problem(code: str) -> bool:
@@ -31,3 +31,7 @@ def is_terminal_problem(code: str) -> bool:
         ProblemCode.SCANNER_CONTAINER_REFUSED,
         ProblemCode.SCANNER_POD_REFUSED,
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds >= 60 and seconds % 60 == 0 else f"{seconds:g} s"

@@ -85,7 +85,7 @@ class JobInformer:
         try:
             return await self._leadership.renew()
         except TryLater as fault:
-            logger.warning("lease.waiting", what=fault.what, leads=self._leadership.leads)
+            logger.warning("lease.unavailable", what=fault.what, leads=self._leadership.leads)
             return max(1.0, fault.after_s)
 
     def _start(self) -> list[asyncio.Task[None]]:
@@ -131,7 +131,7 @@ class JobInformer:
             except ResourceVersionExpired:
                 failures += 1  # a list that is too old at once must not be followed by the next one at once
                 version, pause_s = None, _pause_s(failures)
-                logger.info("watch.version_gone", kind=kind, again_in_s=round(pause_s, 2))
+                logger.info("watch.expired", kind=kind, again_in_s=round(pause_s, 2))
             except (TryLater, Refused, NotFound) as fault:
                 failures += 1
                 pause_s = max(_pause_s(failures), fault.after_s if isinstance(fault, TryLater) else 0.0)

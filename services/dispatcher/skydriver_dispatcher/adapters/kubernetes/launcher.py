@@ -95,7 +95,7 @@ class KubernetesLauncher:
                     self._settings.namespace, label_selector=selector, _request_timeout=self._timeout_s
                 )
         except Refused as refusal:
-            logger.error("kubernetes.stop_refused", scan_id=scan_id, reason=refusal.reason)
+            logger.error("kubernetes.delete-rejected", scan_id=scan_id, reason=refusal.reason)
             raise TryLater(f"cannot delete the Job: {refusal.reason}", 30.0) from refusal
 
     async def running_scans(self) -> dict[ScanId, bool]:

@@ -88,7 +88,7 @@ class Leadership:
         elif await self._acquire():
             self._until, self.is_elsewhere, self.is_misplaced = began + self._lease_s * _SAFE_SHARE, False, False
         if self.leads != led:
-            logger.info("lease.taken" if self.leads else "lease.lost", lease=self._name)
+            logger.info("lease.acquired" if self.leads else "lease.lost", lease=self._name)
         return self._lease_s / 3 * random.uniform(0.8, 1.0)  # noqa: S311  (spreads replicas, no secret)
 
     async def _may_lead_here(self) -> bool:
@@ -97,7 +97,7 @@ class Leadership:
         except TryLater as fault:
             if not self.leads:
                 raise
-            logger.warning("lease.not_compared", what=fault.what)  # who leads already continues
+            logger.warning("lease.check-failed", what=fault.what)  # who leads already continues
             return True
 
     async def release(self) -> None:
@@ -111,7 +111,7 @@ class Leadership:
                 lease.spec.holder_identity = ""
                 await self._replace(lease)
         except (TryLater, Refused, NotFound):
-            logger.info("lease.not_given_back", lease=self._name)
+            logger.info("lease.release-failed", lease=self._name)
 
     async def _acquire(self) -> bool:
         try:
@@ -147,7 +147,7 @@ class Leadership:
         owner = (lease.metadata.annotations or {}).get(INSTALLATION_ANNOTATION) or self._installation
         self.is_misplaced = owner != self._installation
         if self.is_misplaced:
-            logger.error("lease.of_another_installation", lease=self._name, namespace=self._namespace, holder=holder, help=HELP)
+            logger.error("lease.of-another-installation", lease=self._name, namespace=self._namespace, holder=holder, help=HELP)
             duration_s *= _OTHER_INSTALLATION_FACTOR
         return self._clock() - self._seen_at > duration_s
 
