@@ -25,6 +25,7 @@ check: setup-dev  ## ruff, mypy --strict, layers
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
+	cd libs/client && ../../.venv/bin/lint-imports --config pyproject.toml
 	$(PYTHON) scripts/check_words.py
 
 fuzz: setup-dev  ## requests of every kind from the OpenAPI document, for some minutes
