@@ -106,15 +106,18 @@ def metrics() -> str:
     rows = [
         (
             f"`{one.name}{'_total' if one.type is MetricType.COUNTER else ''}`", one.type.value, ", ".join(one.labels) or "–",
-            one.meaning, "all" if one.services == ALL_SERVICES else ", ".join(one.services),
+            one.meaning, "the same everywhere" if one.is_of_whole else "its own",
+            "all" if one.services == ALL_SERVICES else ", ".join(one.services),
         )
         for one in sorted(METRICS.values(), key=lambda metric: metric.name)
     ]  # fmt: skip
     return _page(
         "Metrics",
         "What `/metrics` on a service's health port shows, beside `process_*` and `python_*`. Counters have the suffix `_total`, "
-        "histograms `_bucket`, `_sum` and `_count`. Alert rules: [alerts](alerts.md).",
-        _table(("name", "type", "labels", "meaning", "service"), rows),
+        "histograms `_bucket`, `_sum` and `_count`. What is *the same everywhere* tells of the whole system: take one replica's by "
+        "`max by`. A figure that cannot be read is absent, or NaN. On one machine `skydriver metrics` prints them. Alert rules: "
+        "[alerts](alerts.md).",
+        _table(("name", "type", "labels", "meaning", "replicas tell", "service"), rows),
     )
 
 

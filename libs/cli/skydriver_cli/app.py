@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from skydriver_cli.asyncapi_command import show_asyncapi
 from skydriver_cli.errors import CliError
+from skydriver_cli.metrics_command import metrics
 from skydriver_cli.output import line
 from skydriver_cli.scan_commands import result, status, submit, watch
 from skydriver_cli.settings_command import show_settings
@@ -66,7 +67,7 @@ app = typer.Typer(
     help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )  # fmt: skip
-for command in (up, down, status, submit, watch, result, demo, migrate):
+for command in (up, down, status, submit, watch, result, demo, metrics, migrate):
     app.command()(command)
 app.command("settings")(show_settings)
 app.command("asyncapi")(show_asyncapi)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from skydriver_api.deps import DEPS, Deps
 from skydriver_api.http.access import require_roles
+from skydriver_api.http.figures import FIGURES, RequestFigures
 from skydriver_api.http.limits import MEMORY
 from skydriver_api.http.middleware import error_middleware, unknown_path
 from skydriver_api.http.openapi import document
@@ -22,6 +23,7 @@ from skydriver_api.routes.scan_tokens import check_scan_token
 from skydriver_common.auth import Role, TokenVerifier
 from skydriver_common.model import commands
 from skydriver_common.payloads import reports
+from skydriver_common.runtime.metrics import Metrics
 
 _U = frozenset({Role.USER})
 _S = frozenset({Role.SYSTEM})
@@ -93,10 +95,11 @@ _HOT_PATHS = tuple(f"{_SCAN}/{name}" for name in ("manifest", "status", "result"
 _ANY_PATH = r"/{path:[\s\S]*}"
 
 
-def make_app(deps: Deps, verifier: TokenVerifier) -> web.Application:
-    """Build the REST application, ready to be served."""
+def make_app(deps: Deps, verifier: TokenVerifier, metrics: Metrics | None = None) -> web.Application:
+    """Build the REST application, ready to be served. metrics: where requests are counted."""
     app = web.Application(middlewares=[error_middleware], client_max_size=MIB)
     app[DEPS] = deps
+    app[FIGURES] = RequestFigures(metrics if metrics is not None else Metrics())
     app[MEMORY] = deps.memory
     app[operations.OPENAPI] = orjson.dumps(document(ROUTES, clusters=deps.clusters, limits=deps.worker_limits))
     for route in sorted(ROUTES, key=lambda route: route.path not in _HOT_PATHS):

@@ -24,6 +24,7 @@ from skydriver_api.routes.events import HEARTBEAT_S
 from skydriver_api.settings import ApiSettings
 from skydriver_common.auth import Issuer, JwksFile, KeySource, OidcDiscovery, Role, RoleRule, TokenVerifier
 from skydriver_common.blocking_calls import IsolatedResolver
+from skydriver_common.bus import topology
 from skydriver_common.db.notifier import Notifier
 from skydriver_common.log.group_commit import recorded_reply
 from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner, connection_cap
@@ -64,7 +65,12 @@ def main() -> None:
             service, settings.database_url.get_secret_value(), size=_CONNECTIONS, command_timeout_s=_QUERY_TIMEOUT_S
         )
         reads = ViewQueries(pool)
-        commands = CommandClient(partial(recorded_reply, pool), deadline_s=settings.command_timeout_s)
+        timeouts = service.metrics.counter("skydriver_command_reply_timeouts")
+        published = service.metrics.histogram("skydriver_bus_publish_duration_seconds").labels(topology.COMMANDS.name)
+        commands = CommandClient(
+            partial(recorded_reply, pool), deadline_s=settings.command_timeout_s,
+            on_timeout=lambda key: timeouts.labels(key).inc(), on_published=published.observe,
+        )  # fmt: skip
         live = LiveEvents(
             reads.versions, max_streams=settings.max_streams, max_streams_per_token=settings.max_streams_per_token
         )
@@ -108,7 +114,7 @@ def main() -> None:
             event_pages=WeightedSemaphore(_EVENT_PAGE_BYTES, what="pages of events", max_wait_s=HEARTBEAT_S),
             scan_token_grace_s=settings.scan_token_grace_s,
         )
-        await _serve(service, settings, make_app(deps, _verifier(settings, session)), live)
+        await _serve(service, settings, make_app(deps, _verifier(settings, session), service.metrics), live)
 
     run("api", settings, build)
 

@@ -67,7 +67,12 @@ class _LaunchWorker:
 class LaunchSteps:
     """Launch workers, and the step ``stop_next``; each handles one scan at a time. Several loops and several replicas run them."""
 
-    def __init__(self, pool: Pool, uow: UnitOfWork, schedule: Schedule, launcher: Launcher, *, max_attempts: int) -> None:
+    def __init__(
+        self, pool: Pool, uow: UnitOfWork, schedule: Schedule, launcher: Launcher, *, max_attempts: int,
+        on_launched: Callable[[bool, float], None] = lambda *_: None,
+    ) -> None:  # fmt: skip
+        """on_launched: called with whether the scan was urgent, and the seconds since its request, for metrics."""
+        self._on_launched = on_launched
         self._pool = pool
         self._uow = uow
         self._schedule = schedule
@@ -124,7 +129,7 @@ class LaunchSteps:
 
     async def _is_launched(self, work: DueWork) -> bool:
         """Try to start the scan; False when no scanner server was started. Raises TryLater."""
-        scan_id, attempt_id = work.scan_id, str(uuid.uuid4())
+        scan_id, attempt_id, claimed_at = work.scan_id, str(uuid.uuid4()), time.monotonic()
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, attempt_id), [scan_id]) as tx:
             scan = tx.scan(scan_id)
             if scan is None or not scan.is_waiting:
@@ -154,6 +159,7 @@ class LaunchSteps:
         # retried: until this is recorded nobody knows that the scan runs, and when the lease ends it is started again
         await retry_for(lambda: self._record_launch(work, attempt_id, job), for_s=self._half_lease_s)
         logger.info("scan.launched", job=job)
+        self._on_launched(work.priority >= URGENT_PRIORITY, work.age_s + time.monotonic() - claimed_at)
         return True
 
     async def _record_launch(self, work: DueWork, attempt_id: str, job: str) -> None:

@@ -22,6 +22,7 @@ from skydriver_dispatcher.adapters.scanner_queue import ScannerQueue
 from skydriver_dispatcher.bus_environment import bus_environment
 from skydriver_dispatcher.due_kinds import DueKind
 from skydriver_dispatcher.jobspec import SHARED_DIR, WORKING_DIR, JobSettings
+from skydriver_dispatcher.launch_figures import FIGURES_INTERVAL_S, LaunchFigures
 from skydriver_dispatcher.launch_steps import LaunchSteps
 from skydriver_dispatcher.pending_events import PendingEvents
 from skydriver_dispatcher.ports import Launcher
@@ -96,7 +97,7 @@ async def _on_this_machine(
 
 async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundation: ServiceResources, token: _Tokens) -> None:
     try:
-        client = await service.stack.enter_async_context(open_client())
+        client = await service.stack.enter_async_context(open_client(on_request=service.metrics.kubernetes_request))
     except ClusterConfigError as problem:
         raise StartupProblem(str(problem)) from problem
     jobs = _job_settings(settings)
@@ -125,6 +126,7 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
     )  # fmt: skip
     service.ready_check("installation", lambda: not leadership.is_misplaced)
     service.metrics.show("skydriver_watch_leads", lambda: float(leadership.leads))
+    service.metrics.show("skydriver_leader", lambda: float(leadership.leads), "watch")
     reconcile = LoopSignals()
     informer = JobInformer(client, jobs, leadership, pending, on_listed=reconcile.wake, timeout_s=settings.kubernetes_timeout_s)
     watchdog = _start(service, settings, foundation, launcher, reconcile, leadership)
@@ -144,7 +146,11 @@ def _start(
     """The loops and consumers that every launcher has."""
     pool, uow, schedule = foundation.pool, foundation.uow, foundation.schedule
     usecases = UseCases(pool, uow)
-    steps = LaunchSteps(pool, uow, schedule, launcher, max_attempts=settings.max_launch_attempts)
+    delays = service.metrics.histogram("skydriver_scan_launch_delay_seconds")
+    steps = LaunchSteps(
+        pool, uow, schedule, launcher, max_attempts=settings.max_launch_attempts,
+        on_launched=lambda is_urgent, seconds: delays.labels("urgent" if is_urgent else "normal").observe(seconds),
+    )  # fmt: skip
     queue = ScannerQueue(settings.amqp_url.get_secret_value(), name="dispatcher-results")
     service.stack.push_async_callback(queue.close)
     watchdog = Watchdog(
@@ -164,6 +170,7 @@ def _start(
     foundation.wake_when_due([DueKind.CHECK], service.loop("check", watchdog.check_stuck, idle_s=_IDLE_S))
     service.loop("reconcile-queues", usecases.reconcile_queues, idle_s=_RECONCILE_S)
     service.loop("reconcile", watchdog.reconcile, idle_s=_RECONCILE_S, pulse=reconcile)
+    service.loop("figures", LaunchFigures(pool, service.metrics).step, idle_s=FIGURES_INTERVAL_S)
     launcher.events.on_event(service.loop("news", watchdog.handle_event, idle_s=_IDLE_S).wake)
     consumers.register(foundation.broker, usecases)
     return watchdog

@@ -128,6 +128,13 @@ async def pause_launches(pool: Pool, *, for_s: float, because: str, until_capaci
         await statement(pool, for_s=for_s, because=because)
 
 
+async def launch_holds(pool: Pool) -> dict[str, bool]:
+    """Return what holds back scans that are not urgent, and whether it does now: closed, cap, pause, no-room. Raises TryLater."""
+    with database_faults():
+        row = await _sql.launch_holds(pool)
+    return {"closed": row["closed"], "cap": row["cap"], "pause": row["pause"], "no-room": row["no_room"]}
+
+
 async def release_launches(pool: Pool) -> None:
     """Let start what waits for capacity, and for nothing else: there may be some again. Raises TryLater."""
     with database_faults():

@@ -1,12 +1,14 @@
 """Wires the EWMS bridge together."""
 
 from datetime import timedelta
+from functools import partial
 
 from skydriver_common.db.notifier import VIEWER_HINTS_CHANNEL
 from skydriver_common.db.pool import Listener
 from skydriver_common.kubernetes.client import ClusterConfigError, open_client
 from skydriver_common.runtime.due_work import Handler
 from skydriver_common.runtime.loops import LoopSignals
+from skydriver_common.runtime.metrics import Metrics
 from skydriver_common.runtime.service import Service, StartupProblem, run
 from skydriver_common.runtime.service_resources import open_foundation
 from skydriver_ewms_bridge import consumers
@@ -18,6 +20,7 @@ from skydriver_ewms_bridge.breaker import PROBE, Breaker
 from skydriver_ewms_bridge.decide.worker_replacement import ReplacementPolicy
 from skydriver_ewms_bridge.due_kinds import WORKFORCE, DueKind
 from skydriver_ewms_bridge.due_work import consumer
+from skydriver_ewms_bridge.ewms_figures import EwmsFigures
 from skydriver_ewms_bridge.ports import CredentialSink
 from skydriver_ewms_bridge.reconciliation import RECONCILE, Reconciliation
 from skydriver_ewms_bridge.retry_policy import IDLE_S, RECONCILIATION_INTERVAL_S, WRITE_TIMEOUT_S
@@ -52,6 +55,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
             instance=settings.instance,
             write_timeout_s=WRITE_TIMEOUT_S,
             guard=breaker,
+            on_call=partial(_count_call, service.metrics),
         )
     )
     objects = await service.stack.enter_async_context(
@@ -99,6 +103,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     service.loop(RECONCILE, reconciliation.step, idle_s=RECONCILIATION_INTERVAL_S)
     probing = service.loop(PROBE, lambda: breaker.probe(ewms.ping), idle_s=IDLE_S)
     foundation.wake_when_due([PROBE], probing)
+    service.loop("figures", EwmsFigures(pool, breaker, service.metrics).step, idle_s=IDLE_S)
     pulse = service.loop(WORKFORCE, workforces.refresh, idle_s=IDLE_S)
     foundation.wake_when_due([WORKFORCE], pulse)
     watching = LoopSignals()
@@ -112,13 +117,18 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     await foundation.start_consuming()
 
 
+def _count_call(metrics: Metrics, call: str, outcome: str, seconds: float) -> None:
+    metrics.counter("skydriver_ewms_requests").labels(call, outcome).inc()
+    metrics.histogram("skydriver_ewms_request_duration_seconds").labels(call).observe(seconds)
+
+
 async def _sink(service: Service, settings: BridgeSettings) -> CredentialSink:
     if settings.credential_delivery == "files":
         assert settings.work_dir is not None
         return ProfileFiles(settings.work_dir)
     assert settings.kubernetes_namespace is not None
     try:
-        client = await service.stack.enter_async_context(open_client())
+        client = await service.stack.enter_async_context(open_client(on_request=service.metrics.kubernetes_request))
     except ClusterConfigError as problem:
         raise StartupProblem(str(problem)) from problem
     return ProfileSecrets(client, namespace=settings.kubernetes_namespace, timeout_s=settings.kubernetes_timeout_s)

@@ -68,6 +68,12 @@ async def unwatch(connection: Connection, scan_id: ScanId, workflow_id: str, *, 
     await _sql.unwatch(connection, scan_id=scan_id, workflow_id=workflow_id, now=now)
 
 
+async def oldest_knowledge_s(pool: Pool) -> float:
+    """Return how old the oldest worker count is of those that are refreshed, 0.0: there is none. Raises TryLater."""
+    with database_faults():
+        return float(await _sql.oldest_knowledge_s(pool))
+
+
 async def claim_watched(pool: Pool, *, ahead: timedelta, hold: timedelta, most: int) -> list[Watched]:
     """Take the workflows that are due, and with them those due within `ahead`; for `hold` no other replica takes them."""
     with database_faults():

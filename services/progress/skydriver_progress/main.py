@@ -12,6 +12,8 @@ from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.log import blobs
 from skydriver_common.log.another_server import refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.runtime.connection_figures import PoolFigures, show_pool
+from skydriver_common.runtime.metrics import Metrics
 from skydriver_common.runtime.service import Service, run
 from skydriver_common.runtime.service_resources import ServiceResources, open_foundation, retry_until_available
 from skydriver_progress import consumers
@@ -25,6 +27,7 @@ from skydriver_progress.scan_token_verifier import ScanTokenVerifier
 from skydriver_progress.settings import ProgressSettings
 from skydriver_progress.silence import SilenceWatch
 from skydriver_progress.silence_reconciler import INTERVAL_S, LOOP_NAME, SilenceReconciler
+from skydriver_progress.state_figures import STATE_INTERVAL_S, StateFigures
 
 _IDLE_S = 60.0
 _POOL_SIZE = 6
@@ -58,6 +61,8 @@ def main() -> None:
         for kind, name, step in steps:
             foundation.wake_when_due([kind], service.loop(name, step, idle_s=_IDLE_S))
         service.loop(LOOP_NAME, SilenceReconciler(foundation.pool, silence).step, idle_s=INTERVAL_S)
+        figures = StateFigures(foundation.pool, foundation.bus, service.metrics)
+        service.loop("figures", figures.step, idle_s=STATE_INTERVAL_S)
         consumers.register(foundation.broker, foundation.uow, retention, silence)
         await foundation.start_consuming()
         batch_consumers += await _start_batch_consumers(service, foundation, settings, retention)
@@ -77,6 +82,11 @@ async def _have_no_backlog(batch_consumers: Sequence[BatchConsumer]) -> bool:
     return bool(batch_consumers) and all([await each.has_no_backlog() for each in batch_consumers])
 
 
+def _count(metrics: Metrics, kind: str, queue: str, outcome: str, seconds: float) -> None:
+    metrics.command_handled(queue, outcome, seconds)
+    metrics.counter("skydriver_scanner_messages").labels(kind, outcome).inc()
+
+
 async def _start_batch_consumers(
     service: Service, foundation: ServiceResources, settings: ProgressSettings, retention: Retention
 ) -> list[BatchConsumer]:
@@ -85,9 +95,13 @@ async def _start_batch_consumers(
     async def open_ingest_pool() -> Pool:
         with database_faults():
             url = settings.database_url.get_secret_value()
-            return await open_pool(url, name="progress-ingest", size=_POOL_SIZE, check=refuse_log_of_another_server)
+            return await open_pool(
+                url, name="progress-ingest", size=_POOL_SIZE, check=refuse_log_of_another_server,
+                observer=PoolFigures(service.metrics, "progress-ingest"),
+            )  # fmt: skip
 
     pool = await retry_until_available(open_ingest_pool)
+    show_pool(service.metrics, pool, "progress-ingest")
     service.stack.push_async_callback(pool.close)
     issuer, keys = settings.token_issuer
     verifier = TokenVerifier([Issuer(issuer, JwksFile(keys))], audience=settings.auth_audience)
@@ -95,7 +109,10 @@ async def _start_batch_consumers(
     batch_consumers = []
     for kind in topology.SCANNER_KINDS:
         prefetch, max_batch = _LIMITS[kind]
-        uow = UnitOfWork(pool, foundation.bell, writer=service.name, on_appended=service.metrics.events_appended)
+        uow = UnitOfWork(
+            pool, foundation.bell, writer=service.name, on_appended=service.metrics.events_appended,
+            on_ended=service.metrics.scan_ended,
+        )  # fmt: skip
         ingest = Ingest(
             pool, foundation.bell, uow, ScanTokenVerifier(verifier),
             coalesces=settings.coalesce_progress, token_grace_s=settings.scan_token_grace_s, retention=retention,
@@ -103,7 +120,8 @@ async def _start_batch_consumers(
         consumer = BatchConsumer(
             settings.amqp_url.get_secret_value(), topology.scanner_queue(kind), ingest,
             prefetch=prefetch or settings.ingest_prefetch, max_batch=max_batch, stopping=service.stopping,
-            settled=service.metrics.command_handled, can_write=partial(blobs.can_be_written, foundation.pool),
+            settled=partial(_count, service.metrics, kind), buried=service.metrics.dead_letter_buried,
+            can_write=partial(blobs.can_be_written, foundation.pool),
         )  # fmt: skip
         service.spawn(f"consumer.{kind}", consumer.run())
         service.ready_check(f"queue {consumer.name}", partial(getattr, consumer, "is_consuming"))

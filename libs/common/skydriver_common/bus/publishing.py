@@ -11,7 +11,7 @@ import asyncio
 from weakref import WeakKeyDictionary
 
 from aio_pika import Message
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractRobustConnection
 from aio_pika.exceptions import AMQPError
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
@@ -104,6 +104,12 @@ async def send(
     publication.add_done_callback(lambda task: _ended(task, unconfirmed, size))
     with heartbeat_loss_as_connection_error():
         await asyncio.shield(publication)
+
+
+def is_bus_blocked(bus: AbstractRobustConnection) -> bool:
+    """Return the same for the connection that this one has at present; False while it has none."""
+    connection = None if bus.transport is None else bus.transport.connection
+    return connection is not None and not connection.is_closed and is_blocked(connection)
 
 
 def is_blocked(connection: AbstractConnection) -> bool:

@@ -47,6 +47,7 @@ class Relay:
     """Step of a background loop: publish what is past the cursor, then move it.
 
     on_lag: called with the age in seconds of the oldest event that is not published; NaN while another replica's is active.
+    on_published: called with the exchange and the seconds until the broker had confirmed a batch.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Relay:
         *,
         name: str = "events",
         on_lag: Callable[[float], None] = lambda _: None,
+        on_published: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         self._database_url = database_url
         self._bus = bus
@@ -65,6 +67,7 @@ class Relay:
         self._next_try = 0.0
         self._channel: aio_pika.abc.AbstractChannel | None = None
         self._on_lag = on_lag
+        self._on_published = on_published
 
     async def step(self) -> bool | float:
         """Publish one batch. True: there is more. Raises TryLater while Postgres or RabbitMQ is away."""
@@ -91,7 +94,9 @@ class Relay:
         self._on_lag(0.0 if oldest is None else max(0.0, time.time() - oldest.timestamp()))
         if not batch:
             return False
+        began = time.monotonic()
         await self._publish([event for _, event in batch])
+        self._on_published(topology.EVENTS.name, time.monotonic() - began)
         last_xid, last = batch[-1]
         with database_faults():
             await sql.move_relay_cursor(connection, relay=self._name, xid=last_xid, position=last.position)

@@ -34,7 +34,7 @@ from pydantic import ValidationError
 
 from skydriver_common.backoff import Backoff
 from skydriver_common.bus import topology
-from skydriver_common.bus.dead_letter import FAILED, KEY, MALFORMED, dead_letter_headers, dead_letter_message
+from skydriver_common.bus.dead_letter import FAILED, KEY, MALFORMED, QUEUE, dead_letter_headers, dead_letter_message
 from skydriver_common.bus.envelope import MESSAGE, deadline_of, seconds_left
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.lenient_decoding import short_text
@@ -55,6 +55,9 @@ LATE, LOST, GIVEN_BACK, BURIED = "late", "lost", "given-back", "buried"
 Handled = Callable[[str, str, float], None]
 """Called with (routing key, outcome, seconds) for metrics."""
 
+Buried = Callable[[str, str], None]
+"""Called with (queue, code) of a message that became a dead letter, for metrics."""
+
 
 class SettlementMiddleware:
     """Makes the middleware that settles every message of one broker."""
@@ -64,6 +67,7 @@ class SettlementMiddleware:
         self.stopping = stopping
         self.handled = handled
         self.replies = replies
+        self.buried: Buried = lambda *_: None
 
     def __call__(self, msg: Any, /, *, context: Any) -> "_Settlement":
         return _Settlement(self, msg, context)
@@ -178,6 +182,7 @@ class _Settlement(BaseMiddleware[Any, Any]):
                 await self._stopped_within(pause_s)
                 continue
             logger.error("message.dead-lettered", code=code, reason=reason[:1000])
+            self._settle.buried(str(headers.get(QUEUE, "")), code)
             return await self._settled(msg, BURIED)
         return await self._given_back(msg)
 

@@ -1,11 +1,12 @@
 """The connection pool, statements from ``.sql`` files, and a NOTIFY listener that reconnects."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import aiosql
 import asyncpg
@@ -39,6 +40,8 @@ SERVER_SETTINGS = {
 """Of every session that a service opens. Set once it is open: a connection pooler may refuse what it does not know in the packet
 that opens it, so that holds the application's name alone."""
 _ACQUIRE_LIMIT_S = 5.0
+_MAX_UNCOUNTED = 16
+"""Errors of one connection that are remembered until it is given back."""
 _RECONNECT = Backoff(first_s=0.2, cap_s=5.0)
 _LISTENER_CHECK_INTERVAL_S = 20.0
 
@@ -50,10 +53,11 @@ async def no_reset(_: Connection) -> None:
 
 async def open_pool(
     database_url: str, *, name: str, size: int = 10, command_timeout_s: float = 30.0,
-    check: Callable[[Connection], Awaitable[None]] | None = None,
+    check: Callable[[Connection], Awaitable[None]] | None = None, observer: "PoolObserver | None" = None,
 ) -> Pool:  # fmt: skip
     """A pool of at most ``size`` connections. Raises what asyncpg raises when the server can't be reached.
 
+    observer: is told what happens, for metrics.
     check: called with each new connection; one that it raises for is not used, and whoever asked for it meets that error.
     """
 
@@ -62,7 +66,7 @@ async def open_pool(
         if check is not None:
             await check(connection)
 
-    return await _BoundedPool(
+    pool = _BoundedPool(
         writable(database_url),
         connection_class=_Watched,
         record_class=asyncpg.Record,
@@ -77,6 +81,18 @@ async def open_pool(
         reset=no_reset,
         server_settings={"application_name": f"skydriver-{name}"},
     )
+    pool.observer = observer
+    return await pool
+
+
+class PoolObserver(Protocol):
+    """Is told what happens in a pool, for metrics."""
+
+    def waited(self, seconds: float) -> None:
+        """So long somebody has waited for a connection."""
+
+    def failed(self, sqlstate: str) -> None:
+        """A statement has failed, or no connection was to be had (08000)."""
 
 
 async def connect(
@@ -110,20 +126,27 @@ class _Watched(asyncpg.Connection):
     """A connection that notices when its server does not take writes any more, or is shutting down."""
 
     has_lost_its_primary = False
+    uncounted: tuple[str, ...] = ()
+    """SQLSTATEs of the errors since it was taken from the pool."""
+
+    def _note(self, error: asyncpg.PostgresError) -> None:
+        self.has_lost_its_primary |= is_of_a_lost_primary(error.sqlstate)
+        if len(self.uncounted) < _MAX_UNCOUNTED and isinstance(error.sqlstate, str):
+            self.uncounted += (error.sqlstate,)
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """As the driver does."""
         try:
             return await super().execute(query, *args, timeout=timeout)
         except asyncpg.PostgresError as error:
-            self.has_lost_its_primary |= is_of_a_lost_primary(error.sqlstate)
+            self._note(error)
             raise
 
     async def _do_execute(self, *args: Any, **options: Any) -> Any:
         try:
             return await cast(Any, super())._do_execute(*args, **options)  # every way to a prepared statement ends here
         except asyncpg.PostgresError as error:
-            self.has_lost_its_primary |= is_of_a_lost_primary(error.sqlstate)
+            self._note(error)
             raise
 
 
@@ -133,11 +156,31 @@ class _BoundedPool(Pool):
     A connection whose server refused to write is closed and not used again: the next one may reach the new primary.
     """
 
+    observer: PoolObserver | None = None
+
     async def release(self, connection: Any, *, timeout: float | None = None) -> None:
         """As the pool does."""
+        used = getattr(connection, "_con", None)
+        if isinstance(used, _Watched) and used.uncounted:
+            if self.observer is not None:
+                for sqlstate in used.uncounted:
+                    self.observer.failed(sqlstate)
+            used.uncounted = ()
         if getattr(connection, "has_lost_its_primary", False):
             connection.terminate()
         await super().release(connection, timeout=timeout)
+
+    async def _acquire(self, timeout: float | None) -> Any:
+        if self.observer is None:
+            return await cast(Any, super())._acquire(timeout)
+        began = time.monotonic()
+        try:
+            return await cast(Any, super())._acquire(timeout)
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            self.observer.failed(getattr(error, "sqlstate", None) or "08000")
+            raise
+        finally:
+            self.observer.waited(time.monotonic() - began)
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         """As the pool does, for at most 5 s unless another limit is given; then TimeoutError."""

@@ -8,10 +8,11 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -71,11 +72,41 @@ class ResourceVersionExpired(Fault):
     """The resource version is too old: list again."""
 
 
+OnRequest = Callable[[str, str, str], None]
+"""Called with (verb, resource, status or ``none``), for metrics."""
+_RESOURCES = frozenset({"jobs", "pods", "secrets", "events", "leases", "configmaps", "log", "resourcequotas"})
+
+
+class _CountedClient(ApiClient):
+    """The library's client, which tells what was asked for and how it was answered."""
+
+    on_request: OnRequest
+
+    async def request(  # type: ignore[override]  # the stub's is not asynchronous, what it returns is awaited
+        self, method: str, url: str, query_params: Any = None, **options: Any
+    ) -> Any:
+        """As the library does."""
+        is_watch = any(name == "watch" for name, _ in query_params or ())
+        code = "none"
+        try:
+            response = await super().request(method, url, query_params=query_params, **options)
+            code = str(response.status)
+            return response
+        except ApiException as error:
+            code = str(error.status or "none")
+            raise
+        finally:
+            words = [word for word in urlsplit(url).path.split("/") if word in _RESOURCES]
+            self.on_request("WATCH" if is_watch else method, words[-1] if words else "other", code)
+
+
 @asynccontextmanager
-async def open_client(kubeconfig: str | None = None, *, renew_s: float = 60.0) -> AsyncIterator[ApiClient]:
+async def open_client(
+    kubeconfig: str | None = None, *, renew_s: float = 60.0, on_request: OnRequest = lambda *_: None
+) -> AsyncIterator[ApiClient]:
     """A client by a kubeconfig file (default: ``KUBECONFIG``) if there is one, else by the pod's service account.
 
-    renew_s: so often at most an exec plugin is asked for a new token. Raises NoCluster.
+    renew_s: so often at most an exec plugin is asked for a new token. on_request: called after each request. Raises NoCluster.
     """
     configuration = Configuration()
     kubeconfig = kubeconfig or os.environ.get("KUBECONFIG")
@@ -91,7 +122,8 @@ async def open_client(kubeconfig: str | None = None, *, renew_s: float = 60.0) -
         else:
             raise ClusterConfigError("KUBECONFIG: not set, and no in-cluster service account found")
         configuration.connection_pool_maxsize = _POOL
-        client = ApiClient(configuration)
+        client = _CountedClient(configuration)
+        client.on_request = on_request
     except ClusterConfigError:
         raise
     except (config.ConfigException, NotRenewable) as error:

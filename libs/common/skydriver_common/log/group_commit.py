@@ -47,6 +47,10 @@ OnAppended = Callable[[str, int], None]
 """Called with (event type, number) once they are committed, for metrics."""
 
 
+OnEnded = Callable[[str, float], None]
+"""Called with (outcome, seconds since the request) of a scan whose end was committed, for metrics."""
+
+
 class DeadlinePassed(Exception):
     """The one who asked has stopped waiting: the decision must not take effect any more."""
 
@@ -93,10 +97,11 @@ class CommitSlot:
 class GroupCommit:
     """Lets members decide, as many in one transaction as there are."""
 
-    def __init__(self, pool: Pool, bell: Notifier, on_appended: OnAppended) -> None:
+    def __init__(self, pool: Pool, bell: Notifier, on_appended: OnAppended, on_ended: OnEnded = lambda *_: None) -> None:
         self._pool = pool
         self._bell = bell
         self._on_appended = on_appended
+        self._on_ended = on_ended
         self._waiting: deque[PendingDecision] = deque()
         self._drain = OnDemandWorkers(self._take, at_once=MAX_CONCURRENT)
         self._alone_until = 0.0
@@ -132,13 +137,15 @@ class GroupCommit:
             with database_faults():
                 async with self._pool.acquire() as connection:
                     async with connection.transaction():
-                        written = await self._take_turns(connection, members, decided)
+                        written, ended = await self._take_turns(connection, members, decided)
                         if any(_is_late(member) for member, _ in decided):
                             raise DeadlinePassed  # nothing can be taken out of what is written
                     # not after the connection is given back: nobody needs to wait for that
                     self._ring([turn for _, turn in decided])
                     for event_type, number in written.items():
                         self._on_appended(event_type, number)
+                    for outcome, seconds in ended:
+                        self._on_ended(outcome, seconds)
                     for member in members:
                         _settle(member, None)
         except BaseException as error:
@@ -154,8 +161,11 @@ class GroupCommit:
 
     async def _take_turns(
         self, connection: Connection, members: Sequence[PendingDecision], decided: list[tuple[PendingDecision, CommitSlot]]
-    ) -> Mapping[str, int]:
-        """Let each member decide, then write it all; how many events of each type. Raises what the database raises, _Failed."""
+    ) -> tuple[Mapping[str, int], list[tuple[str, float]]]:
+        """Let each member decide, then write it all; how many events of each type, and which scans have ended.
+
+        Raises what the database raises, _Failed.
+        """
         so_far, recorded, unreadable = await _load(connection, members, self._states)
         for member in members:
             if _is_short_of_time(member):
@@ -181,11 +191,12 @@ class GroupCommit:
             decided.append((member, turn))
             so_far.take_in(turn.decision)
             recorded.update((reply.command_id, reply) for reply in turn.decision.replies)
+        before = dict(so_far.before)
         await so_far.write(connection)
         for scan_id, size in so_far.written.items():
             scan, head_hash = so_far.scans[scan_id]
             self._states.keep(head_hash, scan, size)
-        return so_far.appended
+        return so_far.appended, _ended(before, so_far)
 
     def _ring(self, turns: Sequence[CommitSlot]) -> None:
         if any(turn.decision.events for turn in turns):
@@ -194,6 +205,16 @@ class GroupCommit:
             self._bell.ring(*ring)
         for kind in {kind for turn in turns for kind in turn.decision.due.kinds}:
             self._bell.ring(DUE_CHANNEL, kind)
+
+
+def _ended(before: Mapping[str, Scan | None], written: PendingWrites) -> list[tuple[str, float]]:
+    """Outcome and duration of the scans that could go on before, and can't now."""
+    scans = ((earlier, written.scans[scan_id][0]) for scan_id, earlier in before.items() if scan_id in written.written)
+    return [
+        (scan.outcome, (scan.scanner.ended_at or scan.last_updated) - scan.timestamp)
+        for earlier, scan in scans
+        if earlier is not None and earlier.may_run and not scan.may_run
+    ]
 
 
 async def recorded_reply(pool: Pool | Connection, command_id: str, fingerprint: str) -> Reply | None:

@@ -15,7 +15,7 @@ from skydriver_common.db.errors import database_faults
 from skydriver_common.db.notifier import LOG_CHANNEL, Notifier
 from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.db.schedule import DueChanges
-from skydriver_common.log.group_commit import CommitSlot, DeadlinePassed, GroupCommit, OnAppended, PendingDecision
+from skydriver_common.log.group_commit import CommitSlot, DeadlinePassed, GroupCommit, OnAppended, OnEnded, PendingDecision
 from skydriver_common.log.pending_writes import PendingWrites, RecordedReply, sql
 from skydriver_common.model import event_codec
 from skydriver_common.model.commands import Context
@@ -104,8 +104,11 @@ class Transaction:
 class UnitOfWork:
     """Makes transactions for one service. The writer's name decides which events it may append."""
 
-    def __init__(self, pool: Pool, bell: Notifier, *, writer: str, on_appended: OnAppended = lambda *_: None) -> None:
-        self._together = GroupCommit(pool, bell, on_appended)
+    def __init__(
+        self, pool: Pool, bell: Notifier, *, writer: str, on_appended: OnAppended = lambda *_: None,
+        on_ended: OnEnded = lambda *_: None,
+    ) -> None:  # fmt: skip
+        self._together = GroupCommit(pool, bell, on_appended, on_ended)
         self._writer = writer
 
     @asynccontextmanager

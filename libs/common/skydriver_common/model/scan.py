@@ -184,6 +184,16 @@ class Scan:
             and self.launch.state in (LaunchState.QUEUED, LaunchState.LAUNCHED)
         )
 
+    @property
+    def outcome(self) -> str:
+        """How the scan ended: ``final``, ``deleted``, ``failed`` or ``abandoned``; ``open`` while it may run."""
+        if self.has_final_result:
+            return "final"
+        if self.is_deleted:
+            return "deleted"
+        ends = {LaunchState.ABANDONED: "abandoned", LaunchState.FAILED: "failed"}
+        return ends.get(self.launch.state, "open")
+
     def manifest(self) -> dict[str, Any]:
         """The Manifest of the REST contract, 5.1, in its order of fields."""
         return {

@@ -56,13 +56,17 @@ class Health:
         """Names of what is not ready, in the order they were added; empty: ready."""
         if self.stopping:
             return ["stopping"]
-        checks = dict(self._checks)  # a service that starts adds some meanwhile
-        results = await asyncio.gather(*(self._passes(name, check) for name, check in checks.items()))
-        failing = [name for name, passes in zip(checks, results, strict=True) if not passes]
+        failing = [name for name, passes in (await self.checked()).items() if not passes]
         if frozenset(failing) != self._failing:  # once per change, not per probe
             self._failing = frozenset(failing)
             logger.info("readiness.changed", not_ready=failing)
         return failing if self.started.is_set() else ["starting", *failing]
+
+    async def checked(self) -> dict[str, bool]:
+        """Each condition, in the order they were added, and whether it holds now."""
+        checks = dict(self._checks)  # a service that starts adds some meanwhile
+        results = await asyncio.gather(*(self._passes(name, check) for name, check in checks.items()))
+        return dict(zip(checks, results, strict=True))
 
     async def _passes(self, name: str, check: Check) -> bool:
         try:
@@ -119,6 +123,8 @@ class HealthServer:
         return _json({"ready": not missing, "not_ready": missing, **self._identity}, status=503 if missing else 200)
 
     async def _figures(self, _: web.Request) -> web.Response:
+        started = self._health.started.is_set() and not self._health.stopping
+        self._metrics.ready({"started": started, **await self._health.checked()})
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

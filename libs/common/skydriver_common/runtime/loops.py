@@ -81,6 +81,7 @@ async def run_loop(
     idle_s: float,
     gather_s: float = 0.0,
     on_failure: Callable[[str], None] | None = None,
+    on_success: Callable[[str], None] | None = None,
 ) -> None:
     """Take steps until the pulse stops; return after the step in hand.
 
@@ -89,7 +90,7 @@ async def run_loop(
 
     name: the loop in logs and metrics. idle_s: seconds between two looks when nobody wakes the loop (the poll behind NOTIFY).
     gather_s: a loop that is woken again and again looks so often at most; the first wake-up after a rest is followed at once.
-    on_failure: called with the name at each failure, for a counter.
+    on_failure, on_success: called with the name after each step, for metrics.
     """
     failures, clock = 0, asyncio.get_running_loop().time
     _on_failure.set(partial(on_failure, name) if on_failure is not None else lambda: None)
@@ -108,6 +109,8 @@ async def run_loop(
                 logger.exception("loop.failed", loop=name, failures=failures, retry_in_s=round(pause_s, 3))
         else:
             failures = 0
+            if on_success is not None:
+                on_success(name)
             if await wait_or_timeout(pulse.work, _wait_s(result, idle_s)) and result is not True:
                 await wait_or_timeout(pulse.stopping, began + gather_s - clock())
             continue

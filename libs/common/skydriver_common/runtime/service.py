@@ -26,6 +26,7 @@ import uvloop
 
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.connections import raise_descriptor_limit
+from skydriver_common.runtime.event_loop_delay import observe_delay
 from skydriver_common.runtime.health import Check, Health, HealthServer
 from skydriver_common.runtime.logs import configure_logging
 from skydriver_common.runtime.loops import LoopSignals, Step, run_loop
@@ -104,8 +105,12 @@ class Service:
         if self.stopping.is_set():
             pulse.stop()
         self.spawn(
-            name, run_loop(step, pulse, name=name, idle_s=idle_s, gather_s=_GATHER_S, on_failure=self.metrics.loop_failed)
-        )
+            name,
+            run_loop(
+                step, pulse, name=name, idle_s=idle_s, gather_s=_GATHER_S, on_failure=self.metrics.loop_failed,
+                on_success=self.metrics.loop_succeeded,
+            ),
+        )  # fmt: skip
         return pulse
 
     def ready_check(self, name: str, check: Check) -> None:
@@ -237,6 +242,7 @@ async def serve(
         "service.starting", health=f"http://{settings.health_host}:{server.port}/readyz", descriptors=raise_descriptor_limit()
     )
     stack = AsyncExitStack()
+    end_delays = observe_delay(metrics)
     try:
         async with asyncio.TaskGroup() as group:
             service = Service(name, replica, stack, group, health, metrics)
@@ -245,6 +251,7 @@ async def serve(
                 on_created(service)
             code = await service._live(build, settings.shutdown_grace_s)
     finally:
+        end_delays()
         closed = await _close(stack)
         await server.__aexit__()
     if code == EXIT_STOPPED and (service.failed or not closed):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import TypeVar
 
 import structlog
@@ -22,9 +23,11 @@ from skydriver_common.db.notifier import DUE_CHANNEL, LOG_CHANNEL, Notifier
 from skydriver_common.db.pool import Connection, Listener, Pool, open_pool
 from skydriver_common.db.pooler import SharedSessions
 from skydriver_common.db.schedule import Schedule
+from skydriver_common.db.write_probe import PROBE_INTERVAL_S, WriteProbe
 from skydriver_common.faults import TryLater, reason_of
 from skydriver_common.log.another_server import refuse_log_of_another_server
 from skydriver_common.log.unit_of_work import UnitOfWork
+from skydriver_common.runtime.connection_figures import PoolFigures, show_bus, show_pool
 from skydriver_common.runtime.loops import LoopSignals
 from skydriver_common.runtime.service import Service, StartupProblem
 from skydriver_common.runtime.settings import ServiceSettings
@@ -40,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceResources:
-    """The opened parts. Register consumers on ``broker``, then call ``start_consuming``."""
+    """The opened parts. Register consumers on ``broker``, then call ``start_consuming``. bus: for what is not consuming."""
 
     service: Service
     pool: Pool
@@ -48,6 +51,7 @@ class ServiceResources:
     schedule: Schedule
     uow: UnitOfWork
     broker: RabbitBroker
+    bus: AbstractRobustConnection
     _due: dict[str, list[Callable[[], None]]]
 
     def wake_when_due(self, kinds: Iterable[str], pulse: LoopSignals) -> None:
@@ -61,6 +65,9 @@ class ServiceResources:
             await self.broker.start()
         self.service.on_stop(self.broker.stop)
         self.service.ready_check("consumers", partial(self.broker.ping, 1.0))
+        bus = await self.broker.connect()
+        if isinstance(bus, AbstractRobustConnection):
+            show_bus(self.service.metrics, bus, "consume")
 
 
 async def retry_until_available(open_it: Callable[[], Awaitable[T]]) -> T:
@@ -98,6 +105,7 @@ async def open_bus(service: Service, amqp_url: str, *, name: str) -> AbstractRob
     service.ready_check("message broker", lambda: any(not bus.is_closed and bus.connected.is_set() for bus in opened))
     bus = await retry_until_available(open_it)
     opened.append(bus)
+    show_bus(service.metrics, bus, "publish")
     service.stack.push_async_callback(bus.close)
     return bus
 
@@ -122,7 +130,11 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Servic
     schedule = Schedule(pool, bell, holder=service.replica)
     await retry_until_available(schedule.release_all)  # what a former life of this replica held when it was killed
     bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=f"{service.name}-relay")
-    relay = Relay(database_url, bus, on_lag=service.metrics.relay_lag)
+    published = service.metrics.histogram("skydriver_bus_publish_duration_seconds")
+    relay = Relay(
+        database_url, bus, on_lag=service.metrics.relay_lag,
+        on_published=lambda exchange, seconds: published.labels(exchange).observe(seconds),
+    )  # fmt: skip
     service.stack.push_async_callback(relay.close)
     service.stack.push_async_callback(close_ignoring_errors, schedule)
     callbacks = {LOG_CHANNEL: lambda _: relay_pulse.wake(), DUE_CHANNEL: on_due}
@@ -131,11 +143,15 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Servic
     service.spawn("notifier", bell.run(service.stopping))
     service.loop("relay", relay.step, idle_s=_RELAY_IDLE_S, pulse=relay_pulse)
     broker = make_broker(
-        settings.amqp_url.get_secret_value(), stopping=service.stopping, handled=service.metrics.command_handled
-    )
+        settings.amqp_url.get_secret_value(), stopping=service.stopping, handled=service.metrics.command_handled,
+        buried=service.metrics.dead_letter_buried,
+    )  # fmt: skip
     return ServiceResources(
         service=service, pool=pool, bell=bell, schedule=schedule,
-        uow=UnitOfWork(pool, bell, writer=service.name, on_appended=service.metrics.events_appended), broker=broker, _due=due,
+        uow=UnitOfWork(
+            pool, bell, writer=service.name, on_appended=service.metrics.events_appended, on_ended=service.metrics.scan_ended
+        ),
+        broker=broker, bus=bus, _due=due,
     )  # fmt: skip
 
 
@@ -157,8 +173,9 @@ async def open_service_pool(
                         f"the database schema is out of date (migration {missing[0]} is missing); run `skydriver migrate`"
                     )
                 return await open_pool(
-                    database_url, name=service.name, size=size, command_timeout_s=command_timeout_s, check=check
-                )
+                    database_url, name=service.name, size=size, command_timeout_s=command_timeout_s, check=check,
+                    observer=PoolFigures(service.metrics, service.name),
+                )  # fmt: skip
         except migrate.SchemaTooNew as error:
             raise StartupProblem(f"{error}: start this service from that release") from error
         except SharedSessions as error:
@@ -166,7 +183,9 @@ async def open_service_pool(
         except migrate.Unreachable as error:
             raise TryLater("the database is unreachable") from error
 
+    service.metrics.gauge("skydriver_build_info").labels(version("skydriver"), migrate.known()[-1].name).set(1)
     pool = await retry_until_available(open_it)
+    show_pool(service.metrics, pool, service.name)
     service.stack.push_async_callback(pool.close)
 
     async def answers() -> bool:
@@ -177,6 +196,8 @@ async def open_service_pool(
     comparison = ClockComparison(pool, on_compared=service.metrics.clock_compared)
     await retry_until_available(comparison.step)
     service.loop("clock", comparison.step, idle_s=_CLOCK_COMPARISON_INTERVAL_S)
+    writable = service.metrics.gauge("skydriver_database_writable")
+    service.loop("write-probe", WriteProbe(pool, on_tried=writable.set).step, idle_s=PROBE_INTERVAL_S)
     return pool
 
 

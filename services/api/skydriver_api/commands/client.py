@@ -7,6 +7,7 @@ FastStream's own ``request`` serialises calls (measured in the design: 440/s aga
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 
@@ -52,7 +53,13 @@ class _ReplyLost(Exception):
 class CommandClient:
     """Sends commands to the services and waits for their replies. Open it before use."""
 
-    def __init__(self, recorded_reply: RecordedReply, *, deadline_s: float) -> None:
+    def __init__(
+        self, recorded_reply: RecordedReply, *, deadline_s: float, on_timeout: Callable[[str], None] = lambda _: None,
+        on_published: Callable[[float], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        """on_timeout: called with the key of a command without a reply. on_published: with the seconds until it was confirmed."""
+        self._on_timeout = on_timeout
+        self._on_published = on_published
         self._recorded_reply = recorded_reply
         self._deadline_s = deadline_s
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
@@ -108,6 +115,7 @@ class CommandClient:
                 await self._publish(key, content, context)
                 return await reply
         except TimeoutError as error:
+            self._on_timeout(key)
             found = await self._find_recorded_reply(context)
             if found is None:
                 raise TryLater(
@@ -137,10 +145,12 @@ class CommandClient:
         give_up_at = asyncio.get_running_loop().time() + _RECONNECT_WAIT_S
         while True:
             channel = await self._ready_channel(give_up_at)
+            began = time.monotonic()
             try:
-                return await send(
+                await send(
                     channel, message, exchange=topology.COMMANDS.name, routing_key=key, mandatory=True, wait_for_room=False
                 )
+                return self._on_published(time.monotonic() - began)
             except ChannelLost:
                 await asyncio.sleep(_RECONNECT_WAIT_S / 50)  # until the channel has noticed it as well
             except DeliveryError as error:

@@ -9,6 +9,7 @@ from aiohttp import ClientConnectionResetError, web
 
 from skydriver_api.http.chunked import READ_TIMEOUT, ClientStalled
 from skydriver_api.http.delivery import deliver, releasing_memory
+from skydriver_api.http.figures import in_flight, note_answer
 from skydriver_api.http.http_errors import CLIENT_GONE, HttpError, is_client_gone, response_of
 from skydriver_api.http.request_body import EXPECTATION, Expectation
 from skydriver_api.http.route import Handler
@@ -27,6 +28,11 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     """Turn what handlers raise into the error responses of the contract, and log each request once."""
     note_request(request)
     request[EXPECTATION] = Expectation(request.headers.get("Expect", "").lower())
+    with in_flight(request):
+        return await _deliver(request, handler)
+
+
+async def _deliver(request: web.Request, handler: Handler) -> web.StreamResponse:
     async with releasing_memory(request):
         # errors leave the same way; for what was delivered already this does nothing
         return await deliver(request, await _respond(request, handler))
@@ -85,6 +91,7 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         logger.exception("request.failed", error_id=error_id)
         return response_of(HttpError(500, f"internal error; please give the operators this id: {error_id}"))
     finally:
+        note_answer(request, status, started)
         logger.debug(
             "request.answered", method=request.method, path=request.path, status=status,
             duration_s=round(time.monotonic() - started, 4),

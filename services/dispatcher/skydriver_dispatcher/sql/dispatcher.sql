@@ -65,6 +65,14 @@ UPDATE launch_throttle
    SET no_room_because = CASE WHEN clock_timestamp() + make_interval(secs => :for_s) > no_room_until THEN :because ELSE no_room_because END,
        no_room_until = greatest(no_room_until, clock_timestamp() + make_interval(secs => :for_s));
 
+-- name: launch_holds()^
+-- What holds back scans that are not urgent. Index: manifests_running.
+SELECT coalesce(t.cap = 0, false) AS closed,
+       coalesce(t.cap > 0 AND t.cap <= (SELECT count(*) FROM (SELECT FROM manifests m
+                 WHERE m.launch_state = 'launched' AND NOT m.is_deleted AND NOT m.has_final_result LIMIT t.cap) AS running), false) AS cap,
+       t.held_until > clock_timestamp() AS pause, t.no_room_until > clock_timestamp() AS no_room
+  FROM (SELECT coalesce(max_running, default_max_running) AS cap, held_until, no_room_until FROM launch_throttle) AS t;
+
 -- name: release_launches(waiting)!
 -- There may be capacity again: what waits for it is due. Index: due_work_free.
 WITH released AS (

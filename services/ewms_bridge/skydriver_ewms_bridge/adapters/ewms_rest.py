@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ WAITING_FIELDS = ["taskforce_uuid", "task_id", "workflow_id", "timestamp", "prio
 MAX_ANSWER_BYTES = 64 << 20
 """A page is at most 10 MiB of documents; more than this is no EWMS."""
 
+OnCall = Callable[[str, str, float], None]
+"""Called with (call, outcome, seconds), for metrics."""
+_PATH_WORDS = frozenset({
+    "query", "workflows", "taskforces", "task-directives", "mqs", "mq-profiles", "public", "actions", "abort", "finished",
+    "add-workers",
+})  # fmt: skip
+
 _PATH_ID = re.compile(r"[A-Za-z0-9_-]+")
 _ABOUT_OUR_RIGHTS = re.compile(r"auth(?:entication|orization) failed", re.IGNORECASE)
 """What EWMS says of our token itself: that holds for all scans, and none of them is refused for it."""
@@ -119,7 +127,9 @@ class EwmsRest:
         read_timeout_s: float = 30.0,
         write_timeout_s: float = 120.0,
         connect_timeout_s: float = 5.0,
+        on_call: OnCall = lambda *_: None,
     ) -> None:
+        self._on_call = on_call
         self._reads, self._writes = reads, writes
         self._base = base_url.rstrip("/") + "/v1"
         self._credentials = credentials
@@ -307,16 +317,26 @@ class EwmsRest:
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = orjson.dumps(body)
+        began, outcome = time.monotonic(), "no-answer"
         try:
             async with session.request(
                 method, self._base + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 raw = await _limited(response)
+                outcome = f"{response.status // 100}xx"
                 return _Answer(response.status, _retry_after(response), await _object_or_none(raw))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as fault:
+            outcome = "not-sent"
             raise _NotSent from fault
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
             raise _NoAnswer from fault
+        finally:
+            self._on_call(_call_of(method, path), outcome, time.monotonic() - began)
+
+
+def _call_of(method: str, path: str) -> str:
+    """A call without its ids, as in ``POST workflows/actions/abort``."""
+    return f"{method} {'/'.join(word for word in path.split('/') if word in _PATH_WORDS) or 'other'}"
 
 
 @asynccontextmanager
@@ -329,6 +349,7 @@ async def open_ewms(
     instance: str,
     write_timeout_s: float = 120.0,
     guard: Guard | None = None,
+    on_call: OnCall = lambda *_: None,
 ) -> AsyncIterator[EwmsRest]:
     """EWMS at `url`, for one process; its connections are closed at the end. Nothing is asked of it before the first call."""
     async with (
@@ -344,6 +365,7 @@ async def open_ewms(
             instance=instance,
             guard=guard,
             write_timeout_s=write_timeout_s,
+            on_call=on_call,
         )
 
 

@@ -64,6 +64,11 @@ UPDATE ewms_watch SET eyes_until = :until, refresh_at = least(refresh_at, :soon)
  WHERE scan_id = ANY(:scan_ids) AND refresh_at IS NOT NULL AND (eyes_until IS NULL OR eyes_until < :soon)
 RETURNING true;
 
+-- name: oldest_knowledge_s()$
+-- How old the oldest worker count is of those that are refreshed; one that was never read is as old as its workflow. Index: ewms_watch_order.
+SELECT coalesce(extract(epoch FROM clock_timestamp() - min(coalesce(refreshed_at, since))), 0)::float8
+  FROM ewms_watch WHERE refresh_at IS NOT NULL;
+
 -- name: next_refresh()$
 -- When the next workflow is due, or null. Index: ewms_watch_order.
 SELECT min(refresh_at) FROM ewms_watch;
