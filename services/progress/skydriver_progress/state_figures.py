@@ -13,6 +13,7 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool, fetch, load_statements
+from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import COMMANDS
 from skydriver_common.model.priorities import URGENT_PRIORITY
 from skydriver_common.runtime.metrics import Metrics
@@ -38,15 +39,14 @@ class StateFigures:
 
     async def step(self) -> bool:
         """Raises TryLater when the database or the broker is unavailable; what was last known of it is shown no longer."""
-        self._forget()
-        await self._show_database()
-        await self._show_queues()
+        for show, names in ((self._show_database, _OF_THE_DATABASE), (self._show_queues, _OF_THE_QUEUES)):
+            try:
+                await show()
+            except TryLater:
+                for name in names:  # a figure that nobody can read is absent, not old
+                    self._metrics.replace(name, {})
+                raise
         return False
-
-    def _forget(self) -> None:
-        """A figure that nobody can read is absent, not old."""
-        for name in _LABELLED:
-            self._metrics.replace(name, {})
 
     async def _show_database(self) -> None:
         with database_faults():
@@ -96,8 +96,9 @@ async def _look(channel: AbstractChannel, waiting: list[str], found: dict[str, t
         found[name] = (declared.message_count or 0, declared.consumer_count or 0)
 
 
-_LABELLED = (
+_OF_THE_DATABASE = (
     "skydriver_scans", "skydriver_scan_problems", "skydriver_database_table_bytes", "skydriver_backlog_scans",
     "skydriver_backlog_oldest_age_seconds", "skydriver_due_work", "skydriver_due_work_overdue_seconds",
-    "skydriver_database_connections", "skydriver_queue_messages", "skydriver_queue_consumers",
+    "skydriver_database_connections",
 )  # fmt: skip
+_OF_THE_QUEUES = ("skydriver_queue_messages", "skydriver_queue_consumers")
