@@ -120,7 +120,7 @@ async def _start_batch_consumers(
         consumer = BatchConsumer(
             settings.amqp_url.get_secret_value(), topology.scanner_queue(kind), ingest,
             prefetch=prefetch or settings.ingest_prefetch, max_batch=max_batch, stopping=service.stopping,
-            settled=partial(_count, service.metrics, kind), buried=service.metrics.dead_letter_buried,
+            settled=partial(_count, service.metrics, kind), dead_lettered=service.metrics.message_dead_lettered,
             can_write=partial(blobs.can_be_written, foundation.pool),
         )  # fmt: skip
         service.spawn(f"consumer.{kind}", consumer.run())

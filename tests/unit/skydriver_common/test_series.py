@@ -56,7 +56,7 @@ def test_a_thousand_scans_leave_the_number_of_series_unchanged() -> None:
         metrics.scan_ended("final", 60.0)
         metrics.loop_succeeded("launch-0")
         metrics.database_error("40001")
-        metrics.dead_letter_buried("skydriver.scan.request", "malformed")
+        metrics.message_dead_lettered("skydriver.scan.request", "malformed")
         metrics.kubernetes_request("POST", "jobs", "201")
 
     a_scan()

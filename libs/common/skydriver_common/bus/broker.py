@@ -14,7 +14,7 @@ from faststream.rabbit import Channel, RabbitBroker
 from skydriver_common.bus import lenient_decoding
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.replies import Replies
-from skydriver_common.bus.settlement import Buried, Handled, SettlementMiddleware
+from skydriver_common.bus.settlement import DeadLettered, Handled, SettlementMiddleware
 from skydriver_common.faults import BadMessage
 from skydriver_common.model import event_codec
 
@@ -26,16 +26,16 @@ HEARTBEAT_S = 15
 
 
 def make_broker(
-    amqp_url: str, *, stopping: asyncio.Event, handled: Handled, buried: Buried = lambda *_: None, prefetch: int = PREFETCH,
+    amqp_url: str, *, stopping: asyncio.Event, handled: Handled, dead_lettered: DeadLettered = lambda *_: None, prefetch: int = PREFETCH,
     grace_s: float = GRACE_S,
 ) -> RabbitBroker:  # fmt: skip
     """A broker whose consumers settle messages by ``bus.outcomes`` alone. Connects on ``start``.
 
-    stopping: set when the service stops; waiting messages are then given back. handled, buried: for metrics.
+    stopping: set when the service stops; waiting messages are then given back. handled, dead_lettered: for metrics.
     """
     lenient_decoding.install()
     settle = SettlementMiddleware(stopping, handled, Replies(lambda: broker.connect()))
-    settle.buried = buried
+    settle.dead_lettered = dead_lettered
     broker = RabbitBroker(
         watched(amqp_url),
         reconnect_interval=RECONNECT_S,

@@ -55,7 +55,7 @@ LATE, LOST, GIVEN_BACK, BURIED = "late", "lost", "given-back", "buried"
 Handled = Callable[[str, str, float], None]
 """Called with (routing key, outcome, seconds) for metrics."""
 
-Buried = Callable[[str, str], None]
+DeadLettered = Callable[[str, str], None]
 """Called with (queue, code) of a message that became a dead letter, for metrics."""
 
 
@@ -67,7 +67,7 @@ class SettlementMiddleware:
         self.stopping = stopping
         self.handled = handled
         self.replies = replies
-        self.buried: Buried = lambda *_: None
+        self.dead_lettered: DeadLettered = lambda *_: None
 
     def __call__(self, msg: Any, /, *, context: Any) -> "_Settlement":
         return _Settlement(self, msg, context)
@@ -182,7 +182,7 @@ class _Settlement(BaseMiddleware[Any, Any]):
                 await self._stopped_within(pause_s)
                 continue
             logger.error("message.dead-lettered", code=code, reason=reason[:1000])
-            self._settle.buried(str(headers.get(QUEUE, "")), code)
+            self._settle.dead_lettered(str(headers.get(QUEUE, "")), code)
             return await self._settled(msg, BURIED)
         return await self._given_back(msg)
 

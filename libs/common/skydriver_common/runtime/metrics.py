@@ -178,7 +178,7 @@ _DECLARED = (
         is_of_whole=True,
     ),
     Metric(
-        "skydriver_dead_letters_buried",
+        "skydriver_messages_dead_lettered",
         MetricType.COUNTER,
         "Messages that became dead letters. queue: where they came from.",
         ("queue", "reason"),
@@ -450,9 +450,9 @@ class Metrics:
         self.counter("skydriver_scans_finished").labels(outcome).inc()
         self.histogram("skydriver_scan_duration_seconds").labels(outcome).observe(max(0.0, seconds))
 
-    def dead_letter_buried(self, queue: str, reason: str) -> None:
+    def message_dead_lettered(self, queue: str, reason: str) -> None:
         """Count a dead letter. reason: its code."""
-        self.counter("skydriver_dead_letters_buried").labels(queue, reason).inc()
+        self.counter("skydriver_messages_dead_lettered").labels(queue, reason).inc()
 
     def loop_failed(self, loop: str) -> None:
         """Count a failed step; fits `run_loop(on_failure=…)`."""

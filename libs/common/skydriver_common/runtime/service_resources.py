@@ -144,7 +144,7 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Servic
     service.loop("relay", relay.step, idle_s=_RELAY_IDLE_S, pulse=relay_pulse)
     broker = make_broker(
         settings.amqp_url.get_secret_value(), stopping=service.stopping, handled=service.metrics.command_handled,
-        buried=service.metrics.dead_letter_buried,
+        dead_lettered=service.metrics.message_dead_lettered,
     )  # fmt: skip
     return ServiceResources(
         service=service, pool=pool, bell=bell, schedule=schedule,

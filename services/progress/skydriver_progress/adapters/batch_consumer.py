@@ -75,11 +75,11 @@ class BatchConsumer:
     def __init__(
         self, amqp_url: str, queue: RabbitQueue, ingest: Ingest, *, prefetch: int, max_batch: int,
         stopping: asyncio.Event, settled: Settled, can_write: Callable[[], Awaitable[bool]],
-        buried: Callable[[str, str], None] = lambda *_: None,
+        dead_lettered: Callable[[str, str], None] = lambda *_: None,
     ) -> None:  # fmt: skip
         """max_batch: messages in one batch. can_write: whether the database takes writes; called before consuming again.
 
-        buried: called with queue and code of each dead letter, for metrics.
+        dead_lettered: called with queue and code of each dead letter, for metrics.
         """
         lenient_decoding.install()
         self._amqp_url = amqp_url
@@ -89,7 +89,7 @@ class BatchConsumer:
         self._max_batch = max_batch
         self._stopping = stopping
         self._settled = settled
-        self._buried = buried
+        self._dead_lettered = dead_lettered
         self._can_write = can_write
         self._rejections = RejectionCounter()
         self._pending: deque[ReceivedMessage] = deque()
@@ -316,7 +316,7 @@ class BatchConsumer:
             content_encoding=message.content_encoding, content_type="application/json",
         )  # fmt: skip
         await dead_exchange.publish(letter, lenient_decoding.short_text(message.key) or "unknown", timeout=30)
-        self._buried(self._queue.name, rejection.code)
+        self._dead_lettered(self._queue.name, rejection.code)
         logger.warning(
             "report.rejected", kind=item.kind, scan_id=item.scan_id, code=rejection.code, reason=rejection.reason[:300]
         )
