@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from itertools import pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+import yaml
 
 from skydriver_cli.app import app
 from skydriver_cli.settings_command import markdown as configuration
@@ -26,14 +28,75 @@ _LEVELS = ("debug", "info", "warning", "error", "exception")
 
 def problem_codes() -> str:
     """What can stand in a scan's ``problems``."""
-    rows = [(f"`{code}`", meaning.text, meaning.responsible) for code, meaning in MEANINGS.items()]
+    sections = problem_sections()
+    rows = [
+        (
+            f"`{code}`",
+            meaning.text,
+            meaning.responsible,
+            f"[{sections[code]}](../operators/runbook-problems.md#{anchor(sections[code])})",
+        )
+        for code, meaning in MEANINGS.items()
+    ]
     return _page(
         "Problem codes",
         "Every code that can stand in `problems` of `GET /scan/{id}/status`, in the order of a scan's life. Compare the code in "
-        "programs; the text beside it is for people and may change. What to do: [runbook](../operators/runbook.md), "
-        "[EWMS](../operators/ewms.md), [Kubernetes](../operators/kubernetes.md).",
-        _table(("code", "meaning", "who can act"), rows),
+        "programs; the text beside it is for people and may change. More: [EWMS](../operators/ewms.md), "
+        "[Kubernetes](../operators/kubernetes.md).",
+        _table(("code", "meaning", "who can act", "what to do"), rows),
     )
+
+
+def problem_sections() -> dict[str, str]:
+    """Problem code to the heading of its section in the runbook."""
+    text = (ROOT / "docs/operators/runbook-problems.md").read_text()
+    return {
+        code: heading
+        for heading, codes in re.findall(r"^## (.*)\n\nCodes: (.*)\.$", text, re.MULTILINE)
+        for code in re.findall(r"`([a-z-]+)`", codes)
+    }
+
+
+def anchor(heading: str) -> str:
+    """The name of a heading in links, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def alert_rules() -> list[dict[str, Any]]:
+    """The rules of deploy/prometheus/alerts.yml, in their order."""
+    groups = yaml.safe_load((ROOT / ALERTS).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def alerts() -> str:
+    """The alerts, and how to use them."""
+    rows = [
+        (
+            f"[{rule['alert']}]({rule['annotations']['runbook_url'].removeprefix('docs/operators/')})",
+            rule["labels"]["severity"], rule.get("for", "at once"), rule["annotations"]["summary"],
+        )
+        for rule in alert_rules()
+    ]  # fmt: skip
+    return _page(
+        "Alerts",
+        "The rules are in [`deploy/prometheus/alerts.yml`](../../deploy/prometheus/alerts.yml) (for `rule_files` of Prometheus) and, the "
+        "same, in [`deploy/prometheus/prometheus-rule.yaml`](../../deploy/prometheus/prometheus-rule.yaml) (a `PrometheusRule` for the "
+        "Prometheus operator). `page`: somebody has to act now; `ticket`: within a day. Each links to its section of the runbook. Metrics: "
+        "[metrics](metrics.md).",
+        _table(("alert", "severity", "for", "summary"), rows),
+        "Also alert on an exit code other than 0 of the nightly `skydriver log verify` and `skydriver log rebuild --check`, and on "
+        "log lines of level `error` ([log events](log-events.md)). The broker's alarms come from its own plugin `rabbitmq_prometheus`.",
+    )
+
+
+def prometheus_rule() -> str:
+    """The alerts as a resource of the Prometheus operator."""
+    lines = [line for line in (ROOT / ALERTS).read_text().splitlines() if not line.startswith("#")]
+    head = (
+        "# Made from alerts.yml by `make docs`; do not edit.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n"
+        "metadata:\n  name: skydriver\n  labels:\n    app.kubernetes.io/name: skydriver\nspec:\n"
+    )
+    return head + "".join(f"  {line}\n" for line in lines)
 
 
 def events() -> str:
@@ -158,7 +221,10 @@ def cli() -> str:
     )
 
 
+ALERTS = "deploy/prometheus/alerts.yml"
 PAGES: dict[str, Callable[[], str]] = {
+    "deploy/prometheus/prometheus-rule.yaml": prometheus_rule,
+    "docs/operators/alerts.md": alerts,
     "docs/operators/configuration.md": configuration,
     "docs/operators/metrics.md": metrics,
     "docs/operators/log-events.md": log_events,
