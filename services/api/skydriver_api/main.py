@@ -52,7 +52,7 @@ _KEY_PROPAGATION_S = 120.0
 """How long a token under a new key of the dispatcher may reach a gateway before the key does: a ConfigMap takes a minute or so."""
 _EVENT_PAGE_BYTES = 64 * MIB
 """Of pages of events on their way into live streams."""
-_FIRST_REQUEST_S = 15.0
+_FIRST_REQUEST_S = 10.0
 _TOO_MANY_CONNECTIONS = "temporarily unavailable: too many connections"
 
 

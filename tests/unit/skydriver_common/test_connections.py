@@ -109,6 +109,19 @@ async def test_a_connection_that_has_asked_is_kept_for_the_next_request() -> Non
         writer.close()
 
 
+async def test_a_part_of_a_head_after_earlier_requests_is_not_waited_for_either() -> None:
+    async with _server(first_request_s=0.05) as (limits, port, _), asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(REQUEST)
+        await reader.readuntil(b"here")
+        writer.write(REQUEST + b"GET / HTTP/1.1\r\nHo")
+        await reader.readuntil(b"here")
+        writer.write(b"s")
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        await until(lambda: limits.n_open == 0)
+
+
 def test_the_soft_limit_of_descriptors_is_raised_as_far_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = [1024, 20_000]
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))

@@ -13,7 +13,7 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 
-from skydriver_common.runtime.requests import Answer, ClientServer, OnFault
+from skydriver_common.runtime.requests import Answer, ClientRequests, ClientServer, OnFault
 
 logger = structlog.get_logger(__name__)
 
@@ -58,8 +58,9 @@ class ConnectionLimits:
     """The protocol factory of a server with bounds. Give it to ``create_server`` (see ``LimitedRunner``).
 
     server: makes aiohttp's protocol for each connection that is let in. most: connections at once. most_per_address: of one
-    client address. first_request_s: a connection on which no request has begun after so long is closed. refusal: the body of the
-    503. n_open: connections that were let in and are open.
+    client address. first_request_s: a connection on which no request has begun after so long is closed, and so is one on which a
+    later request's head is not complete so long after its first byte. refusal: the body of the 503. n_open: connections that were
+    let in and are open.
     """
 
     def __init__(
@@ -131,14 +132,13 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
-        later = asyncio.get_running_loop().call_later
         if self._limits.enter(self._address):
             self._inner = self._limits.server()
             self._inner.connection_made(transport)
-            self._timer = later(self._limits.first_request_s, self._transport.abort)
+            self._wait_for_request(self._limits.first_request_s)
         elif self._limits.n_refusing < _MAX_REFUSING:
             self._limits.n_refusing += 1
-            self._timer = later(_REFUSING_S, self._transport.abort)
+            self._wait_for_request(_REFUSING_S)
             self._transport.write(self._limits.refusal)
             if self._transport.can_write_eof():
                 self._transport.write_eof()  # what the client still sends is read: closing at once would reset the answer
@@ -156,6 +156,12 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._inner is not None:
             self._inner.data_received(data)
+            if self._timer is None and isinstance(self._inner, ClientRequests) and self._inner.awaits_request:
+                self._wait_for_request(self._limits.first_request_s)  # a part of a head, after earlier requests
+
+    def _wait_for_request(self, seconds: float) -> None:
+        assert self._transport is not None
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
 
     def eof_received(self) -> bool | None:
         return None if self._inner is None else self._inner.eof_received()
@@ -187,7 +193,8 @@ class LimitedRunner(web.AppRunner):
     __slots__ = ("_answer", "limits", "on_fault")
 
     def __init__(self, app: web.Application, *, answer: Answer = lambda _, __: b"{}", **options: Any) -> None:
-        super().__init__(app, **options)
+        # bodies are unpacked by those who know how large they may become
+        super().__init__(app, **{"auto_decompress": False, **options})
         self.limits: ConnectionLimits | None = None
         self.on_fault: OnFault = lambda _: None
         self._answer = answer

@@ -40,6 +40,11 @@ class ClientRequests(web.RequestHandler):
         self._answer = answer
         self._on_fault = on_fault
 
+    @property
+    def awaits_request(self) -> bool:
+        """Whether nothing is being answered and no further request has come in whole."""
+        return self._waiter is not None and not self._waiter.done()
+
     def fault(self, kind: str) -> None:
         """Log and count something that the client has done wrong."""
         logger.info("client.fault", kind=kind)

@@ -1,18 +1,24 @@
-"""Bodies of requests: a limit for each route, a share of memory for large ones, and ``Expect: 100-continue``."""
+"""Bodies of requests: a limit for each route, a pace, a share of memory for large ones, and ``Expect: 100-continue``."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from io import BytesIO
 
 from aiohttp import HttpVersion11, web
 
+from skydriver_api.http.compressed import KNOWN_ENCODINGS, BadlyPacked, UnknownEncoding, unpack, unpacked_size
 from skydriver_api.http.http_errors import HttpError, check_client
 from skydriver_api.http.limits import MEMORY, Permit
 from skydriver_api.http.route import MIB, Handler
 from skydriver_common.faults import TryLater
 from skydriver_common.runtime.memory import free_memory_soon
+from skydriver_common.runtime.requests import BODY, ENCODING, note_fault
 
 _BODY_TIMEOUT_S = 300.0
+_PACE_S = 30.0
+_PACE_BYTES = 30_000
+"""What has to arrive in each such time: 1 kB/s, with a pause now and then."""
 _CONTINUE = "100-continue"
 
 BeforeBody = Callable[[web.Request], Awaitable[None]]
@@ -47,25 +53,21 @@ def with_body_limit(max_body_bytes: int, handler: Handler, before_body: BeforeBo
     async def limited(request: web.Request) -> web.StreamResponse:
         if request[EXPECTATION].is_pending and (request.content_length or 0) > max_body_bytes:
             raise _too_large(max_body_bytes)
-        try:
-            return await handle(request)
-        except web.HTTPRequestEntityTooLarge as error:  # aiohttp reads the small ones
-            raise _too_large(max_body_bytes) from error
-
-    async def handle(request: web.Request) -> web.StreamResponse:
         if max_body_bytes == MIB:
             await _ask_for_body(request, before_body)
+            await _read(request, max_body_bytes)
             return await handler(request)
         request = request.clone(client_max_size=max_body_bytes)
         has_length = request.content_length is not None and "Content-Encoding" not in request.headers
         expected = min(request.content_length or 0, max_body_bytes) if has_length else max_body_bytes
         if expected <= MIB:
             await _ask_for_body(request, before_body)
+            await _read(request, max_body_bytes)
             return await handler(request)
         async with request.app[MEMORY].request_bodies.hold(expected) as permit:
             check_client(request)
             await _ask_for_body(request, before_body)
-            await _read(request, max_body_bytes)
+            await _read(request, max_body_bytes, permit)
             request[_PERMIT] = permit
             try:
                 return await handler(request)
@@ -97,21 +99,62 @@ async def leave_to_handler(_: web.Request) -> None:
     """Replace aiohttp's handling of ``Expect``, which asks for any body before the request is looked at."""
 
 
-async def _read(request: web.Request, max_body_bytes: int) -> None:
-    """Read the whole body within the time that a slow line needs: it takes memory from others. Raises HttpError 413, TryLater.
+async def _read(request: web.Request, max_body_bytes: int, permit: Permit | None = None) -> None:
+    """Read the whole body within the time that a slow line needs: it takes memory from others. Raises HttpError 400, 413, TryLater.
 
-    It is collected in one buffer, whose bytes then are the body: ``request.read`` would hold it twice.
+    It is collected in one buffer, whose bytes then are the body: ``request.read`` would hold it twice. permit: shrinks to what a
+    compressed body takes, once that is known.
     """
     buffer = BytesIO()
     try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
+        async with _at_a_pace(buffer):
             while chunk := await request.content.readany():
                 buffer.write(chunk)
                 if buffer.tell() > max_body_bytes:
                     raise _too_large(max_body_bytes)
     except TimeoutError as error:
         raise TryLater("the request body was not received in time") from error
-    request._read_bytes = buffer.getvalue()
+    body = buffer.getvalue()
+    encoding = request.headers.get("Content-Encoding", "").lower()
+    if body and encoding in KNOWN_ENCODINGS:
+        body = await _unpacked(request, body, encoding, max_body_bytes, permit)
+    request._read_bytes = body
+
+
+@asynccontextmanager
+async def _at_a_pace(buffer: BytesIO) -> AsyncIterator[None]:
+    """Limit the time in which the buffer is filled. Raises TimeoutError, also when too little arrives for a while."""
+    loop, limit = asyncio.get_running_loop(), asyncio.timeout(_BODY_TIMEOUT_S)
+
+    def look(n_before: int) -> None:
+        if buffer.tell() - n_before < _PACE_BYTES:
+            limit.reschedule(loop.time())
+        else:
+            timers.append(loop.call_later(_PACE_S, look, buffer.tell()))
+
+    timers = [loop.call_later(_PACE_S, look, 0)]
+    try:
+        async with limit:
+            yield
+    finally:
+        timers[-1].cancel()
+
+
+async def _unpacked(request: web.Request, packed: bytes, encoding: str, max_body_bytes: int, permit: Permit | None) -> bytes:
+    """Unpack a compressed body off the loop. Raises HttpError 400, 413 before anything is kept that is too large."""
+    try:
+        n_bytes = await asyncio.to_thread(unpacked_size, packed, encoding, max_body_bytes)
+        if n_bytes > max_body_bytes:
+            raise _too_large(max_body_bytes)
+        if permit is not None:
+            permit.shrink_to(len(packed) + n_bytes)
+        return await asyncio.to_thread(unpack, packed, encoding)
+    except UnknownEncoding as error:
+        note_fault(request, ENCODING)
+        raise HttpError(400, "Content-Encoding: must be gzip or deflate, or be left out") from error
+    except BadlyPacked as error:
+        note_fault(request, BODY)
+        raise HttpError(400, "body: incomplete, or not encoded as Content-Encoding declares") from error
 
 
 def release_body(request: web.Request, *, keep_bytes: int) -> None:
