@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from skydriver_cli.asyncapi_command import show_asyncapi
 from skydriver_cli.errors import CliError
 from skydriver_cli.metrics_command import metrics
-from skydriver_cli.output import line
+from skydriver_cli.output import Terminal, line, print_unexpected
 from skydriver_cli.scan_commands import result, status, submit, watch
 from skydriver_cli.settings_command import show_settings
 from skydriver_cli.system_commands import demo, down, migrate, up
@@ -88,10 +87,11 @@ app.add_typer(_lazy_group(_sandbox, "The EWMS stand-in that `skydriver up` start
 
 def main() -> NoReturn:
     """Run the program: a CliError becomes one readable line and an exit code."""
+    sys.excepthook = print_unexpected
     try:
         app(standalone_mode=True)
     except CliError as error:
-        Console(stderr=True).print(line(("skydriver: ", "red"), str(error)), soft_wrap=True)
+        Terminal(stderr=True).print(line(("skydriver: ", "red"), str(error)), soft_wrap=True)
         sys.exit(error.exit_code)
     sys.exit(0)
 

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import getpass
 import json
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from typing import Annotated, Any
 
 import asyncpg
 import typer
-from rich.console import Console
 
 from skydriver_cli.connections import find_url, open_pool_for, parse_time
 from skydriver_cli.errors import CliError
 from skydriver_cli.log_proof_commands import progress
 from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir
-from skydriver_cli.output import json_text, print_json
+from skydriver_cli.output import Terminal, json_block, print_json, print_note
 from skydriver_common.bus.dead_letter import DeadLetter
 from skydriver_common.db.notifier import Notifier
 from skydriver_common.db.pool import Pool
@@ -31,7 +29,7 @@ from skydriver_common.model.events import DeadLetterDiscarded, DeadLetterRedrive
 from skydriver_ops.bus.dead_letters import DeadLetters, InUse, OpenDeadLetter, OriginMissing, open_dead_letters
 
 dead = typer.Typer()
-out = Console()
+out = Terminal()
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids of dead letters, as `skydriver dead list` prints them.")]
 Queue = Annotated[str | None, typer.Option("--queue", help="Only dead letters from this queue.")]
@@ -157,7 +155,7 @@ def show(
     if as_json:
         print_json(whole)
     else:
-        out.print(json_text(whole, indent=2), markup=False, highlight=False, soft_wrap=True)
+        out.print(json_block(whole), soft_wrap=True)
 
 
 @dead.command()
@@ -190,7 +188,7 @@ def redrive(
                 letter = held.letter
                 kept = f"{letter.letter_id} was kept: queue {letter.queue or letter.exchange} does not exist"
                 if not await held.can_redrive():
-                    _print_status(kept)
+                    print_note(kept)
                     return
                 event = DeadLetterRedriven(
                     letter_id=letter.letter_id, message_id=letter.message_id, queue=letter.queue, reason=letter.reason,
@@ -200,7 +198,7 @@ def redrive(
                 try:
                     await held.redrive()
                 except OriginMissing:
-                    _print_status(kept)
+                    print_note(kept)
                     return
                 await held.settle()
                 tally.settled += 1
@@ -342,7 +340,6 @@ def _show_line(letter: DeadLetter, as_json: bool) -> None:
     times = f"{last}" if letter.failures == 1 else f"{last}, first {first}, {letter.failures} times"
     out.print(
         f"{letter.letter_id}  {letter.queue or letter.key}  {times}  {letter.reason}",
-        markup=False,
         highlight=False,
         soft_wrap=True,
     )
@@ -358,7 +355,3 @@ def _body(body: bytes) -> dict[str, Any]:
         return {"body": body.decode()[:100_000]}
     except UnicodeDecodeError:
         return {"body_base64": base64.b64encode(body[:3000]).decode()}
-
-
-def _print_status(text: str) -> None:
-    print(text, file=sys.stderr)

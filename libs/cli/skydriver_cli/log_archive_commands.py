@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from skydriver_cli.connections import database, parse_time
 from skydriver_cli.errors import CliError
 from skydriver_cli.log_proof_commands import archive_problems, progress
 from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir
-from skydriver_cli.output import print_json
+from skydriver_cli.output import Terminal, print_json
 from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.scan import HistoryBroken
 from skydriver_ops.eventlog import archive, transfer
 
-out = Console()
+out = Terminal()
 
 
 def add_to(log: typer.Typer) -> None:

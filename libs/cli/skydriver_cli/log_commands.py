@@ -10,14 +10,12 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from skydriver_cli.connections import database, find_url, parse_time
 from skydriver_cli.errors import CliError
 from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir, ScanIdArgument
-from skydriver_cli.output import json_text, line, print_json
+from skydriver_cli.output import Terminal, json_block, line, print_json, print_json_document, print_note
 from skydriver_common.faults import TryLater
 from skydriver_common.log.read import LoggedEvent, history
 from skydriver_common.log.state_at import state_at
@@ -29,7 +27,7 @@ from skydriver_ops.eventlog import describe, selection
 from skydriver_ops.eventlog.selection import ChainedEvent, Selection
 from skydriver_ops.eventlog.statistics import Statistics, statistics
 
-out = Console()
+out = Terminal()
 
 ScanOption = Annotated[str | None, typer.Option("--scan", help="Only events of this scan.")]
 TypeOption = Annotated[list[str] | None, typer.Option("--type", help="Only events of this type. Repeatable.")]
@@ -90,7 +88,7 @@ def show(
     if as_json:
         print_json(whole)
     else:
-        out.print(json_text(whole, indent=2), markup=False, highlight=False, soft_wrap=True)
+        out.print(json_block(whole), soft_wrap=True)
 
 
 def stats(
@@ -102,14 +100,14 @@ def stats(
     """
 
     async def work() -> tuple[Statistics, list[QueueStats] | None]:
-        spinner = Console(stderr=True).status("counting the events") if sys.stderr.isatty() and not as_json else nullcontext()
+        spinner = Terminal(stderr=True).status("counting the events") if sys.stderr.isatty() and not as_json else nullcontext()
         async with database(database_url, data_dir) as connection:
             with spinner:
                 found = await statistics(connection)
         try:
             return found, await depths(find_url(amqp_url, "amqp_url", data_dir))
         except (CliError, TryLater) as error:
-            print(f"queues not shown: {getattr(error, 'what', error)}", file=sys.stderr)
+            print_note(f"queues not shown: {getattr(error, 'what', error)}")
             return found, None
 
     found, queues = asyncio.run(work())
@@ -127,7 +125,7 @@ def stats(
         if rows:
             table = Table(*rows[0], title=title)
             for row in rows:
-                table.add_row(*(Text("-" if value is None else str(value)) for value in row.values()))
+                table.add_row(*("-" if value is None else line(str(value)) for value in row.values()))
             out.print(table)
     for name, size in found.sizes.items():
         out.print(f"{name}: {size / 2**20:.1f} MiB")
@@ -190,18 +188,15 @@ def state(
         )  # fmt: skip
         return
     if is_compacted:
-        print(
-            "the progress report of that time was compacted: the progress and state below are from a later report",
-            file=sys.stderr,
-        )
+        print_note("the progress report of that time was compacted: the progress and state below are from a later report")
     out.print(line(f"scan {scan_id}, version {scan.version}: ", (scan.state, "bold")))
-    out.print(json_text(scan.manifest(), indent=2), markup=False, highlight=False, soft_wrap=True)
+    out.print(json_block(scan.manifest()), soft_wrap=True)
 
 
 def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) -> None:
     """Print one event: a line of JSON, or a readable line."""
     if as_json:
-        sys.stdout.write(logged.as_json().decode() + "\n")
+        print_json_document(logged.as_json().decode())
         return
     try:
         what = describe.describe(logged)
@@ -209,7 +204,7 @@ def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) ->
         what = str(error)
     place = f"{logged.position:>8}  {logged.scan_id}" if with_scan else f"{logged.version:>4}"
     when = logged.recorded_at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    out.print(f"{when}  {place}  {logged.actor:<24}  {what}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{when}  {place}  {logged.actor:<24}  {what}", highlight=False, soft_wrap=True)
 
 
 def _selection(scan: str | None, types: Sequence[str] | None, since: str | None) -> Selection:

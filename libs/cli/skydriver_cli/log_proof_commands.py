@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -20,7 +19,7 @@ from skydriver_cli.connections import database
 from skydriver_cli.embedded.secret_files import write_private
 from skydriver_cli.errors import CliError
 from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir
-from skydriver_cli.output import line, print_json
+from skydriver_cli.output import Terminal, line, print_json
 from skydriver_common.atomic_write import atomic_write
 from skydriver_common.db.pool import Connection
 from skydriver_common.model.event_codec import UnknownEvent
@@ -33,7 +32,7 @@ from skydriver_ops.eventlog.rebuild_schema import OWN_NAME, SchemaExists
 from skydriver_ops.eventlog.verify import Report
 from skydriver_ops.eventlog.verify import verify as walk
 
-out = Console()
+out = Terminal()
 
 Key = Annotated[
     Path | None,
@@ -98,9 +97,9 @@ def verify(
             whose = f" (scan {flaw.scan_id})" if flaw.scan_id else ""
             out.print(_failure_line(f"blob {flaw.digest}{whose}: {flaw.what}"), soft_wrap=True)
         if of_blobs is not None and not defects:
-            out.print(f"[green]✓[/green] {of_blobs.blobs} blobs verified, none missing")
+            out.print(_success_line(f"{of_blobs.blobs} blobs verified, none missing"))
         if not breaks:
-            out.print(f"[green]✓[/green] {report.events} events of {report.scans} scans verified")
+            out.print(_success_line(f"{report.events} events of {report.scans} scans verified"))
     if breaks or defects:
         raise typer.Exit(1)
 
@@ -183,12 +182,12 @@ def progress(what: str, total: int | None, as_json: bool, *, unit: str = "events
     """Show a progress bar on standard error if it is a terminal; call what it yields with the amount done."""
     hidden = as_json or not sys.stderr.isatty()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn(f"{{task.completed:.0f}} {unit}"),
+        TextColumn(f"{{task.completed:.0f}} {unit}", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as bar:
+    with Progress(*columns, console=Terminal(stderr=True), disable=hidden, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
 
@@ -209,7 +208,7 @@ async def _check(database_url: str | None, data_dir: Path, as_json: bool) -> boo
         for each in found.differences:
             out.print(_failure_line(f"{each.view} {each.key}: {each.what}"), soft_wrap=True)
         if not found.differences:
-            out.print(f"[green]✓[/green] views match the log ({found.events} events of {found.scans} scans)")
+            out.print(_success_line(f"views match the log ({found.events} events of {found.scans} scans)"))
         if found.of_other_releases:
             out.print(
                 f"{found.of_other_releases} rows were written by another release and lack what this release added. They are updated with "
@@ -295,6 +294,10 @@ def _read_seal(path: Path, key: Path) -> sealing.Seal:
 
 def _plain(found: ChainBreak) -> dict[str, Any]:
     return {"scan_id": found.scan_id, "version": found.version, "position": found.position, "what": found.what}
+
+
+def _success_line(what: str) -> Text:
+    return line(("✓ ", "green"), what)
 
 
 def _failure_line(what: str) -> Text:

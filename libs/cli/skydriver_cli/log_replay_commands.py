@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from skydriver_cli.connections import database, find_url, parse_time
 from skydriver_cli.errors import CliError
 from skydriver_cli.log_commands import ScanOption, SinceOption, TypeOption, show_event
 from skydriver_cli.log_proof_commands import progress
 from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir
-from skydriver_cli.output import print_json
+from skydriver_cli.output import Terminal, print_json
 from skydriver_common.db.pool import Connection
 from skydriver_common.faults import TryLater
 from skydriver_common.model.ids import ScanId
@@ -21,7 +20,7 @@ from skydriver_ops.bus.replay import RateLimiter, Target, TargetNotFound, target
 from skydriver_ops.eventlog import selection
 from skydriver_ops.eventlog.selection import START, ChainedEvent, Cursor, Selection
 
-out = Console()
+out = Terminal()
 
 
 def add_to(log: typer.Typer) -> None:

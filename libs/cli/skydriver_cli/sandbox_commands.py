@@ -7,16 +7,14 @@ from typing import Annotated, Any
 
 import aiohttp
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from skydriver_cli.errors import CliError
 from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
-from skydriver_cli.output import print_json
+from skydriver_cli.output import Terminal, line, print_json
 
 sandbox = typer.Typer()
-out = Console()
+out = Terminal()
 _TIMEOUT_S = 10.0
 
 
@@ -45,7 +43,7 @@ def fault(
     table = Table("fault", "now")
     for name, value in (*now.items(), *((f"worker.{name}", value) for name, value in now["worker"].items())):
         if name != "worker":
-            table.add_row(name, Text(str(value), style="bold yellow" if value else ""))
+            table.add_row(name, line((str(value), "bold yellow" if value else "")))
     out.print(table)
 
 

@@ -3,25 +3,22 @@
 import asyncio
 import json
 import re
-import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from skydriver_cli.errors import CliError
 from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, ScanIdArgument, Token, Url
-from skydriver_cli.output import line, print_json
+from skydriver_cli.output import Terminal, line, print_json, print_json_document
 
 if TYPE_CHECKING:
     from skydriver_cli.client import Client
 
-out = Console()
+out = Terminal()
 
 Nsides = Annotated[
     str, typer.Option("--nsides", help="Pixelations from coarse to fine: NSIDE:EXTENSION pairs, separated by commas.")
@@ -50,11 +47,11 @@ def status(
     if as_json:
         print_json({"url": client.url, "answers": True, "backlog": entries})
         return
-    out.print(f"[green]●[/green] {client.url} is up, {len(entries)} scan{'' if len(entries) == 1 else 's'} waiting")
+    out.print(line(("● ", "green"), f"{client.url} is up, {len(entries)} scan{'' if len(entries) == 1 else 's'} waiting"))
     if entries:
         table = Table("scan", "priority", "attempts")
         for entry in entries:
-            table.add_row(Text(entry["scan_id"]), str(entry["priority"]), str(entry["next_attempt"]))
+            table.add_row(entry["scan_id"], str(entry["priority"]), str(entry["next_attempt"]))
         out.print(table)
 
 
@@ -140,7 +137,7 @@ def result(
             raise CliError(f"can't write {output}: {error.strerror}") from error
         out.print(f"wrote {len(content)} bytes to {output}")
     elif as_json:
-        sys.stdout.write(content.decode() + "\n")
+        print_json_document(content.decode())
     else:
         show_result(json.loads(content))
 
@@ -161,10 +158,16 @@ def show_result(content: dict[str, Any]) -> None:
     best = best_fit(skymap)
     if best is not None:
         out.print(
-            f"best fit: RA [bold]{best.ra:.3f}°[/bold], dec [bold]{best.dec:+.3f}°[/bold]  (nside {best.nside}, llh {best.llh:.2f})"
+            line(
+                "best fit: RA ",
+                (f"{best.ra:.3f}°", "bold"),
+                ", dec ",
+                (f"{best.dec:+.3f}°", "bold"),
+                f"  (nside {best.nside}, llh {best.llh:.2f})",
+            )
         )
     for row in picture(skymap):
-        out.print(row, highlight=False, markup=False)
+        out.print(row, highlight=False)
 
 
 def parse_pairs(text: str, option: str) -> list[tuple[str, int]]:
@@ -217,7 +220,7 @@ def _show_scan(status: dict[str, Any], as_json: bool) -> None:
     out.print(state_line(status), *problem_lines(status["problems"]), sep="\n", highlight=False)
     if status["ewms_as_of"] is not None:
         age_s = max(0.0, time.time() - status["ewms_as_of"])
-        out.print(f"[dim]Worker counts updated {age_s:.0f} s ago[/dim]", highlight=False)
+        out.print(line((f"Worker counts updated {age_s:.0f} s ago", "dim")))
 
 
 def _client(url: str | None, token: str | None, data_dir: Path) -> "Client":

@@ -1,15 +1,15 @@
 """``skydriver settings``: what can be set, as the services themselves list it."""
 
-import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from skydriver_cli.errors import CliError
+from skydriver_cli.output import Terminal, line, print_json
 from skydriver_cli.services import SERVICES, service_settings
 
 ALL_SERVICES = "every service"
@@ -71,15 +71,15 @@ def show_settings(
     if service is not None and service not in SERVICES:
         raise CliError(f"unknown service {service!r}; services: {', '.join(sorted(SERVICES))}")
     if as_markdown:
-        print(markdown(), end="")
+        sys.stdout.write(markdown())
         return
     chosen = [setting for setting in settings() if service is None or setting.service in (ALL_SERVICES, service)]
     if as_json:
         for setting in chosen:
-            print(json.dumps(asdict(setting)))
+            print_json(asdict(setting))
         return
     table = Table("service", "variable", "default", "meaning")
     for setting in chosen:
-        default = "[red]required[/red]" if setting.default is None else setting.default
+        default = line(("required", "red")) if setting.default is None else line(setting.default)
         table.add_row(setting.service, setting.name, default, setting.meaning)
-    Console().print(table)
+    Terminal().print(table)

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
 
 from skydriver_cli.errors import CliError
 from skydriver_cli.options import DEFAULT_DATA_DIR, DataDir
-from skydriver_cli.output import line
+from skydriver_cli.output import Terminal, line
 from skydriver_cli.scan_commands import DEMO_NSIDES, Nsides, parse_nsides, show_result
 from skydriver_cli.services import REPLICABLE_SERVICES
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from skydriver_cli.embedded.options import Options
     from skydriver_cli.embedded.supervision import System
 
-out, err = Console(), Console(stderr=True)
+out, err = Terminal(), Terminal(stderr=True)
 
 T = TypeVar("T")
 
@@ -275,13 +273,13 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _print_status(text: str) -> None:
-    err.print(text, highlight=False, markup=False)
+    err.print(text, highlight=False)
 
 
 def _show_system(system: "System") -> None:
     table = Table("part", Column("where", overflow="fold"), "health", title="SkyDriver is up (Ctrl-C stops it)")
     for name, address in system.addresses.items():
-        table.add_row(name, Text(address), "")
+        table.add_row(name, address, "")
     for component in system.components:
-        table.add_row(component.name, component.ready_url.rpartition("/")[0], "[green]ready[/green]")
+        table.add_row(component.name, component.ready_url.rpartition("/")[0], line(("ready", "green")))
     out.print(table)

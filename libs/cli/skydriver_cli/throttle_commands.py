@@ -8,15 +8,13 @@ from typing import Annotated
 
 import asyncpg
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from skydriver_cli.connections import database
 from skydriver_cli.dead_commands import actor
 from skydriver_cli.errors import CliError
 from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DatabaseUrl, DataDir
-from skydriver_cli.output import line, print_json
+from skydriver_cli.output import Terminal, line, print_json
 from skydriver_common.db.notifier import DUE_CHANNEL, LOG_CHANNEL
 from skydriver_common.log import system_chain
 from skydriver_common.model.commands import Context
@@ -25,7 +23,7 @@ from skydriver_common.model.launch_limits import MAX_INTERVAL_S
 from skydriver_ops.db.throttle import Change, Throttle, read_throttle, set_throttle
 
 throttle = typer.Typer()
-out = Console()
+out = Terminal()
 
 
 @throttle.command()
@@ -106,9 +104,9 @@ def _print(now: Throttle, as_json: bool) -> None:
         return
     table = Table("below priority 100", "now", "set by")
     source = {True: f"{now.changed_by}, {_format_time(now.changed_at)}", False: "the settings"}
-    table.add_row("interval between launches", f"{now.interval_s:g} s", Text(source[now.is_interval_set]))
+    table.add_row("interval between launches", f"{now.interval_s:g} s", source[now.is_interval_set])
     cap = "no limit" if now.max_running is None else str(now.max_running)
-    table.add_row("running", f"{now.running} of {cap}", Text(source[now.is_max_running_set]))
+    table.add_row("running", f"{now.running} of {cap}", source[now.is_max_running_set])
     table.add_row("waiting", str(now.waiting), f"plus {now.waiting_urgent} urgent")
     out.print(table)
     if now.is_held:

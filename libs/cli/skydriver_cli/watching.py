@@ -14,7 +14,7 @@ from rich.text import Text
 
 from skydriver_cli.client import Client, Unavailable
 from skydriver_cli.errors import CliError
-from skydriver_cli.output import line, print_json
+from skydriver_cli.output import line, print_json, visible
 from skydriver_cli.skymap import best_fit
 
 _END_STATES = ("ABORTED__", "FINISHED__", "STOPPED__")
@@ -146,12 +146,13 @@ class ProgressView:
         self._pace = ""
         self._problems: list[dict[str, str]] = []
         self._bars = Progress(
-            TextColumn("{task.description:>10}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("pixels"), expand=True
+            TextColumn("{task.description:>10}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("pixels"),
+            expand=True,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
 
     def __rich__(self) -> RenderableType:
-        lines = (self._state, Text(self._pace), self.best)
+        lines = (self._state, line(self._pace), self.best)
         return Group(*(each for each in lines if each), *problem_lines(self._problems), self._bars)
 
     def show(self, status: dict[str, Any], progress: dict[str, Any] | None) -> None:
@@ -174,7 +175,7 @@ class ProgressView:
             if not total:
                 continue
             if nside not in self._tasks:
-                self._tasks[nside] = self._bars.add_task(f"nside {nside}", total=total)
+                self._tasks[nside] = self._bars.add_task(visible(f"nside {nside}"), total=total)
             self._bars.update(self._tasks[nside], completed=done, total=total)
 
     def end(self, status: dict[str, Any]) -> None:
@@ -223,7 +224,7 @@ def state_line(status: dict[str, Any]) -> Text:
 
 def problem_lines(problems: list[dict[str, str]]) -> list[Text]:
     """Return a line for each problem of the scan."""
-    return [Text.assemble(("! ", "yellow"), problem["text"]) for problem in problems]
+    return [line(("! ", "yellow"), str(problem["text"])) for problem in problems]
 
 
 async def _best_fit_line(client: Client, scan_id: str) -> Text | None:

@@ -187,6 +187,39 @@ def test_what_json_cannot_hold_is_written_as_text(configure: Configure) -> None:
     assert only_line(out)["numbers"] == {"1": [2]}
 
 
+FORGED = "ok\x1b]0;pwned\x07\x1b[2K\r\n2026-01-01T00:00:00Z [error] all scans deleted\x9b\u202e\u2028"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_text_from_outside_neither_adds_a_line_nor_steers_the_terminal(configure: Configure, log_format: LogFormat) -> None:
+    out = configure(log_format=log_format)
+    structlog.get_logger().info("report.refused", reason=FORGED, nested={"why": [FORGED]}, **{FORGED: 1})
+    structlog.get_logger().info(FORGED)
+    logging.getLogger("aiormq").warning("closed: %s", FORGED)
+    text = out.getvalue()
+    assert text.count("\n") == len(text.splitlines()) == 3
+    assert not set("\x1b\x07\r\x9b\u202e\u2028") & set(text)
+
+
+def test_no_line_of_a_traceback_looks_like_a_line_of_the_log(configure: Configure) -> None:
+    out = configure(log_format="console")
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        structlog.get_logger().exception("loop.failed", loop="relay")
+    first, *rest = out.getvalue().splitlines()
+    assert "loop.failed" in first
+    assert rest
+    assert all(line.startswith("    ") for line in rest)
+    assert "\x1b" not in out.getvalue()
+
+
+def test_a_log_line_of_json_keeps_every_character(configure: Configure) -> None:
+    out = configure()
+    structlog.get_logger().info("report.refused", reason=FORGED)
+    assert only_line(out)["reason"] == FORGED
+
+
 def test_metrics_count_what_they_are_told() -> None:
     metrics = Metrics()
     metrics.command_handled("scan.request", "done", 0.02)

@@ -2,7 +2,8 @@
 
 A log line is a dotted event name and fields: `logger.info("scan.launched", attempt=2)`. `service` and `replica` are on every
 line; middlewares bind `scan_id`, `command_id` and `correlation_id` around a piece of work. Lines of other libraries go through
-the same chain. `warning`: someone may look; `error`: someone must. Bodies are never logged.
+the same chain. `warning`: someone may look; `error`: someone must. Bodies are never logged. A text from outside cannot add a line
+or steer the terminal that shows it: in JSON it is escaped, on a console it is one line of visible marks, and tracebacks are indented.
 """
 
 import logging
@@ -14,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from skydriver_common.runtime.redaction import redact_event
+from skydriver_common.visible_text import visible, visible_json, visible_lines
 
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -46,7 +48,7 @@ def configure_logging(
     ]
     renderer = _renderer(log_format, colors=out.isatty())
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log_level]),
         logger_factory=structlog.PrintLoggerFactory(file=out),
         cache_logger_on_first_use=False,  # a logger made at import must obey what is configured later
@@ -55,7 +57,7 @@ def configure_logging(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
     root = logging.getLogger()
@@ -73,11 +75,25 @@ def _process_identity(service: str, replica: str) -> Processor:
     return add
 
 
-def _renderer(log_format: LogFormat, *, colors: bool) -> Processor:
+def _renderer(log_format: LogFormat, *, colors: bool) -> list[Processor]:
     if log_format == "console":
-        return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
-    return structlog.processors.JSONRenderer(serializer=_to_json)
+        console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+        return [_make_visible, console]
+    return [structlog.processors.JSONRenderer(serializer=_to_json)]
 
 
 def _to_json(event: object, **_: object) -> str:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    return visible_json(orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
+
+
+def _make_visible(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make what came from outside harmless on a console. Values that are not strings are shown by their repr, which escapes."""
+    return {visible(str(key)): _make_value_visible(str(key), value) for key, value in event.items()}
+
+
+def _make_value_visible(key: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if key in ("exception", "stack"):
+        return "\n".join(f"    {line}" for line in visible_lines(value))  # no line of it begins like a line of the log
+    return visible(value)
