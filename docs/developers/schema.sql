@@ -784,6 +784,10 @@ CASE
     ELSE NULL::double precision
 END));
 
+CREATE INDEX manifests_list_priority ON public.manifests USING btree (priority, scan_id) WHERE (NOT is_deleted);
+
+CREATE INDEX manifests_list_state ON public.manifests USING btree (state, scan_id) WHERE (NOT is_deleted);
+
 CREATE INDEX manifests_over_with_workflow ON public.manifests USING btree (scan_id) WHERE ((is_deleted OR has_final_result OR (launch_state = ANY (ARRAY['abandoned'::text, 'failed'::text]))) AND (deactivated IS NULL) AND (ewms_workflow_id <> 'not-yet-requested'::text));
 
 CREATE INDEX manifests_request ON public.manifests USING btree (request_scan_id);

@@ -16,7 +16,8 @@ from skydriver_api.http.request_body import close_unless_asked, leave_to_handler
 from skydriver_api.http.route import MIB, Handler, Route
 from skydriver_api.payloads import requests as bodies
 from skydriver_api.payloads import responses
-from skydriver_api.routes import events, ewms, find, operations, results, scans
+from skydriver_api.payloads.parameters import LIST_PARAMETERS
+from skydriver_api.routes import events, ewms, find, listing, operations, results, scans
 from skydriver_api.routes.idempotency import with_admission
 from skydriver_api.routes.scan_lookup import scan_must_exist
 from skydriver_api.routes.scan_tokens import check_scan_token
@@ -49,6 +50,8 @@ ROUTES: tuple[Route, ...] = (
           response=responses.OpenApiDocument),
     Route(method="POST", path="/scans/find", handler=find.find_scans, summary="Find scans with a MongoDB-style filter", roles=_U,
           response=responses.Manifests, body=bodies.FindBody),
+    _get("/scans", listing.list_scans, "List scans as summaries, a page at a time", _U, responses.ScanSummaries,
+         query=tuple(f"list_{name}" for name in LIST_PARAMETERS)),
     _get("/scans/backlog", operations.get_backlog, "List scans that are waiting to be launched", _U, responses.Backlog,
          query=("after_scan", "scans_limit")),
     Route(method="POST", path="/scan", handler=scans.request_scan, summary="Request a scan", roles=_U,
@@ -86,7 +89,7 @@ ROUTES: tuple[Route, ...] = (
     _get(f"{_SCAN}/ewms/taskforces", ewms.get_taskforces, "Get EWMS's taskforces, with all fields", _US, responses.Taskforces,
          redirects=True),
 )  # fmt: skip
-"""Source: REST contract 3. ``/scan/{id}/events`` is an addition (1.10)."""
+"""Source: REST contract 3. ``/scan/{id}/events`` is an addition (1.10), and so is ``GET /scans``."""
 
 _HOT_PATHS = tuple(f"{_SCAN}/{name}" for name in ("manifest", "status", "result"))
 """The router tries one path after the other: these first."""

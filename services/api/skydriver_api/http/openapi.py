@@ -8,7 +8,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from skydriver_api.http.route import Route
-from skydriver_api.payloads.parameters import DEFAULT_EVENTS, IDEMPOTENCY_KEY_PATTERN, MAX_EVENTS
+from skydriver_api.payloads.parameters import (
+    DEFAULT_EVENTS,
+    DEFAULT_SCANS,
+    IDEMPOTENCY_KEY_PATTERN,
+    MAX_EVENTS,
+    MAX_LISTED_ID,
+    MAX_LISTED_PRIORITY,
+    MAX_SCANS,
+)
 from skydriver_api.payloads.requests import AddWorkersBody, WholeScanRequest
 from skydriver_api.payloads.responses import Error
 from skydriver_common.auth import Role
@@ -27,6 +35,10 @@ def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any
 
 
 _FLAG = {"type": "string", "pattern": _BOOLEAN_PATTERN}
+_LISTED_ID = {"type": "string", "pattern": "^[A-Za-z0-9_-]{0,64}$"}
+_LISTED_NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_LISTED_ID}
+_LISTED_PRIORITY = {"type": "integer", "minimum": -MAX_LISTED_PRIORITY, "maximum": MAX_LISTED_PRIORITY}
+_MOMENT = {"type": "string"}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "no_redirect": _query("no_redirect", _FLAG, "Do not redirect to the scan that replaced this one (true/false)."),
     "include_deleted": _query("include_deleted", _FLAG, "Also find the scan if it is deleted (true/false)."),
@@ -42,6 +54,33 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     ),
     "scans_limit": _query(
         "limit", {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}, "Maximum number of scans to return."
+    ),
+    "list_state": _query(
+        "state",
+        {"type": "string"},
+        "Scan states, joined by commas: whole names, their beginnings (`pending`, `in_progress`, `aborted`, `stopped`, `finished`),"
+        " or `running`, `waiting`, `complete`.",
+    ),
+    "list_run_id": _query("run_id", _LISTED_NUMBER, "Run of the event, once the scanner has reported it."),
+    "list_event_id": _query("event_id", _LISTED_NUMBER, "Number of the event in its run, once the scanner has reported it."),
+    "list_i3_event_id": _query("i3_event_id", _LISTED_ID, "Id of the stored event."),
+    "list_ewms_workflow_id": _query("ewms_workflow_id", _LISTED_ID, "The scan's workflow at EWMS."),
+    "list_classifier": _query(
+        "classifier", {"type": "string"}, "`NAME:VALUE`; may be given several times, then all must match."
+    ),
+    "list_since": _query("since", _MOMENT, "Requested at this time or later: Unix seconds, or ISO 8601 (UTC by default)."),
+    "list_until": _query("until", _MOMENT, "Requested before this time."),
+    "list_min_priority": _query("min_priority", _LISTED_PRIORITY, "Priority at least."),
+    "list_max_priority": _query("max_priority", _LISTED_PRIORITY, "Priority at most."),
+    "list_include_deleted": _query("include_deleted", _FLAG, "List deleted scans too (true/false)."),
+    "list_order": _query(
+        "order",
+        {"type": "string", "enum": ["newest", "oldest", "priority"], "default": "newest"},
+        "By the time of the request, or the highest priority first and of equal ones the newest.",
+    ),
+    "list_after": _query("after", _LISTED_ID, "Only scans after this one in the list: `next` of the previous page."),
+    "list_limit": _query(
+        "limit", {"type": "integer", "minimum": 1, "maximum": MAX_SCANS, "default": DEFAULT_SCANS}, "Scans of a page."
     ),
 }
 _IDEMPOTENCY_KEY = {

@@ -98,6 +98,34 @@ class Manifest(_Response):
     last_updated: float
 
 
+class ScanSummary(_Response):
+    """A scan as a list shows it. What its scanner has not reported yet is null."""
+
+    scan_id: str
+    timestamp: float = Field(description="When the scan was requested, Unix seconds.")
+    scan_state: str
+    is_deleted: bool
+    priority: int
+    run_id: int | None
+    event_id: int | None
+    event_type: str | None
+    mjd: float | None
+    is_real_event: bool | None
+    i3_event_id: str
+    classifiers: JsonObject
+    ewms_workflow_id: str | None
+    replaced_by_scan_id: str | None
+    progress_summary: str | None = Field(description="The scanner's own words, at most 300 characters.")
+    last_updated: float
+
+
+class ScanSummaries(_Response):
+    """A page of scans."""
+
+    scans: list[ScanSummary]
+    next: str | None = Field(description="Pass this as `after` to get the next page; null on the last page.")
+
+
 class NoResult(Empty):
     """There is no result yet."""
 
