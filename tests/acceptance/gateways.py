@@ -50,7 +50,7 @@ def another_gateway(system: Running, log: Path, **settings: str) -> Iterator[Gat
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait(timeout=120)
+            process.wait(timeout=600)
 
 
 def _is_ready(health_port: int) -> bool:

@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 def _skydriver(*words: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if name not in ("SKYDRIVER_URL", "SKYDRIVER_TOKEN")}
     return subprocess.run(
-        [sys.executable, "-m", "skydriver_cli.app", *words], capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-m", "skydriver_cli.app", *words], capture_output=True, text=True, timeout=600, check=False,
         env=environment,
     )  # fmt: skip
 
@@ -28,7 +28,7 @@ def test_down_ends_what_a_killed_up_left_running(own_system: Running) -> None:
     scanner = processes.Identity.read(identity_file)
     assert scanner is not None
     own_system.process.kill()
-    own_system.process.wait(timeout=120)
+    own_system.process.wait(timeout=600)
     told = _skydriver("status", "--data-dir", str(own_system.data_dir))
     assert told.returncode == 1
     assert "skydriver down" in told.stderr

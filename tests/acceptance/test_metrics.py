@@ -20,7 +20,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def _skydriver(system: Running, *words: str) -> str:
     ran = subprocess.run(
         [sys.executable, "-m", "skydriver_cli.app", "metrics", *words, "--data-dir", str(system.data_dir)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

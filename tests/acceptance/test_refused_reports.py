@@ -30,7 +30,7 @@ def _letters(system: Running) -> list[dict[str, Any]]:
         "SKYDRIVER_DATABASE_URL": system.connection["database_url"],
     }
     ran = subprocess.run(
-        [sys.executable, "-m", "skydriver_cli.app", "dead", "list", "--json"], env=environment, capture_output=True, timeout=60
+        [sys.executable, "-m", "skydriver_cli.app", "dead", "list", "--json"], env=environment, capture_output=True, timeout=600
     )
     assert ran.returncode == 0, ran.stderr
     return [json.loads(line) for line in ran.stdout.splitlines()]

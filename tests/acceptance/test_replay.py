@@ -83,7 +83,7 @@ def _replay_everything(running: Running) -> None:
     assert _types(urls["database_url"]) >= _LOGGED
     assert len(workflows) >= 4, "taskforces and their workflows"
     stream = requests.get(
-        f"{urls['url']}/scan/{done}/events", stream=True, timeout=60,
+        f"{urls['url']}/scan/{done}/events", stream=True, timeout=600,
         headers={"Authorization": f"Bearer {urls['user_token']}", "Accept": "text/event-stream"},
     )  # fmt: skip
     lines = stream.iter_lines()
@@ -94,7 +94,7 @@ def _replay_everything(running: Running) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "skydriver_cli.app", "log", "replay", "--to", "skydriver.events", "--json",
          "--data-dir", str(running.data_dir)],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True, timeout=600,
     )  # fmt: skip
     assert json.loads(ran.stdout)["events"] == before["events"]
     wait_until(lambda: asyncio.run(_queues_are_empty(urls["amqp_url"])), 60, "the consumers have heard it")

@@ -62,10 +62,10 @@ def _is_complete(system: Running, scan_id: ScanId) -> bool:
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(timeout=120)
+        process.wait(timeout=600)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(timeout=120)
+        process.wait(timeout=600)
 
 
 def _is_ready(port: int) -> bool:
@@ -100,7 +100,7 @@ class _Load(threading.Thread):
             headers["Idempotency-Key"] = f"{id(self)}-{number}"
 
         def taken() -> requests.Response | None:
-            answer = requests.request(method, self._urls[number % 2] + path, json=body, headers=headers, timeout=60)
+            answer = requests.request(method, self._urls[number % 2] + path, json=body, headers=headers, timeout=600)
             if answer.status_code != 503:
                 return answer
             self.refused[503] += 1
@@ -113,12 +113,12 @@ class _Load(threading.Thread):
 
 def _command(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "skydriver_cli.app", *words], capture_output=True, text=True, timeout=180, check=False
+        [sys.executable, "-m", "skydriver_cli.app", *words], capture_output=True, text=True, timeout=600, check=False
     )
 
 
 def _all_end(system: Running, load: _Load) -> None:
-    load.join(timeout=180)
+    load.join(timeout=600)
     assert not load.is_alive()
     for scan_id in set(load.scans) - set(load.deleted):
         wait_until(partial(_is_complete, system, ScanId(scan_id)), 240, f"{scan_id} is complete")

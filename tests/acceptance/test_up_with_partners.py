@@ -59,7 +59,7 @@ def test_a_setting_that_would_be_ignored_stops_the_start(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "skydriver_cli.app", "up", "--data-dir", str(tmp_path), *words],
-        env={**os.environ, **variables, "COLUMNS": "400"}, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, **variables, "COLUMNS": "400"}, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert named in done.stderr

@@ -15,7 +15,7 @@ def _watch(system: Running, *words: str) -> "subprocess.CompletedProcess[str]":
         "COLUMNS": "100",
     }  # fmt: skip
     return subprocess.run(
-        [sys.executable, "-m", "skydriver_cli.app", "watch", *words], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "skydriver_cli.app", "watch", *words], capture_output=True, text=True, timeout=600,
         env=environment, check=False,
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ from tests.support import previous_release
 from tests.support.proxy import Proxy
 from tests.support.waiting import pause, until
 
-UP_LIMIT_S = 120.0
+UP_LIMIT_S = 600.0
 _REPLICATION = {"wal_level": "replica", "max_wal_senders": "5", "wal_keep_size": "256MB", "hot_standby": "on"}
 _FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 _SCANNER = Path(__file__).with_name("scanner.py")

@@ -128,7 +128,7 @@ def python() -> str:
     try:
         packed = subprocess.run(
             ["git", "-C", str(_REPOSITORY), "archive", "--format=tar", COMMIT, *_PACKAGES],
-            capture_output=True, check=True, timeout=60,
+            capture_output=True, check=True, timeout=600,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         pytest.skip(f"NOT RUN: history ({COMMIT[:12]} is not in this checkout)")

@@ -14,4 +14,4 @@ needs_prometheus = pytest.mark.skipif(
 
 def promtool(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run promtool in this folder."""
-    return subprocess.run(["promtool", *words], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(["promtool", *words], cwd=folder, capture_output=True, text=True, timeout=600, check=False)

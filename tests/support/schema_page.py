@@ -32,7 +32,7 @@ def schema_of(database_url: str) -> str:
             str(postgres.binaries() / "pg_dump"), "--schema-only", "--no-owner", "--no-privileges", "--exclude-table=_yoyo*",
             f"--dbname={database_url}",
         ],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=600,
     ).stdout  # fmt: skip
     return _HEAD + _GAPS.sub("\n\n", _HEADLINE.sub("", _OF_THE_TOOL.sub("", dumped))).strip("-\n ") + "\n"
 

@@ -55,8 +55,10 @@ class Gateway:
 
 
 @asynccontextmanager
-async def _gateway(database: str, amqp_url: str, folder: Path, *, limits: str = "") -> AsyncIterator[Gateway]:
-    """limits: words for the shell that starts it."""
+async def _gateway(
+    database: str, amqp_url: str, folder: Path, *, limits: str = "", silence_s: float = 10.0
+) -> AsyncIterator[Gateway]:
+    """limits: words for the shell that starts it. silence_s: how long a connection may wait for its first request."""
     ports = choose(["http", "health"], {})
     jwks = ensure_key(folder / "key.pem")
     signer = TokenSigner.from_file(folder / "key.pem", issuer="skydriver-local", audience="skydriver")
@@ -67,10 +69,12 @@ async def _gateway(database: str, amqp_url: str, folder: Path, *, limits: str = 
     log = folder / "gateway.log"
     with log.open("ab") as sink:
         process = await asyncio.create_subprocess_exec(
-            "sh", "-c", f'{limits} exec "$0" -m skydriver_api', sys.executable, stdout=sink, stderr=sink, env=environment
-        )
+            "sh", "-c", f'{limits} exec "$0" -c "$1"', sys.executable,
+            f"from skydriver_api import main; main._FIRST_REQUEST_S = {silence_s}; main.main()",
+            stdout=sink, stderr=sink, env=environment,
+        )  # fmt: skip
     headers = {"Authorization": f"Bearer {signer.user_token()}"}
-    timeout = aiohttp.ClientTimeout(total=20)
+    timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as session:
         gateway = Gateway(
             f"http://{LOOPBACK}:{ports['http']}", f"http://{LOOPBACK}:{ports['health']}", ports["http"], log, headers, session
@@ -121,7 +125,7 @@ async def test_a_thousand_silent_clients_do_not_block_a_gateway_with_the_usual_s
 async def test_where_the_hard_limit_is_low_too_clients_beyond_it_are_answered_and_the_silent_ones_are_closed(
     database: str, clean_bus: str, tmp_path: Path
 ) -> None:
-    async with _gateway(database, clean_bus, tmp_path, limits="ulimit -Sn 1024; ulimit -Hn 1024;") as gateway:
+    async with _gateway(database, clean_bus, tmp_path, limits="ulimit -Sn 1024; ulimit -Hn 1024;", silence_s=30.0) as gateway:
         await until(lambda: _is_ready(gateway))
         async with _silent_clients(gateway, SILENT):
             assert await gateway.status("/openapi.json") == 503

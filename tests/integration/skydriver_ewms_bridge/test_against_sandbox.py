@@ -58,7 +58,7 @@ def sandbox(amqp_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Sandbox(_url_in(log, process))
     finally:
         process.terminate()
-        process.wait(timeout=120)
+        process.wait(timeout=600)
 
 
 def _url_in(log: Path, process: "subprocess.Popen[bytes]") -> str:

@@ -41,7 +41,9 @@ class AssetsMissing(Exception):
 
 def find_programs() -> dict[str, Path]:
     """Paths of the programs. Raises AssetsMissing."""
-    told = subprocess.run([REPO / "scripts" / "kube-assets", "--where"], check=True, capture_output=True, text=True, timeout=60)
+    told = subprocess.run(
+        [REPO / "scripts" / "kube-assets", "--where"], check=True, capture_output=True, text=True, timeout=600
+    )
     found, missing = {}, []
     for line in told.stdout.splitlines():
         name, state, path = line.split(" ", 2)
@@ -141,7 +143,7 @@ class ControlPlane:
         """Run kubectl as administrator; for kustomize and one-off questions, not for loops. Blocks."""
         done = subprocess.run(
             [str(self.programs["kubectl"]), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.folder / 'kubectl'}", *arguments],
-            capture_output=True, text=True, input=input, timeout=60, check=False,
+            capture_output=True, text=True, input=input, timeout=600, check=False,
             env={"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)},
         )  # fmt: skip
         if check and done.returncode != 0:

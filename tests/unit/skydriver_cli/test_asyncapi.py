@@ -71,5 +71,5 @@ def test_every_message_of_a_scanner_is_in_it_with_headers_and_body(made: dict[st
 
 
 def test_the_command_prints_it(made: dict[str, Any]) -> None:
-    ran = subprocess.run([sys.executable, "-m", "skydriver_cli.app", "asyncapi"], capture_output=True, check=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-m", "skydriver_cli.app", "asyncapi"], capture_output=True, check=True, timeout=600)
     assert json.loads(ran.stdout) == made

@@ -18,7 +18,7 @@ BIG = 123456789012345678901234567890
 def _skydriver(words: Sequence[str], **environment: str) -> "subprocess.CompletedProcess[str]":
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SKYDRIVER_")}
     return subprocess.run(
-        [sys.executable, "-m", "skydriver_cli.app", *words], capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-m", "skydriver_cli.app", *words], capture_output=True, text=True, timeout=600, check=False,
         env={**inherited, **environment},
     )  # fmt: skip
 

@@ -21,5 +21,5 @@ print(resident_mib())
 
 
 def test_after_bodies_of_all_sizes_the_process_is_small_again() -> None:
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=600)
     assert int(ran.stdout) < 120

@@ -56,10 +56,10 @@ def test_the_oldest_python_here_imports_every_module() -> None:
     found = next((path for name in ("3.9", "3.10", "3.11") if (path := shutil.which(f"python{name}")) and _works(path)), None)
     answer = subprocess.run(
         [found or sys.executable, "-c", _ALL_MODULES], env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, capture_output=True,
-        timeout=60, check=False,
+        timeout=600, check=False,
     )  # fmt: skip
     assert answer.stdout == b"fine\n", answer.stderr.decode()
 
 
 def _works(path: str) -> bool:
-    return subprocess.run([path, "-c", ""], capture_output=True, timeout=60, check=False).returncode == 0
+    return subprocess.run([path, "-c", ""], capture_output=True, timeout=600, check=False).returncode == 0
