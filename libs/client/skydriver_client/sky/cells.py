@@ -41,8 +41,7 @@ class Cells:
     @property
     def area(self) -> Floats:
         """Of each cell, in steradians."""
-        found: Floats = np.pi / 3 / 4.0**self.order
-        return found
+        return np.asarray(np.pi / 3 / 4.0**self.order, dtype=np.float64)
 
     @property
     def max_order(self) -> int:
