@@ -42,7 +42,7 @@ from tests.support.fake_ewms import FakeEwms
 
 INTERVAL = timedelta(seconds=60)
 FAST_INTERVAL = timedelta(seconds=10)
-NO_TOP_UP = ReplacementPolicy()
+NO_REPLACEMENT = ReplacementPolicy()
 INSTANCE = "test"
 
 
@@ -190,7 +190,13 @@ class Bridge:
 
 @asynccontextmanager
 async def a_bridge(
-    database_url: str, work_dir: Path, ewms: Any, *, top_up: ReplacementPolicy = NO_TOP_UP, objects: Any = None, **settings: Any
+    database_url: str,
+    work_dir: Path,
+    ewms: Any,
+    *,
+    policy: ReplacementPolicy = NO_REPLACEMENT,
+    objects: Any = None,
+    **settings: Any,
 ) -> AsyncIterator[Bridge]:
     """A replica on this database. settings: those of `BridgeSettings` that matter to the test.
 
@@ -218,11 +224,11 @@ async def a_bridge(
             pool, uow, schedule, ewms, unclear_wait=configured.unclear_wait, limits=configured.worker_limits
         )
         checks = StartChecks(usecases, objects)
-        top_ups = WorkerReplacement(usecases, schedule, ewms, additions, top_up)
+        replacement = WorkerReplacement(usecases, schedule, ewms, additions, policy)
         handlers: dict[DueKind, Handler] = {
             DueKind.ASSIGN: workflows.assign, DueKind.DUPLICATES: workflows.duplicates, DueKind.QUEUES: workflows.queues,
-            DueKind.STOP: teardown.stop, DueKind.AFTERMATH: teardown.aftermath, DueKind.ADDITIONS: additions.resolve,
-            DueKind.STARTUP: checks.startup, DueKind.TOKENS: checks.tokens, DueKind.TOP_UP: top_ups.top_up,
+            DueKind.STOP: teardown.stop, DueKind.STOP_VERIFICATION: teardown.verify_stop, DueKind.ADDITIONS: additions.resolve,
+            DueKind.STARTUP: checks.startup, DueKind.TOKENS: checks.tokens, DueKind.REPLACEMENT: replacement.replace,
         }  # fmt: skip
         faults: list[Exception] = []
         yield Bridge(
@@ -230,7 +236,7 @@ async def a_bridge(
             taskforces=Taskforces(pool, usecases, ewms), objects=objects,
             workforces=Workforces(
                 pool, usecases, ewms, interval=INTERVAL, fast_interval=FAST_INTERVAL, open_for_s=breaker.open_for_s,
-                top_ups=top_ups,
+                replacement=replacement,
             ),
             steps={
                 kind: consumer(schedule, kind, handle, open_for_s=breaker.open_for_s, on_fault=faults.append).step

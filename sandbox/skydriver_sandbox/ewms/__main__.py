@@ -28,7 +28,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     port = listening.getsockname()[1]
     own_url = f"http://127.0.0.1:{port}"
     public_url = settings.public_url or own_url
-    faults, bell = Faults(), Notifier()
+    faults, notifier = Faults(), Notifier()
     broker = Broker(settings.amqp_url, settings.management_url)
     store = Store(settings.data_dir / "ewms.sqlite")
     await store.open()
@@ -38,13 +38,13 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         store,
         settings.data_dir / "workers",
         settings.max_local_workers,
-        settings.pace,
+        settings.delays,
         faults,
-        bell,
+        notifier,
         report_base=f"{own_url}/sandbox/workers",
     )
     await pool.recover()
-    api = Api(settings, store, issuer, faults, bell, pool)
+    api = Api(settings, store, issuer, faults, notifier, pool)
     # No waiting for clients that keep their connections open, nor for one a fault leaves hanging.
     runner = web.AppRunner(api.application(ObjectStore(settings.data_dir / "objects", settings)), shutdown_timeout=1.0)
     await runner.setup()
@@ -52,7 +52,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     log.info("serving on %s", own_url)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(Phases(store, broker, issuer, settings.pace, faults, bell).run())
+            group.create_task(Phases(store, broker, issuer, settings.delays, faults, notifier).run())
             group.create_task(pool.run())
     finally:
         await runner.cleanup()

@@ -97,12 +97,14 @@ async def _body(request: web.Request, check: checks.Check) -> Any:
 class Api:
     """Handlers over one store."""
 
-    def __init__(self, settings: Settings, store: Store, issuer: Issuer, faults: Faults, bell: Notifier, pool: Pool) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, issuer: Issuer, faults: Faults, notifier: Notifier, pool: Pool
+    ) -> None:
         self._settings = settings
         self._store = store
         self._issuer = issuer
         self._faults = faults
-        self._bell = bell
+        self._notifier = notifier
         self._pool = pool
 
     def application(self, objects: ObjectStore) -> web.Application:
@@ -195,7 +197,7 @@ class Api:
         # Two steps, as in EWMS: a workflow refused after this leaves its reserved queues behind.
         await self._store.run(lambda tx: workflows.reserve_queues(tx, workflow_id, body))
         created = await self._store.run(lambda tx: workflows.create(tx, workflow_id, body))
-        self._bell.ring()
+        self._notifier.notify()
         await self._lose_the_answer("create")
         return _answer(created)
 
@@ -218,7 +220,7 @@ class Api:
         await request.read()  # EWMS does not look at it
         label = "ABORTED" if request.match_info["action"] == "abort" else "FINISHED"
         stopped = await self._store.run(lambda tx: workflows.stop(tx, request.match_info["id"], label))
-        self._bell.ring()
+        self._notifier.notify()
         return _answer(stopped)
 
     async def query(self, request: web.Request) -> web.Response:
@@ -229,7 +231,7 @@ class Api:
     async def add_workers(self, request: web.Request) -> web.Response:
         body = await _body(request, checks.ADD_WORKERS)
         added = await self._store.run(lambda tx: workflows.add_workers(tx, request.match_info["id"], body))
-        self._bell.ring()
+        self._notifier.notify()
         await self._lose_the_answer("add")
         return _answer(added)
 
@@ -258,13 +260,13 @@ class Api:
     async def change_faults(self, request: web.Request) -> web.Response:
         self._require_admin(request)
         self._faults.change(await _body(request, checks.anything_object))
-        self._bell.ring()
+        self._notifier.notify()
         return _answer(self._faults.as_json())
 
     async def reset_faults(self, request: web.Request) -> web.Response:
         self._require_admin(request)
         self._faults.reset()
-        self._bell.ring()
+        self._notifier.notify()
         return _answer(self._faults.as_json())
 
 

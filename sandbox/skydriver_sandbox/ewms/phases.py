@@ -1,6 +1,6 @@
 """EWMS's background work: activation, launch, submission, removal, status reports. Source: EWMS contract 8, 9, 10.
 
-Each loop does one small step, sleeps its delay, and waits for the bell when there is nothing to do, so that an idle
+Each loop does one small step, sleeps its delay, and waits for a notification when there is nothing to do, so that an idle
 stand-in costs nothing.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from skydriver_sandbox.ewms import workflows
 from skydriver_sandbox.ewms.broker import Access, Broker, BrokerRefusedError
 from skydriver_sandbox.ewms.faults import Faults
-from skydriver_sandbox.ewms.settings import Pace
+from skydriver_sandbox.ewms.settings import Delays
 from skydriver_sandbox.ewms.store import Store, Tx
 from skydriver_sandbox.ewms.tokens import Issuer
 from skydriver_sandbox.ewms.workflows import change_phase
@@ -25,7 +25,7 @@ _TOP_ERRORS = 10
 
 
 class Notifier:
-    """Wakes those who wait for something to do; a ring before the wait counts."""
+    """Wakes loops that wait for something to do; a notification before the wait counts."""
 
     def __init__(self) -> None:
         self._events: list[asyncio.Event] = []
@@ -35,7 +35,7 @@ class Notifier:
         self._events.append(event)
         return event
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         for event in self._events:
             event.set()
 
@@ -43,24 +43,26 @@ class Notifier:
 class Phases:
     """Walks taskforces through their phases."""
 
-    def __init__(self, store: Store, broker: Broker, issuer: Issuer, pace: Pace, faults: Faults, bell: Notifier) -> None:
+    def __init__(
+        self, store: Store, broker: Broker, issuer: Issuer, delays: Delays, faults: Faults, notifier: Notifier
+    ) -> None:
         self._issuer = issuer
         self._ending: set[asyncio.Task[None]] = set()
         self._store = store
         self._broker = broker
-        self._pace = pace
+        self._delays = delays
         self._faults = faults
-        self._bell = bell
+        self._notifier = notifier
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._forever("activation", self._activate, self._pace.activation_s))
-            group.create_task(self._forever("launch", self._launch, self._pace.launch_s))
-            group.create_task(self._forever("submission", self._submit, self._pace.submit_s))
-            group.create_task(self._forever("status", self._report, self._pace.status_s))
+            group.create_task(self._forever("activation", self._activate, self._delays.activation_s))
+            group.create_task(self._forever("launch", self._launch, self._delays.launch_s))
+            group.create_task(self._forever("submission", self._submit, self._delays.submit_s))
+            group.create_task(self._forever("status", self._report, self._delays.status_s))
 
     async def _forever(self, name: str, step: Callable[[], Awaitable[bool]], delay_s: float) -> None:
-        event = self._bell.listener()
+        event = self._notifier.listener()
         while True:
             await asyncio.sleep(delay_s)
             event.clear()
@@ -71,7 +73,7 @@ class Phases:
                 log.warning("%s: %s", name, error)
                 is_busy = True
             if is_busy:
-                self._bell.ring()
+                self._notifier.notify()
             else:
                 await event.wait()
 

@@ -20,7 +20,7 @@ from typing import Any
 from skydriver_sandbox.ewms.errors import AUTHENTICATION_FAILED, RestError
 from skydriver_sandbox.ewms.faults import Faults
 from skydriver_sandbox.ewms.phases import Notifier
-from skydriver_sandbox.ewms.settings import Pace
+from skydriver_sandbox.ewms.settings import Delays
 from skydriver_sandbox.ewms.store import Store, Tx
 from skydriver_sandbox.processes import end_leftover, write_identity
 from skydriver_sandbox.worker.job import JITTER_VARIABLE, JOB_VARIABLE, MEAN_VARIABLE, PREFETCH_VARIABLE
@@ -65,14 +65,14 @@ class Pool:
     """Runs until cancelled; then all its processes are ended and their jobs wait for the next life."""
 
     def __init__(
-        self, store: Store, folder: Path, max_workers: int, pace: Pace, faults: Faults, bell: Notifier, report_base: str
+        self, store: Store, folder: Path, max_workers: int, delays: Delays, faults: Faults, notifier: Notifier, report_base: str
     ) -> None:
         self._store = store
         self._folder = folder
         self._max_workers = max_workers
-        self._pace = pace
+        self._delays = delays
         self._faults = faults
-        self._bell = bell
+        self._notifier = notifier
         self._report_base = report_base
         self._workers: dict[str, Worker] = {}
         self._watchers: set[asyncio.Task[None]] = set()
@@ -88,7 +88,7 @@ class Pool:
         await self._store.run(lambda tx: tx.execute("UPDATE jobs SET status = 'IDLE' WHERE status = 'RUNNING'"))
 
     async def run(self) -> None:
-        event = self._bell.listener()
+        event = self._notifier.listener()
         try:
             while True:
                 event.clear()
@@ -134,7 +134,7 @@ class Pool:
         is_under_way = any(worker.is_ending for worker in self._workers.values())
         if not starving or is_under_way:
             return
-        before = now - self._pace.eviction_s
+        before = now - self._delays.eviction_s
         idle = [worker for worker in self._workers.values() if worker.busy_at < before]
         spare = [
             worker
@@ -184,7 +184,7 @@ class Pool:
         watcher = asyncio.create_task(self._watch(worker))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
-        self._bell.ring()
+        self._notifier.notify()
 
     def _end(self, worker: Worker) -> None:
         """Ask a process to go, and make it go if it does not."""
@@ -204,7 +204,7 @@ class Pool:
             self._not_before[worker.job_id] = time.monotonic() + pause_s
         await self._store.run(lambda tx: _ended(tx, worker.job_id, code, was_taken_away=was_taken_away))
         self._workers.pop(worker.job_id, None)
-        self._bell.ring()
+        self._notifier.notify()
 
     async def report(self, job_id: str, token: str, status: str, error: str | None, done: int) -> None:
         """Enter what a worker says of itself. Raises RestError 403 for anyone else."""
@@ -217,7 +217,7 @@ class Pool:
         if status != worker.status or error is not None:
             worker.status = status
             await self._store.run(lambda tx: _set_pilot(tx, job_id, status, error))
-            self._bell.ring()
+            self._notifier.notify()
 
     async def _stop(self) -> None:
         for worker in self._workers.values():
@@ -285,7 +285,7 @@ def _set_pilot(tx: Tx, job_id: str, status: str, error: str | None) -> None:
 
 
 def _ended(tx: Tx, job_id: str, code: int, *, was_taken_away: bool) -> None:
-    """A job whose process was taken away waits again; one that ended is complete, with an error unless it exited with 0."""
+    """A job whose process was evicted waits again; one that ended is complete, with an error unless it exited with 0."""
     if was_taken_away:
         _set_status(tx, job_id, "IDLE")
         return

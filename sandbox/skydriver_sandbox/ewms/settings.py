@@ -1,6 +1,6 @@
 """The stand-in's settings: places on the command line, delays and secrets from the environment.
 
-Two paces: `fast` lets a demo finish in seconds, `realistic` has EWMS's own delays (EWMS contract 8, 9, 10).
+Two sets of delays: `fast` lets a demo finish in seconds, `realistic` has EWMS's own delays (EWMS contract 8, 9, 10).
 """
 
 import argparse
@@ -14,9 +14,9 @@ class BadSettingError(Exception):
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds. launch_s: per taskforce; submit_s: how often submitters look; eviction_s: after how long a worker without
-    work, or one of several, makes place for a workflow that has none."""
+class Delays:
+    """Seconds. launch_s: per taskforce; submit_s: between two rounds of the submitters; eviction_s: after how long a worker without
+    work, or one of several, makes room for a workflow that has none."""
 
     activation_s: float = 0.2
     launch_s: float = 0.02
@@ -25,8 +25,8 @@ class Pace:
     eviction_s: float = 2.0
 
 
-FAST = Pace()
-REALISTIC = Pace(activation_s=15.0, launch_s=1.0, submit_s=60.0, status_s=15.0, eviction_s=60.0)
+FAST = Delays()
+REALISTIC = Delays(activation_s=15.0, launch_s=1.0, submit_s=60.0, status_s=15.0, eviction_s=60.0)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Settings:
     data_dir: Path
     public_url: str | None
     max_local_workers: int
-    pace: Pace
+    delays: Delays
     amqp_url: str
     management_url: str | None
     client_id: str
@@ -69,20 +69,20 @@ def read_settings(words: Sequence[str], environment: Mapping[str, str]) -> Setti
     if given.max_local_workers < 0:
         raise BadSettingError("--max-local-workers must not be negative")
     base = REALISTIC if given.pace == "realistic" else FAST
-    delays = {
+    variables = {
         "activation_s": "SANDBOX_ACTIVATION_INTERVAL_S",
         "launch_s": "SANDBOX_LAUNCH_INTERVAL_S",
         "submit_s": "SANDBOX_SUBMIT_INTERVAL_S",
         "status_s": "SANDBOX_STATUS_INTERVAL_S",
         "eviction_s": "SANDBOX_EVICTION_S",
     }
-    pace = replace(base, **{field: _number(environment, name, getattr(base, field)) for field, name in delays.items()})
+    delays = replace(base, **{field: _number(environment, name, getattr(base, field)) for field, name in variables.items()})
     return Settings(
         port=given.port,
         data_dir=given.data_dir,
         public_url=given.public_url.rstrip("/") if given.public_url else None,
         max_local_workers=given.max_local_workers,
-        pace=pace,
+        delays=delays,
         amqp_url=_required(environment, "SANDBOX_AMQP_URL"),
         management_url=environment.get("SANDBOX_MANAGEMENT_URL") or None,
         client_id=environment.get("SANDBOX_CLIENT_ID") or "skydriver",

@@ -232,7 +232,7 @@ def add_workers(tx: Tx, task_id: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def next_to_activate(tx: Tx, *, also_stopped: bool = False) -> str | None:
-    """The workflow whose turn it is: highest priority, then oldest, with a taskforce that waits for activation.
+    """The workflow to activate next: highest priority, then oldest, with a taskforce that waits for activation.
 
     also_stopped: one that was stopped before its turn counts, as if its turn had begun just before the stop.
     """

@@ -15,9 +15,9 @@ import uvloop
 from skydriver_sandbox.scanner.credential_delivery import HandoverFailedError
 from skydriver_sandbox.scanner.options import Options, read_options
 from skydriver_sandbox.scanner.progression import ScanRefusedError
+from skydriver_sandbox.scanner.rest_client import CallFailed, RestClient
 from skydriver_sandbox.scanner.scan import Scan, ScanFailedError
-from skydriver_sandbox.scanner.skydriver import CallFailed, SkyDriver
-from skydriver_sandbox.scanner.work_queue import Line, SessionLine, stop_when_told
+from skydriver_sandbox.scanner.skydriver_client import SessionClient, SkyDriverClient, stop_on_signal
 from skydriver_scanner import SettingsError
 
 log = logging.getLogger("sandbox.scanner")
@@ -25,7 +25,7 @@ FAILURES = (ScanRefusedError, ScanFailedError, CallFailed, HandoverFailedError, 
 
 
 class _StoppedError(Exception):
-    """The scan was told to end."""
+    """The scan was stopped by a signal, or by SkyDriver."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
@@ -44,13 +44,13 @@ class _Stop:
         self._task.cancel()
 
 
-async def _open_line(options: Options, stack: contextlib.AsyncExitStack) -> Line | None:
+async def _open_client(options: Options, stack: contextlib.AsyncExitStack) -> SkyDriverClient | None:
     if not options.address:
         return None
     if not options.bus_url:
-        return await stack.enter_async_context(SkyDriver(options.address, options.token, options.scan_id))
+        return await stack.enter_async_context(RestClient(options.address, options.token, options.scan_id))
     return await stack.enter_async_context(
-        SessionLine(
+        SessionClient(
             scan_id=options.scan_id,
             address=options.address,
             token=options.token,
@@ -63,7 +63,7 @@ async def _open_line(options: Options, stack: contextlib.AsyncExitStack) -> Line
 
 async def _scan(options: Options) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        skydriver = await _open_line(options, stack)
+        skydriver = await _open_client(options, stack)
         task = asyncio.create_task(Scan(options, skydriver).run())
         stop = _Stop(task)
         loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ async def _scan(options: Options) -> None:
         watch: asyncio.Task[None] | None = None
         if skydriver is not None:
             tell = partial(stop, signal.SIGINT)
-            watch = asyncio.create_task(stop_when_told(skydriver, options.kill_switch_interval_s, tell))
+            watch = asyncio.create_task(stop_on_signal(skydriver, options.kill_switch_interval_s, tell))
         try:
             await task
         except FAILURES as error:

@@ -49,7 +49,7 @@ async def queue_profiles(path: Path, *, limit_s: float) -> tuple[QueueProfile, Q
 
 
 async def upload_startup(upload_json: Path, startup_json: Path, *, limit_s: float) -> None:
-    """Put `startup.json` where the workers fetch it; the address is read anew each time. Raises HandoverFailedError.
+    """Put `startup.json` where the workers fetch it; the address is read again each time. Raises HandoverFailedError.
 
     upload_json: `{"method": "PUT", "url": "<presigned address>"}`.
     """

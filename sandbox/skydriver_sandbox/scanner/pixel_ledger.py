@@ -1,4 +1,4 @@
-"""The books of one scan: what was sent, what came back, which refinement is due. Pure; the clock is an argument."""
+"""What was sent of one scan, what came back, which refinement is due. Pure; the clock is an argument."""
 
 import math
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ def smallest(answers: Iterable[Reconstruction]) -> Reconstruction:
     return min(answers, key=lambda answer: math.inf if math.isnan(answer.llh) else answer.llh)
 
 
-class Book:
+class PixelLedger:
     """Sent and received reconstructions of one scan.
 
     Finished = all variations of a pixel are back; its value is the variation with the smallest llh.

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from skydriver_sandbox.events import Metadata
-from skydriver_sandbox.scanner.pixel_ledger import Book
+from skydriver_sandbox.scanner.pixel_ledger import PixelLedger
 from skydriver_sandbox.scanner.statistics import Group, Statistics, summarise
 
 
@@ -49,19 +49,19 @@ def _tally(done: int, generated: float, estimate: float) -> dict[str, Any]:
     }
 
 
-def _tallies(book: Book, numbers: Iterable[tuple[int, int, int, int]]) -> dict[str, Any]:
+def _tallies(ledger: PixelLedger, numbers: Iterable[tuple[int, int, int, int]]) -> dict[str, Any]:
     """numbers: per nside (reconstructions done, pixels done, reconstructions sent, reconstructions estimated)."""
     recos_done, pixels_done, sent, estimate = (sum(column) for column in zip(*numbers, strict=True))
     return {
         "recos": _tally(recos_done, sent, estimate),
-        "pixels": _tally(pixels_done, sent / book.variations, estimate / book.variations),
+        "pixels": _tally(pixels_done, sent / ledger.variations, estimate / ledger.variations),
     }
 
 
-def predicted_total(book: Book) -> int:
+def predicted_total(ledger: PixelLedger) -> int:
     """Reconstructions the whole scan will need, as far as can be told now."""
-    estimates = book.progression.estimates(book.variations)
-    known = sum(book.n_sent(nside) or estimate for nside, estimate in estimates.items())
+    estimates = ledger.progression.estimates(ledger.variations)
+    known = sum(ledger.n_sent(nside) or estimate for nside, estimate in estimates.items())
     return max(known, sum(estimates.values()))
 
 
@@ -88,7 +88,7 @@ def _rates(group: Group) -> dict[str, Any]:
     }
 
 
-def _processing_stats(book: Book, stats: Statistics, report: Report) -> dict[str, Any]:
+def _processing_stats(ledger: PixelLedger, stats: Statistics, report: Report) -> dict[str, Any]:
     start = {"scanner start": moment(report.started_at)}
     runtime = {"elapsed": span(report.now - report.started_at)}
     found: dict[str, Any] = {"start": start, "runtime": runtime}
@@ -103,11 +103,11 @@ def _processing_stats(book: Book, stats: Statistics, report: Report) -> dict[str
     # Its presence means that some pixels are back; SkyDriver derives the scan's state from it.
     found["rate"] = {
         "all recos": _rates(stats.all),
-        **{f"nside-{nside}": _rates(stats.by_nside[nside]) for nside in book.progression.nsides if nside in stats.by_nside},
+        **{f"nside-{nside}": _rates(stats.by_nside[nside]) for nside in ledger.progression.nsides if nside in stats.by_nside},
     }
     if report.ended_at is not None:
         return found | {"end": moment(report.ended_at), "finished": True}
-    total = predicted_total(book)
+    total = predicted_total(ledger)
     prediction = stats.predict(total, report.now)
     found["predictions"] = {
         "time left": span(prediction.time_left_s),
@@ -119,24 +119,24 @@ def _processing_stats(book: Book, stats: Statistics, report: Report) -> dict[str
     return found
 
 
-def manifest_json(book: Book, stats: Statistics, metadata: Metadata, report: Report) -> dict[str, Any]:
+def manifest_json(ledger: PixelLedger, stats: Statistics, metadata: Metadata, report: Report) -> dict[str, Any]:
     """All three parts, as every report carries them."""
-    estimates = book.progression.estimates(book.variations)
+    estimates = ledger.progression.estimates(ledger.variations)
     numbers = {
-        nside: (book.n_received(nside), len(book.finished.get(nside, {})), book.n_sent(nside), estimates[nside])
-        for nside in book.progression.nsides
+        nside: (ledger.n_received(nside), len(ledger.finished.get(nside, {})), ledger.n_sent(nside), estimates[nside])
+        for nside in ledger.progression.nsides
     }
-    timeline = stats.timeline(predicted_total(book), report.started_at)
+    timeline = stats.timeline(predicted_total(ledger), report.started_at)
     return {
         "progress": {
             "summary": report.summary,
             "epilogue": report.epilogue,
             "tallies": {
-                "nsides": {str(nside): _tallies(book, [row]) for nside, row in numbers.items()},
-                "overall": _tallies(book, numbers.values()),
+                "nsides": {str(nside): _tallies(ledger, [row]) for nside, row in numbers.items()},
+                "overall": _tallies(ledger, numbers.values()),
                 "est. scan timeline": {share: span(seconds) for share, seconds in timeline.items()},
             },
-            "processing_stats": _processing_stats(book, stats, report),
+            "processing_stats": _processing_stats(ledger, stats, report),
             "predictive_scanning_threshold": report.threshold,
             "last_updated": moment(report.now),
             "start": int(report.started_at),
@@ -145,7 +145,7 @@ def manifest_json(book: Book, stats: Statistics, metadata: Metadata, report: Rep
         "event_metadata": metadata.as_json(),
         "scan_metadata": {
             "scan_id": report.scan_id,
-            "nside_progression": {str(step.nside): step.extension for step in book.progression.steps},
-            "position_variations": book.variations,
+            "nside_progression": {str(step.nside): step.extension for step in ledger.progression.steps},
+            "position_variations": ledger.variations,
         },
     }

@@ -14,12 +14,12 @@ from pathlib import Path
 from skydriver_sandbox.events import Metadata
 from skydriver_sandbox.processes import write_atomically
 from skydriver_sandbox.scanner.options import Options
-from skydriver_sandbox.scanner.pixel_ledger import Book
+from skydriver_sandbox.scanner.pixel_ledger import PixelLedger
 from skydriver_sandbox.scanner.progress import Report, manifest_json
+from skydriver_sandbox.scanner.rest_client import NON_URGENT, PERSISTENT, CallFailed, RetryPolicy
 from skydriver_sandbox.scanner.results import result_json
-from skydriver_sandbox.scanner.skydriver import NON_URGENT, PERSISTENT, CallFailed, RetryPolicy
+from skydriver_sandbox.scanner.skydriver_client import SkyDriverClient
 from skydriver_sandbox.scanner.statistics import Statistics
-from skydriver_sandbox.scanner.work_queue import Line
 
 log = logging.getLogger("sandbox.scanner")
 
@@ -27,10 +27,12 @@ log = logging.getLogger("sandbox.scanner")
 class Reporter:
     """Reports of one scan. skydriver: None for a scan that runs alone; it then leaves its result as a file."""
 
-    def __init__(self, options: Options, metadata: Metadata, book: Book, stats: Statistics, skydriver: Line | None) -> None:
+    def __init__(
+        self, options: Options, metadata: Metadata, ledger: PixelLedger, stats: Statistics, skydriver: SkyDriverClient | None
+    ) -> None:
         self._options = options
         self._metadata = metadata
-        self._book = book
+        self._ledger = ledger
         self._stats = stats
         self._skydriver = skydriver
         self._progress_at = self._result_at = time.monotonic()
@@ -72,12 +74,12 @@ class Reporter:
 
     async def final(self) -> None:
         """The final result, then the last progress. Raises CallFailed when SkyDriver does not take one of them."""
-        self._die_if_told("before-final-result")
+        self._die_if_configured("before-final-result")
         await self._send_result(is_final=True, patience=PERSISTENT)
-        self._die_if_told("before-last-progress")
+        self._die_if_configured("before-last-progress")
         await self._send_progress("The scan is finished.", "", time.time(), PERSISTENT)
 
-    def _die_if_told(self, where: str) -> None:
+    def _die_if_configured(self, where: str) -> None:
         """A fault switch: end like a crash, but only in the first life of this scan."""
         marker = self._options.cache_dir / "has-died"
         if self._options.die == where and not marker.exists():
@@ -97,15 +99,15 @@ class Reporter:
             now=time.time(),
             ended_at=ended_at,
         )
-        body = manifest_json(self._book, self._stats, self._metadata, report)
+        body = manifest_json(self._ledger, self._stats, self._metadata, report)
         await self._skydriver.report_progress(body, patience)
 
     async def _send_result(self, *, is_final: bool, patience: RetryPolicy) -> None:
-        result = result_json(self._book.finished, self._metadata, complete=is_final)
+        result = result_json(self._ledger.finished, self._metadata, complete=is_final)
         if self._skydriver is not None:
             await self._skydriver.send_result(result, is_final=is_final, patience=patience)
         if is_final and self._options.output_dir is not None:
-            nsides = "_".join(str(nside) for nside in self._book.progression.nsides)
+            nsides = "_".join(str(nside) for nside in self._ledger.progression.nsides)
             kind = self._metadata.event_type or "unknown"
             name = f"run{self._metadata.run_id:08d}.evt{self._metadata.event_id:012d}.{kind}_{nsides}.json"
             write_atomically(Path(self._options.output_dir) / name, json.dumps(result).encode(), mode=0o644)

@@ -19,12 +19,12 @@ from skydriver_sandbox.queues import Queue, QueueLostError, QueueProfile, settle
 from skydriver_sandbox.scanner.credential_delivery import queue_profiles, upload_startup
 from skydriver_sandbox.scanner.journal import Journal, JournalDamagedError, SentRound
 from skydriver_sandbox.scanner.options import Options
-from skydriver_sandbox.scanner.pixel_ledger import Arrival, Book
+from skydriver_sandbox.scanner.pixel_ledger import Arrival, PixelLedger
 from skydriver_sandbox.scanner.progression import ScanRefusedError
 from skydriver_sandbox.scanner.refinement import Pixel
 from skydriver_sandbox.scanner.reporter import Reporter
+from skydriver_sandbox.scanner.skydriver_client import SkyDriverClient
 from skydriver_sandbox.scanner.statistics import Statistics
-from skydriver_sandbox.scanner.work_queue import Line
 from skydriver_sandbox.sphere import equatorial
 
 log = logging.getLogger("sandbox.scanner")
@@ -38,7 +38,7 @@ class ScanFailedError(Exception):
 class Scan:
     """One scan of one event; `run` returns when the final result has been taken."""
 
-    def __init__(self, options: Options, skydriver: Line | None) -> None:
+    def __init__(self, options: Options, skydriver: SkyDriverClient | None) -> None:
         self._options = options
         self._skydriver = skydriver
         self._to_publish: list[tuple[Pixel, int]] = []
@@ -49,9 +49,9 @@ class Scan:
         options = self._options
         self._event = await self._read_event()
         pointed_at = (self._event.facts.ra, self._event.facts.dec) if options.reco_algo == "splinempe_pointed" else None
-        self._book = Book(options.progression, options.variations, options.threshold, pointed_at=pointed_at)
+        self._ledger = PixelLedger(options.progression, options.variations, options.threshold, pointed_at=pointed_at)
         self._stats = Statistics(window_ratio=options.window_ratio, window_min=options.window_min)
-        self._reporter = Reporter(options, self._event.metadata, self._book, self._stats, self._skydriver)
+        self._reporter = Reporter(options, self._event.metadata, self._ledger, self._stats, self._skydriver)
         write_atomically(options.startup_json, ewms_codec.startup_json(self._event))
         to_workers, from_workers = await queue_profiles(options.ewms_json, limit_s=options.ewms_json_timeout_s)
         self._remember(to_workers.name)
@@ -93,7 +93,7 @@ class Scan:
             past = self._journal.open()
         for entry in past.entries:
             if isinstance(entry, SentRound):
-                self._book.mark_sent(entry.pixels, entry.at)
+                self._ledger.mark_sent(entry.pixels, entry.at)
                 if self._reporter.first_round_at is None:
                     self._reporter.first_round_at = entry.at
             else:
@@ -108,8 +108,8 @@ class Scan:
             for round_ in rounds
             if not (is_same_queue and round_.is_published)
             for pixel in round_.pixels
-            for variation in range(self._book.variations)
-            if self._book.is_missing(pixel, variation)
+            for variation in range(self._ledger.variations)
+            if self._ledger.is_missing(pixel, variation)
         ]
         self._journal.started(time.time(), queue_name)
 
@@ -138,10 +138,10 @@ class Scan:
         if self._to_publish:
             await self._publish(outward)
         # After a restart a refinement may be due that the earlier life did not get to.
-        risen = self._book.risen()
+        risen = self._ledger.risen()
         if risen is not None or self._reporter.first_round_at is None:
             await self._send_round(outward, risen)
-        while not (self._book.is_everything_collected and await self._is_complete(outward)):
+        while not (self._ledger.is_everything_collected and await self._is_complete(outward)):
             await inward.start_reading()
             risen = await self._read_until_due(outward, inward)
             # The answer queue is closed while a round goes out; what has been delivered stays here and is read next.
@@ -151,14 +151,14 @@ class Scan:
 
     async def _is_complete(self, outward: Queue) -> bool:
         """With everything back: look at all nsides once more; True if that gives nothing new."""
-        if not self._book.next_round(None):
+        if not self._ledger.next_round(None):
             return True
         await self._send_round(outward, None)
         return False
 
     async def _read_until_due(self, outward: Queue, inward: Queue) -> int | None:
         """Take answers in until a refinement is due (its nside) or everything is back (None)."""
-        while not self._book.is_everything_collected:
+        while not self._ledger.is_everything_collected:
             wait_s = min(self._options.resend_after_s, self._options.mq_timeout_s)
             messages = await inward.next_messages(timeout_s=wait_s, limit=self._options.mq_prefetch)
             if not messages:
@@ -179,7 +179,7 @@ class Scan:
             before = len(self._stats.by_nside)
             self._read_answer(message.body)
             is_first_of_nside |= len(self._stats.by_nside) > before
-            risen = self._book.risen()
+            risen = self._ledger.risen()
             if risen is not None:
                 inward.put_back(messages[position + 1 :])
                 messages = messages[: position + 1]
@@ -203,23 +203,23 @@ class Scan:
             self._journal.received(now, answer, runtime_s)
 
     def _enter(self, answer: Reconstruction, runtime_s: float, at: float) -> Arrival:
-        arrival = self._book.accept(answer)
+        arrival = self._ledger.accept(answer)
         if arrival is Arrival.NEW:
-            self._stats.add(answer.nside, runtime_s, self._book.sent_at((answer.nside, answer.pixel_id)), at)
+            self._stats.add(answer.nside, runtime_s, self._ledger.sent_at((answer.nside, answer.pixel_id)), at)
         else:
             where = f"nside {answer.nside} pixel {answer.pixel_id} variation {answer.posvar_id}"
             log.info("%s answer dropped: %s", arrival.value, where)
         return arrival
 
     async def _send_round(self, outward: Queue, upto: int | None) -> None:
-        pixels = sorted(self._book.next_round(upto))
+        pixels = sorted(self._ledger.next_round(upto))
         random.shuffle(pixels)
         now = time.time()
         if pixels:
             log.info("sending %d pixels", len(pixels))
             self._journal.sent(now, pixels)
-            self._book.mark_sent(pixels, now)
-            self._to_publish += [(pixel, number) for pixel in pixels for number in range(self._book.variations)]
+            self._ledger.mark_sent(pixels, now)
+            self._to_publish += [(pixel, number) for pixel in pixels for number in range(self._ledger.variations)]
             await self._publish(outward)
         if self._reporter.first_round_at is None:
             self._reporter.first_round_at = now
@@ -241,13 +241,13 @@ class Scan:
 
     def _seeds(self, pixels: set[Pixel]) -> dict[Pixel, dict[str, float]]:
         """Where each fit starts: the finished coarser pixel that contains it, else the event's own vertex."""
-        facts, nsides = self._event.facts, self._book.progression.nsides
+        facts, nsides = self._event.facts, self._ledger.progression.nsides
         seeds: dict[Pixel, dict[str, float]] = {}
         for nside in {nside for nside, _ in pixels}:
             numbers = np.array([pixel for of, pixel in pixels if of == nside], dtype=np.int64)
             place = nsides.index(nside)
             coarser = nsides[place - 1] if place else nside
-            finished = self._book.finished.get(coarser, {}) if place else {}
+            finished = self._ledger.finished.get(coarser, {}) if place else {}
             for pixel, mother in zip(numbers.tolist(), healpix.parents(nside, numbers, coarser).tolist(), strict=True):
                 ra, dec = equatorial(nside, pixel)
                 found = finished.get(mother)
@@ -279,6 +279,6 @@ class Scan:
         """
         if await outward.waiting():
             return
-        self._to_publish = self._book.missing()
+        self._to_publish = self._ledger.missing()
         log.warning("sending %d pixels again: nobody seems to work on them", len(self._to_publish))
         await self._publish(outward)

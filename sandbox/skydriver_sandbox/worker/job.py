@@ -1,4 +1,4 @@
-"""What a worker is told: its queues, its download, its pilot settings. Passed as one JSON environment variable."""
+"""The configuration of a worker: its queues, its download, its pilot settings. Passed as one JSON environment variable."""
 
 import json
 import re
@@ -74,17 +74,17 @@ class Job:
 def read_job(environment: Mapping[str, str]) -> Job:
     """Raises BadJobError, naming what is missing or wrong; never shows values: some are secret."""
     try:
-        told = json.loads(environment[JOB_VARIABLE])
-        task_environment = told["task_env"]
+        given = json.loads(environment[JOB_VARIABLE])
+        task_environment = given["task_env"]
         return Job(
-            report_url=str(told["report_url"]),
-            report_token=str(told["report_token"]),
-            parent_pid=int(told["parent_pid"]),
-            init_args=str(told["init_args"]),
-            queue_in=read_profile("queue_in", told["queue_in"]),
-            queue_out=read_profile("queue_out", told["queue_out"]),
-            pilot=read_pilot(told["pilot_env"], default_prefetch=_whole(environment, PREFETCH_VARIABLE, DEFAULT_PREFETCH)),
-            faults=Faults(**told["faults"]),
+            report_url=str(given["report_url"]),
+            report_token=str(given["report_token"]),
+            parent_pid=int(given["parent_pid"]),
+            init_args=str(given["init_args"]),
+            queue_in=read_profile("queue_in", given["queue_in"]),
+            queue_out=read_profile("queue_out", given["queue_out"]),
+            pilot=read_pilot(given["pilot_env"], default_prefetch=_whole(environment, PREFETCH_VARIABLE, DEFAULT_PREFETCH)),
+            faults=Faults(**given["faults"]),
             # A workflow may slow down its own scan; the installation's setting is the default.
             mean_s=_seconds(task_environment, MEAN_VARIABLE, _seconds(environment, MEAN_VARIABLE, DEFAULT_MEAN_S)),
             jitter=min(

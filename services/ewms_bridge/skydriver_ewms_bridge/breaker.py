@@ -1,8 +1,8 @@
-"""The circuit breaker before EWMS, one for all replicas: after some failures in a row nobody asks for a while, then one does.
+"""The circuit breaker before EWMS, one for all replicas: after some failures in a row it opens for a while, then one replica probes.
 
-Every call goes through `call`. While EWMS is away, a call fails at once and due work is not even claimed (`open_for_s`), so that
-nothing piles up in front of EWMS and nothing uses up its tries. One replica at a time asks whether EWMS is back (`probe`); then
-everybody is woken, and a turnstile lets the most urgent calls through first. Every method may raise TryLater (the database).
+Every call goes through `call`. While the circuit is open, a call fails at once and due work is not even claimed (`open_for_s`), so
+that nothing piles up in front of EWMS and nothing uses up its tries. One replica at a time probes (`probe`); when EWMS responds, all
+replicas are woken, and a limiter lets the most urgent calls through first. Every method may raise TryLater (the database).
 """
 
 import random
@@ -25,18 +25,18 @@ _sql = load_statements("skydriver_ewms_bridge", "breaker.sql")
 logger = structlog.get_logger(__name__)
 
 THRESHOLD = 3
-"""So many calls without an answer in a row, of all replicas together, mean that EWMS is away."""
+"""So many calls without a response in a row, of all replicas together, mean that EWMS is unavailable."""
 MAX_CONCURRENT_CALLS = 8
 """Calls to EWMS at a time per replica."""
 PROBE = "ewms-probe"
-"""No due row: the name under which the loop that asks whether EWMS is back is woken."""
+"""No due row: the name under which the loop that probes is woken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """How EWMS was found last. open_until: nobody asks before; None: it is asked. failures, openings: in a row.
+    """How EWMS was found last. open_until: the circuit is open until then; None: it is closed. failures, openings: in a row.
 
-    remaining_open_s: until open_until; recovered_ago_s: since EWMS was back, both by the database's clock.
+    remaining_open_s: until open_until; recovered_ago_s: since a probe succeeded, both by the database's clock.
     """
 
     failures: int
@@ -49,7 +49,7 @@ class Outage:
 
 @contextmanager
 def _suppress_bookkeeping_faults() -> Iterator[None]:
-    """The database away must not look like "EWMS has done nothing": that would let a workflow be made twice."""
+    """An unavailable database must not look like "EWMS has done nothing": that would let a workflow be made twice."""
     try:
         yield
     except TryLater as fault:
@@ -57,22 +57,22 @@ def _suppress_bookkeeping_faults() -> Iterator[None]:
 
 
 class Breaker:
-    """The port `Guard`. longest_pause_s: between two questions whether EWMS is back (a longer Retry-After of its own is honoured)."""
+    """The port `Guard`. longest_pause_s: between two probes (a longer Retry-After of EWMS is honoured)."""
 
-    def __init__(self, pool: Pool, bell: Notifier, *, longest_pause_s: float = 60.0) -> None:
+    def __init__(self, pool: Pool, notifier: Notifier, *, longest_pause_s: float = 60.0) -> None:
         self._pool = pool
-        self._bell = bell
+        self._notifier = notifier
         self._longest_pause_s = longest_pause_s
-        self._turnstile = PriorityLimiter(MAX_CONCURRENT_CALLS)
+        self._limiter = PriorityLimiter(MAX_CONCURRENT_CALLS)
 
     async def outage(self) -> Outage | None:
-        """What is known of EWMS; None: it has never failed."""
+        """Return what is known of EWMS; None: it has never failed."""
         with database_faults():
             row = await _sql.outage(self._pool)
         return None if row is None else Outage(**dict(row))
 
     async def open_for_s(self) -> float:
-        """Seconds for which EWMS is not to be asked, 0.0 while it is."""
+        """Return for how many seconds the circuit is still open, 0.0: it is closed."""
         outage = await self.outage()
         if outage is None or outage.remaining_open_s is None:
             return 0.0
@@ -80,11 +80,11 @@ class Breaker:
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
-        """Around one call to EWMS. Raises TryLater without it while EWMS is away."""
-        await self._ask_leave()
-        async with self._turnstile.passing() as has_waited:
+        """Around one call to EWMS. Raises TryLater without the call while the circuit is open."""
+        await self._check_closed()
+        async with self._limiter.passing() as has_waited:
             if has_waited:
-                await self._ask_leave()  # much may have happened meanwhile
+                await self._check_closed()  # much may have happened meanwhile
             try:
                 yield
             except (TryLater, OutcomeUnknown) as fault:
@@ -93,13 +93,13 @@ class Breaker:
                 raise
             except Fault:
                 with _suppress_bookkeeping_faults():
-                    await self._answered()  # EWMS says no: it is there
+                    await self._answered()  # a rejection: EWMS is available
                 raise
             with _suppress_bookkeeping_faults():
                 await self._answered()
 
     async def probe(self, ping: Callable[[], Awaitable[None]]) -> bool | float:
-        """Loop step: when the pause is over, ask whether EWMS is back. ping: one call past this breaker."""
+        """Loop step: when the pause is over, probe whether EWMS is available. ping: one call past this breaker."""
         remaining_open_s = await self.open_for_s()
         if not remaining_open_s:
             return False
@@ -119,24 +119,24 @@ class Breaker:
         with database_faults():
             await _sql.probe_answered(self._pool, failures=THRESHOLD - 1)
         logger.info("ewms.is-back")
-        self._bell.ring(DUE_CHANNEL, "")  # all kinds of work, all replicas
+        self._notifier.ring(DUE_CHANNEL, "")  # all kinds of work, all replicas
         return False
 
-    async def _ask_leave(self) -> None:
+    async def _check_closed(self) -> None:
         outage = await self.outage()
         if outage is None:
             return
         if outage.remaining_open_s is not None:
             raise TryLater("EWMS is unavailable (circuit breaker open)", max(CIRCUIT_MIN_PAUSE_S, outage.remaining_open_s))
         ago_s = outage.recovered_ago_s
-        self._turnstile.narrow(None if ago_s is None or ago_s > RECOVERY.total_seconds() else ago_s)
+        self._limiter.narrow(None if ago_s is None or ago_s > RECOVERY.total_seconds() else ago_s)
 
     async def _failed(self, fault: TryLater | OutcomeUnknown) -> None:
         with database_faults():
             until = await _sql.failed(self._pool, threshold=THRESHOLD, **self._pause(fault))
         if until is not None:
             logger.warning("ewms.away", what=str(fault), asked_again_at=until.isoformat())
-            self._bell.ring(DUE_CHANNEL, PROBE)
+            self._notifier.ring(DUE_CHANNEL, PROBE)
 
     async def _answered(self) -> None:
         # always: what was known before the call does not tell whether calls beside it have failed meanwhile

@@ -14,7 +14,7 @@ class DueKind(StrEnum):
     """Wait for the queues and deliver their credentials."""
     STOP = "ewms-stop"
     """Stop the workflow, until EWMS shows it stopped."""
-    AFTERMATH = "ewms-aftermath"
+    STOP_VERIFICATION = "ewms-aftermath"
     """Check again whether workers of a stopped workflow have come back."""
     ADDITIONS = "ewms-additions"
     """Find out what became of requests for workers whose response was lost."""
@@ -22,7 +22,7 @@ class DueKind(StrEnum):
     """See whether the scanner has uploaded what its workers need to begin."""
     TOKENS = "ewms-tokens"
     """Report in time that the queues' tokens expire."""
-    TOP_UP = "ewms-top-up"
+    REPLACEMENT = "ewms-top-up"
     """Replace workers that have ended, where that is wanted."""
 
 

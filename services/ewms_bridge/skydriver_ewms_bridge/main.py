@@ -29,7 +29,7 @@ from skydriver_ewms_bridge.start_checks import StartChecks
 from skydriver_ewms_bridge.taskforces import Taskforces
 from skydriver_ewms_bridge.teardown import Teardown
 from skydriver_ewms_bridge.usecases import UseCases
-from skydriver_ewms_bridge.viewer_hints import EYES, ViewerHints
+from skydriver_ewms_bridge.viewer_hints import VIEWER_HINTS, ViewerHints
 from skydriver_ewms_bridge.worker_replacement import WorkerReplacement
 from skydriver_ewms_bridge.worker_requests import WorkerRequests
 from skydriver_ewms_bridge.workflows import Workflows
@@ -37,7 +37,7 @@ from skydriver_ewms_bridge.workforce import Workforces
 
 WORKERS_PER_KIND = {
     DueKind.ASSIGN: 4, DueKind.STOP: 4, DueKind.QUEUES: 2, DueKind.ADDITIONS: 1, DueKind.DUPLICATES: 1,
-    DueKind.AFTERMATH: 1, DueKind.STARTUP: 1, DueKind.TOKENS: 1, DueKind.TOP_UP: 1,
+    DueKind.STOP_VERIFICATION: 1, DueKind.STARTUP: 1, DueKind.TOKENS: 1, DueKind.REPLACEMENT: 1,
 }  # fmt: skip
 """Loops per kind of work: a request that EWMS does not respond to must not hold up the other scans."""
 
@@ -80,7 +80,7 @@ async def build(service: Service, settings: BridgeSettings) -> None:
         most_times=settings.replace_workers_max_batches,
         pause_s=settings.replace_workers_pause_s,
     )
-    top_ups = WorkerReplacement(usecases, schedule, ewms, additions, policy)
+    replacement = WorkerReplacement(usecases, schedule, ewms, additions, policy)
     workforces = Workforces(
         pool,
         usecases,
@@ -88,12 +88,12 @@ async def build(service: Service, settings: BridgeSettings) -> None:
         interval=timedelta(seconds=settings.workforce_interval_s),
         fast_interval=timedelta(seconds=settings.workforce_fast_interval_s),
         open_for_s=breaker.open_for_s,
-        top_ups=top_ups,
+        replacement=replacement,
     )
     handlers: dict[DueKind, Handler] = {
         DueKind.ASSIGN: workflows.assign, DueKind.DUPLICATES: workflows.duplicates, DueKind.QUEUES: workflows.queues,
-        DueKind.STOP: teardown.stop, DueKind.AFTERMATH: teardown.aftermath, DueKind.STARTUP: checks.startup,
-        DueKind.TOKENS: checks.tokens, DueKind.ADDITIONS: additions.resolve, DueKind.TOP_UP: top_ups.top_up,
+        DueKind.STOP: teardown.stop, DueKind.STOP_VERIFICATION: teardown.verify_stop, DueKind.STARTUP: checks.startup,
+        DueKind.TOKENS: checks.tokens, DueKind.ADDITIONS: additions.resolve, DueKind.REPLACEMENT: replacement.replace,
     }  # fmt: skip
     for kind in DueKind:
         for number in range(WORKERS_PER_KIND[kind]):
@@ -107,10 +107,10 @@ async def build(service: Service, settings: BridgeSettings) -> None:
     pulse = service.loop(WORKFORCE, workforces.refresh, idle_s=IDLE_S)
     foundation.wake_when_due([WORKFORCE], pulse)
     watching = LoopSignals()
-    eyes = ViewerHints(workforces.eyes_on, pulse.wake, watching)
-    service.loop(EYES, eyes.step, idle_s=IDLE_S, pulse=watching)
+    hints = ViewerHints(workforces.note_viewers, pulse.wake, watching)
+    service.loop(VIEWER_HINTS, hints.step, idle_s=IDLE_S, pulse=watching)
     listener = Listener(
-        settings.database_url.get_secret_value(), {VIEWER_HINTS_CHANNEL: eyes.seen}, name=f"{service.name}-eyes"
+        settings.database_url.get_secret_value(), {VIEWER_HINTS_CHANNEL: hints.seen}, name=f"{service.name}-eyes"
     )
     service.spawn("eyes", listener.run(service.stopping))
     consumers.register(foundation.broker, usecases, additions, taskforces)
@@ -135,7 +135,7 @@ async def _sink(service: Service, settings: BridgeSettings) -> CredentialSink:
 
 
 def main() -> None:
-    """Run the service until it is told to stop."""
+    """Run the service until a signal stops it."""
     settings = BridgeSettings.load()
 
     async def start(service: Service) -> None:

@@ -1,7 +1,7 @@
 """What the bridge needs from the outside, and how it learns that something went wrong.
 
-Besides the exceptions below every method may raise `skydriver_common.faults.TryLater`: the other side is away or busy, and
-nothing was changed.
+Besides the exceptions below every method may raise `skydriver_common.faults.TryLater`: the other side is unavailable or busy,
+and nothing was changed.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -13,7 +13,7 @@ from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, QueueProfile, StartupUpload, TaskDirective, Taskforce, Workflow, WorkflowSpec
 
 OnUnreadable = Callable[[str], None]
-"""Told the workflow id ("" if that is unreadable, too) of a document in an answer that is not what the contract promises."""
+"""Called with the workflow id ("" if that is unreadable, too) of a document in a response that breaks the contract."""
 
 __all__ = [
     "CredentialSink",
@@ -32,9 +32,9 @@ __all__ = [
 
 
 class EwmsFault(Fault):
-    """The base of EWMS's answers that are no success; never raised itself.
+    """The base of EWMS's responses that are no success; never raised itself.
 
-    `str()` is fit for users: it names no token, no address and no text of EWMS's.
+    `str()` is fit for users: it has no token, no address and no text of EWMS's.
     """
 
 
@@ -81,28 +81,28 @@ class WorkflowEnded(EwmsFault):
 
 
 class EwmsNotFound(EwmsFault):
-    """EWMS knows no such id, or, for a stop, the workflow is stopped already (404). Look at the workflow to tell."""
+    """EWMS has no such id, or, for a stop, the workflow is already stopped (404). Only a look at the workflow tells which."""
 
     def __init__(self) -> None:
         super().__init__("EWMS does not know this id")
 
 
 class ScanNotReady(TryLater):
-    """This scan has to wait, while nothing is away for the others: its folder or Secret is not there, say."""
+    """This scan alone has to wait, such as for its folder or Secret; nothing is unavailable for the others."""
 
 
 class Guard(Protocol):
     """What every call to EWMS passes through."""
 
     def call(self) -> AbstractAsyncContextManager[None]:
-        """Around one call; learns from how it ends. Raises TryLater without the call while EWMS is away."""
+        """Around one call; learns from how it ends. Raises TryLater without the call while the circuit is open."""
 
 
 class Ewms(Protocol):
     """The workflow service. Reads may be repeated at will; `create_workflow` and `add_workers` are never repeated blindly."""
 
     async def ping(self) -> None:
-        """Whether EWMS answers us; asked past the guard."""
+        """Raise TryLater unless EWMS responds; past the guard."""
 
     async def find_workflows_of(self, scan_id: ScanId, since: float) -> tuple[Workflow, ...]:
         """All workflows marked with this scan and this installation, stopped ones too, created at or after `since`.
@@ -125,23 +125,23 @@ class Ewms(Protocol):
         """The public queues of a workflow; empty for an unknown one. Source: EWMS contract 8."""
 
     async def waiting_for_queues(self) -> tuple[Taskforce, ...]:
-        """The taskforces of all tenants that wait for their queues to be activated (for the place in the line).
+        """The taskforces of all tenants that wait for their queues to be activated (for the place in line).
 
-        Those that can't be read are left out.
+        Those that cannot be read are left out.
         """
 
     async def abort(self, workflow_id: str) -> None:
-        """Stop it with the label ABORTED. Raises EwmsNotFound, also when it is stopped already."""
+        """Stop it with the label ABORTED. Raises EwmsNotFound, also when it is already stopped."""
 
     async def finish(self, workflow_id: str) -> None:
-        """Stop it with the label FINISHED. Raises EwmsNotFound, also when it is stopped already."""
+        """Stop it with the label FINISHED. Raises EwmsNotFound, also when it is already stopped."""
 
     def find_taskforces(
         self, workflow_ids: Collection[str], *, on_unreadable: OnUnreadable | None = None
     ) -> AsyncIterator[Sequence[Taskforce]]:
         """The taskforces of many workflows at once, page by page, in order of creation.
 
-        on_unreadable: who asks for many scans passes one over that can't be read; without it TryLater is raised for all of them.
+        on_unreadable: a caller that asks for many scans skips one that cannot be read; without it TryLater is raised for all of them.
         """
 
     def raw_taskforces(self, workflow_id: str) -> AsyncIterator[Sequence[dict[str, Json]]]:
@@ -168,7 +168,7 @@ class ObjectStore(Protocol):
 
 
 class CredentialSink(Protocol):
-    """Hands a scan's credentials to its scanner. Each method may be repeated and replaces what was there as a whole."""
+    """Delivers a scan's credentials to its scanner. Each method may be repeated and replaces what was there as a whole."""
 
     async def put_upload(self, scan_id: ScanId, upload: StartupUpload) -> None:
         """Where the scanner puts `startup.json`; useful as soon as it is known."""
@@ -177,4 +177,4 @@ class CredentialSink(Protocol):
         """The content of `ewms.json`, see `decide.queue_profile`."""
 
     async def remove(self, scan_id: ScanId) -> None:
-        """Take both back; nothing there is fine."""
+        """Remove both; it is fine if there is nothing."""

@@ -1,4 +1,4 @@
-"""Lets so many calls to EWMS through at a time, the most urgent first: after an outage everything is due at once.
+"""Limits how many calls to EWMS run at a time, the most urgent first: after an outage everything is due at once.
 
 It knows nothing of EWMS. One per process; the number of calls at a time grows again second by second after an outage.
 """
@@ -20,7 +20,7 @@ _urgency: ContextVar[Urgency] = ContextVar("urgency", default=USER_WAITS)
 
 @contextmanager
 def urgent(urgency: Urgency) -> Iterator[None]:
-    """Calls within are of this urgency; without it, somebody waits for the answer."""
+    """Calls within are of this urgency; without it, a user waits for the response."""
     token = _urgency.set(urgency)
     try:
         yield
@@ -51,7 +51,7 @@ class PriorityLimiter:
 
     @asynccontextmanager
     async def passing(self) -> AsyncIterator[bool]:
-        """Wait for one's turn; true when there was a wait. The urgency is that of the caller's context."""
+        """Wait until there is room; true when there was a wait. The urgency is that of the caller's context."""
         has_waited = self._inside >= self.width or bool(self._waiting)
         if has_waited:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -61,7 +61,7 @@ class PriorityLimiter:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._leave()  # it was our turn just now: the next one's instead
+                    self._leave()  # room was just given to us: pass it on
                 raise
         else:
             self._inside += 1

@@ -1,9 +1,9 @@
 """Loop step: work that the state of a scan calls for, and that is not noted as due, is noted again.
 
-The delivery of an event or a row of due work may get lost: a message that was thrown away, a bug, a restored database. So nothing
+The delivery of an event or a row of due work may get lost: a message that was discarded, a bug, a restored database. So nothing
 depends on a single one of them. Work that is noted twice is done once, because each handler looks at the state first.
 
-Every replica takes this step for itself once a minute: it reads some rows and rarely writes any.
+Every replica takes this step once a minute: it reads some rows and rarely writes any.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -37,7 +37,7 @@ Query = Callable[..., AsyncIterator[Any]]
 
 
 class Reconciliation:
-    """The loop `RECONCILE`. unclear_wait: after it a request without an answer does not come true any more."""
+    """The loop `RECONCILE`. unclear_wait: after it a request without a response does not take effect any more."""
 
     def __init__(self, pool: Pool, usecases: UseCases, schedule: Schedule, *, unclear_wait: timedelta) -> None:
         self._pool = pool
@@ -73,13 +73,13 @@ class Reconciliation:
         return last
 
     async def _own_records(self) -> None:
-        """What the bridge has written down of its requests and not yet brought to an end."""
+        """Note work for requests of the bridge whose outcome is open, and for stopped workflows that are still watched."""
         with database_faults():
             stopped = [row["scan_id"] async for row in _sql.stopped_and_watched(self._pool, most=PAGE)]
             unclear = [row["scan_id"] async for row in _sql.unclear_additions(self._pool, most=PAGE)]
             attempts = [row async for row in _sql.open_attempts(self._pool, most=PAGE)]
         for scan_id in stopped:
-            await self._put(DueKind.AFTERMATH, scan_id)
+            await self._put(DueKind.STOP_VERIFICATION, scan_id)
         for scan_id in unclear:
             await self._put(DueKind.ADDITIONS, scan_id)
         for row in attempts:

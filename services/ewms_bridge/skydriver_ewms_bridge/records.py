@@ -30,13 +30,13 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A live workflow. seen: digest of its workers as reported last ("": nothing yet). eyes_until: somebody views the scan."""
+    """A live workflow. digest: of its workers as reported last ("": nothing yet). viewed_until: somebody views the scan."""
 
     scan_id: ScanId
     workflow_id: str
     since: datetime
-    seen: str
-    eyes_until: datetime | None
+    digest: str
+    viewed_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

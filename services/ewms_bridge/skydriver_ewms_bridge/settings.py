@@ -61,7 +61,7 @@ class BridgeSettings(ServiceSettings):
     """Maximum interval between probes while the circuit breaker is open."""
     max_workers_per_scan: int = Field(default=MAX_WORKERS_PER_SCAN, ge=1, le=2**31 - 1)
     """Most workers of one scan, in all clusters and with all additions together; a request for more in sum is 422. Workers that are
-    replaced (``top_up``) do not count. The gateway has the same setting."""
+    replaced (``replace_workers``) do not count. The gateway has the same setting."""
     max_workers_per_cluster: dict[str, int] = Field(default={})
     """Cluster name to the most workers of one scan there, where that is less."""
     replace_workers: bool = False

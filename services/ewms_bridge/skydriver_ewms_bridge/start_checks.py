@@ -1,4 +1,4 @@
-"""Due work: what can go wrong quietly is looked at and told. Source: REST contract 9.5, EWMS contract 8."""
+"""Due work: what can go wrong without an error is checked and reported. Source: REST contract 9.5, EWMS contract 8."""
 
 from datetime import timedelta
 
@@ -22,7 +22,7 @@ class StartChecks:
         self._objects = objects
 
     async def startup(self, work: DueWork) -> timedelta | None:
-        """Look whether `startup.json` is uploaded: without it every worker waits, and dies after half an hour."""
+        """Check whether `startup.json` is uploaded: without it every worker waits, and exits after half an hour."""
         scan = await self._usecases.scan(work.scan_id)
         if scan is None or not is_working(scan):
             return None
@@ -34,7 +34,7 @@ class StartChecks:
         return STARTUP_FILE_CHECK
 
     async def tokens(self, work: DueWork) -> timedelta | None:
-        """Say that the queues' tokens end soon; EWMS has no call that renews them."""
+        """Report that the queues' tokens expire soon; EWMS has no call that renews them."""
         if await self._usecases.tokens_ending(work.scan_id):
             logger.warning("queue-tokens.ending")
         return None

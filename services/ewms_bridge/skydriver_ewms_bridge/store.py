@@ -81,17 +81,17 @@ async def claim_watched(pool: Pool, *, ahead: timedelta, hold: timedelta, most: 
         return [Watched(**dict(row)) async for row in rows]
 
 
-async def eyes_on(pool: Pool, scan_ids: Collection[ScanId], *, until: datetime, soon: datetime) -> bool:
-    """Somebody looks at these scans: ask for their workers by `soon`. False when that was known, or their workers are over."""
+async def note_viewers(pool: Pool, scan_ids: Collection[ScanId], *, until: datetime, soon: datetime) -> bool:
+    """Note that somebody views these scans: ask for their workers by `soon`. False when that was known, or their workers are over."""
     with database_faults():
-        return bool(await _sql.eyes_on(pool, scan_ids=list(scan_ids), until=until, soon=soon))
+        return bool(await _sql.note_viewers(pool, scan_ids=list(scan_ids), until=until, soon=soon))
 
 
-async def refreshed(pool: Pool, told: Sequence[tuple[ScanId, str, datetime]], *, now: datetime) -> None:
+async def refreshed(pool: Pool, refreshes: Sequence[tuple[ScanId, str, datetime]], *, now: datetime) -> None:
     """Note (scan id, digest, when to ask again) of workflows that were asked for."""
-    ids, seens, ats = ([t[i] for t in told] for i in range(3))
+    ids, digests, ats = ([t[i] for t in refreshes] for i in range(3))
     with database_faults():
-        await _sql.refreshed(pool, scan_ids=ids, seens=seens, refresh_ats=ats, now=now)
+        await _sql.refreshed(pool, scan_ids=ids, digests=digests, refresh_ats=ats, now=now)
 
 
 async def release_watched(pool: Pool, scan_ids: Sequence[ScanId], *, refresh_at: datetime) -> None:
@@ -113,21 +113,21 @@ async def next_refresh(pool: Pool) -> datetime | None:
     return at
 
 
-async def untold_addition(connection: Connection, scan_id: ScanId, cluster_location: str, n_workers: int) -> Addition | None:
-    """The request of this shape whose answer nobody has got, locked for the caller's transaction."""
-    row = await _sql.untold_addition(
+async def unclaimed_addition(connection: Connection, scan_id: ScanId, cluster_location: str, n_workers: int) -> Addition | None:
+    """Return the request of this shape whose response nobody has got, locked for the caller's transaction."""
+    row = await _sql.unclaimed_addition(
         connection, scan_id=scan_id, cluster_location=cluster_location, n_workers=n_workers
     )  # fmt: skip
     return _addition(row)
 
 
 async def unclear_addition(connection: Connection, scan_id: ScanId) -> Addition | None:
-    """A request of this scan that came to no end and that nobody has in hand, locked for the caller's transaction."""
+    """Return a request of this scan whose outcome is open and that no replica processes, locked for the caller's transaction."""
     return _addition(await _sql.unclear_addition(connection, scan_id=scan_id))
 
 
 async def seconds_held(connection: Connection, scan_id: ScanId) -> float | None:
-    """Seconds for which somebody has an open request of this scan in hand at most; None: there is none."""
+    """Return for how many seconds replicas may still process open requests of this scan; None: there is none."""
     with database_faults():
         seconds: float | None = await _sql.seconds_held(connection, scan_id=scan_id)
     return seconds
@@ -144,7 +144,7 @@ async def new_addition(
     hold: timedelta,
     is_automatic: bool = False,
 ) -> Addition:
-    """Note a request and take it in hand; part of the caller's transaction."""
+    """Note a request and lease it; part of the caller's transaction."""
     addition_id = await _sql.new_addition(
         connection, scan_id=scan_id, workflow_id=workflow_id, cluster_location=cluster_location, n_workers=n_workers,
         now=now, held_until=now + hold, is_automatic=is_automatic,
@@ -155,25 +155,25 @@ async def new_addition(
     )  # fmt: skip
 
 
-async def has_open_top_up(connection: Connection, scan_id: ScanId) -> bool:
+async def has_open_replacement(connection: Connection, scan_id: ScanId) -> bool:
     """Whether workers that the bridge asked for by itself may still come."""
-    return bool(await _sql.has_open_top_up(connection, scan_id=scan_id))
+    return bool(await _sql.has_open_replacement(connection, scan_id=scan_id))
 
 
 async def hold_addition(connection: Connection, addition: Addition, *, until: datetime) -> Addition:
-    """Take a request in hand; part of the caller's transaction."""
+    """Lease a request; part of the caller's transaction."""
     await _sql.hold_addition(connection, addition_id=addition.addition_id, held_until=until)
     return replace(addition, held_until=until)
 
 
 async def release_addition(pool: Pool, addition: Addition, *, now: datetime) -> None:
-    """Put a request down, unless somebody else has taken it in hand meanwhile."""
+    """End the lease of a request, unless another replica has leased it meanwhile."""
     with database_faults():
         await _sql.release_addition(pool, addition_id=addition.addition_id, held_until=addition.held_until, now=now)
 
 
 async def attempt_addition(pool: Pool, addition: Addition, task_id: str, before: Sequence[str], *, now: datetime) -> bool:
-    """Note that EWMS is asked now, and which taskforces were there before. False: the caller does not hold the request any more."""
+    """Note that EWMS is asked now, and which taskforces existed before. False: the caller's lease has ended."""
     with database_faults():
         is_held = await _sql.attempt_addition(
             pool, addition_id=addition.addition_id, held_until=addition.held_until, task_id=task_id, before=list(before), now=now
@@ -188,11 +188,11 @@ async def unattempt_addition(pool: Pool, addition: Addition) -> None:
 
 
 async def resolve_addition(
-    connection: Connection, addition: Addition, taskforce_uuid: str, n_workers: int, *, is_told: bool
+    connection: Connection, addition: Addition, taskforce_uuid: str, n_workers: int, *, is_replied: bool
 ) -> None:
-    """Note the workers that EWMS has given; part of the caller's transaction. is_told: somebody gets the answer now."""
+    """Note the workers that EWMS has given; part of the caller's transaction. is_replied: a caller gets the response now."""
     await _sql.resolve_addition(
-        connection, addition_id=addition.addition_id, taskforce_uuid=taskforce_uuid, got_n_workers=n_workers, is_told=is_told
+        connection, addition_id=addition.addition_id, taskforce_uuid=taskforce_uuid, got_n_workers=n_workers, is_told=is_replied
     )
 
 
@@ -203,13 +203,13 @@ async def drop_addition(connection: Pool | Connection, addition: Addition) -> No
 
 
 async def taken_taskforces(pool: Pool, scan_id: ScanId) -> set[str]:
-    """Taskforces that were the answer to some request already."""
+    """Return the taskforces that were the response to some request already."""
     with database_faults():
         return {row["taskforce_uuid"] async for row in _sql.taken_taskforces(pool, scan_id=scan_id)}
 
 
 async def users_additions(connection: Connection, scan_id: ScanId) -> list[tuple[str, int]]:
-    """Cluster and number of the workers that users have asked for beyond the scan's request, also without an answer yet."""
+    """Cluster and number of the workers that users have asked for beyond the scan's request, also without a response yet."""
     with database_faults():
         return [(row["cluster_location"], row["n_workers"]) async for row in _sql.users_additions(connection, scan_id=scan_id)]
 

@@ -1,4 +1,4 @@
-"""Keeps a scan's taskforces, all fields untouched, for those who ask. Source: REST contract 4.17."""
+"""Stores a scan's taskforces, all fields untouched, for the gateway. Source: REST contract 4.17."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ class Taskforces:
         self._ewms = ewms
 
     async def refresh(self, command: RefreshTaskforces) -> Reply:
-        """Fetch them unless they are fresh. When EWMS gives nothing, what was kept before stays. Replies ``{}``."""
+        """Fetch them unless they are fresh. When EWMS does not respond, those fetched before stay. Replies ``{}``."""
         scan = await self._usecases.scan(command.scan_id)
         if scan is None:
             return Reply.refused(scan_not_found(command.scan_id))

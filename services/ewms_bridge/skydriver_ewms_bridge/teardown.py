@@ -18,7 +18,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Teardown:
-    """Handlers of due work `STOP` and `AFTERMATH`."""
+    """Handlers of due work `STOP` and `STOP_VERIFICATION`."""
 
     def __init__(self, usecases: UseCases, ewms: Ewms, sink: CredentialSink) -> None:
         self._usecases = usecases
@@ -51,15 +51,15 @@ class Teardown:
         elif workflow.deactivated is None:
             return stop_confirmation(work.tries)
         else:
-            # before the end is recorded: as long as it is not, somebody comes back to do the rest
+            # before the end is recorded: until then a retry does the rest
             await self._sink.remove(scan.scan_id)
             await self._stop_others(scan)
             await self._usecases.workflow_deactivated(scan.scan_id, workflow.workflow_id, workflow.deactivated)
             logger.info("workflow.stopped", workflow_id=workflow.workflow_id, label=workflow.deactivated)
         return None
 
-    async def aftermath(self, work: DueWork) -> timedelta | None:
-        """Look whether workers of a stopped workflow have come back; EWMS has no call that stops them, so tell a human."""
+    async def verify_stop(self, work: DueWork) -> timedelta | None:
+        """Check whether workers of a stopped workflow have come back; EWMS has no call that stops them, so it is logged for a human."""
         scan = await self._usecases.scan(work.scan_id)
         if scan is None or scan.ewms_workflow_id is None:
             return None
@@ -79,7 +79,7 @@ class Teardown:
         return after
 
     async def _stop_others(self, scan: Scan) -> None:
-        """Abort what else is alive of this scan: a workflow made by a request whose answer was lost may have come to light late."""
+        """Abort what else is alive of this scan: a request whose response was lost may have made another workflow."""
         for other in further_workflows(scan, await self._ewms.find_workflows_of(scan.scan_id, scan.timestamp - CLOCK_SKEW_S)):
             logger.warning("workflow.duplicate-aborted", workflow_id=other.workflow_id)
             try:

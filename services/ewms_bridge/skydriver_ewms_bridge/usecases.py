@@ -124,7 +124,7 @@ class UseCases:
             if scan is None or not _append(tx, scan_id, decide_deactivated(scan, workflow_id, label)):
                 return
             after = first_stop_verification(scan)
-            tx.due.put(DueKind.AFTERMATH, scan_id, after=after)
+            tx.due.put(DueKind.STOP_VERIFICATION, scan_id, after=after)
             if may_race_with_activation(scan):
                 logger.info("workflow.stopped-early", workflow_id=workflow_id, looked_again_in_s=after.seconds)
             # its workers are watched until they are gone, so that the counts do not stop at those of its last minute
@@ -132,7 +132,7 @@ class UseCases:
 
     async def workers_came_back(self, scan_id: ScanId, n_workers: int) -> None:
         """So many workers of the stopped workflow run nevertheless; a change is recorded."""
-        async with self._uow.on_scans(context_of(DueKind.AFTERMATH, scan_id), [scan_id]) as tx:
+        async with self._uow.on_scans(context_of(DueKind.STOP_VERIFICATION, scan_id), [scan_id]) as tx:
             _append(tx, scan_id, decide_workers_came_back(tx.scan(scan_id), n_workers))
 
     async def workflow_gone(self, scan_id: ScanId) -> None:

@@ -23,7 +23,7 @@ logger = structlog.get_logger(__name__)
 
 
 class WorkerReplacement:
-    """Handler of due work `TOP_UP`, and whoever sees a workforce says so here."""
+    """Handler of due work `REPLACEMENT`; the loop that counts workers notes here what it has seen."""
 
     def __init__(
         self, usecases: UseCases, schedule: Schedule, ewms: Ewms, additions: WorkerRequests, policy: ReplacementPolicy
@@ -35,12 +35,12 @@ class WorkerReplacement:
         self._policy = policy
 
     async def seen(self, scan_id: ScanId, workforce: Workforce) -> None:
-        """A live workflow's workers were counted: see to it, if some of them have ended."""
+        """Note that a live workflow's workers were counted: some may have to be replaced."""
         if may_need_replacement(workforce, self._policy):
-            await self._schedule.put(DueKind.TOP_UP, scan_id)
+            await self._schedule.put(DueKind.REPLACEMENT, scan_id)
 
-    async def top_up(self, work: DueWork) -> timedelta | None:
-        """Count anew, and ask for what is missing."""
+    async def replace(self, work: DueWork) -> timedelta | None:
+        """Count again, and ask for what is missing."""
         scan = await self._usecases.scan(work.scan_id)
         if scan is None or scan.ewms_workflow_id is None:
             return None
@@ -50,7 +50,7 @@ class WorkerReplacement:
         directives = await self._ewms.task_directives(scan.ewms_workflow_id)
         for cluster, n_workers in missing_workers(scan, workforce, directives, self._policy):
             try:
-                is_added = await self._additions.top_up(scan.scan_id, scan.ewms_workflow_id, cluster, n_workers)
+                is_added = await self._additions.replace_workers(scan.scan_id, scan.ewms_workflow_id, cluster, n_workers)
             except (EwmsNotFound, OutcomeUnknown) as fault:
                 logger.warning("top-up.unclear", fault=str(fault), cluster=cluster, n_workers=n_workers)
                 return None

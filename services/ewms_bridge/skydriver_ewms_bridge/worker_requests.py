@@ -1,7 +1,7 @@
-"""The command "add workers": asked of EWMS once per request, although EWMS may lose its answers, and we ours.
+"""The command "add workers": asked of EWMS once per request, although its responses may be lost, and ours too.
 
 EWMS has no idempotency key and users repeat a request after a 500. So a request is on disk before EWMS is asked, and one of
-the same shape (scan, cluster, number) whose answer nobody has got is taken up instead of making another: its workers are
+the same shape (scan, cluster, number) whose response nobody has got is continued instead of making another: its workers are
 looked for first. Source: REST contract 4.7, EWMS contract 7, 12.
 """
 
@@ -75,19 +75,19 @@ class WorkerRequests:
                 outcome = await self._ask(addition)
         except (TryLater, EwmsNotFound, OutcomeUnknown, TimeoutError) as fault:
             logger.warning("workers.not-added", fault=str(fault), addition_id=addition.addition_id)
-            await self._put_down(addition)
+            await self._release(addition)
             return Reply.refused(ewms_failed())
         if isinstance(outcome, Rejection):
             return await self._refuse(addition, outcome, context)
         return await self._added(addition, outcome, context)
 
-    async def top_up(self, scan_id: ScanId, workflow_id: str, cluster_location: str, n_workers: int) -> bool:
-        """Add workers that nobody has asked for; False when an earlier top-up is not yet clear, or EWMS refuses these.
+    async def replace_workers(self, scan_id: ScanId, workflow_id: str, cluster_location: str, n_workers: int) -> bool:
+        """Add workers without a user's request; False when the outcome of an earlier replacement is open, or EWMS rejects these.
 
-        Raises TryLater, EwmsNotFound, OutcomeUnknown; what became of the request is found out then by `resolve`.
+        Raises TryLater, EwmsNotFound, OutcomeUnknown; `resolve` then finds out what became of the request.
         """
         async with self._uow.on_scans(context_of(DueKind.ADDITIONS, scan_id, "top-up"), [scan_id]) as tx:
-            if await store.has_open_top_up(tx.connection, scan_id):
+            if await store.has_open_replacement(tx.connection, scan_id):
                 return False
             addition = await store.new_addition(
                 tx.connection,
@@ -104,10 +104,10 @@ class WorkerRequests:
             async with asyncio.timeout(ADD_WORKERS_TIMEOUT_S):  # shorter than the request is held
                 outcome = await self._ask(addition)
         except TimeoutError as fault:
-            await self._put_down(addition)
+            await self._release(addition)
             raise TryLater("EWMS takes too long to add workers") from fault
         except (TryLater, EwmsNotFound, OutcomeUnknown):
-            await self._put_down(addition)
+            await self._release(addition)
             raise
         if isinstance(outcome, Rejection):
             await store.drop_addition(self._pool, addition)
@@ -116,14 +116,14 @@ class WorkerRequests:
         return True
 
     async def resolve(self, work: DueWork) -> timedelta | None:
-        """Find out what became of requests without an answer; what is found is told to the next who asks for the same."""
+        """Find out what became of requests without a response; what is found is the response to the next request of the same shape."""
         async with self._uow.on_scans(context_of(DueKind.ADDITIONS, work.scan_id, "look"), [work.scan_id]) as tx:
             addition = await store.unclear_addition(tx.connection, work.scan_id)
             if addition is not None:
                 addition = await store.hold_addition(tx.connection, addition, until=tx.now + WORKER_REQUEST_LEASE)
             held_s = None if addition is not None else await store.seconds_held(tx.connection, work.scan_id)
         if addition is None:
-            # somebody has the last one in hand: whoever it is may die with it
+            # a replica processes the last one, and may die with it
             return None if held_s is None else timedelta(seconds=held_s) + LOST_WORKERS_CHECK
         if addition.attempted_at is None:
             await store.drop_addition(self._pool, addition)
@@ -141,13 +141,13 @@ class WorkerRequests:
         return timedelta(0)
 
     async def _open(self, command: AddWorkers, context: Context) -> Addition | Reply:
-        """The request, taken in hand; or the reply, if it needs no question to EWMS."""
+        """Lease the request; or return the reply, if EWMS need not be asked."""
         async with self._uow.on_scans(context, [command.scan_id]) as tx:
             if tx.recorded_reply is not None:
                 return tx.recorded_reply
             scan = tx.scan(command.scan_id)
             shape = command.scan_id, command.cluster_location, command.n_workers
-            addition = None if scan is None else await store.untold_addition(tx.connection, *shape)
+            addition = None if scan is None else await store.unclaimed_addition(tx.connection, *shape)
             added = () if addition is not None else await store.users_additions(tx.connection, command.scan_id)
             no = decide_add_workers(scan, command, added=added, limits=self._limits)
             if no is not None:
@@ -155,7 +155,7 @@ class WorkerRequests:
                 return Reply.refused(no)
             assert scan is not None
             assert scan.ewms_workflow_id is not None
-            # should this process die with the question in hand, somebody finds out what became of it
+            # should this process die before EWMS responds, another finds out what became of the request
             tx.due.put(DueKind.ADDITIONS, command.scan_id, after=WORKER_REQUEST_LEASE + LOST_WORKERS_CHECK)
             step = request_step(addition, now=tx.now)
             if step is RequestStep.WAIT:
@@ -166,7 +166,7 @@ class WorkerRequests:
                 assert addition.taskforce_uuid is not None
                 assert addition.got_n_workers is not None
                 uuid, n_workers = addition.taskforce_uuid, addition.got_n_workers
-                await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_told=True)
+                await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_replied=True)
                 if step is RequestStep.REPLY:
                     return _recorded(tx, uuid, n_workers)
             workflow_id = scan.ewms_workflow_id if addition is None else addition.workflow_id
@@ -175,20 +175,20 @@ class WorkerRequests:
             )  # fmt: skip
 
     async def _ask(self, addition: Addition) -> Taskforce | Rejection:
-        """Look for the workers of an earlier try, else ask EWMS. Raises TryLater, EwmsNotFound, OutcomeUnknown."""
+        """Look for the workers of an earlier attempt, else ask EWMS. Raises TryLater, EwmsNotFound, OutcomeUnknown."""
         there = await self._taskforces(addition)
         if addition.attempted_at is not None:
             found = await self._find(addition, there)
             if found is not None:
                 return found
             if may_take_effect(addition, now=CLOCK.now(), unclear_wait=self._unclear_wait):
-                raise OutcomeUnknown("add workers")  # the earlier try may still come true
+                raise OutcomeUnknown("add workers")  # the earlier one may still take effect
         task = task_for_cluster(await self._ewms.task_directives(addition.workflow_id), addition.cluster_location)
         if task is None:
             raise EwmsNotFound
         before = [t.taskforce_uuid for t in there]
         if not await store.attempt_addition(self._pool, addition, task.task_id, before, now=CLOCK.now()):
-            raise TryLater("the request for workers has been taken up by somebody else", SAME_REQUEST_RETRY_S)
+            raise TryLater("another replica has taken over the request for workers", SAME_REQUEST_RETRY_S)
         try:
             return await self._ewms.add_workers(task.task_id, addition.cluster_location, addition.n_workers)
         except EwmsRejected as refused:
@@ -221,7 +221,7 @@ class WorkerRequests:
             since=addition.attempted_at.timestamp(),
         )
 
-    async def _put_down(self, addition: Addition) -> None:
+    async def _release(self, addition: Addition) -> None:
         now = CLOCK.now()
         await store.release_addition(self._pool, addition, now=now)
         await self._schedule.put(DueKind.ADDITIONS, addition.scan_id, after=LOST_WORKERS_CHECK)
@@ -237,7 +237,7 @@ class WorkerRequests:
 
     async def _added(self, addition: Addition, taskforce: Taskforce, context: Context | None) -> Reply:
         """Record the workers. context: of the caller; None, or one whose time is up, gets no answer: the next one does."""
-        is_told = addition.is_automatic or (context is not None and seconds_left(context.deadline) > 0)
+        is_replied = addition.is_automatic or (context is not None and seconds_left(context.deadline) > 0)
         own = context_of(DueKind.ADDITIONS, addition.scan_id, taskforce.taskforce_uuid)
         async with self._uow.on_scans(_without_deadline(context) if context else own, [addition.scan_id]) as tx:
             tx.append(
@@ -252,11 +252,11 @@ class WorkerRequests:
                 ],
             )
             uuid, n_workers = taskforce.taskforce_uuid, taskforce.n_workers
-            await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_told=is_told)
+            await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_replied=is_replied)
             tx.rings.append((DUE_CHANNEL, WORKFORCE))
             reply = _recorded(tx, uuid, n_workers) if context is not None else _reply(uuid, n_workers)
         await store.hasten_watched(self._pool, addition.scan_id, now=CLOCK.now())
-        logger.info("workers.added", taskforce_uuid=uuid, n_workers=n_workers, is_told=is_told)
+        logger.info("workers.added", taskforce_uuid=uuid, n_workers=n_workers, is_replied=is_replied)
         return reply
 
 

@@ -1,4 +1,4 @@
-"""Loop step: what the workers of all live workflows are doing, by few questions for all of them together."""
+"""Loop step: what the workers of all live workflows are doing, by few queries for all of them together."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -42,13 +42,13 @@ class Workforces:
         interval: timedelta,
         fast_interval: timedelta,
         open_for_s: OpenForS,
-        top_ups: WorkerReplacement,
+        replacement: WorkerReplacement,
     ) -> None:
         self._pool = pool
         self._usecases = usecases
         self._ewms = ewms
         self._open_for_s = open_for_s
-        self._top_ups = top_ups
+        self._replacement = replacement
         self._interval = interval
         self._fast_interval = min(interval, fast_interval)
 
@@ -57,7 +57,7 @@ class Workforces:
         if (pause_s := await self._open_for_s()) > 0:
             return pause_s
         now = CLOCK.now()
-        # those due a little later come along: so workflows of the same pace end up in the same question
+        # those due a little later are taken along: so workflows with the same interval end up in the same query
         watched = await store.claim_watched(self._pool, ahead=self._fast_interval / 2, hold=REFRESH_LEASE, most=MAX_BATCH)
         if not watched:
             next_at = await store.next_refresh(self._pool)
@@ -119,29 +119,29 @@ class Workforces:
                 raise waits
 
     async def _note_one(self, one: Watched, workforce: Workforce, label: str | None) -> str:
-        """What there is to note of one workflow; the digest of its workers. label: with which it was stopped."""
+        """Record what has changed of one workflow; return the digest of its workers. label: with which it was stopped."""
         if label is not None:
             await self._usecases.workflow_deactivated(one.scan_id, one.workflow_id, label)
-        seen = digest_of(workforce)
-        if seen != one.seen:
+        digest = digest_of(workforce)
+        if digest != one.digest:
             problems = await self._usecases.workforce_seen(one.scan_id, workforce)
             if problems:
                 logger.warning("workforce.trouble", scan_id=one.scan_id, problems=problems)
         if label is None:
-            await self._top_ups.seen(one.scan_id, workforce)
-        return seen
+            await self._replacement.seen(one.scan_id, workforce)
+        return digest
 
     async def _ask_again(self, watched: Sequence[Watched], fault: TryLater | None) -> None:
         after = max(WORKFORCE_RETRY, timedelta(seconds=0.0 if fault is None else fault.after_s))
         await store.release_watched(self._pool, [w.scan_id for w in watched], refresh_at=CLOCK.now() + after)
 
-    async def eyes_on(self, scan_ids: Collection[ScanId]) -> bool:
-        """Somebody looks at these scans: for a while their workers are asked for as often as just after their launch.
+    async def note_viewers(self, scan_ids: Collection[ScanId]) -> bool:
+        """Note that somebody views these scans: for a while their workers are counted as often as just after their launch.
 
         True when that is news: then the loop must be woken.
         """
         now = CLOCK.now()
-        return await store.eyes_on(self._pool, scan_ids, until=now + VIEWER_HINT_TTL, soon=now + self._fast_interval)
+        return await store.note_viewers(self._pool, scan_ids, until=now + VIEWER_HINT_TTL, soon=now + self._fast_interval)
 
     async def _ask(self, watched: Sequence[Watched]) -> Mapping[str, WorkforceFold]:
         folds = {one.workflow_id: WorkforceFold() for one in watched}
@@ -152,7 +152,7 @@ class Workforces:
         return folds
 
     async def _stopped(self, folds: Mapping[str, WorkforceFold]) -> dict[str, str]:
-        """Workflow id to label, of those that somebody has stopped."""
+        """Return workflow id to label, of those that were stopped, by whomever."""
         workflows = await self._ewms.get_workflows(set(folds), on_unreadable=partial(_count_unreadable, folds))
         return {w.workflow_id: w.deactivated for w in workflows if w.deactivated is not None}
 

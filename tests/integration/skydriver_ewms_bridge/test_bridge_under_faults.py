@@ -164,7 +164,7 @@ async def test_workers_brought_back_by_a_race_are_told_to_operators(pair: Pair) 
         return any(taskforce["phase"] == "condor-submit" for taskforce in await pair.sandbox.taskforces(workflow_id))
 
     await until(are_back)
-    await pair.bridge.work(DueKind.AFTERMATH, until_s=301)
+    await pair.bridge.work(DueKind.STOP_VERIFICATION, until_s=301)
     (problem,) = problems_of(await pair.bridge.scan(ScanId(scan_id)))
     assert problem["code"] == "workers-came-back"
 

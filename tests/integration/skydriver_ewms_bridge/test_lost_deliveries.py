@@ -30,7 +30,7 @@ SEED = int(os.environ.get("SKYDRIVER_TEST_SEED") or random.SystemRandom().randra
 SCANS = 200
 FIRST, SECOND, END = "first event", "second event", "event of the end"
 """Deliveries of a scan; launch and stage may come in either order."""
-KINDS = [DueKind.ASSIGN, DueKind.DUPLICATES, DueKind.QUEUES, DueKind.STOP, DueKind.AFTERMATH, DueKind.ADDITIONS]
+KINDS = [DueKind.ASSIGN, DueKind.DUPLICATES, DueKind.QUEUES, DueKind.STOP, DueKind.STOP_VERIFICATION, DueKind.ADDITIONS]
 FOR_GOOD_S = 3000
 """Longer than EWMS may repeat a request, and than a stopped workflow is looked after."""
 
@@ -206,7 +206,7 @@ async def test_whatever_single_delivery_or_row_is_lost_every_scan_ends_right(
         for _ in range(4):
             await bridge.reconciliation.step()
             await run.work(*KINDS, passed_s=FOR_GOOD_S)
-            await run.lose(DueKind.AFTERMATH)
+            await run.lose(DueKind.STOP_VERIFICATION)
             ewms.come_true()
 
         live = {ewms._scan_of(ewms.workflows[workflow_id]): workflow_id for workflow_id in ewms.live()}

@@ -126,7 +126,7 @@ async def test_credentials_are_removed_whoever_stopped_the_workflow(bridge: Brid
     await ewms.abort(ewms.live()[0])
     await bridge.workforces.refresh()
     assert (await bridge.scan(scan_id)).ewms.deactivated == "ABORTED"
-    await bridge.work(DueKind.AFTERMATH, until_s=301)
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=301)
     assert bridge.handed_over(scan_id) == {}
 
 
@@ -148,18 +148,18 @@ async def test_workers_that_come_back_after_a_stop_are_told_to_operators(bridge:
     ewms.report(next(iter(ewms.workflows)), phase="pre-launch")
 
     with structlog.testing.capture_logs() as lines:
-        await bridge.work(DueKind.AFTERMATH, until_s=301)
+        await bridge.work(DueKind.STOP_VERIFICATION, until_s=301)
 
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["workflow.workers-came-back"]
     assert [p["code"] for p in problems_of(await bridge.scan(scan_id))] == ["workers-came-back"]
-    await bridge.work(DueKind.AFTERMATH, until_s=601)
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=601)
     assert (await bridge.types(scan_id)).count("scan.workers-came-back") == 1, "told once"
 
     ewms.report(next(iter(ewms.workflows)), phase="condor-complete")
-    await bridge.work(DueKind.AFTERMATH, until_s=601)
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=601)
     assert problems_of(await bridge.scan(scan_id)) == []
-    await bridge.work(DueKind.AFTERMATH, until_s=601)
-    assert await bridge.due(DueKind.AFTERMATH) == []
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=601)
+    assert await bridge.due(DueKind.STOP_VERIFICATION) == []
 
 
 async def test_after_a_stop_before_or_during_activation_workers_that_come_back_are_seen_within_half_a_minute(
@@ -172,7 +172,7 @@ async def test_after_a_stop_before_or_during_activation_workers_that_come_back_a
         await bridge.work(DueKind.STOP)
     assert "workflow.stopped-early" in [line["event"] for line in lines]
     ewms.report(next(iter(ewms.workflows)), phase="pre-launch")  # the activation that was under way ends
-    await bridge.work(DueKind.AFTERMATH, until_s=31)
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=31)
 
     assert [p["code"] for p in problems_of(await bridge.scan(scan_id))] == ["workers-came-back"]
 
@@ -181,10 +181,10 @@ async def test_after_an_early_stop_the_later_looks_are_taken_too(bridge: Bridge,
     scan_id = await bridge.running()
     await bridge.deleted(scan_id)
     await bridge.work(DueKind.STOP)
-    await bridge.work(DueKind.AFTERMATH, until_s=31)
-    assert await bridge.due(DueKind.AFTERMATH) == [scan_id]
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=31)
+    assert await bridge.due(DueKind.STOP_VERIFICATION) == [scan_id]
     ewms.report(next(iter(ewms.workflows)), phase="pre-launch")
-    await bridge.work(DueKind.AFTERMATH, until_s=270)
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=270)
 
     assert [p["code"] for p in problems_of(await bridge.scan(scan_id))] == ["workers-came-back"]
 
@@ -195,7 +195,7 @@ async def test_a_stop_of_workers_that_were_reported_is_looked_at_after_five_minu
     await bridge.deleted(scan_id)
     await bridge.work(DueKind.STOP)
     n_looks = ewms.calls.count("taskforces")
-    await bridge.work(DueKind.AFTERMATH, until_s=299)
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=299)
     assert ewms.calls.count("taskforces") == n_looks
-    await bridge.work(DueKind.AFTERMATH, until_s=2)
+    await bridge.work(DueKind.STOP_VERIFICATION, until_s=2)
     assert ewms.calls.count("taskforces") == n_looks + 1

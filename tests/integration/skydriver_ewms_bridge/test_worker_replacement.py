@@ -17,7 +17,7 @@ POLICY = ReplacementPolicy(is_wanted=True, most_times=2, pause_s=0.0)
 
 @pytest.fixture
 async def bridge(database: str, tmp_path: Path, ewms: FakeEwms) -> AsyncIterator[Bridge]:
-    async with a_bridge(database, tmp_path, ewms, top_up=POLICY) as bridge:
+    async with a_bridge(database, tmp_path, ewms, policy=POLICY) as bridge:
         yield bridge
 
 
@@ -33,7 +33,7 @@ def _end(ewms: FakeEwms, *, left: int = 0) -> None:
 async def _look(bridge: Bridge) -> list[str]:
     await bridge.pass_time(WORKFORCE, 61)
     await bridge.workforces.refresh()
-    return await bridge.work(DueKind.TOP_UP)
+    return await bridge.work(DueKind.REPLACEMENT)
 
 
 def _added(ewms: FakeEwms) -> list[int]:
@@ -95,7 +95,7 @@ async def test_ewms_away_loses_nothing(bridge: Bridge, ewms: FakeEwms) -> None:
     ewms.struck["add"] = AWAY
     assert await _look(bridge) == ["EWMS is not reachable"]
     await bridge.work(DueKind.ADDITIONS, until_s=100)
-    await bridge.work(DueKind.TOP_UP, until_s=100)
+    await bridge.work(DueKind.REPLACEMENT, until_s=100)
     assert _added(ewms) == [10]
 
 

@@ -161,7 +161,7 @@ async def test_an_old_workflow_is_asked_for_seldom_unless_somebody_looks_at_it(b
 
     rung: list[str] = []
     pulse = LoopSignals()
-    eyes = ViewerHints(bridge.workforces.eyes_on, lambda: rung.append("workforce"), pulse)
+    eyes = ViewerHints(bridge.workforces.note_viewers, lambda: rung.append("workforce"), pulse)
     eyes.seen(scan_id)
     assert pulse.work.is_set()
     await eyes.step()

@@ -104,7 +104,7 @@ def test_a_stopped_workflow_is_counted_until_its_workers_are_gone(workforce: Wor
 def test_workers_are_counted_more_often_at_first_and_while_somebody_views_the_scan() -> None:
     def after(age: timedelta, viewed_for: timedelta | None = None) -> timedelta:
         until = None if viewed_for is None else NOW + viewed_for
-        watched = Watched(scan_id=a_launched_scan().scan_id, workflow_id="WF-1", since=NOW - age, seen="", eyes_until=until)
+        watched = Watched(scan_id=a_launched_scan().scan_id, workflow_id="WF-1", since=NOW - age, digest="", viewed_until=until)
         return refresh_interval(watched, now=NOW, interval=60 * SECOND, fast_interval=10 * SECOND)
 
     assert after(SECOND) == 10 * SECOND

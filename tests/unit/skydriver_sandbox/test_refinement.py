@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skydriver_sandbox.events import Facts
 from skydriver_sandbox.likelihood import Reconstruction, reconstruct
-from skydriver_sandbox.scanner.pixel_ledger import Arrival, Book
+from skydriver_sandbox.scanner.pixel_ledger import Arrival, PixelLedger
 from skydriver_sandbox.scanner.progression import ScanRefusedError, read_progression, read_threshold, thresholds, variations_of
 from skydriver_sandbox.scanner.refinement import Pixel, first_round, refine, steep_pixels
 
@@ -25,22 +25,22 @@ def _answer(nside: int, pixel: int, variation: int = 0, llh: float | None = None
     return answer if llh is None else dataclasses.replace(answer, llh=llh)
 
 
-def _scan(book: Book, rng: random.Random, *, in_turn: bool) -> list[int]:
+def _scan(ledger: PixelLedger, rng: random.Random, *, in_turn: bool) -> list[int]:
     """Answer all pixels until nothing is left, round by round or in any order; the sizes of the rounds."""
     rounds: list[int] = []
     due: int | None = None
     waiting: list[tuple[Pixel, int]] = []
     while True:
-        pixels = book.next_round(due)
+        pixels = ledger.next_round(due)
         if not pixels and not waiting:
-            if not book.next_round(None):
+            if not ledger.next_round(None):
                 return rounds
             due = None
             continue
         if pixels:
             rounds.append(len(pixels))
-        book.mark_sent(sorted(pixels), 0.0)
-        sent = [(pixel, number) for pixel in pixels for number in range(book.variations)]
+        ledger.mark_sent(sorted(pixels), 0.0)
+        sent = [(pixel, number) for pixel in pixels for number in range(ledger.variations)]
         rng.shuffle(sent)
         waiting = sent[::-1] + waiting
         if not in_turn:
@@ -48,10 +48,10 @@ def _scan(book: Book, rng: random.Random, *, in_turn: bool) -> list[int]:
         due = None
         while waiting and due is None:
             (nside, pixel), variation = waiting.pop()
-            assert book.accept(_answer(nside, pixel, variation)) is Arrival.NEW
-            due = book.risen()
+            assert ledger.accept(_answer(nside, pixel, variation)) is Arrival.NEW
+            due = ledger.risen()
         if due is None:
-            assert book.is_everything_collected
+            assert ledger.is_everything_collected
 
 
 @pytest.mark.parametrize(
@@ -132,86 +132,86 @@ def test_steep_neighbours_are_found_and_calm_ones_not() -> None:
 
 @pytest.mark.parametrize(("threshold", "low", "high"), [(1.0, 3072, 3328), (0.5, 3072, 4000), (0.1, 3072, 4600)])
 def test_a_demo_scan_sends_about_as_many_pixels_as_measured(threshold: float, low: int, high: int) -> None:
-    book = Book(DEMO, 1, threshold)
-    rounds = _scan(book, random.Random(5), in_turn=True)
+    ledger = PixelLedger(DEMO, 1, threshold)
+    rounds = _scan(ledger, random.Random(5), in_turn=True)
     assert rounds[0] == 768
     assert low - 256 <= sum(rounds) <= high
-    assert book.best is not None
-    assert book.best.nside == 512
+    assert ledger.best is not None
+    assert ledger.best.nside == 512
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32), st.floats(0.1, 1.0), st.integers(1, 3))
 def test_every_scan_ends_with_all_it_sent_and_its_best_pixel_refined(seed: int, threshold: float, variations: int) -> None:
     progression = read_progression(["1:0", "4:3", "16:4"])
-    book = Book(progression, variations, threshold)
-    _scan(book, random.Random(seed), in_turn=False)
-    assert book.is_everything_collected
-    assert book.missing() == []
+    ledger = PixelLedger(progression, variations, threshold)
+    _scan(ledger, random.Random(seed), in_turn=False)
+    assert ledger.is_everything_collected
+    assert ledger.missing() == []
     for nside in progression.nsides:
-        assert book.done(nside) == 1.0
-    assert book.next_round(None) == set()
+        assert ledger.done(nside) == 1.0
+    assert ledger.next_round(None) == set()
 
 
-def _answered(book: Book, answers: list[Reconstruction]) -> list[int | None]:
+def _answered(ledger: PixelLedger, answers: list[Reconstruction]) -> list[int | None]:
     found = []
     for answer in answers:
-        book.accept(answer)
-        found.append(book.risen())
+        ledger.accept(answer)
+        found.append(ledger.risen())
     return found
 
 
 def test_each_threshold_is_passed_once_while_nothing_more_is_sent() -> None:
-    book = Book(read_progression(["1:0", "2:3"]), 1, 0.5)
-    book.mark_sent([(1, pixel) for pixel in range(12)], 0.0)
-    due = _answered(book, [_answer(1, pixel) for pixel in range(12)])
+    ledger = PixelLedger(read_progression(["1:0", "2:3"]), 1, 0.5)
+    ledger.mark_sent([(1, pixel) for pixel in range(12)], 0.0)
+    due = _answered(ledger, [_answer(1, pixel) for pixel in range(12)])
     assert [number for number, nside in enumerate(due, 1) if nside == 1] == [6, 8, 9, 10, 11, 12]
 
 
 def test_sending_more_lets_a_threshold_be_passed_again() -> None:
-    book = Book(read_progression(["1:0", "2:3"]), 1, 1.0)
-    book.mark_sent([(1, 0)], 0.0)
-    assert _answered(book, [_answer(1, 0)]) == [1]
-    book.mark_sent([(1, 1)], 0.0)
-    assert _answered(book, [_answer(1, 1)]) == [1]
+    ledger = PixelLedger(read_progression(["1:0", "2:3"]), 1, 1.0)
+    ledger.mark_sent([(1, 0)], 0.0)
+    assert _answered(ledger, [_answer(1, 0)]) == [1]
+    ledger.mark_sent([(1, 1)], 0.0)
+    assert _answered(ledger, [_answer(1, 1)]) == [1]
 
 
 def test_a_round_goes_only_one_nside_further() -> None:
-    book = Book(DEMO, 1, 1.0)
-    book.mark_sent([(8, 300), (64, 20_000)], 0.0)
-    _answered(book, [_answer(8, 300), _answer(64, 20_000)])
-    assert {nside for nside, _ in book.next_round(8)} == {64}
-    assert {nside for nside, _ in book.next_round(64)} == {64, 512}
+    ledger = PixelLedger(DEMO, 1, 1.0)
+    ledger.mark_sent([(8, 300), (64, 20_000)], 0.0)
+    _answered(ledger, [_answer(8, 300), _answer(64, 20_000)])
+    assert {nside for nside, _ in ledger.next_round(8)} == {64}
+    assert {nside for nside, _ in ledger.next_round(64)} == {64, 512}
 
 
 def test_duplicates_and_unknown_answers_change_nothing() -> None:
-    book = Book(DEMO, 1, 1.0)
-    book.mark_sent([(8, 1)], 0.0)
-    assert book.accept(_answer(8, 2)) is Arrival.UNKNOWN
-    assert book.accept(_answer(64, 2)) is Arrival.UNKNOWN
-    assert book.accept(_answer(8, 1, variation=1)) is Arrival.UNKNOWN
-    assert book.accept(_answer(8, 1)) is Arrival.NEW
-    assert book.accept(_answer(8, 1)) is Arrival.DUPLICATE
-    assert (book.n_received(8), book.done(8)) == (1, 1.0)
+    ledger = PixelLedger(DEMO, 1, 1.0)
+    ledger.mark_sent([(8, 1)], 0.0)
+    assert ledger.accept(_answer(8, 2)) is Arrival.UNKNOWN
+    assert ledger.accept(_answer(64, 2)) is Arrival.UNKNOWN
+    assert ledger.accept(_answer(8, 1, variation=1)) is Arrival.UNKNOWN
+    assert ledger.accept(_answer(8, 1)) is Arrival.NEW
+    assert ledger.accept(_answer(8, 1)) is Arrival.DUPLICATE
+    assert (ledger.n_received(8), ledger.done(8)) == (1, 1.0)
 
 
 def test_a_pixel_is_finished_with_its_last_variation_and_has_the_smallest_llh() -> None:
-    book = Book(DEMO, 3, 1.0)
-    book.mark_sent([(8, 1)], 0.0)
+    ledger = PixelLedger(DEMO, 3, 1.0)
+    ledger.mark_sent([(8, 1)], 0.0)
     for variation, llh in ((2, 5.0), (0, math.nan)):
-        book.accept(_answer(8, 1, variation, llh))
-    assert book.finished == {}
-    assert book.missing() == [((8, 1), 1)]
-    book.accept(_answer(8, 1, 1, 4.0))
-    assert book.finished[8][1].llh == 4.0
+        ledger.accept(_answer(8, 1, variation, llh))
+    assert ledger.finished == {}
+    assert ledger.missing() == [((8, 1), 1)]
+    ledger.accept(_answer(8, 1, 1, 4.0))
+    assert ledger.finished[8][1].llh == 4.0
 
 
 def test_nan_never_becomes_the_best_while_there_is_a_number() -> None:
-    book = Book(DEMO, 1, 1.0)
-    book.mark_sent([(8, 1), (8, 2), (8, 3)], 0.0)
-    book.accept(_answer(8, 1, llh=math.nan))
-    assert book.best is not None
-    assert np.isnan(book.best.llh)
-    book.accept(_answer(8, 2, llh=9.0))
-    book.accept(_answer(8, 3, llh=math.nan))
-    assert book.best.llh == 9.0
+    ledger = PixelLedger(DEMO, 1, 1.0)
+    ledger.mark_sent([(8, 1), (8, 2), (8, 3)], 0.0)
+    ledger.accept(_answer(8, 1, llh=math.nan))
+    assert ledger.best is not None
+    assert np.isnan(ledger.best.llh)
+    ledger.accept(_answer(8, 2, llh=9.0))
+    ledger.accept(_answer(8, 3, llh=math.nan))
+    assert ledger.best.llh == 9.0

@@ -10,39 +10,39 @@ import pytest
 from skydriver_sandbox.events import Metadata, read_event
 from skydriver_sandbox.likelihood import reconstruct
 from skydriver_sandbox.sample_event import sample_event
-from skydriver_sandbox.scanner.pixel_ledger import Book
+from skydriver_sandbox.scanner.pixel_ledger import PixelLedger
 from skydriver_sandbox.scanner.progress import Report, manifest_json, predicted_total
 from skydriver_sandbox.scanner.progression import read_progression
+from skydriver_sandbox.scanner.rest_client import NON_URGENT, PERSISTENT
 from skydriver_sandbox.scanner.results import COLUMNS, result_json
-from skydriver_sandbox.scanner.skydriver import NON_URGENT, PERSISTENT
 from skydriver_sandbox.scanner.statistics import Statistics
 
 EVENT = read_event(sample_event(), is_real=True)
 START = 1_709_647_202.0
 
 
-def _scanned(nside_8: int, *, variations: int = 1) -> tuple[Book, Statistics]:
+def _scanned(nside_8: int, *, variations: int = 1) -> tuple[PixelLedger, Statistics]:
     """A scan that has sent all of nside 8 and has this many pixels back, one a second from 100 s after its start."""
-    book, stats = Book(read_progression(["8:0", "64:12", "512:24"]), variations, 0.5), Statistics()
-    book.mark_sent([(8, pixel) for pixel in range(768)], START + 100)
+    ledger, stats = PixelLedger(read_progression(["8:0", "64:12", "512:24"]), variations, 0.5), Statistics()
+    ledger.mark_sent([(8, pixel) for pixel in range(768)], START + 100)
     pixels = random.Random(1).sample(range(768), nside_8)
     for number, pixel in enumerate(pixels):
         for variation in range(variations):
-            book.accept(reconstruct(EVENT.facts, "splinempe" if variations > 1 else "dummy", 8, pixel, variation))
+            ledger.accept(reconstruct(EVENT.facts, "splinempe" if variations > 1 else "dummy", 8, pixel, variation))
             stats.add(8, 0.5, START + 100, START + 101 + number)
-    return book, stats
+    return ledger, stats
 
 
-def _body(book: Book, stats: Statistics, *, now: float, ended_at: float | None = None) -> dict[str, Any]:
+def _body(ledger: PixelLedger, stats: Statistics, *, now: float, ended_at: float | None = None) -> dict[str, Any]:
     report = Report("scan", "Scanning.", "Next report in 60 s.", 0.5, START, START + 100, now, ended_at)
-    body = manifest_json(book, stats, EVENT.metadata, report)
+    body = manifest_json(ledger, stats, EVENT.metadata, report)
     json.dumps(body, allow_nan=False)
     return body
 
 
 def test_the_first_report_has_no_rate_and_three_parts() -> None:
-    book, stats = Book(read_progression(["8:0", "64:12"]), 1, 0.5), Statistics()
-    body = _body(book, stats, now=START + 5)
+    ledger, stats = PixelLedger(read_progression(["8:0", "64:12"]), 1, 0.5), Statistics()
+    body = _body(ledger, stats, now=START + 5)
     assert body.keys() == {"progress", "event_metadata", "scan_metadata"}
     assert body["progress"].keys() == {
         "summary", "epilogue", "tallies", "processing_stats", "predictive_scanning_threshold", "last_updated", "start", "end",
@@ -105,15 +105,15 @@ def test_the_last_report_is_finished_and_predicts_nothing() -> None:
 
 
 def test_the_predicted_total_grows_with_what_is_sent() -> None:
-    book, _ = _scanned(0)
-    assert predicted_total(book) == 3072
-    book.mark_sent([(64, pixel) for pixel in range(900)], START)
-    assert predicted_total(book) == 768 + 900 + 1536
+    ledger, _ = _scanned(0)
+    assert predicted_total(ledger) == 3072
+    ledger.mark_sent([(64, pixel) for pixel in range(900)], START)
+    assert predicted_total(ledger) == 768 + 900 + 1536
 
 
 def test_a_result_has_sorted_rows_and_the_documented_columns() -> None:
-    book, _ = _scanned(40)
-    entry = result_json(book.finished, EVENT.metadata, complete=False)["nside-8"]
+    ledger, _ = _scanned(40)
+    entry = result_json(ledger.finished, EVENT.metadata, complete=False)["nside-8"]
     assert entry.keys() == {"columns", "data", "metadata"}
     assert entry["columns"] == COLUMNS == ["index", "llh", "E_in", "E_tot", "X", "Y", "Z", "T"]
     indices = [row[0] for row in entry["data"]]
@@ -123,8 +123,8 @@ def test_a_result_has_sorted_rows_and_the_documented_columns() -> None:
 
 
 def test_nan_becomes_skyreaders_text_and_no_result_is_an_empty_object() -> None:
-    book, _ = _scanned(2, variations=7)
-    row = result_json(book.finished, EVENT.metadata, complete=True)["nside-8"]["data"][0]
+    ledger, _ = _scanned(2, variations=7)
+    row = result_json(ledger.finished, EVENT.metadata, complete=True)["nside-8"]["data"][0]
     assert row[2:4] == ["<skyreader.nan>", "<skyreader.nan>"]
     assert result_json({}, EVENT.metadata, complete=False) == {}
 

@@ -38,7 +38,7 @@ def objects(document: dict[str, Json], key: str) -> list[dict[str, Json]]:
 
 
 def workflow_id_of(item: Json) -> str:
-    """Whose document this is, however unreadable the rest is; "" when that can't be told either."""
+    """Whose document this is, however unreadable the rest is; "" when that is unreadable, too."""
     workflow_id = item.get("workflow_id") if isinstance(item, dict) else None
     return workflow_id if isinstance(workflow_id, str) else ""
 

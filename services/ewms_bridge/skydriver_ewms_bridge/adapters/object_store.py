@@ -56,8 +56,8 @@ class S3Store:
         return self._presigned("PUT", key)
 
     async def exists(self, key: str) -> bool:
-        """See `ports.ObjectStore`. Raises TryLater when the store is away or refuses us."""
-        # encoded: a URL that is put together anew no longer fits its signature
+        """See `ports.ObjectStore`. Raises TryLater when the store is unavailable or denies access."""
+        # encoded: a URL that is assembled again no longer matches its signature
         url = URL(self._presigned("HEAD", key), encoded=True)
         try:
             async with self._session.head(url, timeout=self._timeout, allow_redirects=False) as response:

@@ -45,5 +45,5 @@ def is_over(workforce: Workforce, *, is_stopped: bool) -> bool:
 
 def refresh_interval(watched: Watched, *, now: datetime, interval: timedelta, fast_interval: timedelta) -> timedelta:
     """Return when to count the workers again. fast_interval: in a workflow's first minutes, and while somebody views the scan."""
-    is_viewed = watched.eyes_until is not None and watched.eyes_until > now
+    is_viewed = watched.viewed_until is not None and watched.viewed_until > now
     return fast_interval if is_viewed or now - watched.since < FAST_REFRESH_PERIOD else interval

@@ -1,6 +1,6 @@
 """Recognises what goes wrong with a scan's workers, from what EWMS reports of them.
 
-EWMS never restarts or tops up workers, so these are the signs that a scan waits in vain. Source: EWMS contract 9, 10.
+EWMS never restarts or tops up workers, so these are the signs that a scan cannot finish. Source: EWMS contract 9, 10.
 """
 
 from collections.abc import Mapping
@@ -30,13 +30,13 @@ class Problem:
 def is_ended(taskforce: Taskforce) -> bool:
     """Whether none of its workers will run any more.
 
-    A taskforce stopped before it was submitted keeps its stopping phase for ever: waiting for "complete" would never end.
+    A taskforce stopped before it was submitted keeps its stopping phase forever: waiting for "complete" would never end.
     """
     return taskforce.phase == COMPLETE or (taskforce.phase in STOPPING and taskforce.cluster_id is None)
 
 
 def is_submission_given_up(taskforce: Taskforce) -> bool:
-    """Whether EWMS has tried three times to submit it and will not again; its phase alone does not tell."""
+    """Whether EWMS has tried three times to submit it and will not again; its phase alone does not show it."""
     if taskforce.phase != WAITS_FOR_SUBMISSION:
         return False
     failed = sum(1 for c in taskforce.phase_changes if c.target_phase == SUBMITTED and not c.was_successful)

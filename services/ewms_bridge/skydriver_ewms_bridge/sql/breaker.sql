@@ -1,12 +1,12 @@
 -- name: outage()^
--- How EWMS was found last, by any replica; no row: it has always answered.
+-- How EWMS was found last, by any replica; no row: it has always responded.
 SELECT failures, openings, since, open_until, extract(epoch FROM open_until - clock_timestamp())::float8 AS remaining_open_s,
        extract(epoch FROM clock_timestamp() - recovered_at)::float8 AS recovered_ago_s
   FROM ewms_outages WHERE name = 'ewms';
 
 -- name: failed(threshold, first_s, cap_s, jitter, at_least_s)$
--- One more call without an answer; from the threshold on nobody asks for a while. While that holds, failures of calls that were
--- under way do not count. Answers until when, or null.
+-- One more call without a response; from the threshold on the circuit is open for a while, and failures of calls that were
+-- in progress do not count. Returns until when, or null.
 INSERT INTO ewms_outages AS o (name, failures, openings, since) VALUES ('ewms', 1, 0, clock_timestamp())
 ON CONFLICT ON CONSTRAINT ewms_outages_pkey DO UPDATE SET
     failures = o.failures + 1,
@@ -22,7 +22,7 @@ RETURNING open_until;
 UPDATE ewms_outages SET failures = 0, openings = 0 WHERE name = 'ewms' AND open_until IS NULL AND failures > 0;
 
 -- name: claim_probe(hold_s)$
--- Take the one question by which it is found out whether EWMS is back: true for one replica only.
+-- Claim the one probe by which it is found out whether EWMS is available again: true for one replica only.
 UPDATE ewms_outages SET open_until = clock_timestamp() + make_interval(secs => :hold_s)
  WHERE name = 'ewms' AND open_until <= clock_timestamp() RETURNING true;
 
@@ -32,5 +32,5 @@ UPDATE ewms_outages SET openings = openings + 1,
  WHERE name = 'ewms' RETURNING open_until;
 
 -- name: probe_answered(failures)!
--- EWMS can be asked again. It has not proved to work yet: the next failure closes the way at once, for longer.
+-- The circuit closes. EWMS has not proved to work yet: the next failure opens it at once, for longer.
 UPDATE ewms_outages SET open_until = NULL, failures = :failures, recovered_at = clock_timestamp() WHERE name = 'ewms';

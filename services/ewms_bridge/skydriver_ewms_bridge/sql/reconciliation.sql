@@ -30,21 +30,21 @@ SELECT m.scan_id, m.version, m.body, m.rest,
  ORDER BY m.scan_id LIMIT :most;
 
 -- name: stopped_and_watched(most)
--- Stopped workflows whose workers are still watched, without a look for workers that come back. Index: ewms_watch_order.
+-- Stopped workflows whose workers are still watched, and whose stop is not verified. Index: ewms_watch_order.
 SELECT w.scan_id FROM ewms_watch w JOIN manifests m ON m.scan_id = w.scan_id
  WHERE w.refresh_at IS NOT NULL AND m.deactivated IS NOT NULL
    AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind = 'ewms-aftermath' AND d.scan_id = w.scan_id)
  LIMIT :most;
 
 -- name: unclear_additions(most)
--- Scans with a request for workers whose outcome is open, that nobody has in hand and nobody finds out. Index: ewms_additions_open.
+-- Scans with a request for workers whose outcome is open, that no replica processes and that is not noted as due. Index: ewms_additions_open.
 SELECT DISTINCT a.scan_id FROM ewms_additions a
  WHERE NOT a.is_told AND a.taskforce_uuid IS NULL AND a.held_until < clock_timestamp()
    AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind = 'ewms-additions' AND d.scan_id = a.scan_id)
  LIMIT :most;
 
 -- name: open_attempts(most)
--- Requests for a workflow whose outcome is open, and that nobody brings to an end. The table holds few rows.
+-- Requests for a workflow whose outcome is open, and that are not noted as due. The table holds few rows.
 SELECT a.scan_id, a.attempted_at + make_interval(secs => a.longer_s) AS attempted_at FROM ewms_attempts a
  WHERE NOT EXISTS (SELECT FROM due_work d WHERE d.kind IN ('ewms-assign', 'ewms-duplicates') AND d.scan_id = a.scan_id)
  LIMIT :most;

@@ -42,12 +42,12 @@ UPDATE ewms_watch SET refresh_at = clock_timestamp() + make_interval(secs => :ho
  WHERE EXISTS (SELECT FROM ewms_watch WHERE refresh_at <= now())
    AND scan_id IN (SELECT scan_id FROM ewms_watch WHERE refresh_at <= now() + make_interval(secs => :ahead_s)
                     ORDER BY refresh_at LIMIT :most FOR UPDATE SKIP LOCKED)
-RETURNING scan_id, workflow_id, since, seen, eyes_until;
+RETURNING scan_id, workflow_id, since, seen AS digest, eyes_until AS viewed_until;
 
--- name: refreshed(scan_ids, seens, refresh_ats, now)!
--- Note what was told of these workflows, and when to ask again. Index: ewms_watch_pkey.
+-- name: refreshed(scan_ids, digests, refresh_ats, now)!
+-- Note what was reported of these workflows, and when to ask again. Index: ewms_watch_pkey.
 UPDATE ewms_watch w SET seen = r.seen, refresh_at = r.refresh_at, refreshed_at = :now
-  FROM unnest(:scan_ids::text[], :seens::text[], :refresh_ats::timestamptz[]) AS r (scan_id, seen, refresh_at)
+  FROM unnest(:scan_ids::text[], :digests::text[], :refresh_ats::timestamptz[]) AS r (scan_id, seen, refresh_at)
  WHERE w.scan_id = r.scan_id AND w.refresh_at IS NOT NULL;
 
 -- name: release_watched(scan_ids, refresh_at)!
@@ -58,8 +58,8 @@ UPDATE ewms_watch SET refresh_at = :refresh_at WHERE scan_id = ANY(:scan_ids) AN
 -- Ask for this workflow's workers at once, unless they are over. Index: ewms_watch_pkey.
 UPDATE ewms_watch SET refresh_at = :now WHERE scan_id = :scan_id AND refresh_at IS NOT NULL;
 
--- name: eyes_on(scan_ids, until, soon)$
--- Somebody looks at these scans: true, or null when that was known or their workers are over. Index: ewms_watch_pkey.
+-- name: note_viewers(scan_ids, until, soon)$
+-- Somebody views these scans: true, or null when that was known or their workers are over. Index: ewms_watch_pkey.
 UPDATE ewms_watch SET eyes_until = :until, refresh_at = least(refresh_at, :soon)
  WHERE scan_id = ANY(:scan_ids) AND refresh_at IS NOT NULL AND (eyes_until IS NULL OR eyes_until < :soon)
 RETURNING true;
@@ -73,8 +73,8 @@ SELECT coalesce(extract(epoch FROM clock_timestamp() - min(coalesce(refreshed_at
 -- When the next workflow is due, or null. Index: ewms_watch_order.
 SELECT min(refresh_at) FROM ewms_watch;
 
--- name: untold_addition(scan_id, cluster_location, n_workers)^
--- The request for workers of this shape whose answer nobody has got yet. Index: ewms_additions_open.
+-- name: unclaimed_addition(scan_id, cluster_location, n_workers)^
+-- The request for workers of this shape whose response nobody has got yet. Index: ewms_additions_open.
 SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until, task_id, before, attempted_at,
        taskforce_uuid, got_n_workers, is_automatic
   FROM ewms_additions
@@ -83,12 +83,12 @@ SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at,
    FOR UPDATE;
 
 -- name: users_additions(scan_id)
--- What users have asked for beyond the scan's request, also without an answer yet. Index: ewms_additions_scan.
+-- What users have asked for beyond the scan's request, also without a response yet. Index: ewms_additions_scan.
 SELECT cluster_location, sum(coalesce(got_n_workers, n_workers))::bigint AS n_workers
   FROM ewms_additions WHERE scan_id = :scan_id AND NOT is_automatic GROUP BY cluster_location;
 
 -- name: unclear_addition(scan_id)^
--- One request of this scan whose outcome is open and that nobody has in hand. Index: ewms_additions_scan.
+-- One request of this scan whose outcome is open and that no replica processes. Index: ewms_additions_scan.
 SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at, held_until, task_id, before, attempted_at,
        taskforce_uuid, got_n_workers, is_automatic
   FROM ewms_additions
@@ -96,11 +96,11 @@ SELECT addition_id, scan_id, workflow_id, cluster_location, n_workers, asked_at,
  ORDER BY asked_at LIMIT 1 FOR UPDATE SKIP LOCKED;
 
 -- name: seconds_held(scan_id)$
--- For how long the open requests of this scan are in hand, or null. Index: ewms_additions_scan.
+-- For how long replicas may still process open requests of this scan, or null. Index: ewms_additions_scan.
 SELECT greatest(0, extract(epoch FROM max(held_until) - clock_timestamp()))::float8
   FROM ewms_additions WHERE scan_id = :scan_id AND NOT is_told AND taskforce_uuid IS NULL;
 
--- name: has_open_top_up(scan_id)$
+-- name: has_open_replacement(scan_id)$
 -- Index: ewms_additions_scan.
 SELECT EXISTS (SELECT FROM ewms_additions WHERE scan_id = :scan_id AND is_automatic AND NOT is_told);
 
@@ -109,15 +109,15 @@ INSERT INTO ewms_additions (scan_id, workflow_id, cluster_location, n_workers, a
 VALUES (:scan_id, :workflow_id, :cluster_location, :n_workers, :now, :held_until, :is_automatic) RETURNING addition_id;
 
 -- name: hold_addition(addition_id, held_until)!
--- Take a request in hand. Index: ewms_additions_pkey.
+-- Lease a request. Index: ewms_additions_pkey.
 UPDATE ewms_additions SET held_until = :held_until WHERE addition_id = :addition_id;
 
 -- name: release_addition(addition_id, held_until, now)!
--- Put a request down, if whoever took it still holds it. Index: ewms_additions_pkey.
+-- End the lease of a request, if its holder still has it. Index: ewms_additions_pkey.
 UPDATE ewms_additions SET held_until = :now WHERE addition_id = :addition_id AND held_until = :held_until;
 
 -- name: attempt_addition(addition_id, held_until, task_id, before, now)$
--- Note that EWMS is asked now, and what was there before: true, or null when the request was dropped or somebody else holds it. Index:
+-- Note that EWMS is asked now, and what existed before: true, or null when the request was dropped or another replica holds it. Index:
 -- ewms_additions_pkey.
 UPDATE ewms_additions SET task_id = :task_id, before = :before, attempted_at = :now
  WHERE addition_id = :addition_id AND held_until = :held_until
@@ -138,7 +138,7 @@ UPDATE ewms_additions SET taskforce_uuid = :taskforce_uuid, got_n_workers = :got
 DELETE FROM ewms_additions WHERE addition_id = :addition_id;
 
 -- name: taken_taskforces(scan_id)
--- Taskforces that were the answer to some request already. Index: ewms_additions_scan.
+-- Taskforces that were the response to some request already. Index: ewms_additions_scan.
 SELECT taskforce_uuid FROM ewms_additions WHERE scan_id = :scan_id AND taskforce_uuid IS NOT NULL;
 
 -- name: kept_taskforces(scan_id)^

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from skydriver_sandbox.scanner.skydriver import PERSISTENT, RetryPolicy
+from skydriver_sandbox.scanner.rest_client import PERSISTENT, RetryPolicy
 from skydriver_scanner import (
     AsyncScannerSession,
     CallFailed,
@@ -22,18 +22,18 @@ log = logging.getLogger("sandbox.scanner")
 
 _URGENT_S = 3600.0
 _PARTING_S = 3.0
-"""How long a scanner that was told to stop, or has failed, tries to get rid of its last words."""
+"""How long a scanner that has to stop, or has failed, tries to deliver its last reports."""
 _TAIL_LINES = 50
 
 
-class Line(Protocol):
-    """What a scan needs of SkyDriver. All raise CallFailed where it does not answer, or refuses."""
+class SkyDriverClient(Protocol):
+    """What a scan needs of SkyDriver. All raise CallFailed where it does not respond, or rejects."""
 
     async def event(self) -> object:
         """The event to scan."""
 
     async def wait_for_workers(self, poll_s: float) -> None:
-        """Until one runs, for ever."""
+        """Return when one runs; there is no timeout."""
 
     async def report_progress(self, body: dict[str, Any], patience: RetryPolicy) -> None:
         """Body as in `PATCH /scan/{id}/manifest`. Urgent: returns when it has arrived."""
@@ -42,10 +42,10 @@ class Line(Protocol):
         """The whole map so far. Urgent: returns when it has arrived."""
 
     async def report_failure(self, reason: str) -> None:
-        """Say why this scanner ends, if there is a way to."""
+        """Report why this scanner ends, if there is a way to."""
 
     async def until_stopped(self, poll_s: float) -> str:
-        """Return why, when the scan must stop. poll_s: seconds between two looks where nobody tells."""
+        """Return why, when the scan must stop. poll_s: seconds between two polls where there is no stop signal."""
 
 
 class TailHandler(logging.Handler):
@@ -59,7 +59,7 @@ class TailHandler(logging.Handler):
         self.lines.append(self.format(record))
 
 
-class SessionLine:
+class SessionClient:
     """Over the bus, by the client library. Use as an async context manager; leaving it delivers what still waits."""
 
     def __init__(
@@ -72,7 +72,7 @@ class SessionLine:
         self._stopped: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
         self._is_failing = False
 
-    async def __aenter__(self) -> "SessionLine":
+    async def __aenter__(self) -> "SessionClient":
         self._session = AsyncScannerSession(self._settings)
         self._session.on_stop(self._stopped.set_result)
         logging.getLogger().addHandler(self._tail)
@@ -96,7 +96,7 @@ class SessionLine:
             await self._session.wait_for_workers(poll_s=poll_s)
         except ScanStopped:
             await asyncio.shield(self._stopped)
-            await asyncio.get_running_loop().create_future()  # whoever hears of the stop cancels us
+            await asyncio.get_running_loop().create_future()  # the stop signal cancels this task
 
     async def report_progress(self, body: dict[str, Any], patience: RetryPolicy) -> None:
         await self._session.report_progress(**body)
@@ -118,10 +118,10 @@ class SessionLine:
 
     async def _arrived(self, patience: RetryPolicy) -> None:
         if patience is PERSISTENT and not await self._session.flush(_URGENT_S):
-            raise CallFailed(f"the end of the scan can't be reported; it waits in {self._settings.folder}", None)
+            raise CallFailed(f"the end of the scan cannot be reported; it is kept in {self._settings.folder}", None)
 
 
-async def stop_when_told(line: Line, poll_s: float, stop: Callable[[], None]) -> None:
+async def stop_on_signal(client: SkyDriverClient, poll_s: float, stop: Callable[[], None]) -> None:
     """Call ``stop`` when the scan was deleted or its workflow has ended."""
-    log.warning("stopping: %s", await line.until_stopped(poll_s))
+    log.warning("stopping: %s", await client.until_stopped(poll_s))
     stop()

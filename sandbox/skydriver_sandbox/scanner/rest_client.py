@@ -11,22 +11,22 @@ from typing import Any
 from skydriver_scanner.errors import CallFailed
 from skydriver_scanner.rest import PERSISTENT, Rest, RetryPolicy
 
-__all__ = ["NON_URGENT", "PERSISTENT", "CallFailed", "RetryPolicy", "SkyDriver"]
+__all__ = ["NON_URGENT", "PERSISTENT", "CallFailed", "RestClient", "RetryPolicy"]
 
 log = logging.getLogger("sandbox.scanner")
 
 NON_URGENT = RetryPolicy(timeout_s=10.0, retries=1, backoff_s=0.0)
 
 
-class SkyDriver:
-    """The five calls of a scanner, see ``Line``. Use as an async context manager. The token is fixed for the scan's life."""
+class RestClient:
+    """The five calls of a scanner, see ``SkyDriverClient``. Use as an async context manager. The token is fixed for the scan's life."""
 
     def __init__(self, address: str, token: str, scan_id: str) -> None:
         self._address = address
         self._scan_id = scan_id
         self._token = token
 
-    async def __aenter__(self) -> "SkyDriver":
+    async def __aenter__(self) -> "RestClient":
         self._rest = Rest(self._address, self._token, self._scan_id)
         return self
 
@@ -64,7 +64,7 @@ class SkyDriver:
                 log.warning("status unknown: %s", error)
 
     async def report_failure(self, reason: str) -> None:
-        """There is no way to over HTTP: SkyDriver learns of it from the process."""
+        """Do nothing: there is no call for it, and SkyDriver sees the process end."""
 
     async def _must_stop(self) -> bool:
         status = await self._call("GET", "status", None, NON_URGENT)
