@@ -88,7 +88,7 @@ class FakeEwms:
         return tuple(w for w in self.workflows.values() if self._scan_of(w) == scan_id and w.timestamp >= since)
 
     async def create_workflow(self, spec: WorkflowSpec) -> Workflow:
-        return self._make("create", "make a workflow", lambda: self._create(spec))
+        return self._make("create", "create workflow", lambda: self._create(spec))
 
     async def get_workflow(self, workflow_id: str) -> Workflow:
         self._strike("get")

@@ -53,7 +53,7 @@ def _suppress_bookkeeping_faults() -> Iterator[None]:
     try:
         yield
     except TryLater as fault:
-        logger.warning("ewms.not-noted", what=fault.what)
+        logger.warning("ewms.outcome-not-recorded", what=fault.what)
 
 
 class Breaker:
@@ -114,11 +114,11 @@ class Breaker:
         except TryLater as fault:
             with database_faults():
                 until = await _sql.probe_failed(self._pool, **self._pause(fault))
-            logger.warning("ewms.still-away", what=fault.what, asked_again_at=until.isoformat())
+            logger.warning("ewms.probe-failed", what=fault.what, probed_again_at=until.isoformat())
             return True
         with database_faults():
             await _sql.probe_answered(self._pool, failures=THRESHOLD - 1)
-        logger.info("ewms.is-back")
+        logger.info("ewms.breaker-closed")
         self._notifier.ring(DUE_CHANNEL, "")  # all kinds of work, all replicas
         return False
 
@@ -135,7 +135,7 @@ class Breaker:
         with database_faults():
             until = await _sql.failed(self._pool, threshold=THRESHOLD, **self._pause(fault))
         if until is not None:
-            logger.warning("ewms.away", what=str(fault), asked_again_at=until.isoformat())
+            logger.warning("ewms.breaker-opened", what=str(fault), probed_again_at=until.isoformat())
             self._notifier.ring(DUE_CHANNEL, PROBE)
 
     async def _answered(self) -> None:

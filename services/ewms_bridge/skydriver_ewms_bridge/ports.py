@@ -46,7 +46,7 @@ class OutcomeUnknown(EwmsFault):
     """
 
     def __init__(self, what: str, *, longer_by_s: float = 0.0) -> None:
-        super().__init__(f"EWMS gave no clear answer to the request to {what}")
+        super().__init__(f"the outcome of a request to EWMS is unknown ({what})")
         self.longer_by_s = longer_by_s
 
 
@@ -77,14 +77,14 @@ class WorkflowEnded(EwmsFault):
     """The workflow is deactivated, so it gets no more workers (422)."""
 
     def __init__(self) -> None:
-        super().__init__("EWMS says that the workflow has ended")
+        super().__init__("the workflow has ended at EWMS")
 
 
 class EwmsNotFound(EwmsFault):
     """EWMS has no such id, or, for a stop, the workflow is already stopped (404). Only a look at the workflow tells which."""
 
     def __init__(self) -> None:
-        super().__init__("EWMS does not know this id")
+        super().__init__("EWMS has no such id")
 
 
 class ScanNotReady(TryLater):

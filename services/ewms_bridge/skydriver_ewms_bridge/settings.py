@@ -11,16 +11,16 @@ from skydriver_common.runtime.settings import PREFIX, ServiceSettings
 
 
 class BridgeSettings(ServiceSettings):
-    """Where EWMS and the object store are, and how patient to be with them."""
+    """Where EWMS and the object store are, and how long to wait for them."""
 
     credential_delivery: Literal["files", "secrets"] = "files"
-    """How a scanner gets the credentials of its queues: ``files`` for the launcher ``local``, ``secrets`` for ``kubernetes``."""
+    """How queue credentials are delivered to a scanner: ``files`` for the launcher ``local``, ``secrets`` for ``kubernetes``."""
     work_dir: Path | None = None
     """Holds one folder per scan, into which queue credentials are written (delivery by files)."""
     kubernetes_namespace: str | None = None
     """Where scans have their Jobs and Secrets (delivery by Secrets); the cluster is that of KUBECONFIG, else this pod's."""
     kubernetes_timeout_s: float = Field(default=15.0, gt=0, le=50)
-    """Timeout of one call to the Kubernetes API."""
+    """Timeout of one call to the Kubernetes API, in seconds."""
     ewms_url: str
     """Base address of EWMS, without ``/v1``; also what scans show as their ``ewms_address``."""
     ewms_issuer: str
@@ -46,39 +46,39 @@ class BridgeSettings(ServiceSettings):
     worker_idle_timeout_s: int = Field(default=3600, ge=1)
     """How long a worker waits for its next pixel; must outlast the pauses between two rounds of pixels."""
     teardown_delay_s: float = Field(default=60.0, ge=0)
-    """From the final result to the end of the workflow (REST contract 8.8)."""
+    """Seconds from the final result to the end of the workflow (REST contract 8.8)."""
     workforce_interval_s: float = Field(default=60.0, gt=0)
-    """Between two looks at the workers of all live workflows."""
+    """Interval at which worker counts are refreshed, in seconds."""
     workforce_fast_interval_s: float = Field(default=10.0, gt=0)
-    """The same in the first five minutes of a workflow, when someone waits for the first worker."""
+    """The same during a workflow's first five minutes and while somebody views the scan."""
     queue_activation_poll_s: float = Field(default=10.0, gt=0)
-    """Between two looks at queues that are not activated yet; the first looks follow faster."""
+    """Interval at which queues that are not active yet are polled, in seconds; the first polls follow faster."""
     queue_activation_timeout_s: float = Field(default=21_600.0, gt=0)
-    """After this long without activated queues the workflow is given up."""
+    """Seconds after which a workflow without active queues is given up."""
     startup_file_timeout_s: float = Field(default=900.0, gt=0)
-    """After this long without the scanner's upload of ``startup.json`` the scan's status says so (REST contract 9.5)."""
+    """Seconds without an upload of ``startup.json`` after which the status shows ``startup-file-missing`` (REST contract 9.5)."""
     ewms_probe_max_interval_s: float = Field(default=60.0, gt=0)
-    """Maximum interval between probes while the circuit breaker is open."""
+    """Maximum interval between probes while the circuit breaker is open, in seconds."""
     max_workers_per_scan: int = Field(default=MAX_WORKERS_PER_SCAN, ge=1, le=2**31 - 1)
-    """Most workers of one scan, in all clusters and with all additions together; a request for more in sum is 422. Workers that are
-    replaced (``replace_workers``) do not count. The gateway has the same setting."""
+    """Maximum number of workers of one scan, on all clusters and with all additions; a request that exceeds the sum is 422. Workers that
+    are replaced (``replace_workers``) do not count. The gateway has the same setting."""
     max_workers_per_cluster: dict[str, int] = Field(default={})
-    """Cluster name to the most workers of one scan there, where that is less."""
+    """JSON object: cluster name to the maximum number of workers of one scan there, where that is less."""
     replace_workers: bool = False
-    """Whether workers that have ended while pixels remain are replaced; EWMS never does that by itself."""
+    """Replace workers that ended while pixels remain; EWMS never does that by itself."""
     replace_workers_max_batches: int = Field(default=3, ge=0)
-    """Per scan, so many batches of workers are replaced at most."""
+    """Maximum number of replacement batches per scan."""
     replace_workers_pause_s: float = Field(default=600.0, ge=0)
-    """After a batch, before the next one."""
+    """Minimum pause between two batches, in seconds."""
     ewms_unknown_outcome_wait_s: float = Field(default=1_000.0, gt=0, allow_inf_nan=False)
-    """How long a request without an answer may still come true (EWMS contract 12); it is not repeated earlier, and a second workflow
-    is looked for so long after the last request."""
+    """Seconds during which EWMS may still execute a request whose response was lost; it is not retried before (EWMS contract 12), and
+    that long after the last request the bridge looks for a second workflow."""
     ewms_refusal_retry_s: float = Field(default=1_800.0, ge=0, allow_inf_nan=False)
-    """How long EWMS is asked again for a workflow that it refuses for a reason that may pass, such as an image that is not uploaded
-    yet; then the scan is refused. Complaints about the request itself are final at once."""
+    """Seconds during which a workflow is requested again that EWMS rejects for a reason that may pass, such as an image that is not
+    uploaded yet; then the scan is refused. Complaints about the request itself are final at once."""
 
     @model_validator(mode="after")
-    def _can_hand_over(self) -> Self:
+    def _can_deliver(self) -> Self:
         needed = {"files": "work_dir", "secrets": "kubernetes_namespace"}[self.credential_delivery]
         if getattr(self, needed) is None:
             raise ValueError(

@@ -52,7 +52,7 @@ class WorkerReplacement:
             try:
                 is_added = await self._additions.replace_workers(scan.scan_id, scan.ewms_workflow_id, cluster, n_workers)
             except (EwmsNotFound, OutcomeUnknown) as fault:
-                logger.warning("top-up.unclear", fault=str(fault), cluster=cluster, n_workers=n_workers)
+                logger.warning("top-up.outcome-unknown", fault=str(fault), cluster=cluster, n_workers=n_workers)
                 return None
             logger.info("top-up.done" if is_added else "top-up.not-possible", cluster=cluster, n_workers=n_workers)
         return None

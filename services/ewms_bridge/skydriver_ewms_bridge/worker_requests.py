@@ -159,7 +159,7 @@ class WorkerRequests:
             tx.due.put(DueKind.ADDITIONS, command.scan_id, after=WORKER_REQUEST_LEASE + LOST_WORKERS_CHECK)
             step = request_step(addition, now=tx.now)
             if step is RequestStep.WAIT:
-                raise TryLater("the same workers are being asked for just now", SAME_REQUEST_RETRY_S)
+                raise TryLater("an identical request for workers is in progress", SAME_REQUEST_RETRY_S)
             if addition is not None and step is RequestStep.TAKE_UP:
                 return await store.hold_addition(tx.connection, addition, until=tx.now + WORKER_REQUEST_LEASE)
             if addition is not None:

@@ -198,7 +198,7 @@ class Workflows:
         try:
             workflow = await self._ewms.create_workflow(workflow_spec(order))
         except OutcomeUnknown as unclear:
-            logger.warning("workflow.unclear", longer_by_s=unclear.longer_by_s)
+            logger.warning("workflow.outcome-unknown", longer_by_s=unclear.longer_by_s)
             if unclear.longer_by_s:
                 await store.lengthen_attempt(self._pool, scan.scan_id, begun_at, longer_s=unclear.longer_by_s)
             return None

@@ -126,7 +126,7 @@ class Workforces:
         if digest != one.digest:
             problems = await self._usecases.workforce_seen(one.scan_id, workforce)
             if problems:
-                logger.warning("workforce.trouble", scan_id=one.scan_id, problems=problems)
+                logger.warning("workforce.problems-found", scan_id=one.scan_id, problems=problems)
         if label is None:
             await self._replacement.seen(one.scan_id, workforce)
         return digest

@@ -62,7 +62,7 @@ class SlowEwms(FakeEwms):
                 if answer.comes_true_after is not None:
                     at = self.clock_s + answer.comes_true_after * (UNCLEAR_WAIT_S + answer.busy_s)
                     self.on_its_way.append((at, spec))
-                raise OutcomeUnknown("make a workflow", longer_by_s=answer.busy_s)
+                raise OutcomeUnknown("create workflow", longer_by_s=answer.busy_s)
         return self._create(spec)
 
     def pass_time(self, seconds: float) -> None:

@@ -130,7 +130,7 @@ async def test_queues_that_never_come_are_told_and_given_up_in_the_end(pair: Pai
 
     await pair.bridge.work(DueKind.QUEUES, until_s=21_601)
     scan = await pair.bridge.scan(ScanId(scan_id))
-    assert "has not activated the queues" in scan.ewms.refused
+    assert "did not activate the queues" in scan.ewms.refused
     await pair.bridge.work(DueKind.STOP)
     assert await pair.live(ScanId(scan_id)) == []
     scan = await pair.bridge.scan(ScanId(scan_id))

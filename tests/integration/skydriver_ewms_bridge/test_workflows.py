@@ -437,7 +437,7 @@ async def test_queues_that_are_never_activated_end_the_scan_visibly(bridge: Brid
     await bridge.work(DueKind.STOP)
 
     scan = await bridge.scan(scan_id)
-    assert "has not activated the queues" in scan.ewms.refused
+    assert "did not activate the queues" in scan.ewms.refused
     assert scan.state == "ABORTED__WAITING_ON_SCANNER_SERVER_STARTUP"
     assert ewms.live() == []
 

@@ -8,7 +8,7 @@ import pytest
 from skydriver_common.model import events as ev
 from skydriver_common.model.problem_codes import ProblemCode
 from skydriver_common.model.scan import Scan
-from skydriver_ewms_bridge.decide.queues import decide_queues_activated, decide_queues_awaited
+from skydriver_ewms_bridge.decide.queues import decide_queues_activated, decide_queues_awaited, not_activated_in_time
 from skydriver_ewms_bridge.decide.reconciliation import KINDS, due_in, missing_work, over_since
 from skydriver_ewms_bridge.decide.start_checks import decide_startup_file, decide_tokens_ending, token_warning_in
 from skydriver_ewms_bridge.decide.worker_replacement import (
@@ -50,6 +50,14 @@ def test_the_queues_are_recorded_once() -> None:
     assert decide_queues_activated(a_working_scan(), QUEUES, 5.0) == [ev.QueuesActivated(queues=QUEUES, tokens_end_at=5.0)]
     assert decide_queues_activated(a_working_scan(queues=QUEUES), QUEUES, 5.0) == []
     assert decide_queues_activated(finished(a_working_scan()), QUEUES, 5.0) == []
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "words"),
+    [(21_600.0, "6 h"), (130.0, "2 min 10 s"), (60.0, "1 min"), (5.0, "5 s"), (0.5, "0.5 s"), (3_725.0, "1 h 2 min 5 s")],
+)
+def test_queues_that_are_not_activated_in_time_are_reported_in_units_people_use(limit_s: float, words: str) -> None:
+    assert not_activated_in_time(limit_s) == f"EWMS did not activate the queues within {words}"
 
 
 def test_the_startup_file_is_reported_missing_and_found_again() -> None:

@@ -156,11 +156,11 @@ class EwmsRest:
 
     async def create_workflow(self, spec: WorkflowSpec) -> Workflow:
         """See `ports.Ewms`."""
-        what = "make a workflow"
+        what = "create workflow"
         try:
             answer = await self._make("/workflows", dict(spec), what)
         except (EwmsNotFound, WorkflowEnded) as fault:
-            raise EwmsRejectedForNow("an answer that is not meant for this request") from fault
+            raise EwmsRejectedForNow("a response that does not belong to this request") from fault
         try:
             return wire.workflow(wire.as_object((answer.document or {}).get("workflow"), "workflow"))
         except wire.Unreadable as fault:
@@ -438,7 +438,9 @@ def _refusal(answer: _Answer) -> Exception:
         case status:
             # Also an HTML 404: a wrong address must not pass for "there is no such workflow".
             logger.error("ewms.unexpected-status", status=status)
-            return TryLater("EWMS responded with an unexpected status", answer.retry_after_s or REJECTED_FOR_NOW_RETRY_S)
+            return TryLater(
+                f"EWMS responded with an unexpected status ({status})", answer.retry_after_s or REJECTED_FOR_NOW_RETRY_S
+            )
 
 
 def _readable(parse: Callable[[dict[str, Json]], T], document: dict[str, Json]) -> T:
@@ -468,7 +470,7 @@ def _skip(_: str) -> None:
 
 
 def _unreadable(why: str) -> TryLater:
-    logger.warning("ewms.unreadable-answer", why=why)
+    logger.warning("ewms.response-invalid", why=why)
     return TryLater("EWMS sent a response that cannot be parsed", INVALID_RESPONSE_RETRY_S)
 
 

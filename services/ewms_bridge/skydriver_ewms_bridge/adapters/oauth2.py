@@ -98,7 +98,7 @@ class ClientCredentials:
             answer = await self._ask("GET", f"{self._issuer}/.well-known/openid-configuration")
             endpoint = answer.get("token_endpoint")
             if not isinstance(endpoint, str) or not endpoint:
-                raise TryLater("the token issuer of EWMS names no token endpoint", MISCONFIGURED_LOGIN_RETRY_S)
+                raise TryLater("the EWMS token issuer names no token endpoint", MISCONFIGURED_LOGIN_RETRY_S)
             self._endpoint = urljoin(self._issuer + "/", endpoint)
         return self._endpoint
 
@@ -110,16 +110,14 @@ class ClientCredentials:
                         # A wrong id or secret: no repetition helps until somebody changes the settings.
                         logger.error("ewms.credentials-refused", status=response.status)
                         raise TryLater("the EWMS token issuer rejected our client id or secret", MISCONFIGURED_LOGIN_RETRY_S)
-                    raise TryLater("the token issuer of EWMS responded with HTTP 5xx", SERVER_FAULT_RETRY_S)
+                    raise TryLater(f"the EWMS token issuer responded with HTTP {response.status}", SERVER_FAULT_RETRY_S)
                 answer = orjson.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-            raise TryLater("the token issuer of EWMS is not reachable", UNREACHABLE_RETRY_S) from fault
+            raise TryLater("the EWMS token issuer is not reachable", UNREACHABLE_RETRY_S) from fault
         except orjson.JSONDecodeError as fault:
-            raise TryLater(
-                "the token issuer of EWMS sent a response that cannot be parsed", INVALID_RESPONSE_RETRY_S
-            ) from fault
+            raise TryLater("the EWMS token issuer sent a response that cannot be parsed", INVALID_RESPONSE_RETRY_S) from fault
         if not isinstance(answer, dict):
-            raise TryLater("the token issuer of EWMS sent a response that cannot be parsed", INVALID_RESPONSE_RETRY_S)
+            raise TryLater("the EWMS token issuer sent a response that cannot be parsed", INVALID_RESPONSE_RETRY_S)
         return answer
 
     def _renew_at(self, token: str, expires_in: object) -> float:

@@ -68,7 +68,7 @@ class S3Store:
             return False
         if status != 200:
             after_s = ACCESS_DENIED_RETRY_S if status == 403 else SERVER_FAULT_RETRY_S
-            raise TryLater(f"the object store answers {status} to a look-up", after_s)
+            raise TryLater(f"the object store responded with HTTP {status} to a HEAD request", after_s)
         return True
 
     def _presigned(self, method: str, key: str) -> str:

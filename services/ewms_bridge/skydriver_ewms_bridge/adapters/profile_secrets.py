@@ -1,6 +1,6 @@
-"""Hands a scan's credentials to its pod: two keys of the scan's own Secret, which the pod waits for.
+"""Delivers a scan's credentials to its pod: two keys of the scan's own Secret, which the pod waits for.
 
-The dispatcher has made the Secret, with the Job; here it is only added to. Values are written and never read back: this service
+The dispatcher has created the Secret, with the Job; here it is only added to. Values are written and never read back: this service
 needs the right to patch Secrets, not to see them. Source: REST contract 9.4, scanner contract 1.
 """
 
@@ -44,11 +44,11 @@ class ProfileSecrets:
         try:
             await self._patch(scan_id, {key: base64.b64encode(orjson.dumps(content)).decode()})
         except NotFound as error:
-            raise ScanNotReady("the scan has no Secret to put its queues into", MISSING_SECRET_RETRY_S) from error
+            raise ScanNotReady("the scan's Secret does not exist yet", MISSING_SECRET_RETRY_S) from error
 
     async def _patch(self, scan_id: ScanId, data: dict[str, str | None]) -> None:
         try:
-            with kubernetes_faults("hand the queues of a scan over"):
+            with kubernetes_faults("deliver the credentials of a scan"):
                 await self._core.patch_namespaced_secret(
                     names.secret_name(scan_id), self._namespace, {"data": data}, _request_timeout=self._timeout_s
                 )

@@ -76,11 +76,11 @@ def decide_assign(scan: Scan | None, command: AssignWorkflow) -> list[Event] | R
     if scan is None:
         return scan_not_found(command.scan_id)
     if scan.is_deleted:
-        return Rejection(Code.WORKFLOW_NOT_WANTED, f"Scan {scan.scan_id} is deleted: abort the workflow")
+        return Rejection(Code.WORKFLOW_NOT_WANTED, f"scan {scan.scan_id} is deleted; abort the workflow")
     if scan.has_workflow or scan.ewms_workflow_id is None:
         if (scan.ewms_workflow_id, scan.ewms_address) == (command.workflow_id, command.ewms_address):
             return []
-        return Rejection(Code.WORKFLOW_IS_SET, f"Scan {scan.scan_id} has another workflow already")
+        return Rejection(Code.WORKFLOW_IS_SET, f"scan {scan.scan_id} already has a different EWMS workflow")
     return [WorkflowAssigned(workflow_id=command.workflow_id, ewms_address=command.ewms_address)]
 
 

@@ -97,4 +97,13 @@ def decide_queues_activated(scan: Scan | None, queues: dict[str, str], tokens_en
 
 def not_activated_in_time(limit_s: float) -> str:
     """Return why a scan whose queues are not activated is given up."""
-    return f"EWMS has not activated the queues within {limit_s:g} s"
+    return f"EWMS did not activate the queues within {_in_words(limit_s)}"
+
+
+def _in_words(seconds: float) -> str:
+    """Return a length of time in the units people use, such as ``2 min 10 s``."""
+    if seconds < 60:
+        return f"{seconds:g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return " ".join(f"{n} {unit}" for n, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if n)

@@ -53,11 +53,13 @@ def decide_add_workers(
     if scan is None:
         return scan_not_found(command.scan_id)
     if scan.is_deleted:
-        return Rejection(Code.SCAN_IS_DELETED, "The scan is deleted: it takes no more workers")
+        return Rejection(Code.SCAN_IS_DELETED, "cannot add workers: the scan is deleted")
     if not scan.has_workflow:
-        return Rejection(Code.WORKFLOW_IS_MISSING, "The scan has no EWMS workflow yet: there is nothing to add workers to")
+        return Rejection(
+            Code.WORKFLOW_IS_MISSING, "cannot add workers: the scan has no EWMS workflow yet; retry when its state shows one"
+        )
     if scan.has_final_result:
-        return Rejection(Code.SCAN_HAS_FINAL_RESULT, "The scan has its final result: it takes no more workers")
+        return Rejection(Code.SCAN_HAS_FINAL_RESULT, "cannot add workers: the scan has its final result")
     if scan.ewms.deactivated:
         return workflow_ended()
     requested = [(name, n_workers) for name, n_workers in scan.request["request_clusters"]]
@@ -67,7 +69,7 @@ def decide_add_workers(
     if CLIENT_LOGS in scan.request["debug_mode"] and cap is not None and command.n_workers > cap:
         return Rejection(
             Code.TOO_MANY_DEBUG_WORKERS,
-            f"n_workers: at most {cap} workers in {command.cluster_location} for a scan with client-logs",
+            f"n_workers: at most {cap} on cluster {command.cluster_location} while debug_mode contains client-logs",
             ("n_workers",),
         )
     return None
@@ -98,7 +100,7 @@ def open_request_step(
 
 def workflow_ended() -> Rejection:
     """Return the rejection for EWMS's 422, or for what is recorded already."""
-    return Rejection(Code.WORKFLOW_HAS_ENDED, "The scan's EWMS workflow has ended: it takes no more workers")
+    return Rejection(Code.WORKFLOW_HAS_ENDED, "cannot add workers: the scan's EWMS workflow has ended")
 
 
 def cluster_refused() -> Rejection:

@@ -66,19 +66,22 @@ def problems_of(
     n_alive = total - n_held - n_over
     n_coming = n_unsubmitted - n_given_up
     if n_given_up:
-        text = f"EWMS has failed {SUBMISSION_TRIES} times to submit {n_given_up} workers and does not try again"
+        text = (
+            f"EWMS failed to submit {n_given_up} workers {SUBMISSION_TRIES} times and will not retry. Add workers on another cluster, or "
+            "rescan with less memory"
+        )
         found.append(Problem(ProblemCode.SUBMISSION_FAILED, text))
     if n_unreadable:
         text = "what EWMS reports of some workers cannot be read; they are missing from the counts"
         return (*found, Problem(ProblemCode.WORKFORCE_UNREADABLE, text))
     if n_held and not n_alive and not n_coming:
-        found.append(Problem(ProblemCode.ALL_WORKERS_HELD, f"all {n_held} workers are held by their pool"))
+        found.append(Problem(ProblemCode.ALL_WORKERS_HELD, f"all {n_held} workers are on hold in their pool"))
     if has_ended or (total and n_over == total and not n_coming):
-        found.append(Problem(ProblemCode.ALL_WORKERS_ENDED, f"all workers have ended ({n_over} jobs); EWMS starts no new ones"))
+        text = f"all workers have ended ({n_over} jobs) and EWMS does not replace them; add workers to continue"
+        found.append(Problem(ProblemCode.ALL_WORKERS_ENDED, text))
     if (n_same := _same_error(statuses, top_errors)) is not None:
-        found.append(
-            Problem(ProblemCode.SAME_ERROR_EVERYWHERE, f"all {n_same} workers that have started report the same error")
-        )
+        text = f"all {n_same} workers that started reported the same error; adding workers will not help"
+        found.append(Problem(ProblemCode.SAME_ERROR_EVERYWHERE, text))
     return tuple(found)
 
 
