@@ -71,7 +71,7 @@ async def _broker(home: Path, data: Path) -> AsyncIterator[tuple[rabbitmq.Rabbit
         made = home / "users"
         for step in (
             [sys.executable, str(DEPLOY / "make_users"), f"amqp://127.0.0.1:{node.port}", str(made)],
-            _control(home, ports, "import_definitions", str(made / "users.json")),
+            _control(home, ports, "import_definitions", str(made / "00-users.json")),
             _control(home, ports, "import_definitions", str(DEPLOY / "definitions.json")),
         ):
             environment = {**os.environ, "HOME": str(home / "node"), "ERL_EPMD_PORT": str(ports["epmd"])}

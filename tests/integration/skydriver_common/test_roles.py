@@ -1,7 +1,9 @@
 """Each database role can do its work and nothing more; the log changes for nobody but after break_glass, which is an event."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -14,6 +16,7 @@ from skydriver_ops.eventlog.fold import VIEWS
 from skydriver_ops.eventlog.verify import verify
 from tests.support.histories import Store, skydriver
 
+USERS = Path(__file__).parents[3] / "deploy/postgres/users.sql"
 _ALL = (*SERVICE_ROLES.values(), "skydriver_operator", "skydriver_break_glass")
 _CHANGES = {
     "update": "UPDATE event_log SET actor = 'nobody' WHERE position = 1",
@@ -158,3 +161,27 @@ async def test_the_gateway_may_read_the_reply_that_was_lost_and_deciders_may_loo
     for role in ("skydriver_dispatcher", "skydriver_progress"):
         async with _as(guarded, role) as connection:
             assert [row["digest"] async for row in sql.missing_blobs(connection, digests=["nowhere"])] == ["nowhere"]
+
+
+_PASSWORDS = {"api": "of-api", "dispatcher": "it's", "ewms_bridge": "of-bridge", "progress": "of-progress"}
+
+
+async def test_the_script_for_users_gives_each_its_role(store: Store) -> None:
+    variables = [word for name, password in _PASSWORDS.items() for word in ("-v", f"{name}={password}")]
+    users = {name: f"skydriver_{name}_1" for name in _PASSWORDS}
+    connection = await asyncpg.connect(store.url)
+    try:
+        ran = await asyncio.create_subprocess_exec(
+            "psql", store.url, "-X", "-q", *variables, "-f", str(USERS),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, err = await ran.communicate()
+        assert ran.returncode == 0, err.decode()
+        apply_roles(store.url)  # the order of the two does not matter
+        for name, user in users.items():
+            assert await connection.fetchval("SELECT pg_has_role($1, $2, 'MEMBER')", user, SERVICE_ROLES[name])
+            assert await connection.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", user)
+    finally:
+        for user in users.values():
+            await connection.execute(f"DROP ROLE IF EXISTS {user}")
+        await connection.close()
