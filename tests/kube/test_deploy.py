@@ -1,6 +1,10 @@
 """What ``deploy/`` ships is accepted by a real API server, runs restricted, and is enough for the services to start."""
 
+import os
+from pathlib import Path
+
 import pytest
+import yaml
 
 from skydriver_api.settings import ApiSettings
 from skydriver_common.runtime.settings import ServiceSettings
@@ -11,6 +15,7 @@ from tests.support.kube.api import Api, ApiError
 from tests.support.kube.control_plane import ControlPlane
 from tests.support.kube.manifests import DEPLOY, OVERLAYS, environment_of, one, rendered, text_of
 
+COMPONENTS = sorted(path.name for path in (DEPLOY / "components").iterdir())
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "skydriver-api": ApiSettings,
     "skydriver-dispatcher": DispatcherSettings,
@@ -39,6 +44,28 @@ def test_the_api_server_accepts_an_overlay(control_plane: ControlPlane, overlay:
     )
     assert len(applied.stdout.splitlines()) == len(objects)
     assert "Warning" not in applied.stderr, applied.stderr  # of pod security among others
+
+
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_api_server_accepts_an_overlay_with_a_component(
+    control_plane: ControlPlane, tmp_path: Path, component: str
+) -> None:
+    def relative(folder: str) -> str:
+        return os.path.relpath(DEPLOY / folder, tmp_path)
+
+    mine = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+        "resources": [relative("overlays/trial")], "components": [relative(f"components/{component}")],
+    }  # fmt: skip
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(mine))
+    objects = [thing for thing in yaml.safe_load_all(control_plane.kubectl("kustomize", str(tmp_path)).stdout) if thing]
+    assert objects != rendered(control_plane, "overlays/trial")
+    applied = control_plane.kubectl(
+        "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", input=text_of(objects)
+    )
+    assert len(applied.stdout.splitlines()) == len(objects)
+    assert "Warning" not in applied.stderr, applied.stderr
 
 
 @pytest.mark.usefixtures("namespaces")

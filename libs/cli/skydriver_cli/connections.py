@@ -14,10 +14,12 @@ from skydriver_common.db import migrate
 from skydriver_common.db.pool import Connection, Pool, connect, open_pool
 from skydriver_common.db.pooler import SharedSessions
 from skydriver_common.faults import TryLater
+from skydriver_common.trust import check_bundle, trust
 
 
 def find_url(given: str | None, name: str, data_dir: Path) -> str:
     """Return ``database_url`` or ``amqp_url``: from the option, else the environment, else ``connection.json``. Raises CliError."""
+    _trust_the_named_file()
     url = given or os.environ.get(f"SKYDRIVER_{name.upper()}")
     if url:
         return url
@@ -29,6 +31,16 @@ def find_url(given: str | None, name: str, data_dir: Path) -> str:
             f"no running system found ({data_dir / 'connection.json'} does not exist)",
             f"Start one with `skydriver up`, give {option}, or set SKYDRIVER_{name.upper()}",
         ) from None
+
+
+def _trust_the_named_file() -> None:
+    bundle = os.environ.get("SKYDRIVER_CA_FILE")
+    try:
+        if bundle:
+            check_bundle(Path(bundle))
+    except ValueError as error:
+        raise CliError(f"SKYDRIVER_CA_FILE: {error}", "Name a PEM file of certificate authorities, or unset it") from error
+    trust(Path(bundle) if bundle else None)
 
 
 @asynccontextmanager

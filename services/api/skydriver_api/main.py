@@ -31,6 +31,7 @@ from skydriver_common.runtime.connections import ConnectionLimits, LimitedRunner
 from skydriver_common.runtime.requests import KINDS
 from skydriver_common.runtime.service import Service, StartupProblem, run
 from skydriver_common.runtime.service_resources import open_bus, open_service_pool, retry_until_available
+from skydriver_common.trust import client_context
 
 logger = structlog.get_logger(__name__)
 
@@ -79,7 +80,8 @@ def main() -> None:
         service.loop("live.look", live.compare_versions, idle_s=HEARTBEAT_S)
         session = await service.stack.enter_async_context(
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=IsolatedResolver()), timeout=aiohttp.ClientTimeout(total=10)
+                connector=aiohttp.TCPConnector(resolver=IsolatedResolver(), ssl=client_context()),
+                timeout=aiohttp.ClientTimeout(total=10),
             )
         )
         try:

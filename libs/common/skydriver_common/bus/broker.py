@@ -17,6 +17,7 @@ from skydriver_common.bus.replies import Replies
 from skydriver_common.bus.settlement import DeadLettered, Handled, SettlementMiddleware
 from skydriver_common.faults import BadMessage
 from skydriver_common.model import event_codec
+from skydriver_common.trust import amqp_parameters
 
 PREFETCH = 32
 GRACE_S = 8.0
@@ -71,8 +72,7 @@ async def connect(amqp_url: str, *, name: str) -> AbstractRobustConnection:
 
 
 def watched(amqp_url: str) -> str:
-    """The broker's URL with our heartbeat, unless it names one."""
+    """The broker's URL with our heartbeat, unless it names one, and with the authorities that its certificate may be of."""
     url = urlsplit(amqp_url)
-    if "heartbeat=" in url.query:
-        return amqp_url
-    return url._replace(query="&".join(filter(None, (url.query, f"heartbeat={HEARTBEAT_S}")))).geturl()
+    heartbeat = "" if "heartbeat=" in url.query else f"heartbeat={HEARTBEAT_S}"
+    return url._replace(query="&".join(filter(None, (url.query, heartbeat, amqp_parameters(amqp_url))))).geturl()

@@ -1,6 +1,8 @@
 """Addresses of databases: one server, or several of which one takes writes."""
 
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
+
+from skydriver_common.trust import ca_file
 
 _ASKS = "target_session_attrs"
 
@@ -8,11 +10,18 @@ _ASKS = "target_session_attrs"
 def writable(database_url: str) -> str:
     """The URL, asking for a server that takes writes when it names several and does not say itself which it wants.
 
-    Both drivers understand ``postgresql://user:password@one:5432,two:5432/name?target_session_attrs=read-write``.
+    Both drivers understand ``postgresql://user:password@one:5432,two:5432/name?target_session_attrs=read-write``. A URL that asks for
+    the server's certificate to be verified (``sslmode=verify-full``) gets our authorities, unless it names some.
     """
     address, question, query = database_url.partition("?")
     parameters = parse_qs(query)
     place = address.partition("://")[2].partition("/")[0].rpartition("@")[2]
-    if _ASKS in parameters or "," not in place + "".join(parameters.get("host", ())):
+    more = []
+    if _ASKS not in parameters and "," in place + "".join(parameters.get("host", ())):
+        more.append(f"{_ASKS}=read-write")
+    bundle = ca_file()
+    if bundle is not None and "sslrootcert" not in parameters and parameters.get("sslmode", [""])[-1].startswith("verify-"):
+        more.append(f"sslrootcert={quote(str(bundle))}")
+    if not more:
         return database_url
-    return f"{database_url}{'&' if question and query else '' if question else '?'}{_ASKS}=read-write"
+    return f"{database_url}{'&' if question and query else '' if question else '?'}{'&'.join(more)}"

@@ -23,6 +23,7 @@ from kubernetes_asyncio.client.exceptions import ApiException
 from skydriver_common.faults import Fault, TryLater
 from skydriver_common.kubernetes import quota
 from skydriver_common.kubernetes.credentials import NotRenewable, keep_fresh, uses_plugin
+from skydriver_common.trust import ca_file
 
 logger = structlog.get_logger(__name__)
 
@@ -122,6 +123,8 @@ async def open_client(
         else:
             raise ClusterConfigError("KUBECONFIG: not set, and no in-cluster service account found")
         configuration.connection_pool_maxsize = _POOL
+        if configuration.ssl_ca_cert is None and (bundle := ca_file()) is not None:
+            configuration.ssl_ca_cert = str(bundle)
         client = _CountedClient(configuration)
         client.on_request = on_request
     except ClusterConfigError:

@@ -34,6 +34,7 @@ from skydriver_common.runtime.memory import keep_little_memory
 from skydriver_common.runtime.metrics import Metrics
 from skydriver_common.runtime.redaction import redact_text
 from skydriver_common.runtime.settings import PREFIX, ServiceSettings
+from skydriver_common.trust import trust
 
 __all__ = ["Build", "Service", "StartupProblem", "run", "serve"]
 
@@ -229,6 +230,7 @@ async def serve(
     Logs, signals and the event loop are the caller's affair: `run` is this with all of them. on_created: gets the service
     before `build` does.
     """
+    trust(settings.ca_file)
     replica = settings.replica or _replica()
     health, metrics = Health(), Metrics()
     server = HealthServer(health, metrics, service=name, replica=replica, host=settings.health_host, port=settings.health_port)

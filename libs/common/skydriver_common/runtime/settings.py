@@ -10,11 +10,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from skydriver_common.trust import check_bundle
 
 __all__ = [
     "CLIENT_NAMES", "KNOWN_NAMES", "OLD_NAMES", "PREFIX", "AmqpUrl", "BadSettings", "PostgresUrl", "ServiceSettings",
@@ -28,7 +31,7 @@ MAX_DURATION_S = 10 * 365 * 86_400.0
 LARGEST = 2**31 - 1
 """Of all other numbers."""
 
-_COMMON = "DATABASE_URL AMQP_URL REPLICA HEALTH_HOST HEALTH_PORT LOG_FORMAT LOG_LEVEL SHUTDOWN_GRACE_S"
+_COMMON = "DATABASE_URL AMQP_URL REPLICA HEALTH_HOST HEALTH_PORT LOG_FORMAT LOG_LEVEL SHUTDOWN_GRACE_S CA_FILE"
 _API = """HTTP_HOST HTTP_PORT AUTH_ISSUER AUTH_AUDIENCE AUTH_JWKS_FILE AUTH_USER_CLAIM AUTH_SYSTEM_CLAIM SCAN_TOKEN_ISSUER
     SCAN_TOKEN_JWKS_FILE IMAGE_CATALOG MINIMUM_IMAGE CLUSTERS LOGS_DASHBOARD_URL PROMETHEUS_URL KUBERNETES_NAMESPACE
     COMMAND_TIMEOUT_S HTTP_MAX_CONNECTIONS HTTP_MAX_CONNECTIONS_PER_ADDRESS HTTP_IDLE_TIMEOUT_S MAX_STREAMS
@@ -168,6 +171,17 @@ class ServiceSettings(BaseSettings):
     """Lowest level that is logged: ``debug``, ``info``, ``warning`` or ``error``."""
     shutdown_grace_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 6.0
     """Seconds to finish work in progress after SIGTERM. Must be shorter than the supervisor's kill timeout."""
+
+    ca_file: Path | None = None
+    """PEM file of certificate authorities to trust beside the system's: for the identity provider, EWMS, the object store, RabbitMQ
+    (``amqps``), Postgres (``sslmode=verify-full``) and a kubeconfig without an authority of its own."""
+
+    @field_validator("ca_file")
+    @classmethod
+    def _holds_certificates(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            check_bundle(value)
+        return value
 
     @field_validator("*", mode="after")
     @classmethod

@@ -17,6 +17,7 @@ from aio_pika.exceptions import DeliveryError
 from aiormq.exceptions import ChannelLockedResource
 
 from skydriver_common.bus import lenient_decoding, topology
+from skydriver_common.bus.broker import watched
 from skydriver_common.bus.dead_letter import DeadLetter, letter_of, redriven_message
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.faults import TryLater
@@ -178,7 +179,9 @@ async def open_dead_letters(amqp_url: str) -> AsyncIterator[DeadLetters]:
     """Hold the queue of dead letters for one look. Raises InUse, TryLater."""
     lenient_decoding.install()
     with broker_faults():
-        connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-dead"})
+        connection = await aio_pika.connect(
+            watched(amqp_url), timeout=10, client_properties={"connection_name": "skydriver-dead"}
+        )
     try:
         with broker_faults():
             try:

@@ -7,6 +7,7 @@ from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelClosed
 
 from skydriver_common.bus import topology
+from skydriver_common.bus.broker import watched
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.model.commands import Command
 
@@ -31,7 +32,9 @@ def known_queues() -> list[str]:
 async def depths(amqp_url: str) -> list[QueueStats]:
     """As of now. Raises TryLater."""
     with broker_faults():
-        connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-stats"})
+        connection = await aio_pika.connect(
+            watched(amqp_url), timeout=10, client_properties={"connection_name": "skydriver-stats"}
+        )
         async with connection:
             return [await _depth(connection, name) for name in known_queues()]
 

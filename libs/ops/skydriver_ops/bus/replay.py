@@ -11,6 +11,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import DeliveryError
 
+from skydriver_common.bus.broker import watched
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.event_messages import REPLAYED, event_message
 from skydriver_common.bus.lenient_decoding import without_unwritable
@@ -77,7 +78,9 @@ class RateLimiter:
 async def target(amqp_url: str, name: str) -> AsyncIterator[Target]:
     """The exchange or the queue of this name; ``exchange:NAME`` or ``queue:NAME`` says which. Raises NoSuchPlace, TryLater."""
     with broker_faults():
-        connection = await aio_pika.connect(amqp_url, timeout=10, client_properties={"connection_name": "skydriver-replay"})
+        connection = await aio_pika.connect(
+            watched(amqp_url), timeout=10, client_properties={"connection_name": "skydriver-replay"}
+        )
     async with connection:
         kind, _, plain = name.rpartition(":") if name.startswith(("exchange:", "queue:")) else ("", "", name)
         with broker_faults():

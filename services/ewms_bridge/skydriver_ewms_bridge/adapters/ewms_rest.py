@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from skydriver_common.faults import TryLater
 from skydriver_common.model.event_codec import decode, encode, read_json
 from skydriver_common.model.ids import ScanId
+from skydriver_common.trust import client_context
 from skydriver_ewms_bridge.adapters import ewms_codec as wire
 from skydriver_ewms_bridge.adapters.oauth2 import ClientCredentials
 from skydriver_ewms_bridge.decide.refusals import is_final_refusal
@@ -353,8 +354,8 @@ async def open_ewms(
 ) -> AsyncIterator[EwmsRest]:
     """EWMS at `url`, for one process; its connections are closed at the end. Nothing is asked of it before the first call."""
     async with (
-        aiohttp.ClientSession() as reads,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as writes,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_context())) as reads,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_context(), force_close=True)) as writes,
     ):
         credentials = ClientCredentials(reads, issuer=issuer, client_id=client_id, client_secret=client_secret)
         yield EwmsRest(

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from skydriver_common.faults import TryLater
+from skydriver_common.trust import client_context
 from skydriver_ewms_bridge.retry_policy import ACCESS_DENIED_RETRY_S, SERVER_FAULT_RETRY_S, UNREACHABLE_RETRY_S
 
 EXPIRES_S = 604_800
@@ -82,5 +83,5 @@ async def open_store(
     *, url: str, key_id: str, secret: SecretStr, bucket: str, region: str = "us-east-1"
 ) -> AsyncIterator[S3Store]:
     """The store at `url`, for one process; its connections are closed at the end."""
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_context())) as session:
         yield S3Store(session, url=url, key_id=key_id, secret=secret, bucket=bucket, region=region)
