@@ -214,6 +214,7 @@ def cli() -> str:
     return _page(
         "Command line",
         "Every command of `skydriver`. Exit codes: 0 success; 1 the command failed, or a check found something; 2 wrong arguments; "
+        "3 to 6 of the commands about scans ([command line](../users/command-line.md)); "
         "130 interrupted (Ctrl-C) and 143 terminated (SIGTERM), where a command can be resumed. The REST commands find the system by "
         "`--url` and `--token`, `SKYDRIVER_URL` and `SKYDRIVER_TOKEN`, or the data directory of an embedded system (`--data-dir`, "
         "`SKYDRIVER_DATA_DIR`).",

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from skydriver_cli import change_commands, list_commands
 from skydriver_cli.asyncapi_command import show_asyncapi
 from skydriver_cli.errors import CliError
 from skydriver_cli.metrics_command import metrics
@@ -68,6 +69,8 @@ app = typer.Typer(
 )  # fmt: skip
 for command in (up, down, status, submit, watch, result, demo, metrics, migrate):
     app.command()(command)
+for module in (list_commands, change_commands):
+    module.add_to(app)
 app.command("settings")(show_settings)
 app.command("asyncapi")(show_asyncapi)
 app.add_typer(_lazy_group(_log, "The event log: what happened, who did it, and proof that nobody altered it."), name="log")

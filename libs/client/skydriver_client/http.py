@@ -47,7 +47,7 @@ def value_of(call: Call[T], response: Any) -> T:
         return call.read(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SkyDriverError(
-            f"{response.url} does not answer as SkyDriver does ({type(error).__name__}: {error}); check the url"
+            f"{response.url} is not a SkyDriver server ({type(error).__name__}: {error}); check the url"
         ) from error
 
 
