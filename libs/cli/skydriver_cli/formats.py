@@ -1,6 +1,7 @@
 """``-o table|wide|name|json|jsonl|yaml`` and ``--fields``: how rows are printed. Only rows go to standard output."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -92,7 +93,7 @@ def print_yaml(value: Any) -> None:
     import yaml
 
     text: str = yaml.safe_dump(json.loads(json_text(value)), allow_unicode=False, sort_keys=False, width=120)
-    typer.echo(text, nl=False)
+    sys.stdout.write(text)
 
 
 def value_at(row: Row, field: str) -> Any:
