@@ -7,7 +7,7 @@ BUS_TESTS := tests/integration/skydriver_progress tests/integration/skydriver_sc
     tests/acceptance/test_scanners_on_the_bus.py \
     $(patsubst %,tests/integration/skydriver_common/test_%.py,settlement dead_letters publishing blocked_broker replay stop_signals silent_broker)
 
-.PHONY: run test test-clients test-failover test-rabbitmq4 unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help \
+.PHONY: run test test-clients test-failover test-faults test-rabbitmq4 unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help \
     test-busy test-shuffled test-odd-environment coverage
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
@@ -54,6 +54,9 @@ fire: setup-dev  ## 200 scanners on the bus for a minute while replicas of progr
 chaos: setup-dev  ## a long run under faults: SCANS=2000 FAULTS=100 SEED=… RATE=4 REPORT=chaos.json
 	$(PYTHON) -m tests.chaos.run --scans $(or $(SCANS),2000) --faults $(or $(FAULTS),100) --per-second $(or $(RATE),4) \
 	    $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--json $(REPORT))
+
+test-faults: setup-dev  ## every fault of a running system, seen by name and cleared: some minutes
+	SKYDRIVER_TEST_FAULTS=all $(PYTEST) -s tests/acceptance/test_faults.py
 
 test-failover: setup-dev  ## 200 scans while the database's standby is promoted 20 times
 	$(PYTHON) -m tests.chaos.run --scans 200 --faults 20 --per-second 0.8 --only "promote the standby"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Coroutine
@@ -35,17 +36,22 @@ def status(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show whether the system is up and which scans are waiting. With SCAN_ID, show the scan's state and problems.
+    """Show how each service is and which scans are waiting. With SCAN_ID, show the scan's state and problems.
+
+    Of the system on this machine each service is asked: one that runs and does not respond is shown as such.
 
     Example: skydriver status 18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c
     """
+    parts = _parts_here(data_dir) if scan_id is None and not url and not os.environ.get("SKYDRIVER_URL") else {}
+    if not as_json:
+        _show_parts(data_dir, parts)
     client = _client(url, token, data_dir)
     if scan_id is not None:
         _show_scan(json.loads(_run(_content(client, f"/scan/{scan_id}/status"))), as_json)
         return
     entries: list[dict[str, Any]] = json.loads(_run(_content(client, "/scans/backlog")))["entries"]
     if as_json:
-        print_json({"url": client.url, "answers": True, "backlog": entries})
+        print_json({"url": client.url, "answers": True, "backlog": entries, **parts})
         return
     out.print(line(("● ", "green"), f"{client.url} is up, {len(entries)} scan{'' if len(entries) == 1 else 's'} waiting"))
     if entries:
@@ -53,6 +59,33 @@ def status(
         for entry in entries:
             table.add_row(entry["scan_id"], str(entry["priority"]), str(entry["next_attempt"]))
         out.print(table)
+
+
+_LITTLE_ROOM_BYTES = 1024**3
+
+
+def _parts_here(data_dir: Path) -> dict[str, Any]:
+    """How the services of this machine's system are, asked one by one; empty when none runs here."""
+    from skydriver_cli.embedded.health import free_bytes, look
+
+    try:
+        parts = _run(look(data_dir))
+    except CliError:
+        return {}  # the REST API says the rest
+    return {
+        "parts": [{"name": one.name, "state": one.state, "not_ready": list(one.not_ready)} for one in parts],
+        "free_bytes": free_bytes(data_dir),
+    }
+
+
+def _show_parts(data_dir: Path, found: dict[str, Any]) -> None:
+    for part in found.get("parts", ()):
+        why = f": {', '.join(part['not_ready'])}" if part["not_ready"] else ""
+        style = "green" if part["state"] == "is ready" else "red"
+        out.print(line(("●", style), f" {part['name']} {part['state']}{why}"), highlight=False)
+    if found and found["free_bytes"] < _LITTLE_ROOM_BYTES:
+        left = f" the disk of {data_dir} has {found['free_bytes'] / 1024**2:.0f} MiB left"
+        out.print(line(("●", "red"), left), highlight=False)
 
 
 def submit(

@@ -63,7 +63,11 @@ def main() -> None:
 
     async def build(service: Service) -> None:
         pool = await open_service_pool(
-            service, settings.database_url.get_secret_value(), size=_CONNECTIONS, command_timeout_s=_QUERY_TIMEOUT_S
+            service,
+            settings.database_url.get_secret_value(),
+            size=_CONNECTIONS,
+            command_timeout_s=_QUERY_TIMEOUT_S,
+            must_write=False,
         )
         reads = ViewQueries(pool)
         timeouts = service.metrics.counter("skydriver_command_reply_timeouts")
@@ -137,7 +141,7 @@ async def _use_broker(service: Service, settings: ApiSettings, commands: Command
     """Connect in the background: reads need no broker, and are served without one."""
 
     async def connect() -> AbstractRobustConnection:
-        bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name)
+        bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name, probed=topology.COMMANDS.name)
         await retry_until_available(partial(commands.open, bus))
         return bus
 

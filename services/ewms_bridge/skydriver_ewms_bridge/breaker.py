@@ -71,6 +71,11 @@ class Breaker:
             row = await _sql.outage(self._pool)
         return None if row is None else Outage(**dict(row))
 
+    async def beat(self) -> None:
+        """Record that the bridge works, for those who wait for what it does."""
+        with database_faults():
+            await _sql.beat(self._pool)
+
     async def open_for_s(self) -> float:
         """Return for how many seconds the circuit is still open, 0.0: it is closed."""
         outage = await self.outage()

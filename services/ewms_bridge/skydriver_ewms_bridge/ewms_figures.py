@@ -7,7 +7,7 @@ from skydriver_ewms_bridge.breaker import Breaker
 
 
 class EwmsFigures:
-    """Loop step: read both and show them."""
+    """Loop step: record that the bridge works, read both and show them."""
 
     def __init__(self, pool: Pool, breaker: Breaker, metrics: Metrics) -> None:
         self._pool = pool
@@ -17,6 +17,7 @@ class EwmsFigures:
 
     async def step(self) -> bool:
         """Raises TryLater when the database is unavailable."""
+        await self._breaker.beat()
         outage = await self._breaker.outage()
         self._open.set(float(outage is not None and outage.remaining_open_s is not None))
         self._oldest.set(await store.oldest_knowledge_s(self._pool))

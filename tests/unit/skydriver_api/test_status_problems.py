@@ -36,6 +36,13 @@ def codes(view: StatusView) -> list[str]:
         pytest.param(
             {"ewms_as_of": 1.0, "ewms_away_since": 1.0}, ["ewms-away", "waiting-for-workers"], id="one reason is enough"
         ),
+        pytest.param(
+            {"bridge_away_since": 1.0, "ewms_as_of": 1.0, "ewms_away_since": 1.0},
+            ["ewms-bridge-away", "waiting-for-workers"],
+            id="the bridge knows nothing of EWMS while it stands still",
+        ),
+        pytest.param({"held": "closed", "problems": b"[]"}, ["launches-held"], id="nothing is launched"),
+        pytest.param({"held": "cap", "is_deleted": True}, ["waiting-for-workers"], id="held and deleted"),
         pytest.param({"ewms_away_since": 1.0, "is_deleted": True}, ["waiting-for-workers"], id="deleted"),
         pytest.param({"ewms_away_since": 1.0, "state": "SCAN_HAS_FINAL_RESULT"}, ["waiting-for-workers"], id="complete"),
         pytest.param({"ewms_as_of": 1.0, "deactivated": "FINISHED"}, ["waiting-for-workers"], id="its workflow is stopped"),

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
+from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK
 from skydriver_cli.errors import CliError
 
@@ -16,7 +18,7 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one service process answered. text: None when it did not answer in time."""
+    """What one service process answered. text: None when it does not respond in time."""
 
     process: str
     text: str | None
@@ -43,6 +45,37 @@ async def ask_all(data_dir: Path, path: str) -> list[Told]:
     ports = processes_of(data_dir)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
         return list(await asyncio.gather(*(_ask(session, name, port, path) for name, port in sorted(ports.items()))))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One service process on this machine. state: a verb for people. not_ready: what is missing for it to be ready."""
+
+    name: str
+    state: str
+    not_ready: tuple[str, ...] = ()
+
+
+async def look(data_dir: Path) -> list[Part]:
+    """Return how each service process is, by what it answers, not by whether there is one. Raises CliError when none runs."""
+    parts = []
+    for told in await ask_all(data_dir, "/readyz"):
+        if told.text is None:
+            runs = processes.Identity.read(data_dir / "run" / f"{told.process}.pid.json")
+            alive = runs is not None and processes.is_alive(runs)
+            parts.append(Part(told.process, "does not respond" if alive else "is not running"))
+            continue
+        try:
+            missing = tuple(str(name) for name in json.loads(told.text)["not_ready"])
+        except (ValueError, KeyError, TypeError):
+            missing = ("an answer of another program",)
+        parts.append(Part(told.process, "is not ready" if missing else "is ready", missing))
+    return parts
+
+
+def free_bytes(data_dir: Path) -> int:
+    """Return how much room is left on the disk of the data directory."""
+    return shutil.disk_usage(data_dir).free
 
 
 async def _ask(session: aiohttp.ClientSession, name: str, port: int, path: str) -> Told:

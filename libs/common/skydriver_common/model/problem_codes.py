@@ -48,6 +48,8 @@ class ProblemCode(StrEnum):
     WORKFORCE_UNREADABLE = "workforce-unreadable"
     WORKERS_CAME_BACK = "workers-came-back"
     # added when the scan's status is read (gateway)
+    LAUNCHES_HELD = "launches-held"
+    EWMS_BRIDGE_AWAY = "ewms-bridge-away"
     EWMS_AWAY = "ewms-away"
     WORKERS_UNKNOWN = "workers-unknown"
 
@@ -160,6 +162,13 @@ MEANINGS: dict[ProblemCode, Meaning] = {
     ),
     ProblemCode.WORKERS_CAME_BACK: Meaning(
         "Workers are still running although their workflow was stopped.", Responsible.EWMS_OPERATOR
+    ),
+    ProblemCode.LAUNCHES_HELD: Meaning(
+        "Launches of scans below priority 100 are held back: switched off, capped, paused, or for lack of quota.",
+        Responsible.OPERATOR,
+    ),
+    ProblemCode.EWMS_BRIDGE_AWAY: Meaning(
+        "The EWMS bridge does not work: nothing is asked of EWMS, and worker counts are out of date.", Responsible.OPERATOR
     ),
     ProblemCode.EWMS_AWAY: Meaning(
         "EWMS has not responded for a while: worker counts may be out of date, and changes are queued.",

@@ -44,6 +44,26 @@ def ewms_away(since: float) -> Problem:
     return {"code": ProblemCode.EWMS_AWAY, "text": text}
 
 
+HOLDS = {
+    "closed": "The scan waits: launches below priority 100 are switched off (the maximum number of running scans is 0)",
+    "cap": "The scan waits until another one has ended: as many scans run as may run at the same time",
+    "pause": "The scan waits: launches below priority 100 are paused for a moment, since one was refused",
+    "no-room": "The scan waits for capacity: the Kubernetes cluster refused a launch for lack of quota",
+}
+"""What keeps scans below priority 100 from being launched, by the throttle's name for it."""
+
+
+def launches_held(reason: str) -> Problem:
+    """What is added for a scan that the throttle keeps waiting. reason: a key of ``HOLDS``."""
+    return {"code": ProblemCode.LAUNCHES_HELD, "text": HOLDS[reason]}
+
+
+def bridge_away(since: float) -> Problem:
+    """What is added for every scan while the EWMS bridge does not work. since: Unix seconds."""
+    text = f"The EWMS bridge has not worked since {_moment(since)}: nothing is asked of EWMS, and worker counts are out of date"
+    return {"code": ProblemCode.EWMS_BRIDGE_AWAY, "text": text}
+
+
 def workers_unknown(since: float) -> Problem:
     """What is added for a scan whose workers nobody has asked for in a while. since: Unix seconds."""
     text = f"Worker counts have not been updated since {_moment(since)}: the EWMS bridge is not running or not healthy"

@@ -146,6 +146,11 @@ _DECLARED = (
         "1 while the broker takes no messages on the connection, for lack of memory or disk.",
         ("connection",),
     ),
+    Metric(
+        "skydriver_bus_writable",
+        MetricType.GAUGE,
+        "1 when the broker has confirmed the last message by which that is tried, 0 when it took or confirmed none.",
+    ),
     Metric("skydriver_bus_reconnects", MetricType.COUNTER, "Connections to the broker that came back.", ("connection",)),
     Metric(
         "skydriver_bus_publish_duration_seconds",

@@ -16,6 +16,7 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.broker import connect, make_broker
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.relay import Relay
+from skydriver_common.bus.write_probe import BUS_PROBE_INTERVAL_S, BusWriteProbe
 from skydriver_common.db import migrate
 from skydriver_common.db.clock import ClockComparison
 from skydriver_common.db.errors import database_faults
@@ -87,8 +88,11 @@ async def retry_until_available(open_it: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(pause_s)
 
 
-async def open_bus(service: Service, amqp_url: str, *, name: str) -> AbstractRobustConnection:
-    """A connection to the broker, with what must exist there declared; waits for a broker that is away."""
+async def open_bus(service: Service, amqp_url: str, *, name: str, probed: str = topology.STOP.name) -> AbstractRobustConnection:
+    """A connection to the broker, with what must exist there declared; waits for a broker that is away.
+
+    probed: the exchange by which it is found out whether the broker takes messages; this service may write to it.
+    """
 
     async def open_it() -> AbstractRobustConnection:
         bus = await connect(amqp_url, name=name)
@@ -106,6 +110,15 @@ async def open_bus(service: Service, amqp_url: str, *, name: str) -> AbstractRob
     bus = await retry_until_available(open_it)
     opened.append(bus)
     show_bus(service.metrics, bus, "publish")
+    shown = service.metrics.gauge("skydriver_bus_writable")
+    tried: list[bool] = []
+
+    def on_tried(succeeded: bool) -> None:
+        tried[:] = [succeeded]
+        shown.set(succeeded)
+
+    service.ready_check("bus-blocked", lambda: tried != [False])
+    service.loop("bus-probe", BusWriteProbe(bus, probed, on_tried=on_tried).step, idle_s=BUS_PROBE_INTERVAL_S)
     service.stack.push_async_callback(bus.close)
     return bus
 
@@ -157,11 +170,11 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Servic
 
 async def open_service_pool(
     service: Service, database_url: str, *, size: int = 10, command_timeout_s: float = 30.0,
-    check: Callable[[Connection], Awaitable[None]] | None = None,
+    check: Callable[[Connection], Awaitable[None]] | None = None, must_write: bool = True,
 ) -> Pool:  # fmt: skip
     """The service's pool, on a database whose schema fits; waits for one that is away. Raises StartupProblem.
 
-    check: of each new connection, see ``open_pool``.
+    check: of each new connection, see ``open_pool``. must_write: the service is not ready while the database takes no writes.
     """
 
     async def open_it() -> Pool:
@@ -197,7 +210,15 @@ async def open_service_pool(
     await retry_until_available(comparison.step)
     service.loop("clock", comparison.step, idle_s=_CLOCK_COMPARISON_INTERVAL_S)
     writable = service.metrics.gauge("skydriver_database_writable")
-    service.loop("write-probe", WriteProbe(pool, on_tried=writable.set).step, idle_s=PROBE_INTERVAL_S)
+    tried: list[bool] = []
+
+    def on_tried(succeeded: bool) -> None:
+        tried[:] = [succeeded]
+        writable.set(succeeded)
+
+    if must_write:
+        service.ready_check("database-writes", lambda: tried != [False])
+    service.loop("write-probe", WriteProbe(pool, on_tried=on_tried).step, idle_s=PROBE_INTERVAL_S)
     return pool
 
 

@@ -18,6 +18,7 @@ from skydriver_common.log.group_commit import recorded_reply
 from skydriver_common.log.read import LoggedEvent, Page
 from skydriver_common.model import event_codec
 from skydriver_common.model.ids import ScanId, created_at
+from skydriver_common.model.priorities import URGENT_PRIORITY
 from skydriver_common.model.rejections import Reply
 
 _sql = load_statements("skydriver_api", "api.sql")
@@ -55,6 +56,8 @@ class StatusView:
 
     workforce: JSON object with statuses, n_running, top_errors. problems: JSON array of ``{"code", "text"}``. ewms_as_of: Unix
     seconds of the last update of worker counts, None before the first. ewms_away_since: Unix seconds, None while EWMS responds.
+    bridge_away_since: Unix seconds when the bridge last worked, None while it does. held: what keeps the launch back, a key of
+    ``problems.HOLDS``.
     """
 
     scan_id: ScanId
@@ -67,6 +70,8 @@ class StatusView:
     workforce: bytes
     ewms_as_of: float | None
     ewms_away_since: float | None
+    bridge_away_since: float | None = None
+    held: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +219,7 @@ class ViewQueries:
         async with _with_query_timeout():
             return {
                 row["scan_id"]: StatusView(**dict(row) | {"workforce": row["workforce"] or _NO_WORKFORCE})
-                async for row in _sql.statuses(self.pool, scan_ids=scan_ids)
+                async for row in _sql.statuses(self.pool, scan_ids=scan_ids, urgent=URGENT_PRIORITY)
             }
 
     async def _find_results(self, scan_ids: list[ScanId]) -> dict[ScanId, ResultView]:

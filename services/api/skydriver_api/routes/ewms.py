@@ -18,7 +18,7 @@ from skydriver_api.routes.scan_lookup import resolve_scan, scan_id_of, send_scan
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import AddWorkers, AssignWorkflow, RefreshTaskforces
 from skydriver_common.model.ids import NOT_YET_REQUESTED, ScanId
-from skydriver_common.model.problems import ewms_away, workers_unknown
+from skydriver_common.model.problems import bridge_away, ewms_away, launches_held, workers_unknown
 
 _NO_TASKFORCES = b'{"taskforces":[]}'
 _STALE_S = 300.0
@@ -118,10 +118,17 @@ async def add_workers(request: web.Request) -> web.StreamResponse:
 
 
 def _problems(view: StatusView) -> bytes:
-    """Return the stored problems and those that no event of the scan records: EWMS is unavailable, or nobody queries it."""
+    """Return the stored problems and those that no event of the scan records, the cause first.
+
+    Such are: launches are held back, the bridge does not work, EWMS is unavailable, or nobody queries it.
+    """
     if view.deactivated or view.is_deleted or not view.state.startswith(_ACTIVE_PREFIXES):
         return view.problems
-    if view.ewms_away_since is not None:
+    if view.held is not None:
+        current = launches_held(view.held)
+    elif view.bridge_away_since is not None:
+        current = bridge_away(view.bridge_away_since)
+    elif view.ewms_away_since is not None:
         current = ewms_away(view.ewms_away_since)
     elif view.ewms_as_of is not None and time.time() - view.ewms_as_of > _STALE_S:
         current = workers_unknown(view.ewms_as_of)

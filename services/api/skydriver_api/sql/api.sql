@@ -32,11 +32,21 @@ SELECT scan_id, rest FROM manifests
 SELECT m.scan_id, m.is_deleted, m.replaced_by, r.digest, r.is_final, r.size
   FROM manifests m LEFT JOIN results r ON r.scan_id = m.scan_id WHERE m.scan_id = ANY(:scan_ids::text[]);
 
--- name: statuses(scan_ids)
--- What status and workforce need, in one look. Indexes: manifests_pkey, workforces_pkey, ewms_watch_pkey.
+-- name: statuses(scan_ids, urgent)
+-- What status and workforce need, in one look. held: what keeps a waiting scan from being launched.
+-- Indexes: manifests_pkey, workforces_pkey, ewms_watch_pkey, manifests_running.
 SELECT m.scan_id, m.is_deleted, m.replaced_by, m.state, m.deactivated, m.ewms_workflow_id, m.problems, w.body AS workforce,
        extract(epoch FROM k.refreshed_at)::float8 AS ewms_as_of,
-       (SELECT extract(epoch FROM since)::float8 FROM ewms_outages WHERE openings > 0) AS ewms_away_since
+       (SELECT extract(epoch FROM since)::float8 FROM ewms_outages WHERE openings > 0) AS ewms_away_since,
+       (SELECT extract(epoch FROM since)::float8 FROM ewms_outages
+         WHERE name = 'bridge' AND since < clock_timestamp() - interval '45 seconds') AS bridge_away_since,
+       CASE WHEN m.launch_state = 'queued' AND m.priority < :urgent AND NOT m.is_deleted AND NOT m.has_final_result THEN (
+           SELECT CASE WHEN t.cap = 0 THEN 'closed' WHEN t.no_room_until > clock_timestamp() THEN 'no-room'
+                       WHEN t.held_until > clock_timestamp() THEN 'pause'
+                       WHEN t.cap <= (SELECT count(*) FROM (SELECT FROM manifests r WHERE r.launch_state = 'launched' AND NOT r.is_deleted
+                                                               AND NOT r.has_final_result LIMIT t.cap) AS running) THEN 'cap' END
+             FROM (SELECT coalesce(max_running, default_max_running) AS cap, held_until, no_room_until FROM launch_throttle) AS t)
+       END AS held
   FROM manifests m LEFT JOIN workforces w ON w.scan_id = m.scan_id LEFT JOIN ewms_watch k ON k.scan_id = m.scan_id
  WHERE m.scan_id = ANY(:scan_ids::text[]);
 

@@ -21,6 +21,11 @@ RETURNING open_until;
 -- EWMS does its work: whatever failed before is over.
 UPDATE ewms_outages SET failures = 0, openings = 0 WHERE name = 'ewms' AND open_until IS NULL AND failures > 0;
 
+-- name: beat()!
+-- The bridge works: a row beside the one of EWMS, which says when it last did.
+INSERT INTO ewms_outages (name, failures, openings, since) VALUES ('bridge', 0, 0, clock_timestamp())
+ON CONFLICT ON CONSTRAINT ewms_outages_pkey DO UPDATE SET since = excluded.since;
+
 -- name: claim_probe(hold_s)$
 -- Claim the one probe by which it is found out whether EWMS is available again: true for one replica only.
 UPDATE ewms_outages SET open_until = clock_timestamp() + make_interval(secs => :hold_s)
