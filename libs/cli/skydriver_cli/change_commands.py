@@ -36,7 +36,7 @@ def wait(
     Example: skydriver wait SCAN_ID --timeout 3600 && skydriver result SCAN_ID
     """
     if until not in ("finished", "any-result"):
-        raise CliError(f"--for: {until!r} is not known", "Write finished or any-result", exit_code=USAGE)
+        raise CliError(f"--for: invalid value {until!r}", "Write finished or any-result", exit_code=USAGE)
     with connected(url, token, context, data_dir) as client, RowPrinter(output, columns=("scan_id", "scan_state")) as rows:
 
         def one(scan_id: str) -> None:

@@ -241,7 +241,7 @@ def read_json_argument(text: str, what: str) -> Any:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise CliError(f"--classifier: {text!r} is no pair", "Write NAME=VALUE, such as level=gold", exit_code=USAGE)
+        raise CliError(f"--classifier: invalid pair {text!r}", "Write NAME=VALUE, such as level=gold", exit_code=USAGE)
     return name.strip(), value
 
 
