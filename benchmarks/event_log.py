@@ -252,7 +252,7 @@ async def _reading(url: str, table: Table, peer: dict[str, float]) -> None:
 async def _relaying(url: str, amqp_url: str, table: Table) -> None:
     fresh = await _fresh(url)
     pool = await open_pool(fresh, name="bench", size=8)
-    bell, stopping = Notifier(pool), asyncio.Event()
+    notifier, stopping = Notifier(pool), asyncio.Event()
     committed: dict[str, float] = {}
     waited: list[float] = []
     heard = asyncio.Event()
@@ -272,14 +272,14 @@ async def _relaying(url: str, amqp_url: str, table: Table) -> None:
         channel = await bus.channel()
         await topology.declare(channel)
         queue = await channel.declare_queue(exclusive=True)
-        await queue.bind(topology.EVENTS.name, "#")
+        await queue.bind(topology.EVENT_EXCHANGE.name, "#")
         listening = await queue.consume(on_event, no_ack=True)
-        uow = UnitOfWork(pool, bell, writer="dispatcher")
+        uow = UnitOfWork(pool, notifier, writer="dispatcher")
         relay, pulse = Relay(fresh, bus), LoopSignals()
-        bell.on_ring(LOG_CHANNEL, lambda _: pulse.wake())
+        notifier.on_notify(LOG_CHANNEL, lambda _: pulse.wake())
         listener = Listener(fresh, {LOG_CHANNEL: lambda _: pulse.wake()}, name="bench")
         tasks = [asyncio.create_task(work) for work in (
-            bell.run(stopping), listener.run(stopping), forever(relay.step, pulse, name="relay", idle_s=5))]  # fmt: skip
+            notifier.run(stopping), listener.run(stopping), forever(relay.step, pulse, name="relay", idle_s=5))]  # fmt: skip
         (scan,) = await _scans(uow, 1)
         expected = 201
         for number in range(200):

@@ -180,8 +180,8 @@ class _Hour:
 
     def __init__(self, pool: Pool, decisions: int) -> None:
         self._pool, self._decisions = pool, decisions
-        self._bell = Notifier(pool)
-        self._uow = UnitOfWork(pool, self._bell, writer="progress")
+        self._notifier = Notifier(pool)
+        self._uow = UnitOfWork(pool, self._notifier, writer="progress")
         self._made = 0
         self._written = asyncio.Event()
         self._ids: list[str] = []
@@ -192,7 +192,7 @@ class _Hour:
         self._ids = await self._scans()
         async with self._pool.acquire() as connection:
             await sql.move_relay_cursor(connection, relay=RELAY, xid=await _xmin(connection), position=0)
-        await Schedule(self._pool, self._bell, holder="bench").put(KIND, "first")
+        await Schedule(self._pool, self._notifier, holder="bench").put(KIND, "first")
 
     async def run(self) -> float:
         """Seconds that all of it took."""
@@ -204,7 +204,7 @@ class _Hour:
         return time.monotonic() - began
 
     async def _scans(self) -> list[str]:
-        uow = UnitOfWork(self._pool, self._bell, writer="dispatcher")
+        uow = UnitOfWork(self._pool, self._notifier, writer="dispatcher")
 
         async def one() -> str:
             scan_id = new_scan_id()
@@ -253,7 +253,7 @@ class _Hour:
                     return
 
     async def _claims(self) -> None:
-        schedule = Schedule(self._pool, self._bell, holder="bench")
+        schedule = Schedule(self._pool, self._notifier, holder="bench")
         claimed = 0
         while not self._is_over:
             if claimed * DECISIONS_PER_CLAIM >= self._made:

@@ -211,7 +211,7 @@ def _bare_consumer(amqp_url: str, count: int, result: Any) -> None:
 
 async def _drain(bench: _Bench, given: argparse.Namespace, *, coalesce: bool) -> float:
     scans = await bench.scans(given.scans)
-    await bench.publish(topology.SCANNER.name, _reports(bench, scans, given.messages))
+    await bench.publish(topology.SCANNER_EXCHANGE.name, _reports(bench, scans, given.messages))
     last = given.messages // given.scans
     name = topology.scanner_queue("progress").name
     async with bench.service("skydriver_progress", SKYDRIVER_COALESCE_PROGRESS=str(coalesce).lower()):
@@ -247,7 +247,7 @@ async def _latency(bench: _Bench, given: argparse.Namespace, table: Table) -> No
         headers = {"Authorization": f"Bearer {bench.signer.user_token()}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             await _until_it_answers(session, bench)
-            exchange = await bench.channel.get_exchange(topology.SCANNER.name, ensure=False)
+            exchange = await bench.channel.get_exchange(topology.SCANNER_EXCHANGE.name, ensure=False)
             began, n = time.perf_counter(), 0
             sending: set[asyncio.Task[Any]] = set()
             watching: asyncio.Task[float] | None = None
@@ -290,7 +290,7 @@ async def _flood(bench: _Bench, given: argparse.Namespace, table: Table) -> None
         raw = [(message.body, dict(message.headers), key) for message, key in messages]
         flooder = multiprocessing.get_context("spawn").Process(target=_flood_of, args=(bench.amqp_url, raw, stop), daemon=True)
         flooder.start()
-        exchange = await bench.channel.get_exchange(topology.SCANNER.name, ensure=False)
+        exchange = await bench.channel.get_exchange(topology.SCANNER_EXCHANGE.name, ensure=False)
         await asyncio.sleep(2)
         for sequence in range(1, 31):
             message, key = bench.message("progress", quiet, a_progress(sequence), sequence)
@@ -310,7 +310,7 @@ def _flood_of(amqp_url: str, raw: list[tuple[bytes, dict[str, Any], str]], stop:
     async def flood() -> None:
         async with await aio_pika.connect(amqp_url) as connection:
             channel = await connection.channel(publisher_confirms=False)
-            exchange = await channel.get_exchange(topology.SCANNER.name, ensure=False)
+            exchange = await channel.get_exchange(topology.SCANNER_EXCHANGE.name, ensure=False)
             sequence = 0
             while not stop.is_set():
                 for body, headers, key in raw:
@@ -349,7 +349,7 @@ async def _result(bench: _Bench, given: argparse.Namespace, table: Table) -> Non
             content = {"skyscan_result": skymap, "is_final": sequence == 3}
             began = time.perf_counter()
             message, key = bench.message("result", scan_id, content, sequence)
-            await bench.publish(topology.SCANNER.name, [(message, key)])
+            await bench.publish(topology.SCANNER_EXCHANGE.name, [(message, key)])
             while True:
                 async with session.get(f"http://{LOOPBACK}:{bench.http_port}/scan/{scan_id}/result") as response:
                     content = await response.read()
@@ -372,7 +372,9 @@ async def _memory(bench: _Bench, given: argparse.Namespace, table: Table) -> Non
         connections = []
         for start in range(0, 1000, 50):
             connections += await asyncio.gather(*(aio_pika.connect(bench.amqp_url) for _ in range(start, start + 50)))
-        exchanges = [await (await each.channel()).get_exchange(topology.SCANNER.name, ensure=False) for each in connections]
+        exchanges = [
+            await (await each.channel()).get_exchange(topology.SCANNER_EXCHANGE.name, ensure=False) for each in connections
+        ]
         most = 0
         for sequence in range(1, 4):
             for start in range(0, 1000, 100):

@@ -29,7 +29,7 @@ from rich.table import Table
 from skydriver_cli.client import find_connection
 from skydriver_cli.embedded.options import Options
 from skydriver_cli.embedded.system import running
-from skydriver_common.bus.topology import DEAD_LETTERS
+from skydriver_common.bus.topology import DEAD_LETTER_QUEUE
 
 _SCANS = 128
 _SETTLE_S = 20.0
@@ -176,7 +176,7 @@ class _Load:
 
 async def _dead_letters(amqp_url: str) -> int:
     async with await aio_pika.connect(amqp_url) as bus:
-        queue = await (await bus.channel()).declare_queue(DEAD_LETTERS, passive=True)
+        queue = await (await bus.channel()).declare_queue(DEAD_LETTER_QUEUE, passive=True)
         return queue.declaration_result.message_count or 0
 
 

@@ -71,7 +71,7 @@ NAMES = frozenset(
     [
         "Bell", "Drain", "Together", "Member", "Turn", "Lane", "Hearing", "Letter", "Courier", "Eyes", "Turnstile", "Doubt", "Budget",
         "Commander", "Pulse", "Foundation", "Happened", "RoomMade", "NoRoom", "forever", "patiently", "bury", "unbury", "past",
-        "tidied", "saboteur", "Saboteur", "judge", "Judge", "hasten", "put_anew", "let_go",
+        "tidied", "Tidied", "tidy", "saboteur", "Saboteur", "judge", "Judge", "hasten", "put_anew", "let_go", "ring", "on_ring",
     ]
 )  # fmt: skip
 """Of classes, functions and modules: images that became terms."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from skydriver_cli.embedded import processes
+from skydriver_common import process_identity
 from tests.acceptance.conftest import Running
 from tests.acceptance.rest import request_scan
 from tests.support.waiting import wait_until
@@ -25,7 +25,7 @@ def test_down_ends_what_a_killed_up_left_running(own_system: Running) -> None:
     folder = own_system.data_dir / "work" / scan
     wait_until(lambda: list(folder.glob("*.pid.json")), 60, "the scanner server runs")
     [identity_file] = folder.glob("*.pid.json")
-    scanner = processes.Identity.read(identity_file)
+    scanner = process_identity.read(identity_file)
     assert scanner is not None
     own_system.process.kill()
     own_system.process.wait(timeout=600)
@@ -35,7 +35,7 @@ def test_down_ends_what_a_killed_up_left_running(own_system: Running) -> None:
     ended = _skydriver("down", "--data-dir", str(own_system.data_dir))
     assert ended.returncode == 0, ended.stderr
     assert "was killed earlier" in ended.stdout
-    assert not processes.is_alive(scanner)
+    assert not process_identity.is_alive(scanner)
     assert not (own_system.data_dir / "connection.json").exists()
     assert "no system is running" in _skydriver("down", "--data-dir", str(own_system.data_dir)).stderr
 

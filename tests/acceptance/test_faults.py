@@ -16,7 +16,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from skydriver_cli.embedded import processes
+from skydriver_common import process_identity
 from tests.acceptance.conftest import Running, start, stop
 from tests.acceptance.rest import request_scan
 from tests.acceptance.test_broker_permissions import _control
@@ -62,7 +62,7 @@ def _nothing_is_launched(system: Running) -> Iterator[None]:
 def _frozen(name: str) -> Fault:
     @contextmanager
     def freeze(system: Running) -> Iterator[None]:
-        who = processes.Identity.read(system.data_dir / "run" / f"{name}.pid.json")
+        who = process_identity.read(system.data_dir / "run" / f"{name}.pid.json")
         assert who is not None
         os.kill(who.pid, signal.SIGSTOP)
         try:

@@ -124,4 +124,4 @@ async def test_a_database_that_turns_read_only_loses_nothing_and_makes_no_dead_l
             return is_gone and bool(not has_workflow or system.get(f"/scan/{scan_id}/status")["ewms_deactivated"])
 
         await asyncio.to_thread(wait_until, has_ended, 60, f"{scan_id} has ended")
-    assert await _waiting(system, topology.DEAD_LETTERS) == 0
+    assert await _waiting(system, topology.DEAD_LETTER_QUEUE) == 0

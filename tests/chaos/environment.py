@@ -18,9 +18,9 @@ import asyncpg
 from skydriver_cli.embedded import postgres, processes, rabbitmq
 from skydriver_cli.embedded.environments import AUDIENCE, ISSUER
 from skydriver_cli.embedded.ports import LOOPBACK, choose
-from skydriver_cli.embedded.processes import Identity
 from skydriver_cli.errors import CliError
 from skydriver_cli.services import SERVICES
+from skydriver_common import process_identity
 from skydriver_common.auth import TokenSigner
 from tests.support import previous_release
 from tests.support.proxy import Proxy
@@ -259,9 +259,9 @@ class ChaosEnvironment:
         children = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _parent(entry) == root]
         return [root, *children] if server == DATABASE else [root]
 
-    def identity(self, service: str) -> Identity | None:
+    def identity(self, service: str) -> process_identity.Identity | None:
         """The process that is this service now."""
-        return Identity.read(self.data_dir / "system" / "run" / f"{service}.pid.json")
+        return process_identity.read(self.data_dir / "system" / "run" / f"{service}.pid.json")
 
     async def up(self) -> None:
         """Start the system itself, by its own command, and learn how to reach it."""

@@ -253,10 +253,10 @@ class FaultInjector:
         living = sorted(self._field.work_dir.glob("*/scanner.pid.json"))
         if not living:
             raise ProcessLookupError
-        from skydriver_cli.embedded.processes import Identity, is_alive
+        from skydriver_common import process_identity
 
-        who = Identity.read(living[int(which * len(living))])
-        if who is None or not is_alive(who):
+        who = process_identity.read(living[int(which * len(living))])
+        if who is None or not process_identity.is_alive(who):
             raise ProcessLookupError
         os.kill(who.pid, signal.SIGKILL)
 
@@ -281,9 +281,9 @@ class FaultInjector:
                 async with await aio_pika.connect(self._field.amqp_url, timeout=10) as connection:
                     channel = await connection.channel()
                     queue = await channel.get_queue(fault.victim, ensure=False)
-                    await queue.unbind(topology.EVENTS.name, pattern)
+                    await queue.unbind(topology.EVENT_EXCHANGE.name, pattern)
                     await pause(fault.length_s)
-                    await queue.bind(topology.EVENTS.name, pattern)
+                    await queue.bind(topology.EVENT_EXCHANGE.name, pattern)
                     return
             except (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError):
                 await pause(0.5)  # the broker has gone meanwhile: bind it in any case

@@ -31,7 +31,7 @@ async def publish(field: ChaosEnvironment, scan_id: str) -> None:
     content: dict[str, Any] = {"progress": {"summary": MARK.decode(), "start": 1, "processing_stats": {"finished": False}}}
     async with await aio_pika.connect(field.amqp_url, timeout=10) as connection:
         channel = await connection.channel(publisher_confirms=True)
-        exchange = await channel.get_exchange(topology.SCANNER.name, ensure=False)
+        exchange = await channel.get_exchange(topology.SCANNER_EXCHANGE.name, ensure=False)
         for token in (good, "none"):
             packed = protocol.pack(
                 protocol.PROGRESS,

@@ -79,4 +79,4 @@ async def _tamper(field: ChaosEnvironment) -> None:
     await connection.close()
     async with await aio_pika.connect(field.amqp_url) as bus:
         channel = await bus.channel()
-        await channel.default_exchange.publish(aio_pika.Message(b"?", headers={REASON: "made up"}), topology.DEAD_LETTERS)
+        await channel.default_exchange.publish(aio_pika.Message(b"?", headers={REASON: "made up"}), topology.DEAD_LETTER_QUEUE)

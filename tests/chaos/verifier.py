@@ -13,7 +13,7 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.dead_letter import letter_of
 from skydriver_common.db.pool import Connection
 from skydriver_common.log import blobs
-from skydriver_common.model.commands import COMMANDS
+from skydriver_common.model.commands import COMMAND_TYPES
 from skydriver_common.model.ids import digest_of
 from skydriver_ops.eventlog import rebuild
 from skydriver_ops.eventlog.verify import verify as verify_chains
@@ -135,7 +135,7 @@ async def _under_way(connection: Connection, amqp_url: str) -> list[str]:
 
 
 def _queues() -> Iterable[str]:
-    yield from (topology.command_queue(key).name for key in COMMANDS)
+    yield from (topology.command_queue(key).name for key in COMMAND_TYPES)
     for consumer, events in topology.EVENT_CONSUMERS.items():
         yield from (topology.event_queue(consumer, event.type).name for event in events)
     yield from (topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS)
@@ -305,7 +305,7 @@ async def _dead_letters(amqp_url: str) -> Finding:
     bus = await aio_pika.connect(amqp_url)
     async with bus:
         channel = await bus.channel()
-        queue = await channel.get_queue(topology.DEAD_LETTERS)
+        queue = await channel.get_queue(topology.DEAD_LETTER_QUEUE)
         while (message := await queue.get(fail=False, no_ack=False)) is not None:
             letter = letter_of(message)
             finding.looked_at += 1

@@ -211,10 +211,10 @@ async def a_bridge(
     configured = BridgeSettings(**values)
     pool = await open_pool(database_url, name="test", size=5)
     try:
-        bell = Notifier(pool)
-        uows = {writer: UnitOfWork(pool, bell, writer=writer) for writer in ev.EVENT_OWNERS}
-        uow, schedule = uows["ewms_bridge"], Schedule(pool, bell, holder=uuid.uuid4().hex)
-        breaker = Breaker(pool, bell)
+        notifier = Notifier(pool)
+        uows = {writer: UnitOfWork(pool, notifier, writer=writer) for writer in ev.EVENT_OWNERS}
+        uow, schedule = uows["ewms_bridge"], Schedule(pool, notifier, holder=uuid.uuid4().hex)
+        breaker = Breaker(pool, notifier)
         usecases = UseCases(uow, schedule, teardown_delay=configured.teardown_delay, startup_limit=configured.startup_limit)
         sink = ProfileFiles(work_dir)
         objects = objects or FakeObjects()

@@ -124,7 +124,7 @@ def a_dispatcher(
     """A replica of this name. call_timeout_s: how long its launcher waits for each answer of Kubernetes."""
     jobs = replace(JOBS, instance=instance)
     pool, uow = store.pool, store.uows["dispatcher"]
-    schedule = Schedule(pool, store.bell, holder=name)
+    schedule = Schedule(pool, store.notifier, holder=name)
     pending = PendingEvents()
     launcher = kubernetes_launcher(client, pending, jobs, timeout_s=call_timeout_s)
     usecases = UseCases(pool, uow)

@@ -50,7 +50,7 @@ class Store:
 
     url: str
     pool: Pool
-    bell: Notifier
+    notifier: Notifier
     uows: dict[str, UnitOfWork]
 
     async def append(self, writer: str, scan_id: ScanId, *events: ev.Event, context: Context | None = None) -> Scan:
@@ -83,7 +83,7 @@ class Store:
             letter_id="l", message_id="m", queue="q", reason="no use", first_failed_at=1.0, last_failed_at=2.0,
             body_sha256="0" * 64, why="seen to",
         )  # fmt: skip
-        return await system_chain.record(self.pool, self.bell, "operator", a_context(command_id), fact)
+        return await system_chain.record(self.pool, self.notifier, "operator", a_context(command_id), fact)
 
     async def views(self) -> dict[str, list[tuple[Any, ...]]]:
         """All rows of all views."""
@@ -98,8 +98,10 @@ async def a_store(database_url: str, *, size: int = 5) -> AsyncIterator[Store]:
     """The store on this database."""
     pool = await open_pool(database_url, name="test", size=size)
     try:
-        bell = Notifier(pool)
-        yield Store(database_url, pool, bell, {writer: UnitOfWork(pool, bell, writer=writer) for writer in ev.EVENT_OWNERS})
+        notifier = Notifier(pool)
+        yield Store(
+            database_url, pool, notifier, {writer: UnitOfWork(pool, notifier, writer=writer) for writer in ev.EVENT_OWNERS}
+        )
     finally:
         await pool.close()
 

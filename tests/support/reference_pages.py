@@ -15,8 +15,8 @@ import yaml
 from skydriver_cli.app import app
 from skydriver_cli.settings_command import markdown as configuration
 from skydriver_common.bus import topology
-from skydriver_common.model.commands import COMMANDS, Command
-from skydriver_common.model.events import EVENT_OWNERS, EVENTS, Event
+from skydriver_common.model.commands import COMMAND_TYPES, Command
+from skydriver_common.model.events import EVENT_OWNERS, EVENT_TYPES, Event
 from skydriver_common.model.problem_codes import MEANINGS
 from skydriver_common.runtime.metrics import ALL_SERVICES, METRICS, MetricType
 
@@ -103,7 +103,7 @@ def events() -> str:
     """Every event type."""
     rows = [
         (f"`{type_}`", _owner(type_), _first_line(event), _fields(event), ", ".join(_consumers(event)) or "–")
-        for type_, event in EVENTS.items()
+        for type_, event in EVENT_TYPES.items()
     ]
     return _page(
         "Events",
@@ -117,16 +117,20 @@ def events() -> str:
 def commands_and_bus() -> str:
     """Commands, exchanges and queues."""
     commands = [
-        (f"`{key}`", f"`{topology.command_queue(key).name}`", _first_line(one), _fields(one)) for key, one in COMMANDS.items()
+        (f"`{key}`", f"`{topology.command_queue(key).name}`", _first_line(one), _fields(one))
+        for key, one in COMMAND_TYPES.items()
     ]
     exchanges = [
         (f"`{one.name}`", one.type.value, meaning)
         for one, meaning in (
-            (topology.COMMANDS, "commands, by their key; one queue each, declared by the service that owns the command"),
-            (topology.EVENTS, "every event of the log, by its type; published by the relay"),
-            (topology.SCANNER, "reports of scanners: `progress.<scan id>`, `result.<scan id>`, `failure.<scan id>`"),
-            (topology.STOP, "stop signals for scanners, by scan id"),
-            (topology.DEAD, "dead letters"),
+            (
+                topology.COMMAND_EXCHANGE,
+                "commands, by their key; one queue each, declared by the service that owns the command",
+            ),
+            (topology.EVENT_EXCHANGE, "every event of the log, by its type; published by the relay"),
+            (topology.SCANNER_EXCHANGE, "reports of scanners: `progress.<scan id>`, `result.<scan id>`, `failure.<scan id>`"),
+            (topology.STOP_EXCHANGE, "stop signals for scanners, by scan id"),
+            (topology.DEAD_LETTER_EXCHANGE, "dead letters"),
         )
     ]
     queues = [
@@ -135,7 +139,7 @@ def commands_and_bus() -> str:
         for event in consumed
     ]
     queues += [(f"`{topology.scanner_queue(kind).name}`", f"`{kind}.*`", "progress") for kind in topology.SCANNER_KINDS]
-    queues.append((f"`{topology.DEAD_LETTERS}`", "`#`", "operators, by `skydriver dead`"))
+    queues.append((f"`{topology.DEAD_LETTER_QUEUE}`", "`#`", "operators, by `skydriver dead`"))
     return _page(
         "Commands and the bus",
         "From `model/commands.py` and `bus/topology.py`. What becomes of a message: [settlement](settlement.md); the scanners' "

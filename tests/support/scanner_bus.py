@@ -134,7 +134,7 @@ class DeadLetters:
     async def read(self, count: int, *, limit_s: float = 60.0) -> list[aio_pika.abc.AbstractIncomingMessage]:
         """This many letters, and no more than these are there."""
         async with await aio_pika.connect(self.amqp_url, timeout=10) as connection:
-            queue = await (await connection.channel()).get_queue(topology.DEAD_LETTERS, ensure=False)
+            queue = await (await connection.channel()).get_queue(topology.DEAD_LETTER_QUEUE, ensure=False)
             found: list[aio_pika.abc.AbstractIncomingMessage] = []
 
             async def are_there() -> bool:
@@ -166,13 +166,13 @@ async def batch_consumers(
     """The three batch consumers at work in this process; yields what stops them."""
     stopping = asyncio.Event()
     verifier = TokenVerifier([Issuer(ISSUER, JwksFile(jwks))], audience=AUDIENCE)
-    schedule = Schedule(store.pool, store.bell, holder="test")
+    schedule = Schedule(store.pool, store.notifier, holder="test")
     retention = Retention(store.uows["progress"], schedule, keep=timedelta(days=1))
 
     works = []
     for kind in topology.SCANNER_KINDS:
         ingest = Ingest(
-            store.pool, store.bell, UnitOfWork(store.pool, store.bell, writer="progress"), ScanTokenVerifier(verifier),
+            store.pool, store.notifier, UnitOfWork(store.pool, store.notifier, writer="progress"), ScanTokenVerifier(verifier),
             coalesces=coalesces, token_grace_s=token_grace_s, retention=retention,
         )  # fmt: skip
         consumer = BatchConsumer(
@@ -198,7 +198,7 @@ async def scanner_bus(amqp_url: str, store: Store, keys: Path) -> AsyncIterator[
     try:
         channel = await connection.channel(publisher_confirms=True)
         await topology.declare(channel)
-        exchange = await channel.get_exchange(topology.SCANNER.name)
+        exchange = await channel.get_exchange(topology.SCANNER_EXCHANGE.name)
         yield ScannerBus(exchange, signer, store), DeadLetters(amqp_url), jwks
         async with await aio_pika.connect(amqp_url, timeout=10) as another:  # the broker may have been killed meanwhile
             cleaning = await another.channel()

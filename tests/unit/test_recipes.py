@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 from pydantic import BaseModel
@@ -11,6 +12,7 @@ from skydriver_common.log import pending_writes, stored_state
 from skydriver_common.model import event_codec
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.scan_request import ScanRequest
 from skydriver_common.payloads import reports
 from skydriver_ops.eventlog.describe import sentence
 from skydriver_ops.eventlog.fold import VIEWS
@@ -24,7 +26,7 @@ def test_every_field_of_the_manifest_is_stored_and_described() -> None:
     nowhere = ScanId("18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c")
     scan = Scan(
         scan_id=nowhere, version=1, timestamp=0.0, last_updated=0.0, scanner_server_args="", priority=0, classifiers={},
-        i3_event_id="", request={}, request_scan_id=nowhere, event_digest="",
+        i3_event_id="", request=cast(ScanRequest, {}), request_scan_id=nowhere, event_digest="",
     )  # fmt: skip
     manifest = set(scan.manifest())
     assert manifest == set(responses.Manifest.model_fields)

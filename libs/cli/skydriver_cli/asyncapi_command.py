@@ -45,7 +45,7 @@ def _publications() -> dict[str, Any]:
     from skydriver_common.bus import topology
     from skydriver_common.bus.asyncapi import document_of
     from skydriver_common.log.read import LoggedEvent
-    from skydriver_common.model.events import EVENTS
+    from skydriver_common.model.events import EVENT_TYPES
 
     class StopSignal(BaseModel):
         """Why the scanner has to stop."""
@@ -54,12 +54,12 @@ def _publications() -> dict[str, Any]:
 
     envelope: dict[str, Any] = {name: (kind, ...) for name, kind in get_type_hints(LoggedEvent).items() if name != "data"}
     broker = RabbitBroker("amqp://localhost")
-    for name, event in EVENTS.items():
+    for name, event in EVENT_TYPES.items():
         description = " ".join((event.__doc__ or "").split())
         body = create_model(f"{event.__name__}Logged", __doc__=event.__doc__, **envelope, data=(event, ...))
-        broker.publisher(exchange=topology.EVENTS, routing_key=name, title=name, description=description, schema=body)
+        broker.publisher(exchange=topology.EVENT_EXCHANGE, routing_key=name, title=name, description=description, schema=body)
     broker.publisher(
-        exchange=topology.STOP, routing_key="<scan_id>", title="stop", schema=StopSignal,
+        exchange=topology.STOP_EXCHANGE, routing_key="<scan_id>", title="stop", schema=StopSignal,
         description="Tells the scanner of a scan to stop, within a second. A scanner that misses it sees it in the scan's status "
         "over REST",
     )  # fmt: skip

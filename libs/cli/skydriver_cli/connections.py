@@ -99,7 +99,7 @@ _SCHEMA_ERRORS = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asy
 def _schema_mismatch(url: str) -> CliError:
     """Return why the database lacks what this release uses, and which side to upgrade."""
     with schema_problems():
-        schema = migrate.look(url)
+        schema = migrate.compare_schema(url)
     if schema.newer:
         return CliError(
             f"the database schema is newer than this release (migration {schema.newer[-1]})",
@@ -121,7 +121,7 @@ def schema_problems(advice: str = "Use the programs of that release") -> Iterato
         ) from error
     except migrate.Busy as error:
         raise CliError(str(error), "Nothing was changed. End what blocks it, or retry") from error
-    except migrate.Refused as error:
+    except migrate.MigrationRejected as error:
         raise CliError(str(error), "Nothing was changed. Migrate as the owner of the tables") from error
     except SharedSessions as error:
         raise CliError(str(error), "Or give the URL of the database itself") from error

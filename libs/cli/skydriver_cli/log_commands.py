@@ -22,7 +22,7 @@ from skydriver_common.log.state_at import state_at
 from skydriver_common.model.event_codec import UnknownEvent
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import HistoryBroken, Scan
-from skydriver_ops.bus.queue_stats import QueueStats, depths
+from skydriver_ops.bus.queue_stats import QueueStats, load_queue_stats
 from skydriver_ops.eventlog import describe, selection
 from skydriver_ops.eventlog.selection import ChainedEvent, Selection
 from skydriver_ops.eventlog.statistics import Statistics, statistics
@@ -105,7 +105,7 @@ def stats(
             with spinner:
                 found = await statistics(connection)
         try:
-            return found, await depths(find_url(amqp_url, "amqp_url", data_dir))
+            return found, await load_queue_stats(find_url(amqp_url, "amqp_url", data_dir))
         except (CliError, TryLater) as error:
             print_note(f"queues not shown: {getattr(error, 'what', error)}")
             return found, None

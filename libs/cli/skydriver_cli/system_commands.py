@@ -65,9 +65,10 @@ def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """
     from skydriver_cli.embedded import processes
     from skydriver_cli.embedded.data_directory import stop_leftovers
+    from skydriver_common import process_identity
 
-    supervisor = processes.Identity.read(data_dir / "run" / "up.pid.json")
-    if supervisor is not None and processes.is_alive(supervisor):
+    supervisor = process_identity.read(data_dir / "run" / "up.pid.json")
+    if supervisor is not None and process_identity.is_alive(supervisor):
         asyncio.run(processes.end(supervisor, grace_s=20.0))
         out.print("stopped")
         return
@@ -116,7 +117,7 @@ def migrate(
 
     with schema_problems():
         applied = migrations.migrate(database_url, say=print_progress)
-        newer = migrations.look(database_url).newer
+        newer = migrations.compare_schema(database_url).newer
         if newer and with_roles:
             raise CliError(
                 f"the database schema is newer than this release (migration {newer[-1]}); no roles were created",

@@ -71,7 +71,7 @@ def main() -> None:
         )
         reads = ViewQueries(pool)
         timeouts = service.metrics.counter("skydriver_command_reply_timeouts")
-        published = service.metrics.histogram("skydriver_bus_publish_duration_seconds").labels(topology.COMMANDS.name)
+        published = service.metrics.histogram("skydriver_bus_publish_duration_seconds").labels(topology.COMMAND_EXCHANGE.name)
         commands = CommandClient(
             partial(recorded_reply, pool), deadline_s=settings.command_timeout_s,
             on_timeout=lambda key: timeouts.labels(key).inc(), on_published=published.observe,
@@ -141,7 +141,9 @@ async def _use_broker(service: Service, settings: ApiSettings, commands: Command
     """Connect in the background: reads need no broker, and are served without one."""
 
     async def connect() -> AbstractRobustConnection:
-        bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=service.name, probed=topology.COMMANDS.name)
+        bus = await open_bus(
+            service, settings.amqp_url.get_secret_value(), name=service.name, probed=topology.COMMAND_EXCHANGE.name
+        )
         await retry_until_available(partial(commands.open, bus))
         return bus
 

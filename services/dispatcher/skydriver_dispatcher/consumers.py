@@ -24,27 +24,29 @@ class WorkflowEnd:
 def register(broker: RabbitBroker, usecases: UseCases) -> None:
     """Subscribe to the commands of this service, and to the events it reacts to. Each may arrive more than once."""
 
-    @broker.subscriber(topology.command_queue(RequestScan.key), topology.COMMANDS, no_reply=True)
+    @broker.subscriber(topology.command_queue(RequestScan.key), topology.COMMAND_EXCHANGE, no_reply=True)
     async def request_scan(command: RequestScan) -> Reply:
         """Store a scan request and put the scan on the backlog."""
         return await usecases.request_scan(command, current_context())
 
-    @broker.subscriber(topology.command_queue(RescanScan.key), topology.COMMANDS, no_reply=True)
+    @broker.subscriber(topology.command_queue(RescanScan.key), topology.COMMAND_EXCHANGE, no_reply=True)
     async def rescan_scan(command: RescanScan) -> Reply:
         """Start a new scan from the request of an old one."""
         return await usecases.rescan_scan(command, current_context())
 
-    @broker.subscriber(topology.command_queue(DeleteScan.key), topology.COMMANDS, no_reply=True)
+    @broker.subscriber(topology.command_queue(DeleteScan.key), topology.COMMAND_EXCHANGE, no_reply=True)
     async def delete_scan(command: DeleteScan) -> Reply:
         """Stop a scan and hide it; asking twice gives the same answer."""
         return await usecases.delete_scan(command, current_context())
 
-    @broker.subscriber(topology.event_queue(topology.DISPATCHER, WorkflowRefused.type), topology.EVENTS, no_reply=True)
+    @broker.subscriber(topology.event_queue(topology.DISPATCHER, WorkflowRefused.type), topology.EVENT_EXCHANGE, no_reply=True)
     async def workflow_refused(event: WorkflowEnd) -> None:
         """A scan that gets no workflow needs no scanner server."""
         await usecases.end_without_queues(event.scan_id, context_of_loop("watchdog", event.scan_id, str(uuid.uuid4())))
 
-    @broker.subscriber(topology.event_queue(topology.DISPATCHER, WorkflowDeactivated.type), topology.EVENTS, no_reply=True)
+    @broker.subscriber(
+        topology.event_queue(topology.DISPATCHER, WorkflowDeactivated.type), topology.EVENT_EXCHANGE, no_reply=True
+    )
     async def workflow_deactivated(event: WorkflowEnd) -> None:
         """The same, if it was stopped before it had its queues."""
         await usecases.end_without_queues(event.scan_id, context_of_loop("watchdog", event.scan_id, str(uuid.uuid4())))

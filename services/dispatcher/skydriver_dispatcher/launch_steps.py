@@ -3,17 +3,18 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 
 from skydriver_common.db.pool import Pool
-from skydriver_common.db.schedule import DueWork, Schedule
+from skydriver_common.db.schedule import ANY_PRIORITY, DueWork, Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.priorities import URGENT_PRIORITY
+from skydriver_common.runtime.due_work import SETTLED, Claim, DueWorkConsumer, Settled
 from skydriver_common.runtime.loops import Step, retry_for
 from skydriver_dispatcher import retry_policy, store
 from skydriver_dispatcher.decide.launches import (
@@ -28,40 +29,6 @@ from skydriver_dispatcher.ports import CapacityExceeded, Launcher, LaunchRejecte
 from skydriver_dispatcher.usecases import context_of_loop
 
 logger = structlog.get_logger(__name__)
-
-
-class _LaunchWorker:
-    """Claims a scan, launches it, and keeps its claim when the database becomes unavailable in between.
-
-    Nobody else may take what is claimed before its lease ends, so a worker that was interrupted continues with it: within keep_s
-    of the claim, while the lease is surely its own.
-    """
-
-    def __init__(
-        self,
-        claim: Callable[[], Awaitable[DueWork | float | None]],
-        launch: Callable[[DueWork], Awaitable[None]],
-        keep_s: float,
-    ) -> None:
-        self._claim = claim
-        self._launch = launch
-        self._keep_s = keep_s
-        self._work: DueWork | None = None
-        self._keep_until = 0.0
-
-    async def step(self) -> bool | float:
-        """Launch one scan, or return when to try again. Raises TryLater."""
-        began = time.monotonic()
-        if self._work is None or began >= self._keep_until:
-            self._work, self._keep_until = None, began + self._keep_s
-            claimed = await self._claim()
-            if not isinstance(claimed, DueWork):
-                return False if claimed is None else max(claimed, 0.05)
-            self._work = claimed
-        with structlog.contextvars.bound_contextvars(scan_id=self._work.scan_id):
-            await self._launch(self._work)
-        self._work = None
-        return True
 
 
 class LaunchSteps:
@@ -80,21 +47,25 @@ class LaunchSteps:
         self._max_attempts = max_attempts
         self._half_lease_s = schedule.lease.total_seconds() / 2
         self._n_pauses, self._next_pause_at = 0, 0.0
+        self.stop_next = DueWorkConsumer(schedule, DueKind.STOP, self._stop, postpones_failures=False).step
+        """Loop step: end the scanner server of one scan that must not run."""
 
     def new_worker(self) -> Step:
         """Return the step of a new worker: launch the most urgent scan that may start. One loop runs it."""
-        return _LaunchWorker(self._claim_next, self._launch, self._half_lease_s).step
+        return self._launch_worker(claim=self._claim_next)
 
     def new_urgent_worker(self) -> Step:
         """Return the same for urgent scans alone: a worker that is free when all others wait for responses about less urgent ones."""
-        return _LaunchWorker(self._claim_urgent, self._launch, self._half_lease_s).step
+        return self._launch_worker(min_priority=URGENT_PRIORITY)
 
-    async def stop_next(self) -> bool | float:
-        """End the scanner server of one scan that must not run."""
-        work = await self._schedule.claim(DueKind.STOP)
-        if work is None:
-            next_s = await self._schedule.seconds_to_next([DueKind.STOP])
-            return False if next_s is None else max(next_s, 0.2)
+    def _launch_worker(self, *, claim: Claim | None = None, min_priority: int = ANY_PRIORITY) -> Step:
+        """A worker keeps its claim, whatever fails, while the lease is surely its own: nobody else may take the scan before that ends."""
+        return DueWorkConsumer(
+            self._schedule, DueKind.LAUNCH, self._launch, claim=claim, min_priority=min_priority, keeps_claim_s=self._half_lease_s,
+            postpones_failures=False,
+        ).step  # fmt: skip
+
+    async def _stop(self, work: DueWork) -> timedelta | None:
         try:
             if await self._must_not_run(work.scan_id):
                 await self._launcher.stop(work.scan_id)
@@ -102,11 +73,8 @@ class LaunchSteps:
                 logger.error("stop.refused", scan_id=work.scan_id)
         except TryLater as fault:
             logger.warning("stop.deferred", scan_id=work.scan_id, what=fault.what)
-            pause_s = retry_policy.unavailable_backoff_s(work.tries, after_s=fault.after_s)
-            await self._schedule.postpone(work, timedelta(seconds=pause_s))
-            return True
-        await self._schedule.finish(work)
-        return True
+            return timedelta(seconds=retry_policy.unavailable_backoff_s(work.tries, after_s=fault.after_s))
+        return None
 
     async def _must_not_run(self, scan_id: ScanId) -> bool:
         async with self._uow.on_scans(context_of_loop("launcher", scan_id, str(uuid.uuid4())), [scan_id]) as tx:
@@ -115,17 +83,14 @@ class LaunchSteps:
     async def _claim_next(self) -> DueWork | float | None:
         return await store.claim_launch(self._pool, holder=self._schedule.holder, lease=self._schedule.lease)
 
-    async def _claim_urgent(self) -> DueWork | None:
-        return await self._schedule.claim(DueKind.LAUNCH, min_priority=URGENT_PRIORITY)
-
-    async def _launch(self, work: DueWork) -> None:
-        if await self._is_launched(work):
-            return
-        try:
-            await store.release_interval(self._pool, work)
-        except TryLater as fault:
-            # the claim has been given back, so this step must not be repeated; the place in the interval expires by itself
-            logger.warning("throttle.release-failed", what=fault.what)
+    async def _launch(self, work: DueWork) -> Settled:
+        if not await self._is_launched(work):
+            try:
+                await store.release_interval(self._pool, work)
+            except TryLater as fault:
+                # the claim has been given back, so this step must not be repeated; the place in the interval expires by itself
+                logger.warning("throttle.release-failed", what=fault.what)
+        return SETTLED
 
     async def _is_launched(self, work: DueWork) -> bool:
         """Try to start the scan; False when no scanner server was started. Raises TryLater."""

@@ -12,7 +12,7 @@ from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_common.runtime.loops import LoopSignals
 from skydriver_common.runtime.service import Service, StartupProblem, run
-from skydriver_common.runtime.service_resources import ServiceResources, open_foundation
+from skydriver_common.runtime.service_resources import ServiceResources, open_resources
 from skydriver_dispatcher import consumers, store
 from skydriver_dispatcher.adapters.kubernetes.job_informer import JobInformer
 from skydriver_dispatcher.adapters.kubernetes.launcher import KubernetesLauncher
@@ -46,7 +46,7 @@ def main() -> None:
 
     async def build(service: Service) -> None:
         token = _tokens(settings)
-        foundation = await open_foundation(service, settings)
+        foundation = await open_resources(service, settings)
         await store.set_throttle_defaults(
             foundation.pool, interval_s=settings.launch_interval_s, max_running=settings.max_running_scans
         )

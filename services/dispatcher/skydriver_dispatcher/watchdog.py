@@ -10,13 +10,16 @@ from typing import Any
 import structlog
 
 from skydriver_common.db.pool import Pool
-from skydriver_common.db.schedule import Schedule
+from skydriver_common.db.schedule import DueWork, Schedule
 from skydriver_common.faults import TryLater
 from skydriver_common.log.unit_of_work import Transaction, UnitOfWork
 from skydriver_common.model import event_codec
 from skydriver_common.model.events import ScannerRestarted
 from skydriver_common.model.ids import ScanId
+from skydriver_common.model.progress_report import has_reconstructed
 from skydriver_common.model.scan import Scan
+from skydriver_common.runtime.due_work import SETTLED, DueWorkConsumer, Handler, Settled
+from skydriver_common.runtime.loops import Step
 from skydriver_dispatcher import retry_policy, store
 from skydriver_dispatcher.decide.exits import (
     RESTARTS_WITHIN_S,
@@ -25,7 +28,6 @@ from skydriver_dispatcher.decide.exits import (
     decide_last_exit,
     further_grace_s,
     grace_before_judging_s,
-    has_reconstructed,
 )
 from skydriver_dispatcher.decide.launches import must_not_run
 from skydriver_dispatcher.decide.reconciliation import (
@@ -96,6 +98,15 @@ class Watchdog:
         self._has_compared = False
         self._missing = DivergenceGuard("running scans without a Job", limit=divergence_limit, clock=clock)
         self._unknown = DivergenceGuard("Jobs of unknown scans", limit=None if divergence_limit else timedelta(0), clock=clock)
+        self.judge_exit = self._consumer(DueKind.END, self._judge_exit)
+        """Loop step: judge one exit that was put off."""
+        self.check_stuck = self._consumer(DueKind.CHECK, self._check_stuck)
+        """Loop step: fail one scan whose problem has lasted too long."""
+        self.relaunch = self._consumer(DueKind.RELAUNCH, self._relaunch)
+        """Loop step: restart one scanner server in place, if its scan still needs it."""
+
+    def _consumer(self, kind: DueKind, handle: Handler) -> Step:
+        return DueWorkConsumer(self._schedule, kind, handle, postpones_failures=False).step
 
     async def reconcile(self) -> bool | float:
         """Find from the state alone what no event has reported. Raises TryLater.
@@ -204,7 +215,7 @@ class Watchdog:
                     await self._handle_exit(event)
                 case CapacityFreed():
                     await store.release_launches(self._pool)
-                    self._schedule.ring(DueKind.LAUNCH)
+                    self._schedule.notify(DueKind.LAUNCH)
         except TryLater:
             pending.put_back(event, has_failed=False)
             raise
@@ -215,11 +226,7 @@ class Watchdog:
             raise
         return True
 
-    async def judge_exit(self) -> bool | float:
-        """Judge one exit that was put off."""
-        work = await self._schedule.claim(DueKind.END)
-        if work is None:
-            return await self._until_next(DueKind.END)
+    async def _judge_exit(self, work: DueWork) -> timedelta | None:
         scan_id = work.scan_id
         scan = await self._load(scan_id)
         was_behind = scan_id in self._behind
@@ -231,17 +238,11 @@ class Watchdog:
         if has_arrived and (scan is None or not scan.is_waiting or grace_s is None):
             self._behind.discard(scan_id)
         if grace_s is not None:
-            await self._schedule.postpone(work, timedelta(seconds=grace_s))
-            return True
+            return timedelta(seconds=grace_s)
         await self._handle_exit(event_codec.read_as(ScannerExit, work.note), put_off=False)
-        await self._schedule.finish(work)
-        return True
+        return None
 
-    async def check_stuck(self) -> bool | float:
-        """Fail one scan whose problem has lasted too long."""
-        work = await self._schedule.claim(DueKind.CHECK)
-        if work is None:
-            return await self._until_next(DueKind.CHECK)
+    async def _check_stuck(self, work: DueWork) -> Settled:
         async with self._on(work.scan_id) as tx:
             events = decide_stuck(tx.scan(work.scan_id), limit_s=self._trouble_limit.total_seconds())
             tx.append(work.scan_id, events)
@@ -249,28 +250,21 @@ class Watchdog:
                 tx.due.put(DueKind.STOP, work.scan_id)
                 logger.warning("scanner.start-timed-out", scan_id=work.scan_id, reason=event.reason)
             tx.due.finish(work)
-        return True
+        return SETTLED
 
-    async def relaunch(self) -> bool | float:
-        """Restart one scanner server in place, if its scan still needs it."""
-        work = await self._schedule.claim(DueKind.RELAUNCH)
-        if work is None:
-            return await self._until_next(DueKind.RELAUNCH)
+    async def _relaunch(self, work: DueWork) -> timedelta | None:
         scan = await self._load(work.scan_id)
         if scan is not None and scan.may_run:
             try:
                 await self._launcher.launch(scan)
             except TryLater as fault:
                 logger.warning("relaunch.deferred", scan_id=work.scan_id, what=fault.what)
-                pause_s = retry_policy.unavailable_backoff_s(work.tries, after_s=fault.after_s)
-                await self._schedule.postpone(work, timedelta(seconds=pause_s))
-                return True
+                return timedelta(seconds=retry_policy.unavailable_backoff_s(work.tries, after_s=fault.after_s))
             async with self._on(work.scan_id) as tx:
                 if must_not_run(tx.scan(work.scan_id)):
                     # deleted or abandoned while it was started: what stopped it then may have found nothing
                     tx.due.put(DueKind.STOP, work.scan_id)
-        await self._schedule.finish(work)
-        return True
+        return None
 
     async def _handle_status(self, status: ScannerStatus) -> None:
         async with self._on(status.scan_id) as tx:
@@ -362,10 +356,6 @@ class Watchdog:
     async def _load(self, scan_id: ScanId) -> Scan | None:
         async with self._on(scan_id) as tx:
             return tx.scan(scan_id)
-
-    async def _until_next(self, kind: str) -> bool | float:
-        next_s = await self._schedule.seconds_to_next([kind])
-        return False if next_s is None else max(next_s, 0.2)
 
     def _on(self, scan_id: ScanId) -> AbstractAsyncContextManager[Transaction]:
         return self._uow.on_scans(context_of_loop("watchdog", scan_id, str(uuid.uuid4())), [scan_id])

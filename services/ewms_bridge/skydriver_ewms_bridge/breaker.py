@@ -124,7 +124,7 @@ class Breaker:
         with database_faults():
             await _sql.probe_answered(self._pool, failures=THRESHOLD - 1)
         logger.info("ewms.breaker-closed")
-        self._notifier.ring(DUE_CHANNEL, "")  # all kinds of work, all replicas
+        self._notifier.notify(DUE_CHANNEL, "")  # all kinds of work, all replicas
         return False
 
     async def _check_closed(self) -> None:
@@ -141,7 +141,7 @@ class Breaker:
             until = await _sql.failed(self._pool, threshold=THRESHOLD, **self._pause(fault))
         if until is not None:
             logger.warning("ewms.breaker-opened", what=str(fault), probed_again_at=until.isoformat())
-            self._notifier.ring(DUE_CHANNEL, PROBE)
+            self._notifier.notify(DUE_CHANNEL, PROBE)
 
     async def _answered(self) -> None:
         # always: what was known before the call does not tell whether calls beside it have failed meanwhile

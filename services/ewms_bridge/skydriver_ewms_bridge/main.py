@@ -10,7 +10,7 @@ from skydriver_common.runtime.due_work import Handler
 from skydriver_common.runtime.loops import LoopSignals
 from skydriver_common.runtime.metrics import Metrics
 from skydriver_common.runtime.service import Service, StartupProblem, run
-from skydriver_common.runtime.service_resources import open_foundation
+from skydriver_common.runtime.service_resources import open_resources
 from skydriver_ewms_bridge import consumers
 from skydriver_ewms_bridge.adapters.ewms_rest import open_ewms
 from skydriver_ewms_bridge.adapters.object_store import open_store
@@ -44,8 +44,8 @@ WORKERS_PER_KIND = {
 
 async def build(service: Service, settings: BridgeSettings) -> None:
     """Open everything the bridge works with, and start it."""
-    foundation = await open_foundation(service, settings)
-    breaker = Breaker(foundation.pool, foundation.bell, longest_pause_s=settings.ewms_probe_max_interval_s)
+    foundation = await open_resources(service, settings)
+    breaker = Breaker(foundation.pool, foundation.notifier, longest_pause_s=settings.ewms_probe_max_interval_s)
     ewms = await service.stack.enter_async_context(
         open_ewms(
             url=settings.ewms_url,

@@ -128,7 +128,7 @@ class UseCases:
             if may_race_with_activation(scan):
                 logger.info("workflow.stopped-early", workflow_id=workflow_id, looked_again_in_s=after.seconds)
             # its workers are watched until they are gone, so that the counts do not stop at those of its last minute
-            tx.rings.append((DUE_CHANNEL, WORKFORCE))
+            tx.notifications.append((DUE_CHANNEL, WORKFORCE))
 
     async def workers_came_back(self, scan_id: ScanId, n_workers: int) -> None:
         """So many workers of the stopped workflow run nevertheless; a change is recorded."""
@@ -178,7 +178,7 @@ class UseCases:
         if events:
             assert scan.ewms_workflow_id is not None
             await store.watch(tx.connection, scan_id, scan.ewms_workflow_id, now=tx.now)
-            tx.rings.append((DUE_CHANNEL, WORKFORCE))
+            tx.notifications.append((DUE_CHANNEL, WORKFORCE))
             tx.due.put(DueKind.QUEUES, scan_id, priority=scan.priority)
         return scan
 

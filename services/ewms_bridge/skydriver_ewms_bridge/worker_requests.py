@@ -253,7 +253,7 @@ class WorkerRequests:
             )
             uuid, n_workers = taskforce.taskforce_uuid, taskforce.n_workers
             await store.resolve_addition(tx.connection, addition, uuid, n_workers, is_replied=is_replied)
-            tx.rings.append((DUE_CHANNEL, WORKFORCE))
+            tx.notifications.append((DUE_CHANNEL, WORKFORCE))
             reply = _recorded(tx, uuid, n_workers) if context is not None else _reply(uuid, n_workers)
         await store.hasten_watched(self._pool, addition.scan_id, now=CLOCK.now())
         logger.info("workers.added", taskforce_uuid=uuid, n_workers=n_workers, is_replied=is_replied)

@@ -59,17 +59,23 @@ def register(broker: RabbitBroker) -> None:
     """Register subscribers with the queues, exchange and bodies of the batch consumers."""
 
     @broker.subscriber(
-        topology.scanner_queue(protocol.PROGRESS), topology.SCANNER, description=_limits(protocol.PROGRESS), no_reply=True
+        topology.scanner_queue(protocol.PROGRESS),
+        topology.SCANNER_EXCHANGE,
+        description=_limits(protocol.PROGRESS),
+        no_reply=True,
     )
     async def progress(report: TolerantPatchBody) -> None: ...
 
     @broker.subscriber(
-        topology.scanner_queue(protocol.RESULT), topology.SCANNER, description=_limits(protocol.RESULT), no_reply=True
+        topology.scanner_queue(protocol.RESULT), topology.SCANNER_EXCHANGE, description=_limits(protocol.RESULT), no_reply=True
     )
     async def result(report: ResultBody) -> None: ...
 
     @broker.subscriber(
-        topology.scanner_queue(protocol.FAILURE), topology.SCANNER, description=_limits(protocol.FAILURE), no_reply=True
+        topology.scanner_queue(protocol.FAILURE),
+        topology.SCANNER_EXCHANGE,
+        description=_limits(protocol.FAILURE),
+        no_reply=True,
     )
     async def failure(report: FailureBody) -> None: ...
 

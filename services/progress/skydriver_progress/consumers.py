@@ -18,17 +18,17 @@ from skydriver_progress.silence import SilenceWatch
 def register(broker: RabbitBroker, uow: UnitOfWork, retention: Retention, silence: SilenceWatch) -> None:
     """Subscribe to the commands of this service, and to launches."""
 
-    @broker.subscriber(topology.command_queue(PatchManifest.key), topology.COMMANDS, no_reply=True)
+    @broker.subscriber(topology.command_queue(PatchManifest.key), topology.COMMAND_EXCHANGE, no_reply=True)
     async def patch_manifest(command: PatchManifest) -> Reply:
         """Store a scanner's progress and metadata; metadata is set once."""
         return await usecases.patch_manifest(command, current_context(), uow, retention)
 
-    @broker.subscriber(topology.command_queue(PutResult.key), topology.COMMANDS, no_reply=True)
+    @broker.subscriber(topology.command_queue(PutResult.key), topology.COMMAND_EXCHANGE, no_reply=True)
     async def put_result(command: PutResult) -> Reply:
         """Store a skymap, partial or final; a final one is never replaced by a partial one."""
         return await usecases.put_result(command, current_context(), uow, retention)
 
-    @broker.subscriber(topology.event_queue(topology.PROGRESS, ScanLaunched.type), topology.EVENTS, no_reply=True)
+    @broker.subscriber(topology.event_queue(topology.PROGRESS, ScanLaunched.type), topology.EVENT_EXCHANGE, no_reply=True)
     async def scan_launched(message: RabbitMessage) -> None:
         """Watch the scanner server for silence from now on."""
         await silence.schedule_silence_check(ScanId(str(message.headers.get("scan_id", ""))))

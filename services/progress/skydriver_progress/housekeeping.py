@@ -8,8 +8,8 @@ import structlog
 from skydriver_common.clock import CLOCK
 from skydriver_common.db.pool import Pool
 from skydriver_common.db.schedule import DueWork, Schedule
-from skydriver_common.log.housekeeping import forget_replies_without_key, tidy
-from skydriver_common.model.events import SYSTEM
+from skydriver_common.log.housekeeping import delete_expired, delete_replies_without_key
+from skydriver_common.model.events import SYSTEM_CHAIN
 from skydriver_common.runtime.due_work import DueAgain, DueWorkConsumer
 from skydriver_progress.due_kinds import DueKind
 
@@ -34,13 +34,13 @@ class Housekeeping:
         if self._keep is None:
             return False
         if not self._is_scheduled:
-            await self._schedule.put(DueKind.HOUSEKEEPING, SYSTEM, after=_INTERVAL)
+            await self._schedule.put(DueKind.HOUSEKEEPING, SYSTEM_CHAIN, after=_INTERVAL)
             self._is_scheduled = True
         return await self._due_work.step()
 
     async def _clean_up(self, work: DueWork) -> DueAgain:
         assert self._keep is not None
-        deleted = await tidy(self._pool, before=CLOCK.now() - self._keep, after=str(work.note.get("after", "")))
+        deleted = await delete_expired(self._pool, before=CLOCK.now() - self._keep, after=str(work.note.get("after", "")))
         if deleted.replies or deleted.blobs:
             logger.info("housekeeping.done", replies=deleted.replies, blobs=deleted.blobs, bytes=deleted.bytes)
         return DueAgain(timedelta(0) if deleted.has_more else _INTERVAL, note={"after": deleted.after})
@@ -58,10 +58,10 @@ class ShortReplies:
     async def step(self) -> bool | float:
         """Delete a bounded number."""
         if not self._is_scheduled:
-            await self._schedule.put(DueKind.SHORT_REPLIES, SYSTEM)
+            await self._schedule.put(DueKind.SHORT_REPLIES, SYSTEM_CHAIN)
             self._is_scheduled = True
         return await self._due_work.step()
 
     async def _delete(self, _: DueWork) -> timedelta:
-        has_more = await forget_replies_without_key(self._pool)
+        has_more = await delete_replies_without_key(self._pool)
         return timedelta(0) if has_more else _SHORT_REPLIES_INTERVAL

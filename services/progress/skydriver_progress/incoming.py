@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from skydriver_common.model.commands import Context, PatchManifest
 from skydriver_common.model.ids import ScanId
+from skydriver_common.model.progress_report import ProgressReport, is_finished
 from skydriver_progress.messages import Envelope, Skymap, parse
 from skydriver_progress.reports import ReportRejection, ScannerReport
 from skydriver_scanner.protocol import PROGRESS
@@ -82,7 +83,7 @@ class IncomingReport:
         if self.kind != PROGRESS or self.envelope is None or not _may_say_finished(self.envelope.plain):
             return False
         report = self.parsed_report()
-        return isinstance(report, PatchManifest) and bool(report.progress and report.progress["processing_stats"]["finished"])
+        return isinstance(report, PatchManifest) and is_finished(cast(ProgressReport | None, report.progress))
 
 
 def _may_say_finished(plain: bytes) -> bool:

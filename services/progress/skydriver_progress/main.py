@@ -15,7 +15,7 @@ from skydriver_common.log.unit_of_work import UnitOfWork
 from skydriver_common.runtime.connection_figures import PoolFigures, show_pool
 from skydriver_common.runtime.metrics import Metrics
 from skydriver_common.runtime.service import Service, run
-from skydriver_common.runtime.service_resources import ServiceResources, open_foundation, retry_until_available
+from skydriver_common.runtime.service_resources import ServiceResources, open_resources, retry_until_available
 from skydriver_progress import consumers
 from skydriver_progress.adapters.batch_consumer import BatchConsumer
 from skydriver_progress.backlog_gate import SETTLE_TIME_S, BacklogGate
@@ -41,7 +41,7 @@ def main() -> None:
     settings = ProgressSettings.load()
 
     async def build(service: Service) -> None:
-        foundation = await open_foundation(service, settings)
+        foundation = await open_resources(service, settings)
         retention = Retention(foundation.uow, foundation.schedule, keep=settings.keep_progress)
         batch_consumers: list[BatchConsumer] = []
         gate = BacklogGate(
@@ -110,11 +110,11 @@ async def _start_batch_consumers(
     for kind in topology.SCANNER_KINDS:
         prefetch, max_batch = _LIMITS[kind]
         uow = UnitOfWork(
-            pool, foundation.bell, writer=service.name, on_appended=service.metrics.events_appended,
+            pool, foundation.notifier, writer=service.name, on_appended=service.metrics.events_appended,
             on_ended=service.metrics.scan_ended,
         )  # fmt: skip
         ingest = Ingest(
-            pool, foundation.bell, uow, ScanTokenVerifier(verifier),
+            pool, foundation.notifier, uow, ScanTokenVerifier(verifier),
             coalesces=settings.coalesce_progress, token_grace_s=settings.scan_token_grace_s, retention=retention,
         )  # fmt: skip
         consumer = BatchConsumer(

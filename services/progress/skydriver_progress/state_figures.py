@@ -14,7 +14,7 @@ from skydriver_common.bus.errors import broker_faults
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool, fetch, load_statements
 from skydriver_common.faults import TryLater
-from skydriver_common.model.commands import COMMANDS
+from skydriver_common.model.commands import COMMAND_TYPES
 from skydriver_common.model.priorities import URGENT_PRIORITY
 from skydriver_common.runtime.metrics import Metrics
 
@@ -22,7 +22,7 @@ _sql = load_statements("skydriver_progress", "state_figures.sql")
 
 STATE_INTERVAL_S = 30.0
 QUEUES = (
-    *(topology.command_queue(key).name for key in COMMANDS),
+    *(topology.command_queue(key).name for key in COMMAND_TYPES),
     *(topology.event_queue(who, event.type).name for who, events in topology.EVENT_CONSUMERS.items() for event in events),
     *(topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS),
 )
@@ -73,12 +73,12 @@ class StateFigures:
 
     async def _show_queues(self) -> None:
         found: dict[str, tuple[int, int]] = {}
-        waiting = [*QUEUES, topology.DEAD_LETTERS]
+        waiting = [*QUEUES, topology.DEAD_LETTER_QUEUE]
         while waiting:
             with broker_faults():
                 async with self._bus.channel(publisher_confirms=False) as channel:
                     await _look(await channel.get_underlay_channel(), waiting, found)
-        dead = found.pop(topology.DEAD_LETTERS, None)
+        dead = found.pop(topology.DEAD_LETTER_QUEUE, None)
         self._metrics.replace("skydriver_queue_messages", {(name,): messages for name, (messages, _) in found.items()})
         self._metrics.replace("skydriver_queue_consumers", {(name,): consumers for name, (_, consumers) in found.items()})
         if dead is not None:

@@ -68,7 +68,7 @@ async def services(clean_bus: str) -> AsyncIterator[Services]:
         for key in (DeleteScan.key, PutResult.key):
             described = topology.command_queue(key)
             queue = await made.channel.declare_queue(described.name, durable=True, arguments=dict(described.arguments or {}))
-            await queue.bind(topology.COMMANDS.name, key)
+            await queue.bind(topology.COMMAND_EXCHANGE.name, key)
             await queue.consume(made.handle)
             queues.append(queue)
         yield made

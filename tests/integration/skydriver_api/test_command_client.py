@@ -66,7 +66,7 @@ async def service(clean_bus: str) -> AsyncIterator[Service]:
         await topology.declare(channel)
         described = topology.command_queue(DeleteScan.key)
         queue = await channel.declare_queue(described.name, durable=True, arguments=dict(described.arguments or {}))
-        await queue.bind(topology.COMMANDS.name, DeleteScan.key)
+        await queue.bind(topology.COMMAND_EXCHANGE.name, DeleteScan.key)
         await queue.consume(made.handle)
         yield made
         await queue.delete(if_unused=False, if_empty=False)

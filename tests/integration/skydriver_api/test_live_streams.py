@@ -51,7 +51,7 @@ async def _publish(amqp_url: str, store: Store, scan: ScanId, *, after: int) -> 
     """What the relay does with what was appended."""
     async with await aio_pika.connect(amqp_url) as bus:
         channel = await bus.channel()
-        exchange = await channel.get_exchange(topology.EVENTS.name)
+        exchange = await channel.get_exchange(topology.EVENT_EXCHANGE.name)
         async for event in read.history(store.pool, scan, after=after):
             await exchange.publish(event_message(event), routing_key=event.type)
 

@@ -103,7 +103,7 @@ async def commands(clean_bus: str) -> AsyncIterator[list[str]]:
         await topology.declare(channel)
         described = topology.command_queue(RequestScan.key)
         queue = await channel.declare_queue(described.name, durable=True, arguments=dict(described.arguments or {}))
-        await queue.bind(topology.COMMANDS.name, RequestScan.key)
+        await queue.bind(topology.COMMAND_EXCHANGE.name, RequestScan.key)
         await queue.consume(handle)
         yield came
         await queue.delete(if_unused=False, if_empty=False)

@@ -15,7 +15,7 @@ from skydriver_cli.embedded import rabbitmq
 from skydriver_cli.embedded.ports import choose
 from skydriver_common.bus import publishing
 from skydriver_common.bus.broker import connect
-from skydriver_common.bus.publishing import NotSent, send
+from skydriver_common.bus.publishing import NotSent, publish_pipelined
 from skydriver_common.bus.replies import Replies
 from skydriver_common.faults import TryLater
 from skydriver_common.model.commands import PatchManifest
@@ -56,7 +56,7 @@ async def _is_refused(channel: AbstractChannel) -> bool:
     """Whether a message is refused; the broker tells that it is blocked when it receives one."""
     try:
         async with asyncio.timeout(0.2):
-            await send(channel, aio_pika.Message(b"x"), exchange="", routing_key="nowhere")
+            await publish_pipelined(channel, aio_pika.Message(b"x"), exchange="", routing_key="nowhere")
     except NotSent:
         return True
     except TimeoutError:

@@ -31,7 +31,7 @@ async def _bury(url: str, count: int, *, began: float = 1000.0, queue: str = "q"
     async with connection:
         channel = await connection.channel(publisher_confirms=True)
         await topology.declare(channel)
-        exchange = await channel.get_exchange(topology.DEAD.name)
+        exchange = await channel.get_exchange(topology.DEAD_LETTER_EXCHANGE.name)
         for number in range(count):
             headers = dead_letter_headers(
                 {}, code="malformed", reason=f"reason {number}", queue=queue, exchange="e", key="k", now=began + number
@@ -48,7 +48,7 @@ async def _listed(url: str, *options: str) -> list[dict[str, Any]]:
 async def _depth(url: str) -> int:
     connection = await aio_pika.connect(url)
     async with connection:
-        queue = await (await connection.channel()).declare_queue(topology.DEAD_LETTERS, passive=True)
+        queue = await (await connection.channel()).declare_queue(topology.DEAD_LETTER_QUEUE, passive=True)
         return queue.declaration_result.message_count or 0
 
 
@@ -268,7 +268,7 @@ async def test_letters_that_the_broker_itself_buried_are_readable(store: Store, 
         queue = await channel.declare_queue(
             "dead-letter-tests.short",
             exclusive=True,
-            arguments={"x-dead-letter-exchange": topology.DEAD.name, "x-message-ttl": 1},
+            arguments={"x-dead-letter-exchange": topology.DEAD_LETTER_EXCHANGE.name, "x-message-ttl": 1},
         )
         await channel.default_exchange.publish(aio_pika.Message(b"\xff\x00", message_id="late"), queue.name)
         letter = await _first_letter(clean_bus)

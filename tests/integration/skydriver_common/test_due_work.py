@@ -48,7 +48,7 @@ OLD_POSTPONE = """UPDATE due_work SET due_at = now() + interval '1 hour', note =
 @pytest.fixture
 def schedules(store: Store) -> tuple[Schedule, Schedule]:
     """Two replicas."""
-    return Schedule(store.pool, store.bell, holder="one"), Schedule(store.pool, store.bell, holder="two")
+    return Schedule(store.pool, store.notifier, holder="one"), Schedule(store.pool, store.notifier, holder="two")
 
 
 async def claimed(schedule: Schedule) -> DueWork:
@@ -243,7 +243,7 @@ class Holders(RuleBasedStateMachine):
     async def _open(self) -> None:
         self.store = await self.stack.enter_async_context(a_store(self.url))
         await self.store.pool.execute("TRUNCATE due_work")
-        self.holders = [Schedule(self.store.pool, self.store.bell, holder=f"h{n}") for n in range(3)]
+        self.holders = [Schedule(self.store.pool, self.store.notifier, holder=f"h{n}") for n in range(3)]
 
     def skewed(self, which: int) -> Any:
         """The clock of a holder is wrong by up to three minutes."""

@@ -50,7 +50,7 @@ async def rows_read(connection: Connection, what: Callable[[Connection], Awaitab
 
 def of(store: Store, connection: Connection) -> Schedule:
     """A schedule on this one connection, whose statistics are read."""
-    return Schedule(connection, store.bell, holder="one")  # type: ignore[arg-type]
+    return Schedule(connection, store.notifier, holder="one")  # type: ignore[arg-type]
 
 
 async def test_a_claim_that_finds_nothing_reads_a_handful_of_rows(waiting: Store) -> None:
@@ -95,12 +95,12 @@ async def test_all_verbs_read_a_handful_of_rows(waiting: Store) -> None:
 
 
 async def test_nobody_is_notified_of_work_that_is_due_long_after_the_next_look(store: Store) -> None:
-    rung: list[str] = []
-    store.bell.on_ring("skydriver_due", rung.append)
-    schedule = Schedule(store.pool, store.bell, holder="one")
+    notified: list[str] = []
+    store.notifier.on_notify("skydriver_due", notified.append)
+    schedule = Schedule(store.pool, store.notifier, holder="one")
     await schedule.put("soon", ScanId("s"), after=schedule.lease / 2)
     await schedule.put("months", ScanId("s"), after=schedule.lease * 60 * 24 * 90)
-    assert rung == ["soon"]
+    assert notified == ["soon"]
 
 
 async def test_tables_that_are_written_all_the_time_are_cleaned_by_what_changes(store: Store) -> None:
@@ -118,18 +118,20 @@ async def test_tables_that_are_written_all_the_time_are_cleaned_by_what_changes(
 
 async def test_processes_whose_connections_are_closed_are_listened_to_again(store: Store) -> None:
     stopping = asyncio.Event()
-    running = asyncio.create_task(store.bell.run(stopping))
-    store.bell.ring("skydriver_due", "x")
+    running = asyncio.create_task(store.notifier.run(stopping))
+    store.notifier.notify("skydriver_due", "x")
 
     async def has_rung() -> bool:
-        return bool(store.bell.processes)
+        return bool(store.notifier.processes)
 
     async def is_forgotten() -> bool:
-        return not store.bell.processes
+        return not store.notifier.processes
 
     await until(has_rung)
     async with a_store(store.url) as other:
-        await other.pool.execute("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", list(store.bell.processes))
+        await other.pool.execute(
+            "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", list(store.notifier.processes)
+        )
     await until(is_forgotten)
     stopping.set()
     await running

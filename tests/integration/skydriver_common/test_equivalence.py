@@ -55,7 +55,7 @@ class _Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         store = self.store
-        schedule = Schedule(store.pool, store.bell, holder="test")
+        schedule = Schedule(store.pool, store.notifier, holder="test")
         self.dispatcher = dispatcher = UseCases(store.pool, store.uows["dispatcher"])
         bridge = BridgeUseCases(
             store.uows["ewms_bridge"], schedule, teardown_delay=timedelta(0), startup_limit=timedelta(minutes=1)

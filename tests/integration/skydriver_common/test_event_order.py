@@ -10,7 +10,7 @@ from pathlib import Path
 from skydriver_common.db.pool import Connection
 from skydriver_common.log import read, system_chain
 from skydriver_common.log.unit_of_work import UnitOfWork
-from skydriver_common.model.events import SYSTEM, ThrottleChanged
+from skydriver_common.model.events import SYSTEM_CHAIN, ThrottleChanged
 from skydriver_common.model.ids import ScanId
 from skydriver_ops.eventlog import archive, selection, transfer
 from skydriver_ops.eventlog.verify import verify
@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 def _replica(store: Store) -> UnitOfWork:
     """A process of its own: its decisions share no transaction with those of others."""
-    return UnitOfWork(store.pool, store.bell, writer="progress")
+    return UnitOfWork(store.pool, store.notifier, writer="progress")
 
 
 async def _write(uow: UnitOfWork, scans: Sequence[ScanId], go_on: asyncio.Event | None = None) -> None:
@@ -104,7 +104,7 @@ async def test_facts_of_the_system_stand_in_order_too(store: Store, tmp_path: Pa
             await system_chain.append(connection, "operator", a_context(), [fact])
         await other
         await asyncio.gather(*(store.a_system_fact() for _ in range(8)))
-        assert await connection.fetchval("SELECT count(*) FROM event_log WHERE scan_id = $1", SYSTEM) == 10
+        assert await connection.fetchval("SELECT count(*) FROM event_log WHERE scan_id = $1", SYSTEM_CHAIN) == 10
     await _proves_itself(store, tmp_path)
 
 

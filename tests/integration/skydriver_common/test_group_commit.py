@@ -157,14 +157,14 @@ async def test_one_whose_time_is_over_and_one_who_has_gone_are_left_out(store: S
 
 
 async def test_who_waits_is_rung_after_the_commit(store: Store) -> None:
-    rung: list[tuple[str, str]] = []
+    notified: list[tuple[str, str]] = []
     for channel in (LOG_CHANNEL, DUE_CHANNEL):
-        store.bell.on_ring(channel, lambda payload, channel=channel: rung.append((channel, payload)))  # type: ignore[misc]
+        store.notifier.on_notify(channel, lambda payload, channel=channel: notified.append((channel, payload)))  # type: ignore[misc]
     scan_id = await store.a_scan()
     async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
         tx.due.put("launch", scan_id, priority=3)
         tx.due.drop("stop", scan_id)
-    assert rung == [(LOG_CHANNEL, ""), (DUE_CHANNEL, "launch")]
+    assert notified == [(LOG_CHANNEL, ""), (DUE_CHANNEL, "launch")]
     async with store.uows["progress"].on_scans(a_context(), [scan_id]) as tx:
         tx.due.put("launch", scan_id, priority=5)  # there already: the higher priority counts
         tx.due.put("stop", scan_id)
@@ -243,7 +243,7 @@ async def test_what_has_hardly_any_time_left_is_not_begun_and_undoes_nothing(sto
     )
     assert [type(end) for end in ends] == [type(None), DeadlinePassed] * 10
     assert begun == list(range(0, 20, 2))
-    assert uow._together._alone_until == 0.0
+    assert uow._group_commit._alone_until == 0.0
 
 
 async def test_a_decision_may_be_committed_while_its_sender_still_waits(store: Store, clock: _Clock) -> None:
@@ -264,7 +264,7 @@ async def test_a_decision_may_be_committed_while_its_sender_still_waits(store: S
         return_exceptions=True,
     )
     assert [type(end) for end in ends] == [type(None), DeadlinePassed, type(None)]
-    assert uow._together._alone_until == 0.0
+    assert uow._group_commit._alone_until == 0.0
 
 
 async def test_a_late_decision_with_statements_of_its_own_lets_the_others_go_on_together(store: Store, clock: _Clock) -> None:
@@ -282,7 +282,7 @@ async def test_a_late_decision_with_statements_of_its_own_lets_the_others_go_on_
         return_exceptions=True,
     )
     assert [type(end) for end in ends] == [TryLater, DeadlinePassed, type(None)]
-    assert uow._together._alone_until == 0.0
+    assert uow._group_commit._alone_until == 0.0
 
 
 async def test_one_that_has_to_wait_after_statements_of_its_own_does_not_send_the_others_one_by_one(store: Store) -> None:
@@ -295,4 +295,4 @@ async def test_one_that_has_to_wait_after_statements_of_its_own_does_not_send_th
 
     ends = await asyncio.gather(_decide(uow, scan_id, _reporting(scan_id, 1)), waits(), return_exceptions=True)
     assert [type(end) for end in ends] == [TryLater, TryLater]
-    assert uow._together._alone_until == 0.0
+    assert uow._group_commit._alone_until == 0.0

@@ -34,12 +34,12 @@ async def test_old_blobs_that_no_event_refers_to_are_dropped(store: Store) -> No
     await store.pool.execute("UPDATE i3_events SET digest = $1", event)
     assert a_request(scan_id).event_digest != event
     before = datetime.now(UTC) - _BEFORE
-    assert (await housekeeping.tidy(store.pool, before=before)).blobs == 0
+    assert (await housekeeping.delete_expired(store.pool, before=before)).blobs == 0
     await _age(store, "blobs", "stored_at", 31)
     again = await blobs.put(store.pool, b"put again")
     await _age(store, "blobs", "stored_at", 31)
     assert again == await blobs.put(store.pool, b"put again"), "a decision will refer to it"
-    done = await housekeeping.tidy(store.pool, before=before)
+    done = await housekeeping.delete_expired(store.pool, before=before)
     assert (done.blobs, done.has_more) == (1, False)
     assert await _digests(store) == {partial, final, event, again}
     assert orphan == digest_of(b"orphan")
@@ -52,7 +52,7 @@ async def test_blobs_are_looked_at_a_few_at_a_time(store: Store) -> None:
         )
     after, rounds = "", 0
     while rounds == 0 or after:
-        done = await housekeeping.tidy(store.pool, before=datetime.now(UTC) - _BEFORE, after=after)
+        done = await housekeeping.delete_expired(store.pool, before=datetime.now(UTC) - _BEFORE, after=after)
         after, rounds = done.after, rounds + 1
     assert rounds == 3
     assert await _digests(store) == set()
@@ -65,9 +65,11 @@ async def test_old_replies_are_forgotten(store: Store) -> None:
             tx.record(Reply())
         if command == "old":
             await _age(store, "command_replies", "recorded_at", 31)
-    assert (await housekeeping.tidy(store.pool, before=datetime.now(UTC) - _BEFORE)).replies == 1
+    assert (await housekeeping.delete_expired(store.pool, before=datetime.now(UTC) - _BEFORE)).replies == 1
     assert [row["command_id"] for row in await store.pool.fetch("SELECT command_id FROM command_replies")] == ["young"]
-    assert (await housekeeping.tidy(store.pool, before=datetime.now(UTC) + _BEFORE)).replies == 0, "never those of the last day"
+    assert (await housekeeping.delete_expired(store.pool, before=datetime.now(UTC) + _BEFORE)).replies == 0, (
+        "never those of the last day"
+    )
 
 
 async def test_the_service_does_so_once_a_day_with_the_rights_of_its_role(store: Store) -> None:
@@ -84,7 +86,7 @@ async def test_the_service_does_so_once_a_day_with_the_rights_of_its_role(store:
     pool = await asyncpg.create_pool(store.url, min_size=1, max_size=2, init=as_progress, reset=no_reset)
     assert pool is not None
     async with pool:
-        schedule = Schedule(pool, store.bell, holder="test")
+        schedule = Schedule(pool, store.notifier, holder="test")
         step = Housekeeping(pool, schedule, keep=_BEFORE).step
         assert await step() is not True, "not due yet"
         await store.pool.execute("UPDATE due_work SET due_at = now() WHERE kind = $1", DueKind.HOUSEKEEPING)
@@ -107,7 +109,7 @@ async def test_replies_without_a_key_are_forgotten_after_minutes(store: Store) -
     await store.pool.execute(
         "UPDATE command_replies SET recorded_at = recorded_at - interval '16 minutes' WHERE command_id <> $1", young
     )
-    schedule = Schedule(store.pool, store.bell, holder="test")
+    schedule = Schedule(store.pool, store.notifier, holder="test")
     step = ShortReplies(store.pool, schedule).step
     assert await step() is True
     assert await step() is not True

@@ -107,7 +107,7 @@ async def test_pages_give_each_event_once_whatever_their_size(store: Store, size
 def test_every_event_type_has_its_own_sentence() -> None:
     fillers = {"dict": {"i3_event_id": "e", "priority": 1, "run_id": 1, "event_id": 2}, "list": [], "int": 1, "float": 1.0,
                "str": "s", "ScanId": "s", "ScannerStage": "running", "bool": True}  # fmt: skip
-    for type_, cls in ev.EVENTS.items():
+    for type_, cls in ev.EVENT_TYPES.items():
         values = {
             name: fillers[str(getattr(kind, "__name__", kind)).split("[")[0].split(" ")[0]]
             for name, kind in cls.__annotations__.items()
@@ -127,7 +127,7 @@ async def test_a_store_without_events_reads_as_empty(database: str) -> None:
 
 async def test_stats_show_who_is_behind(store: Store, clean_bus: str) -> None:
     scan_id = await store.a_scan()
-    schedule = Schedule(store.pool, store.bell, holder="test")
+    schedule = Schedule(store.pool, store.notifier, holder="test")
     await schedule.put("late", scan_id, after=timedelta(minutes=-5))
     await schedule.put("later", scan_id, after=timedelta(minutes=5))
     bus = await connect(clean_bus, name="test")

@@ -22,8 +22,8 @@ async def test_nobody_writes_or_publishes_until_the_log_is_mended(store: Store, 
     scan_id = await store.a_scan()
     names: dict[str, Any] = {"name": "test", "size": 1, "check": refuse_log_of_another_server}
     pool = await open_pool(store.url, **names)
-    bell, stopping = Notifier(pool), asyncio.Event()
-    uow = UnitOfWork(pool, bell, writer="progress")
+    notifier, stopping = Notifier(pool), asyncio.Event()
+    uow = UnitOfWork(pool, notifier, writer="progress")
     bus = await connect(clean_bus, name="test")
     relay = Relay(store.url, bus)
 
@@ -42,8 +42,8 @@ async def test_nobody_writes_or_publishes_until_the_log_is_mended(store: Store, 
         await pool.expire_connections()
         with pytest.raises(LogOfAnotherServer):
             await report(2)
-        bell.ring(LOG_CHANNEL)
-        ringing = asyncio.create_task(bell.run(stopping))  # outlives it: a service goes on when it is mended
+        notifier.notify(LOG_CHANNEL)
+        notifying = asyncio.create_task(notifier.run(stopping))  # outlives it: a service goes on when it is mended
         with pytest.raises(LogOfAnotherServer), database_faults():
             await open_pool(store.url, **names)
         with pytest.raises(LogOfAnotherServer):
@@ -54,9 +54,9 @@ async def test_nobody_writes_or_publishes_until_the_log_is_mended(store: Store, 
         await report(3)
         await relay.step()
         assert await written() == 3
-        assert not ringing.done()
+        assert not notifying.done()
         stopping.set()
-        await ringing
+        await notifying
     finally:
         await relay.close()
         await bus.close()

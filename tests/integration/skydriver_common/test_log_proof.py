@@ -259,7 +259,7 @@ async def _writers(store: Store, scans: list[ScanId]) -> AsyncIterator[list[str]
     stop, commits = asyncio.Event(), list[str]()
 
     async def write(scan_id: ScanId) -> None:
-        replica = UnitOfWork(store.pool, store.bell, writer="progress")
+        replica = UnitOfWork(store.pool, store.notifier, writer="progress")
         while not stop.is_set():
             async with replica.on_scans(a_context(), [scan_id]) as tx:
                 tx.append(scan_id, [a_report(100 + len(commits))])

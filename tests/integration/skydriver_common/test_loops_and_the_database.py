@@ -64,7 +64,7 @@ async def test_due_work_that_meets_an_error_of_the_database_stays_due(store: Sto
     """A launcher or a watch that could not record what it did finds the same work again."""
     monkeypatch.setattr(loops, "OUTAGE", Backoff(first_s=0.001, cap_s=0.001))
     monkeypatch.setattr(loops, "FAILURE", Backoff(first_s=0.001, cap_s=0.001))
-    schedule, pulse = Schedule(store.pool, store.bell, holder="test"), LoopSignals()
+    schedule, pulse = Schedule(store.pool, store.notifier, holder="test"), LoopSignals()
     ended = Counter[str]()
 
     async def step() -> bool:

@@ -71,7 +71,10 @@ async def test_a_log_that_was_restored_on_a_younger_server_is_not_relayed_out_of
 async def test_events_are_counted_by_type_once_they_are_committed(store: Store) -> None:
     counted: Counter[str] = Counter()
     uow = UnitOfWork(
-        store.pool, store.bell, writer="dispatcher", on_appended=lambda event_type, number: counted.update({event_type: number})
+        store.pool,
+        store.notifier,
+        writer="dispatcher",
+        on_appended=lambda event_type, number: counted.update({event_type: number}),
     )
     scan_id = new_scan_id()
     async with uow.on_scans(a_context(), [scan_id]) as tx:

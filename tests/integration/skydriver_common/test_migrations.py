@@ -15,7 +15,17 @@ import psycopg
 import pytest
 
 from skydriver_common.db import migrate as migrations
-from skydriver_common.db.migrate import Busy, HalfDone, Migration, Refused, SchemaTooNew, check, known, look, migrate
+from skydriver_common.db.migrate import (
+    Busy,
+    HalfDone,
+    Migration,
+    MigrationRejected,
+    SchemaTooNew,
+    check,
+    compare_schema,
+    known_migrations,
+    migrate,
+)
 from skydriver_ops.db import roles
 from tests.support import previous_release, schema_page
 from tests.support.histories import skydriver
@@ -34,7 +44,7 @@ async def empty(database_url: str) -> AsyncIterator[str]:
 
 
 def _with(text: str, name: str = "9001_test_step") -> list[Migration]:
-    return [*known(), Migration(name, text)]
+    return [*known_migrations(), Migration(name, text)]
 
 
 def _rows(url: str, statement: str) -> list[tuple[object, ...]]:
@@ -51,18 +61,18 @@ def _open_transaction(url: str, statement: str) -> Iterator[psycopg.Connection[t
 
 async def test_all_of_it_once_from_many_processes_at_the_same_time(empty: str) -> None:
     applied = await asyncio.gather(*(asyncio.to_thread(migrate, empty) for _ in range(4)))
-    assert sorted(name for names in applied for name in names) == [migration.name for migration in known()]
+    assert sorted(name for names in applied for name in names) == [migration.name for migration in known_migrations()]
     assert check(empty) == []
     marked = _rows(empty, "SELECT count(*) FROM _yoyo_migration UNION ALL SELECT count(*) FROM schema_migrations")
-    assert sum(int(str(row[0])) for row in marked) == len(known())
+    assert sum(int(str(row[0])) for row in marked) == len(known_migrations())
 
 
 def test_steps_and_mark_are_one_transaction(database: str) -> None:
-    with pytest.raises(Refused, match="9001_test_step failed"):
+    with pytest.raises(MigrationRejected, match="9001_test_step failed"):
         migrate(
             database, migrations=_with("CREATE TABLE one (); INSERT INTO schema_migrations (name) VALUES ('9001_test_step')")
         )
-    with pytest.raises(Refused):
+    with pytest.raises(MigrationRejected):
         migrate(database, migrations=_with("CREATE TABLE one (); SELECT 1 / 0"))
     assert _rows(database, "SELECT to_regclass('one')") == [(None,)]
     assert migrate(database, migrations=_with("CREATE TABLE one ()")) == ["9001_test_step"]
@@ -71,8 +81,8 @@ def test_steps_and_mark_are_one_transaction(database: str) -> None:
 
 def test_what_the_release_with_yoyo_left_without_its_mark_is_completed(empty: str) -> None:
     with psycopg.connect(empty) as connection:
-        connection.execute(known()[0].text.encode())
-    assert migrate(empty) == [migration.name for migration in known()]
+        connection.execute(known_migrations()[0].text.encode())
+    assert migrate(empty) == [migration.name for migration in known_migrations()]
     assert check(empty) == []
 
 
@@ -128,7 +138,7 @@ def test_an_index_that_was_cut_off_is_made_anew(database: str) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("INSERT INTO i3_events VALUES ('a', 'same'), ('b', 'same')")
     step = _with("-- one\nCREATE UNIQUE INDEX CONCURRENTLY i3_events_once ON i3_events (digest);\n")
-    with pytest.raises(Refused, match="9001_test_step failed"):
+    with pytest.raises(MigrationRejected, match="9001_test_step failed"):
         migrate(database, migrations=step)
     valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('i3_events_once')"
     assert _rows(database, valid) == [(False,)]
@@ -181,28 +191,28 @@ def test_this_release_goes_on_beside_a_newer_one_until_that_takes_something_away
 ) -> None:
     adds = Migration("9001_test_adds", "CREATE TABLE more ()")
     takes = Migration("9003_test_takes", "-- needs: 9001_test_adds\nDROP TABLE IF EXISTS long_unused")
-    migrate(database, migrations=[*known(), adds])
-    assert look(database).newer == ("9001_test_adds",)
+    migrate(database, migrations=[*known_migrations(), adds])
+    assert compare_schema(database).newer == ("9001_test_adds",)
     assert check(database) == []
     assert migrate(database) == []
-    migrate(database, migrations=[*known(), adds, takes])
-    for ask in (check, look, migrate):
+    migrate(database, migrations=[*known_migrations(), adds, takes])
+    for ask in (check, compare_schema, migrate):
         with pytest.raises(SchemaTooNew, match="9003_test_takes of a newer release"):
             ask(database)
     # the release between them knows what the newest one needs
-    here = known()
-    monkeypatch.setattr(migrations, "known", lambda: [*here, adds])
-    assert look(database).newer == ("9003_test_takes",)
+    here = known_migrations()
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [*here, adds])
+    assert compare_schema(database).newer == ("9003_test_takes",)
 
 
 def test_services_may_read_the_marks_though_roles_were_not_made_anew(database: str) -> None:
     roles.apply_roles(database)
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DROP TABLE schema_migrations")
-    missing = [migration.name for migration in known() if migration.name > "0076_dispatcher_one_throttle"]
+    missing = [migration.name for migration in known_migrations() if migration.name > "0076_dispatcher_one_throttle"]
     with psycopg.connect(database) as connection:
         connection.execute("CREATE TEMP TABLE nothing ()")
-    migrate(database, migrations=[migration for migration in known() if migration.name not in missing])
+    migrate(database, migrations=[migration for migration in known_migrations() if migration.name not in missing])
     assert _rows(database, "SELECT has_table_privilege('skydriver_api', 'schema_migrations', 'SELECT')") == [(True,)]
 
 
@@ -230,7 +240,7 @@ def test_a_user_without_a_name_can_migrate(empty: str, monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     with pytest.raises((KeyError, OSError)):
         getpass.getuser()
-    assert migrate(empty) == [migration.name for migration in known()]
+    assert migrate(empty) == [migration.name for migration in known_migrations()]
 
 
 async def test_the_command_line_says_which_side_is_old(database: str) -> None:

@@ -9,7 +9,7 @@ from skydriver_common.db.notifier import DUE_CHANNEL
 from skydriver_common.db.pooler import SharedSessions, shares_sessions
 from skydriver_common.runtime.loops import LoopSignals
 from skydriver_common.runtime.service import Service, serve
-from skydriver_common.runtime.service_resources import ServiceResources, open_foundation, open_service_pool
+from skydriver_common.runtime.service_resources import ServiceResources, open_resources, open_service_pool
 from skydriver_common.runtime.settings import ServiceSettings
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.support.waiting import until
@@ -47,7 +47,7 @@ async def test_in_session_mode_a_service_is_woken_by_notify(
     pulse = LoopSignals()
 
     async def build(service: Service) -> None:
-        resources = await open_foundation(service, ServiceSettings.read())
+        resources = await open_resources(service, ServiceSettings.read())
         resources.wake_when_due(["a-test"], pulse)
         await resources.start_consuming()
         opened.append((service, resources))
@@ -79,7 +79,7 @@ async def test_in_transaction_mode_no_service_starts_and_one_line_says_why(
         if opened == "the gateway's pool":
             await open_service_pool(service, ServiceSettings.read().database_url.get_secret_value())
         else:
-            await open_foundation(service, ServiceSettings.read())
+            await open_resources(service, ServiceSettings.read())
 
     async with pgbouncer(database, mode="transaction") as url:
         monkeypatch.setenv("SKYDRIVER_DATABASE_URL", url)

@@ -103,9 +103,17 @@ async def test_an_exchange_gets_each_event_by_its_type(store: Store, clean_bus: 
         channel = await connection.channel()
         await topology.declare(channel)
         queue = await channel.declare_queue(exclusive=True)
-        await queue.bind(topology.EVENTS.name, "scan.deleted")
+        await queue.bind(topology.EVENT_EXCHANGE.name, "scan.deleted")
         ran = await skydriver(
-            "log", "replay", "--to", topology.EVENTS.name, "--json", "--database-url", store.url, "--amqp-url", clean_bus
+            "log",
+            "replay",
+            "--to",
+            topology.EVENT_EXCHANGE.name,
+            "--json",
+            "--database-url",
+            store.url,
+            "--amqp-url",
+            clean_bus,
         )
         assert ran.json["events"] == 10
         assert [message.routing_key for message in await _all_of(queue)] == ["scan.deleted"]

@@ -82,11 +82,11 @@ async def test_everybody_finds_the_server_that_takes_writes(pair: Pair) -> None:
         Listener(pair.url, {"skydriver_test": lambda text: heard.set() if text else None}, name="test").run(stopping)
     )
 
-    async def rung() -> bool:
+    async def notified() -> bool:
         await connection.execute("NOTIFY skydriver_test, 'x'")
         return heard.is_set()
 
-    await until(rung)
+    await until(notified)
     stopping.set()
     await listener
     await connection.close()

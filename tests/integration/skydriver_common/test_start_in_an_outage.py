@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from skydriver_common.runtime.service import Service, serve
-from skydriver_common.runtime.service_resources import open_foundation
+from skydriver_common.runtime.service_resources import open_resources
 from skydriver_common.runtime.settings import ServiceSettings
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
@@ -39,7 +39,7 @@ async def test_it_waits_for_database_and_broker_and_then_is_ready(
     is_built, services = asyncio.Event(), list[Service]()
 
     async def build(service: Service) -> None:
-        foundation = await open_foundation(service, ServiceSettings.read())
+        foundation = await open_resources(service, ServiceSettings.read())
         await foundation.start_consuming()
         is_built.set()
 
@@ -66,7 +66,7 @@ async def test_it_stops_at_once_while_it_waits(
     services = list[Service]()
 
     async def build(service: Service) -> None:
-        await open_foundation(service, ServiceSettings.read())
+        await open_resources(service, ServiceSettings.read())
 
     running = asyncio.create_task(serve("progress", ServiceSettings.read(), build, on_created=services.append))
     with capture_logs() as logged:

@@ -61,7 +61,7 @@ async def test_scans_and_the_system_keep_apart(store: Store) -> None:
     with pytest.raises(EventNotOwned):
         await store.append("progress", scan_id, fact)
     with pytest.raises(EventNotOwned):
-        await system_chain.record(store.pool, store.bell, "progress", a_context(), fact)
+        await system_chain.record(store.pool, store.notifier, "progress", a_context(), fact)
     async with store.pool.acquire() as connection:
         assert (await rebuild.check(connection)).differences == []
         assert (await verify(connection)).events == 1
@@ -72,7 +72,7 @@ async def test_the_relay_publishes_them(store: Store, clean_bus: str) -> None:
     async with bus, bus.channel() as channel:
         await topology.declare(channel)
         queue = await channel.declare_queue(exclusive=True)
-        await queue.bind(topology.EVENTS.name, "system.#")
+        await queue.bind(topology.EVENT_EXCHANGE.name, "system.#")
         await store.a_scan()
         await store.a_system_fact()
         relay = Relay(store.url, bus, name="test")
@@ -82,4 +82,4 @@ async def test_the_relay_publishes_them(store: Store, clean_bus: str) -> None:
         message = await queue.get(timeout=120)
         assert message is not None
         assert orjson.loads(message.body)["data"]["why"] == "seen to"
-        assert message.headers["scan_id"] == ev.SYSTEM
+        assert message.headers["scan_id"] == ev.SYSTEM_CHAIN

@@ -96,7 +96,7 @@ async def _write(store: Store, number: int, rng: random.Random, opened: asyncio.
     """A scan with some events; every third writer sits on its written rows until others have committed after it."""
     scan_id = new_scan_id()
     await store.append("dispatcher", scan_id, a_request(scan_id))
-    replica = UnitOfWork(store.pool, store.bell, writer="progress")  # its own: else all would share one transaction
+    replica = UnitOfWork(store.pool, store.notifier, writer="progress")  # its own: else all would share one transaction
     for sequence in range(1, 5):
         async with replica.on_scans(a_context(), [scan_id]) as tx:
             tx.append(scan_id, [a_report(sequence), a_report(sequence, text="again")])
@@ -130,7 +130,7 @@ async def test_readers_and_the_relay_see_every_event_once_although_transactions_
     async with bus, bus.channel() as channel:
         await topology.declare(channel)
         queue = await channel.declare_queue(exclusive=True)
-        await queue.bind(topology.EVENTS.name, "#")
+        await queue.bind(topology.EVENT_EXCHANGE.name, "#")
         relay = Relay(store.url, bus, name="test")
         reader = asyncio.create_task(_read(store, done))
 

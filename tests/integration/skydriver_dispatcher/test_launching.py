@@ -30,7 +30,7 @@ QUOTA: dict[str, Any] = {"status": 403, "message": 'jobs.batch "x" is forbidden:
 
 async def queue(store: Store, **scans: tuple[int, float]) -> None:
     """Waiting scans by name: priority, hours of waiting."""
-    schedule = Schedule(store.pool, store.bell, holder="x")
+    schedule = Schedule(store.pool, store.notifier, holder="x")
     for name, (priority, hours) in scans.items():
         await schedule.put(DueKind.LAUNCH, ScanId(name), priority=priority)
         await store.pool.execute(
@@ -282,7 +282,7 @@ async def test_a_launch_takes_no_longer_than_half_its_lease_whatever_the_launche
         raise AssertionError(await asyncio.Event().wait() or scan)
 
     monkeypatch.setattr(dispatcher.launcher, "launch", for_ever)
-    schedule = Schedule(dispatcher.store.pool, dispatcher.store.bell, holder="hasty", lease=timedelta(seconds=0.4))
+    schedule = Schedule(dispatcher.store.pool, dispatcher.store.notifier, holder="hasty", lease=timedelta(seconds=0.4))
     uow = dispatcher.store.uows["dispatcher"]
     launch_steps = LaunchSteps(dispatcher.store.pool, uow, schedule, dispatcher.launcher, max_attempts=3)
     scan_id = await dispatcher.request(priority=100)
@@ -345,7 +345,7 @@ async def test_a_stop_that_is_under_way_does_not_stand_for_what_starts_behind_it
     await dispatcher.cluster.until_asked("POST", "jobs")
     await dispatcher.delete(scan_id)
     # another replica is at it: it has looked, found nothing, and is about to say that it is done
-    other = Schedule(dispatcher.store.pool, dispatcher.store.bell, holder="two")
+    other = Schedule(dispatcher.store.pool, dispatcher.store.notifier, holder="two")
     under_way = await other.claim(DueKind.STOP)
     assert under_way is not None
     await launching

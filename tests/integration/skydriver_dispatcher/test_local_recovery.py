@@ -85,7 +85,7 @@ class Machine:
         await self.stop()
         launcher = LocalLauncher(self.work_dir, lambda _scan, _folder: {}, command=(sys.executable, "-S", "-c", PROGRAM))
         pool, uow = self.store.pool, self.store.uows["dispatcher"]
-        schedule, usecases = Schedule(pool, self.store.bell, holder="x"), UseCases(pool, uow)
+        schedule, usecases = Schedule(pool, self.store.notifier, holder="x"), UseCases(pool, uow)
         watchdog = Watchdog(pool, uow, schedule, launcher, usecases, result_grace=timedelta(0))
         self.now = Life(
             self.store, self.work_dir, launcher, LaunchSteps(pool, uow, schedule, launcher, max_attempts=3), watchdog

@@ -12,7 +12,7 @@ from tests.support.histories import Store, skydriver
 
 async def test_the_throttle_is_shown_changed_for_all_at_once_noted_and_reset(store: Store) -> None:
     await set_throttle(store, interval_s=300, max_running=10)
-    schedule = Schedule(store.pool, store.bell, holder="x")
+    schedule = Schedule(store.pool, store.notifier, holder="x")
     for n in range(5):
         await schedule.put(DueKind.LAUNCH, ScanId(f"scan-{n}"), priority=0)
     await schedule.put(DueKind.LAUNCH, ScanId("urgent"), priority=100)

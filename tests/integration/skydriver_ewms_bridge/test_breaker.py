@@ -44,14 +44,14 @@ async def replicas(server: Unruly, bridge: Bridge, limit_s: float) -> AsyncItera
         ways = []
         for _ in range(2):
             credentials = ClientCredentials(reads, issuer=server.url, client_id="bridge", client_secret=SecretStr("s"))
-            bell, rung = Notifier(bridge.pool), list[str]()
-            bell.on_ring(DUE_CHANNEL, rung.append)
-            breaker = Breaker(bridge.pool, bell)
+            notifier, notified = Notifier(bridge.pool), list[str]()
+            notifier.on_notify(DUE_CHANNEL, notified.append)
+            breaker = Breaker(bridge.pool, notifier)
             ewms = EwmsRest(
                 reads, writes, base_url=server.url, credentials=credentials, instance="prod", guard=breaker,
                 read_timeout_s=limit_s, write_timeout_s=limit_s,
             )  # fmt: skip
-            ways.append((ewms, breaker, rung))
+            ways.append((ewms, breaker, notified))
         yield ways
 
 
@@ -68,12 +68,12 @@ async def _pass_time(bridge: Bridge, seconds: float) -> None:
 
 @pytest.mark.parametrize("trouble", ["drop", "hang", (500, {}), (503, {}, {"Retry-After": "1"}), GARBAGE], ids=str)
 async def test_after_some_failures_nobody_asks_any_more(server: Unruly, replicas: Any, trouble: Any) -> None:
-    (first, _, rung), (second, breaker, _) = replicas
+    (first, _, notified), (second, breaker, _) = replicas
     server.say(*[trouble] * THRESHOLD)
     await _fail(first)
     asked = len(server.asked)
 
-    assert rung == [PROBE]
+    assert notified == [PROBE]
     assert await breaker.open_for_s() > 0
     for ewms in (first, second):
         with pytest.raises(TryLater, match="EWMS is unavailable"):
@@ -151,7 +151,7 @@ async def test_a_no_is_an_answer(server: Unruly, replicas: Any) -> None:
 
 
 async def test_one_replica_asks_whether_ewms_is_back_and_all_are_woken(server: Unruly, replicas: Any, bridge: Bridge) -> None:
-    (first, one, rung), (second, other, rung_there) = replicas
+    (first, one, notified), (second, other, notified_there) = replicas
     server.say(*[BROKEN] * THRESHOLD)
     await _fail(first)
     assert await one.probe(first.ping) > 0, "not before the pause is over"
@@ -162,7 +162,7 @@ async def test_one_replica_asks_whether_ewms_is_back_and_all_are_woken(server: U
     await asyncio.gather(one.probe(first.ping), other.probe(second.ping))
 
     assert [a.path for a in server.asked[asked:]] == ["/v1/"]
-    assert "" in rung + rung_there, "all kinds of work are rung for"
+    assert "" in notified + notified_there, "every kind of work is notified"
     server.say(FINE)
     await second.queue_profiles("WF-1")
     outage = await one.outage()

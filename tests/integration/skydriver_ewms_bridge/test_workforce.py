@@ -159,15 +159,15 @@ async def test_an_old_workflow_is_asked_for_seldom_unless_somebody_looks_at_it(b
     await bridge.workforces.refresh()
     assert await bridge.workforces.refresh() > 50
 
-    rung: list[str] = []
+    notified: list[str] = []
     pulse = LoopSignals()
-    eyes = ViewerHints(bridge.workforces.note_viewers, lambda: rung.append("workforce"), pulse)
+    eyes = ViewerHints(bridge.workforces.note_viewers, lambda: notified.append("workforce"), pulse)
     eyes.seen(scan_id)
     assert pulse.work.is_set()
     await eyes.step()
     eyes.seen(scan_id)
     await eyes.step()
-    assert rung == ["workforce"], "the second look is no news"
+    assert notified == ["workforce"], "the second look is no news"
     wait_s = await bridge.workforces.refresh()
     assert 5 < wait_s <= 10
     await bridge.pass_time(WORKFORCE, 11)
@@ -182,9 +182,9 @@ async def test_an_old_workflow_is_asked_for_seldom_unless_somebody_looks_at_it(b
 
 async def test_the_gateway_tells_of_looks_at_old_knowledge_of_running_scans_once_a_minute(bridge: Bridge) -> None:
     scan_id = await bridge.running()
-    reads, bell, rung = ViewQueries(bridge.pool), Notifier(bridge.pool), list[str]()
-    bell.on_ring(VIEWER_HINTS_CHANNEL, rung.append)
-    eyes = ApiViewerHints(bell, reads)
+    reads, notifier, notified = ViewQueries(bridge.pool), Notifier(bridge.pool), list[str]()
+    notifier.on_notify(VIEWER_HINTS_CHANNEL, notified.append)
+    eyes = ApiViewerHints(notifier, reads)
 
     async def look() -> None:
         view = await reads.status(scan_id)
@@ -194,11 +194,11 @@ async def test_the_gateway_tells_of_looks_at_old_knowledge_of_running_scans_once
     await look()
     await bridge.workforces.refresh()
     await look()
-    assert rung == [], "what is known is young"
+    assert notified == [], "what is known is young"
     await bridge.pool.execute("UPDATE ewms_watch SET refreshed_at = refreshed_at - '20 s'::interval")
     await look()
     await look()
-    assert rung == [scan_id]
+    assert notified == [scan_id]
 
 
 async def test_however_many_watch_a_scan_one_look_a_minute_is_taken_and_none_is_missed(bridge: Bridge) -> None:
@@ -214,10 +214,10 @@ async def test_however_many_watch_a_scan_one_look_a_minute_is_taken_and_none_is_
     scan_id = await bridge.running()
     await bridge.workforces.refresh()
     await bridge.pool.execute("UPDATE ewms_watch SET refreshed_at = refreshed_at - '20 s'::interval")
-    reads, bell, rung = Counting(bridge.pool), Notifier(bridge.pool), list[str]()
-    bell.on_ring(VIEWER_HINTS_CHANNEL, rung.append)
-    eyes = ApiViewerHints(bell, reads)
+    reads, notifier, notified = Counting(bridge.pool), Notifier(bridge.pool), list[str]()
+    notifier.on_notify(VIEWER_HINTS_CHANNEL, notified.append)
+    eyes = ApiViewerHints(notifier, reads)
     await asyncio.gather(*(eyes.note_watching(scan_id) for _ in range(500)))
-    assert (reads.looks, rung) == (1, [scan_id])
+    assert (reads.looks, notified) == (1, [scan_id])
     await eyes.note_watching(ScanId("another"))
     assert reads.looks == 2, "a silent database is no matter"

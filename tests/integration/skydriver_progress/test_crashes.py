@@ -28,10 +28,10 @@ from tests.support.scanner_bus import AUDIENCE, ISSUER, a_progress, batch_consum
 async def test_a_skymap_that_a_crash_has_lost_is_put_again_before_a_decision_refers_to_it(rig: Rig) -> None:
     scan_id = await rig.store.a_scan()
     ingest = Ingest(
-        rig.store.pool, rig.store.bell, rig.store.uows["progress"],
+        rig.store.pool, rig.store.notifier, rig.store.uows["progress"],
         ScanTokenVerifier(TokenVerifier([Issuer(ISSUER, JwksFile(rig.jwks))], audience=AUDIENCE)),
         coalesces=True, token_grace_s=600,
-        retention=Retention(rig.store.uows["progress"], Schedule(rig.store.pool, rig.store.bell, holder="t"), keep=timedelta(1)),
+        retention=Retention(rig.store.uows["progress"], Schedule(rig.store.pool, rig.store.notifier, holder="t"), keep=timedelta(1)),
     )  # fmt: skip
     content = {"skyscan_result": {"nside-8": {"data": [1]}}, "is_final": True}
     packed = protocol.pack(

@@ -32,14 +32,14 @@ async def test_the_dead_letters_of_an_embedded_node_are_bounded(rig: Rig) -> Non
     async with await aio_pika.connect(rig.amqp_url) as connection:
         channel = await connection.channel(publisher_confirms=False)
         for number in range(MAX_DEAD_LETTERS + 500):
-            await channel.default_exchange.publish(aio_pika.Message(str(number).encode()), topology.DEAD_LETTERS)
+            await channel.default_exchange.publish(aio_pika.Message(str(number).encode()), topology.DEAD_LETTER_QUEUE)
 
         async def is_bounded() -> bool:
-            queue = await channel.get_queue(topology.DEAD_LETTERS)
+            queue = await channel.get_queue(topology.DEAD_LETTER_QUEUE)
             return queue.declaration_result.message_count == MAX_DEAD_LETTERS
 
         await until(is_bounded)
-        queue = await channel.get_queue(topology.DEAD_LETTERS)
+        queue = await channel.get_queue(topology.DEAD_LETTER_QUEUE)
         oldest = await queue.get(no_ack=True)
         assert oldest is not None
         assert oldest.body == b"500"

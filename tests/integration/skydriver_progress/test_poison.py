@@ -56,7 +56,7 @@ async def test_no_property_of_any_message_holds_up_lanes_relay_or_operators(rig:
     try:
         channel = await bus.channel()
         everything = await channel.declare_queue("poison-tests.events", auto_delete=True)
-        await everything.bind(topology.EVENTS.name, "#")
+        await everything.bind(topology.EVENT_EXCHANGE.name, "#")
         async with batch_consumers(rig.amqp_url, rig.store, rig.jwks), RawSender(rig.amqp_url) as sender:
             for number, outside in enumerate(outsides):
                 scan_id = await rig.store.a_scan()
@@ -64,7 +64,9 @@ async def test_no_property_of_any_message_holds_up_lanes_relay_or_operators(rig:
                     packed = protocol.pack("progress", scan_id, a_progress(number), token=token, producer="p1", sequence=1)
                     ours = b"".join(entry(name, value) for name, value in packed.headers.items())
                     properties = outside.with_headers(ours)
-                    is_taken = await sender.publish(topology.SCANNER.name, packed.routing_key.encode(), properties, packed.body)
+                    is_taken = await sender.publish(
+                        topology.SCANNER_EXCHANGE.name, packed.routing_key.encode(), properties, packed.body
+                    )
                     accepted += is_taken and token != "no token"
                     refused += is_taken and token == "no token"
             last = await rig.store.a_scan()
@@ -105,7 +107,7 @@ async def test_no_property_of_any_message_holds_up_lanes_relay_or_operators(rig:
         await bus.close()
 
 
-async def _depth(amqp_url: str, queue: str = topology.DEAD_LETTERS) -> int:
+async def _depth(amqp_url: str, queue: str = topology.DEAD_LETTER_QUEUE) -> int:
     async with await aio_pika.connect(amqp_url) as connection:
         found = await (await connection.channel()).get_queue(queue)
         return found.declaration_result.message_count or 0

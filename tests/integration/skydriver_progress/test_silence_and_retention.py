@@ -23,7 +23,7 @@ from tests.support.scanner_bus import a_progress
 
 
 def _schedule(store: Store) -> Schedule:
-    return Schedule(store.pool, store.bell, holder="test", lease=timedelta(seconds=1))
+    return Schedule(store.pool, store.notifier, holder="test", lease=timedelta(seconds=1))
 
 
 def _gate(*, is_clear: bool = True) -> BacklogGate:

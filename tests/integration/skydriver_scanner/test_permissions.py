@@ -66,7 +66,7 @@ async def _declare(url: str) -> None:
     async with connection:
         channel = await connection.channel()
         await topology.declare(channel)
-        await (await channel.declare_queue("reports")).bind(topology.SCANNER.name, "#")
+        await (await channel.declare_queue("reports")).bind(topology.SCANNER_EXCHANGE.name, "#")
 
 
 async def _publish(channel: AbstractChannel, exchange: str, key: str) -> None:
@@ -85,15 +85,15 @@ async def _read(channel: AbstractChannel, queue: str) -> None:
 REFUSED: dict[str, Callable[[AbstractChannel], Awaitable[object]]] = {
     "report for another scan": lambda channel: _publish(channel, protocol.EXCHANGE, f"progress.{OTHER}"),
     "result for another scan": lambda channel: _publish(channel, protocol.EXCHANGE, f"result.{OTHER}"),
-    "command": lambda channel: _publish(channel, topology.COMMANDS.name, "scan.delete"),
-    "event": lambda channel: _publish(channel, topology.EVENTS.name, "scan.deleted"),
-    "dead letter": lambda channel: _publish(channel, topology.DEAD.name, "scan.deleted"),
+    "command": lambda channel: _publish(channel, topology.COMMAND_EXCHANGE.name, "scan.delete"),
+    "event": lambda channel: _publish(channel, topology.EVENT_EXCHANGE.name, "scan.deleted"),
+    "dead letter": lambda channel: _publish(channel, topology.DEAD_LETTER_EXCHANGE.name, "scan.deleted"),
     "stop signal": lambda channel: _publish(channel, protocol.STOP_EXCHANGE, SCAN_ID),
     "straight into a queue": lambda channel: _publish(channel, "", "reports"),
     "hear of another scan's end": lambda channel: _bind(channel, OTHER),
     "hear of every scan's end": lambda channel: _bind(channel, "#"),
     "read the reports": lambda channel: _read(channel, "reports"),
-    "read the dead letters": lambda channel: _read(channel, topology.DEAD_LETTERS),
+    "read the dead letters": lambda channel: _read(channel, topology.DEAD_LETTER_QUEUE),
     "another scan's stop queue": lambda channel: channel.declare_queue(protocol.stop_queue(OTHER, "x"), exclusive=True),
     "a queue of its own": lambda channel: channel.declare_queue("mine", exclusive=True),
     "an exchange of its own": lambda channel: channel.declare_exchange("mine"),

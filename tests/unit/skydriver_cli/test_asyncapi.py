@@ -11,8 +11,8 @@ import pytest
 from skydriver_cli.asyncapi_command import document
 from skydriver_common.bus import topology
 from skydriver_common.log.read import LoggedEvent
-from skydriver_common.model.commands import COMMANDS
-from skydriver_common.model.events import EVENTS
+from skydriver_common.model.commands import COMMAND_TYPES
+from skydriver_common.model.events import EVENT_TYPES
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def _payload(made: dict[str, Any], channel: str) -> dict[str, Any]:
 
 
 def test_every_queue_is_in_it_and_no_other(made: dict[str, Any]) -> None:
-    queues = {topology.command_queue(key).name for key in COMMANDS}
+    queues = {topology.command_queue(key).name for key in COMMAND_TYPES}
     queues |= {topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS}
     queues |= {
         topology.event_queue(who, event.type).name for who, events in topology.EVENT_CONSUMERS.items() for event in events
@@ -46,7 +46,7 @@ def test_every_queue_is_in_it_and_no_other(made: dict[str, Any]) -> None:
 
 
 def test_every_event_is_in_it_with_its_fields(made: dict[str, Any]) -> None:
-    for name, event in EVENTS.items():
+    for name, event in EVENT_TYPES.items():
         payload = _payload(made, name)
         envelope = set(LoggedEvent._fields)
         assert payload["properties"].keys() == envelope, name

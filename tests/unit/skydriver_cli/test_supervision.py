@@ -10,6 +10,7 @@ import pytest
 from skydriver_cli.embedded import processes
 from skydriver_cli.embedded import supervision as module
 from skydriver_cli.embedded.supervision import Component, Server, System
+from skydriver_common import process_identity
 
 
 def _system(folder: Path, parts: list[Component], servers: list[Server], said: list[str]) -> System:
@@ -81,4 +82,4 @@ async def test_a_process_whose_identity_cannot_be_kept_does_not_live_on(tmp_path
             "part", [sys.executable, "-c", f"import os,signal; open({str(note)!r}, 'w').write(str(os.getpid())); signal.pause()"],
             env={}, cwd=tmp_path, log=tmp_path / "part.log", identity_file=tmp_path,
         )  # fmt: skip
-    assert not note.exists() or processes.identify(int(note.read_text() or 0)) is None
+    assert not note.exists() or process_identity.identify(int(note.read_text() or 0)) is None

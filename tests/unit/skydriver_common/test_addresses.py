@@ -2,7 +2,7 @@
 
 import pytest
 
-from skydriver_common.db.addresses import writable
+from skydriver_common.db.addresses import ask_for_writes
 
 
 @pytest.mark.parametrize(
@@ -17,5 +17,5 @@ from skydriver_common.db.addresses import writable
     ],
 )
 def test_of_several_servers_the_one_that_takes_writes_is_asked_for(url: str, asked: str) -> None:
-    assert writable(url) == url + asked
-    assert writable(writable(url)) == writable(url)
+    assert ask_for_writes(url) == url + asked
+    assert ask_for_writes(ask_for_writes(url)) == ask_for_writes(url)

@@ -16,7 +16,7 @@ def _policies(file: str) -> list[dict[str, Any]]:
 
 
 def _of_dead_letters(file: str) -> dict[str, Any]:
-    [policy] = [policy for policy in _policies(file) if re.search(policy["pattern"], topology.DEAD_LETTERS)]
+    [policy] = [policy for policy in _policies(file) if re.search(policy["pattern"], topology.DEAD_LETTER_QUEUE)]
     return policy
 
 

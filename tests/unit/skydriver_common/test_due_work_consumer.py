@@ -120,6 +120,35 @@ async def test_a_kept_claim_is_handled_again_without_another_claim() -> None:
     assert schedule.calls == [("claim",), ("finish", "a")]
 
 
+@pytest.mark.parametrize("error", [TryLater("it is away"), ZeroDivisionError()], ids=["unavailable", "bug"])
+async def test_a_failure_that_is_not_postponed_leaves_the_work_to_its_lease(error: Exception) -> None:
+    schedule = FakeSchedule("a", "b")
+    consumer = DueWorkConsumer(schedule, "k", _raises(error), postpones_failures=False)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            await consumer.step()
+    assert schedule.calls == [("claim",), ("claim",)]
+
+
+async def test_a_worker_that_does_not_postpone_keeps_its_claim_whatever_fails() -> None:
+    schedule, tries = FakeSchedule("a"), []
+
+    async def handle(work: DueWork) -> Outcome:
+        tries.append(work.scan_id)
+        if len(tries) < 3:
+            raise [ZeroDivisionError(), TryLater("it is away")][len(tries) - 1]
+        return SETTLED
+
+    consumer = DueWorkConsumer(schedule, "k", handle, keeps_claim_s=60.0, postpones_failures=False)
+    with pytest.raises(ZeroDivisionError):
+        await consumer.step()
+    with pytest.raises(TryLater):
+        await consumer.step()
+    assert await consumer.step() is True
+    assert tries == ["a"] * 3
+    assert schedule.calls == [("claim",)]
+
+
 async def test_nothing_is_claimed_while_the_consumer_is_paused() -> None:
     async def paused_s() -> float:
         return 12.5

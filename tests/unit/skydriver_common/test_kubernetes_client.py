@@ -11,11 +11,11 @@ from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes.client import (
     AlreadyExists,
     ClusterConfigError,
+    KubernetesRejected,
     NotFound,
     QuotaExceeded,
-    Refused,
     ResourceVersionExpired,
-    meaning,
+    fault_for_status,
     open_client,
 )
 from tests.support.waiting import until
@@ -101,7 +101,8 @@ async def test_what_cannot_be_renewed_is_refused_at_the_start(tmp_path: Path, us
     [
         (403, '{"message": "jobs is forbidden: exceeded quota: q"}', QuotaExceeded),
         (403, '{"message": "jobs is forbidden: status unknown for quota: q, resources: count/jobs.batch"}', TryLater),
-        (403, '{"message": "cannot create jobs"}', Refused), (422, '{"message": "invalid"}', Refused), (400, "", Refused),
+        (403, '{"message": "cannot create jobs"}', KubernetesRejected), (422, '{"message": "invalid"}', KubernetesRejected),
+        (400, "", KubernetesRejected),
         (404, '{"message": "jobs \\"x\\" not found"}', NotFound), (404, '{"message": "namespaces \\"x\\" not found"}', TryLater),
         (409, '{"reason": "AlreadyExists"}', AlreadyExists), (409, '{"reason": "Conflict", "message": "modified"}', TryLater),
         (410, "{}", ResourceVersionExpired), (401, "", TryLater), (408, "", TryLater),
@@ -109,13 +110,13 @@ async def test_what_cannot_be_renewed_is_refused_at_the_start(tmp_path: Path, us
     ],
 )  # fmt: skip
 def test_each_answer_has_one_meaning(status: int, body: str | None, expected: type[Exception]) -> None:
-    fault = meaning(status, body, {}, "do something")
+    fault = fault_for_status(status, body, {}, "do something")
     assert type(fault) is expected or isinstance(fault, expected)
     assert isinstance(fault, TryLater) == issubclass(expected, TryLater)
 
 
 @pytest.mark.parametrize(("value", "after_s"), [("7", 7.0), ("7000", 60.0), ("-1", 0.0), ("soon", 1.0), (None, 1.0)])
 def test_retry_after_is_honoured_within_reason(value: str | None, after_s: float) -> None:
-    fault = meaning(429, "", {} if value is None else {"Retry-After": value}, "do something")
+    fault = fault_for_status(429, "", {} if value is None else {"Retry-After": value}, "do something")
     assert isinstance(fault, TryLater)
     assert fault.after_s == after_s

@@ -2,11 +2,11 @@
 
 import pytest
 
-from skydriver_common.db.migrate import Migration, known
+from skydriver_common.db.migrate import Migration, known_migrations
 from tests.support import previous_release
 from tests.support.migration_rules import created, problems, statements
 
-_NEW = [migration for migration in known() if migration.name not in previous_release.MIGRATIONS]
+_NEW = [migration for migration in known_migrations() if migration.name not in previous_release.MIGRATIONS]
 
 
 @pytest.mark.parametrize("migration", _NEW, ids=lambda migration: migration.name)
@@ -16,7 +16,7 @@ def test_new_migrations_keep_to_the_rules(migration: Migration) -> None:
 
 
 def test_the_migrations_of_the_release_before_are_all_there() -> None:
-    names = {migration.name for migration in known()}
+    names = {migration.name for migration in known_migrations()}
     assert names >= previous_release.MIGRATIONS
     assert all(migration.name > max(previous_release.MIGRATIONS) for migration in _NEW), "a new one comes after all others"
 

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -10,6 +10,7 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Scan, fold
+from skydriver_common.model.scan_request import ScanRequest
 from skydriver_common.model.stages import LaunchState, ScannerStage
 
 ID = "18e0f1a2b3cx4f5e6d7c8b9a0f1e2d3c"
@@ -97,7 +98,7 @@ def test_a_scanners_own_reason_is_quoted() -> None:
 
 def test_variables_that_are_reserved_by_now_are_named() -> None:
     wanted = {"HOME": "/x", "MINE": 1, "SKYSCAN_SKYDRIVER_AUTH": "t"}
-    scan = replace(a_scan(*RUNNING), request={"priority": 0, "scanner_server_env_from_user": wanted})
+    scan = replace(a_scan(*RUNNING), request=cast(ScanRequest, {"priority": 0, "scanner_server_env_from_user": wanted}))
     (told,) = problems_of(scan)
     assert told["code"] == "variables-left-out"
     assert told["text"].endswith("since their names are reserved: HOME, SKYSCAN_SKYDRIVER_AUTH")

@@ -8,7 +8,7 @@ import pytest
 
 from skydriver_common.model import event_codec
 from skydriver_common.model.event_codec import UnknownEvent
-from skydriver_common.model.events import EVENTS, Event, ScanRequested, SystemEvent
+from skydriver_common.model.events import EVENT_TYPES, Event, ScanRequested, SystemEvent
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import evolve
 from tests.support.recorded import FILE, line_for, recorded
@@ -25,7 +25,7 @@ def _parsed(line: dict[str, Any]) -> Event:
 )
 def test_every_recorded_event_is_read_and_folded(line: dict[str, Any]) -> None:
     event = _parsed(line)
-    assert type(event) is EVENTS[line["type"]]
+    assert type(event) is EVENT_TYPES[line["type"]]
     written = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
     if line["schema_version"] == event.schema_version:
         assert line["data"].items() <= written.items()
@@ -43,7 +43,7 @@ def test_the_file_holds_every_type_in_every_version_and_with_the_fields_of_today
     held: dict[tuple[str, int], list[set[str]]] = {}
     for line in recorded():
         held.setdefault((line["type"], line["schema_version"]), []).append(set(line["data"]))
-    for type_, cls in EVENTS.items():
+    for type_, cls in EVENT_TYPES.items():
         for version in range(1, cls.schema_version + 1):
             assert (type_, version) in held, (
                 f"{type_} in version {version} is not in {FILE.name}: it was written once, so keep it"
@@ -53,7 +53,7 @@ def test_the_file_holds_every_type_in_every_version_and_with_the_fields_of_today
 
 
 def test_every_old_version_has_its_way_up() -> None:
-    ways = {(type_, version) for type_, cls in EVENTS.items() for version in range(1, cls.schema_version)}
+    ways = {(type_, version) for type_, cls in EVENT_TYPES.items() for version in range(1, cls.schema_version)}
     assert set(event_codec.UPCASTS) == ways
 
 
@@ -65,7 +65,7 @@ def test_versions_are_upcast_one_after_the_other(monkeypatch: pytest.MonkeyPatch
         length_m: float
         by: str
 
-    monkeypatch.setitem(EVENTS, Measured.type, Measured)
+    monkeypatch.setitem(EVENT_TYPES, Measured.type, Measured)
     monkeypatch.setitem(event_codec.UPCASTS, (Measured.type, 1), lambda data: {"length_m": data["length_km"] * 1000})
     monkeypatch.setitem(event_codec.UPCASTS, (Measured.type, 2), lambda data: {**data, "by": "unknown"})
     assert event_codec.parse_event(Measured.type, 1, b'{"length_km": 2}') == Measured(length_m=2000, by="unknown")

@@ -18,6 +18,14 @@ def test_the_table_of_sqlstates_is_that_of_the_code() -> None:
 
 
 def test_the_outcomes_are_those_of_the_code() -> None:
-    for outcome in (settlement.LATE, settlement.LOST, settlement.GIVEN_BACK, settlement.BURIED, "done", "refused", "dropped"):
+    for outcome in (
+        settlement.LATE,
+        settlement.LOST,
+        settlement.GIVEN_BACK,
+        settlement.DEAD_LETTERED,
+        "done",
+        "refused",
+        "dropped",
+    ):
         assert f"`{outcome}`" in PAGE
     assert f"after {MAX_KEPT} |" in PAGE

@@ -20,7 +20,6 @@ from skydriver_dispatcher.decide.exits import (
     decide_replacement,
     further_grace_s,
     grace_before_judging_s,
-    has_reconstructed,
     too_many_replacements,
 )
 from tests.support.launchers import a_launched_scan, a_queued_scan
@@ -132,9 +131,3 @@ def test_a_lost_scanner_server_is_replaced_by_a_new_scan_until_it_happened_too_o
     complete = replace(scan, result=ResultRef(digest="d", size_bytes=1, is_final=True))
     assert replacement(complete, complete) is None
     assert replacement(None, None) is None
-
-
-def test_progress_is_what_has_a_rate() -> None:
-    assert not has_reconstructed(None)
-    assert not has_reconstructed({"processing_stats": {"rate": {}}})
-    assert has_reconstructed({"processing_stats": {"rate": {"average": "1 s"}}})

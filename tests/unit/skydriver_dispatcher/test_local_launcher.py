@@ -16,7 +16,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from skydriver_dispatcher.adapters import process_identity
+from skydriver_common import process_identity
 from skydriver_dispatcher.adapters.local import LocalLauncher
 from skydriver_dispatcher.launcher_events import ScannerExit
 from skydriver_dispatcher.main import _process_environment, _Tokens

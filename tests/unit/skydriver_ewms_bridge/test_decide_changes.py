@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
 from skydriver_common.model import events as ev
 from skydriver_common.model.problem_codes import ProblemCode
+from skydriver_common.model.progress_report import ProgressReport
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge.decide.queues import decide_queues_activated, decide_queues_awaited, not_activated_in_time
 from skydriver_ewms_bridge.decide.reconciliation import KINDS, due_in, missing_work, over_since
@@ -138,7 +140,7 @@ def test_the_state_of_a_scan_says_which_work_is_missing(scan: Scan, kinds: list[
 
 
 def test_a_scan_that_has_reconstructed_needs_no_check_of_its_startup_file() -> None:
-    progress = {"summary": "", "processing_stats": {"rate": {"average": "1"}}}
+    progress = cast(ProgressReport, {"summary": "", "processing_stats": {"rate": {"average": "1"}}})
     assert missing_work(replace(a_working_scan(queues=QUEUES), progress=progress), frozenset()) == []
 
 

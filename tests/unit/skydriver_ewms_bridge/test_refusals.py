@@ -1,6 +1,7 @@
 """Which of EWMS's refusals are final, and what a scan is told of the others."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -8,6 +9,7 @@ from skydriver_common.model import events as ev
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.problems import problems_of
 from skydriver_common.model.scan import Ewms, Launch, Scan
+from skydriver_common.model.scan_request import ScanRequest
 from skydriver_common.model.stages import LaunchState
 from skydriver_ewms_bridge.decide.assignment import decide_refused_for_now
 from skydriver_ewms_bridge.decide.refusals import is_final_refusal
@@ -51,7 +53,8 @@ def test_rights_conflicts_locks_and_limits_pass_whatever_they_say(status: int, r
 def a_scan(**ewms: object) -> Scan:
     scan = Scan(
         scan_id=ScanId("s"), version=2, timestamp=1.0, last_updated=1.0, scanner_server_args="", priority=0, classifiers={}, i3_event_id="",
-        request={}, request_scan_id=ScanId("s"), event_digest="", launch=Launch(state=LaunchState.LAUNCHED, launcher="local"),
+        request=cast(ScanRequest, {}), request_scan_id=ScanId("s"), event_digest="",
+        launch=Launch(state=LaunchState.LAUNCHED, launcher="local"),
     )  # fmt: skip
     return replace(scan, ewms=Ewms(**ewms))  # type: ignore[arg-type]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from skydriver_cli.embedded import processes
 from skydriver_cli.errors import CliError
+from skydriver_common import process_identity
 
 
 @contextlib.contextmanager
@@ -27,9 +28,9 @@ def locked_data_dir(data_dir: Path) -> Iterator[None]:
             raise CliError(
                 f"a system is already running in {data_dir}", "Stop it with `skydriver down`, or choose another --data-dir"
             ) from error
-        identity = processes.identify(os.getpid())
+        identity = process_identity.identify(os.getpid())
         assert identity is not None
-        identity.write(data_dir / "run" / "up.pid.json")
+        process_identity.write(data_dir / "run" / "up.pid.json", identity)
         try:
             yield
         finally:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import aiohttp
 
-from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK
 from skydriver_cli.errors import CliError
+from skydriver_common import process_identity
 
 _PREFIX = "health_"
 _TIMEOUT_S = 5.0
@@ -18,7 +18,7 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one service process answered. text: None when it does not respond in time."""
+    """What one service process returned. text: None when it did not respond in time."""
 
     process: str
     text: str | None
@@ -61,8 +61,8 @@ async def look(data_dir: Path) -> list[Part]:
     parts = []
     for told in await ask_all(data_dir, "/readyz"):
         if told.text is None:
-            runs = processes.Identity.read(data_dir / "run" / f"{told.process}.pid.json")
-            alive = runs is not None and processes.is_alive(runs)
+            runs = process_identity.read(data_dir / "run" / f"{told.process}.pid.json")
+            alive = runs is not None and process_identity.is_alive(runs)
             parts.append(Part(told.process, "does not respond" if alive else "is not running"))
             continue
         try:

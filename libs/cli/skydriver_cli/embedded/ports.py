@@ -10,6 +10,8 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+from skydriver_common.atomic_write import atomic_write
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -42,9 +44,8 @@ def choose_and_remember(names: list[str], path: Path) -> dict[str, int]:
         remembered = {}
     chosen = choose(names, remembered)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".new")
-    partial.write_text(json.dumps(remembered | chosen, indent=1))
-    partial.replace(path)
+    with atomic_write(path, flush_to_disk=False) as file:
+        file.write(json.dumps(remembered | chosen, indent=1).encode())
     return chosen
 
 

@@ -22,6 +22,7 @@ from skydriver_cli.embedded import processes
 from skydriver_cli.embedded.ports import LOOPBACK
 from skydriver_cli.embedded.secret_files import load_or_create_secret, write_private
 from skydriver_cli.errors import CliError
+from skydriver_common import process_identity
 
 USER = "skydriver"
 DATABASE = "skydriver"
@@ -197,7 +198,7 @@ def _remove_stale_lock(lock_file: Path) -> None:
         program = Path(os.readlink(f"/proc/{pid}/exe")).name
     except OSError:
         program = ""  # it has exited, or is a zombie
-    if processes.identify(pid) is None or (program and not program.startswith("postgres")):
+    if process_identity.identify(pid) is None or (program and not program.startswith("postgres")):
         lock_file.unlink()
 
 

@@ -1,62 +1,24 @@
 """Child processes: started in a session of their own, recorded with an identity that survives us, and stopped by it.
 
-The system may give a process number to another process later, so a process is identified by its number *and* its start time.
-The pair is in a file below the data directory. After a `kill -9` of everything, the next start finds what still runs by it.
+The identity (`process_identity`) is in a file below the data directory. After a `kill -9` of everything, the next start finds what
+still runs by it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from skydriver_common import process_identity
+from skydriver_common.process_identity import Identity, identify, is_alive
 
 LOG_LIMIT_BYTES = 5 * 1024 * 1024
 POLL_S = 0.02
-
-
-@dataclass(frozen=True)
-class Identity:
-    """One process of this boot: its number and its start time in clock ticks (field 22 of /proc/PID/stat)."""
-
-    pid: int
-    start_ticks: int
-
-    def write(self, path: Path) -> None:
-        """Write it to `path`, completely or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".new")
-        partial.write_text(json.dumps({"pid": self.pid, "start_ticks": self.start_ticks}))
-        partial.replace(path)
-
-    @staticmethod
-    def read(path: Path) -> Identity | None:
-        """Return the identity in `path`; None when the file is missing or incomplete."""
-        try:
-            found = json.loads(path.read_text())
-            return Identity(int(found["pid"]), int(found["start_ticks"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-
-def identify(pid: int) -> Identity | None:
-    """Return the identity of a running process, or None; a zombie does not run."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name may hold spaces and brackets: count from its end
-    return None if fields[0] in "ZX" else Identity(pid, int(fields[19]))
-
-
-def is_alive(who: Identity) -> bool:
-    """Return whether this very process still runs; a later one with its number does not count."""
-    return identify(who.pid) == who
 
 
 def send(who: Identity, sig: signal.Signals) -> None:
@@ -153,7 +115,8 @@ async def start(
         )
     who = identify(process.pid) or Identity(process.pid, 0)  # 0: it has exited already; its log says why
     try:
-        who.write(identity_file)
+        identity_file.parent.mkdir(parents=True, exist_ok=True)
+        process_identity.write(identity_file, who)
     except OSError:
         # without the file, no later run could find the process
         send(who, signal.SIGKILL)
@@ -187,7 +150,7 @@ async def end_all(
     running: list[str] = []
 
     async def stop_one(path: Path) -> None:
-        who = Identity.read(path)
+        who = process_identity.read(path)
         if who is not None and is_alive(who):
             running.append(path.name.removesuffix(".pid.json"))
             await end(who, ask=ask, grace_s=grace_s)

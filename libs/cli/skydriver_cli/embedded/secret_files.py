@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
+
+from skydriver_common.atomic_write import atomic_write
 
 
 def write_private(path: Path, content: str | bytes) -> None:
     """Replace `path` by a file of mode 600. It is never half-written or readable by others."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".new")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as sink:
-        sink.write(content.encode() if isinstance(content, str) else content)
-        sink.flush()
-        os.fsync(sink.fileno())
-    partial.replace(path)
+    with atomic_write(path, mode=0o600) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def load_or_create_secret(path: Path) -> str:

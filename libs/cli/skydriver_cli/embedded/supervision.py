@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from skydriver_cli.embedded import postgres, processes, rabbitmq
 from skydriver_cli.errors import CliError
+from skydriver_common.waiting import wait_first
 
 STOP_LIMIT_S = 6.0
 _MAX_PAUSE_S = 30.0
@@ -74,13 +74,13 @@ class System:
         while not self.stopping.is_set():
             if server.running is not None:
                 child = server.running.child
-                await _wait_for_first(child.process.wait(), self.stopping.wait())
+                await wait_first(child.process.wait(), self.stopping.wait())
                 if self.stopping.is_set():
                     return
                 self.print_status(f"{server.name} exited with code {child.process.returncode}; restarting")
                 await server.stop()  # removes what belongs to it: identity file, port mapper
                 server.running = None
-            await _wait_for_first(asyncio.sleep(min(_MAX_PAUSE_S, 0.5 * 2.0 ** min(failures, 8))), self.stopping.wait())
+            await wait_first(asyncio.sleep(min(_MAX_PAUSE_S, 0.5 * 2.0 ** min(failures, 8))), self.stopping.wait())
             if self.stopping.is_set():
                 return
             starting, stop = asyncio.ensure_future(server.start()), asyncio.ensure_future(self.stopping.wait())
@@ -103,7 +103,7 @@ class System:
         while not self.stopping.is_set():
             assert component.child is not None
             started_at = time.monotonic()
-            await _wait_for_first(component.child.process.wait(), self.stopping.wait())
+            await wait_first(component.child.process.wait(), self.stopping.wait())
             if self.stopping.is_set():
                 return
             component.restarts = 0 if time.monotonic() - started_at > _HEALTHY_S else component.restarts + 1
@@ -112,13 +112,13 @@ class System:
             self.print_status(
                 f"{component.name} exited with code {code}; restarting in {pause_s:g} s: {component.child.last_lines(1)}"
             )
-            await _wait_for_first(asyncio.sleep(pause_s), self.stopping.wait())
+            await wait_first(asyncio.sleep(pause_s), self.stopping.wait())
             while not self.stopping.is_set():
                 try:
                     await start_component(self.data_dir, component)
                 except (OSError, CliError) as error:  # OSError: the disk is full, no process can be created
                     self.print_status(f"{component.name} failed to start; retrying in {_MAX_PAUSE_S:g} s: {error}")
-                    await _wait_for_first(asyncio.sleep(_MAX_PAUSE_S), self.stopping.wait())
+                    await wait_first(asyncio.sleep(_MAX_PAUSE_S), self.stopping.wait())
                 else:
                     self.print_status(f"{component.name} restarted")
                     break
@@ -134,14 +134,3 @@ async def start_component(data_dir: Path, component: Component) -> None:
         log=data_dir / "logs" / f"{component.name}.log",
         identity_file=data_dir / "run" / f"{component.name}.pid.json",
     )
-
-
-async def _wait_for_first(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Return when the first of the waits has ended; cancel the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

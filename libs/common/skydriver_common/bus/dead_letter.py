@@ -10,7 +10,7 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage, DeliveryMode
 
-from skydriver_common.bus.lenient_decoding import without_unwritable, writable
+from skydriver_common.bus.lenient_decoding import without_unwritable, writable_headers
 
 REASON, QUEUE, EXCHANGE, KEY = "x-reason", "x-from-queue", "x-from-exchange", "x-from-key"
 FAILED_AT, TRACEBACK = "x-failed-at", "x-traceback"
@@ -58,7 +58,7 @@ def dead_letter_headers(
     failed_at = str(time.time() if now is None else now)
     is_redriven = REDRIVEN in headers
     dropped = (*_OF_ONE_FAILURE, *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ROUTING)
-    kept = writable(
+    kept = writable_headers(
         {name: value for name, value in headers.items() if name not in dropped}, most_bytes=_MAX_SENDER_HEADER_BYTES
     )
     if not is_redriven:
@@ -157,7 +157,7 @@ def letter_of(message: AbstractIncomingMessage) -> DeadLetter:
 def redriven_message(letter: DeadLetter, message: AbstractIncomingMessage) -> aio_pika.Message:
     """The message as it is sent back: without deadline and reply address, whose time is over; with its first failure."""
     dropped = ("deadline", *_OF_THE_BROKER, *_OF_THE_BROKER_TOO, *_OF_ONE_FAILURE, *_OF_ROUTING)
-    kept = writable(
+    kept = writable_headers(
         {name: value for name, value in message.headers.items() if name not in dropped}, most_bytes=_MAX_SENDER_HEADER_BYTES
     )
     headers = kept | {

@@ -66,13 +66,13 @@ def without_unwritable(message: aio_pika.Message) -> list[str]:
         except UNWRITABLE:
             setattr(message, name, None)
             taken.append(name)
-    kept = writable(message.headers, most_bytes=_MAX_HEADER_BYTES)
+    kept = writable_headers(message.headers, most_bytes=_MAX_HEADER_BYTES)
     taken += [f"headers.{name}"[:_MAX_NAME_LENGTH] for name in message.headers if name not in kept]
     message.headers = kept
     return taken
 
 
-def writable(headers: dict[str, Any], *, most_bytes: int) -> dict[str, Any]:
+def writable_headers(headers: dict[str, Any], *, most_bytes: int) -> dict[str, Any]:
     """Those of the headers that can be written again, the small ones first, up to so many bytes together."""
     sizes: dict[str, int] = {}
     for name, value in headers.items():

@@ -60,7 +60,7 @@ class _Unconfirmed:
 _UNCONFIRMED: "WeakKeyDictionary[AbstractConnection, _Unconfirmed]" = WeakKeyDictionary()
 
 
-async def send(
+async def publish_pipelined(
     channel: AbstractChannel, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False,
     wait_for_room: bool = True,
 ) -> None:  # fmt: skip

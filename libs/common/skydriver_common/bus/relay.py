@@ -21,7 +21,7 @@ from skydriver_common.bus import topology
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.event_messages import event_message
 from skydriver_common.bus.lenient_decoding import UNWRITABLE, without_unwritable
-from skydriver_common.bus.publishing import send
+from skydriver_common.bus.publishing import publish_pipelined
 from skydriver_common.bus.stop_signals import stop_message
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import connect
@@ -96,7 +96,7 @@ class Relay:
             return False
         began = time.monotonic()
         await self._publish([event for _, event in batch])
-        self._on_published(topology.EVENTS.name, time.monotonic() - began)
+        self._on_published(topology.EVENT_EXCHANGE.name, time.monotonic() - began)
         last_xid, last = batch[-1]
         with database_faults():
             await sql.move_relay_cursor(connection, relay=self._name, xid=last_xid, position=last.position)
@@ -111,7 +111,7 @@ class Relay:
 
     async def _publish(self, events: list[read.LoggedEvent]) -> None:
         signals = [(signal, event) for event in events if (signal := stop_message(event)) is not None]
-        stop, topic = topology.STOP.name, topology.EVENTS.name
+        stop, topic = topology.STOP_EXCHANGE.name, topology.EVENT_EXCHANGE.name
         try:
             with broker_faults():
                 async with asyncio.timeout(_CONFIRM_S):
@@ -119,7 +119,10 @@ class Relay:
                         self._channel = await self._bus.channel(publisher_confirms=True)
                         await topology.declare(self._channel)
                     await asyncio.gather(
-                        *(send(self._channel, signal, exchange=stop, routing_key=event.scan_id) for signal, event in signals),
+                        *(
+                            publish_pipelined(self._channel, signal, exchange=stop, routing_key=event.scan_id)
+                            for signal, event in signals
+                        ),
                         *(_send_event(self._channel, event, exchange=topic) for event in events),
                     )
         except TryLater:
@@ -168,10 +171,10 @@ async def _send_event(channel: aio_pika.abc.AbstractChannel, event: read.LoggedE
     """Publish an event, without the properties that can't be written: nothing in it may hold up the ones behind it."""
     message = event_message(event)
     try:
-        await send(channel, message, exchange=exchange, routing_key=event.type)
+        await publish_pipelined(channel, message, exchange=exchange, routing_key=event.type)
     except UNWRITABLE:
         taken = without_unwritable(message)
         if not taken:
             raise
         logger.warning("relay.properties-omitted", event_id=str(event.event_id), scan_id=event.scan_id, properties=taken)
-        await send(channel, message, exchange=exchange, routing_key=event.type)
+        await publish_pipelined(channel, message, exchange=exchange, routing_key=event.type)

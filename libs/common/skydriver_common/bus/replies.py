@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from skydriver_common.bus.envelope import reply_headers
 from skydriver_common.bus.errors import broker_faults
-from skydriver_common.bus.publishing import send
+from skydriver_common.bus.publishing import publish_pipelined
 from skydriver_common.model.rejections import Reply
 
 _LIMIT_S = 5.0
@@ -35,7 +35,7 @@ class Replies:
                 channel = self._channel
                 if channel is None or channel.is_closed:
                     channel = await self._opened()
-                await send(channel, message, exchange="", routing_key=to)
+                await publish_pipelined(channel, message, exchange="", routing_key=to)
 
     async def _opened(self) -> AbstractChannel:
         async with self._opening:

@@ -50,7 +50,7 @@ _MAX_TRIES_OF_A_BUG = 3
 _RETRY = Backoff(first_s=0.1, cap_s=5.0)
 _CONFIRM_S = 30.0
 
-LATE, LOST, GIVEN_BACK, BURIED = "late", "lost", "given-back", "buried"
+LATE, LOST, GIVEN_BACK, DEAD_LETTERED = "late", "lost", "given-back", "buried"
 
 Handled = Callable[[str, str, float], None]
 """Called with (routing key, outcome, seconds) for metrics."""
@@ -183,7 +183,7 @@ class _Settlement(BaseMiddleware[Any, Any]):
                 continue
             logger.error("message.dead-lettered", code=code, reason=reason[:1000])
             self._settle.dead_lettered(str(headers.get(QUEUE, "")), code)
-            return await self._settled(msg, BURIED)
+            return await self._settled(msg, DEAD_LETTERED)
         return await self._given_back(msg)
 
     async def _publish(self, letter: aio_pika.Message, key: str) -> None:
@@ -191,7 +191,7 @@ class _Settlement(BaseMiddleware[Any, Any]):
         assert self._settle.broker is not None
         with broker_faults():
             async with asyncio.timeout(_CONFIRM_S):
-                await self._settle.broker.publish(letter, exchange=topology.DEAD, routing_key=key)
+                await self._settle.broker.publish(letter, exchange=topology.DEAD_LETTER_EXCHANGE, routing_key=key)
 
 
 def _is_gone(msg: RabbitMessage) -> bool:

@@ -16,14 +16,14 @@ from skydriver_common.model.events import (
     WorkflowRefused,
 )
 
-COMMANDS = RabbitExchange("skydriver.commands", type=ExchangeType.DIRECT, durable=True)
-EVENTS = RabbitExchange("skydriver.events", type=ExchangeType.TOPIC, durable=True)
-SCANNER = RabbitExchange("skydriver.scanner", type=ExchangeType.TOPIC, durable=True)
-STOP = RabbitExchange("skydriver.stop", type=ExchangeType.TOPIC, durable=True)
+COMMAND_EXCHANGE = RabbitExchange("skydriver.commands", type=ExchangeType.DIRECT, durable=True)
+EVENT_EXCHANGE = RabbitExchange("skydriver.events", type=ExchangeType.TOPIC, durable=True)
+SCANNER_EXCHANGE = RabbitExchange("skydriver.scanner", type=ExchangeType.TOPIC, durable=True)
+STOP_EXCHANGE = RabbitExchange("skydriver.stop", type=ExchangeType.TOPIC, durable=True)
 """Stop signals for scanners; the routing key is the scan id. Nothing waits here: who was away asks over REST."""
-DEAD = RabbitExchange("skydriver.dead", type=ExchangeType.TOPIC, durable=True)
+DEAD_LETTER_EXCHANGE = RabbitExchange("skydriver.dead", type=ExchangeType.TOPIC, durable=True)
 
-DEAD_LETTERS = "skydriver.dead-letters"
+DEAD_LETTER_QUEUE = "skydriver.dead-letters"
 
 DISPATCHER = "dispatcher"
 EWMS_BRIDGE = "ewms-bridge"
@@ -66,7 +66,7 @@ def _queue(name: str, routing_key: str) -> RabbitQueue:
         durable=True,
         routing_key=routing_key,
         arguments={
-            "x-dead-letter-exchange": DEAD.name,
+            "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE.name,
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
             "x-delivery-limit": DELIVERY_LIMIT,
@@ -77,27 +77,27 @@ def _queue(name: str, routing_key: str) -> RabbitQueue:
 async def declare(channel: AbstractChannel) -> None:
     """Declare what must exist before anything is published: exchanges, and the place where dead letters are kept."""
     for exchange, kind in (
-        (COMMANDS, AioExchangeType.DIRECT),
-        (EVENTS, AioExchangeType.TOPIC),
-        (SCANNER, AioExchangeType.TOPIC),
-        (STOP, AioExchangeType.TOPIC),
-        (DEAD, AioExchangeType.TOPIC),
+        (COMMAND_EXCHANGE, AioExchangeType.DIRECT),
+        (EVENT_EXCHANGE, AioExchangeType.TOPIC),
+        (SCANNER_EXCHANGE, AioExchangeType.TOPIC),
+        (STOP_EXCHANGE, AioExchangeType.TOPIC),
+        (DEAD_LETTER_EXCHANGE, AioExchangeType.TOPIC),
     ):
         await channel.declare_exchange(exchange.name, kind, durable=True)
     for consumer, events in EVENT_CONSUMERS.items():
         for event in events:
             queue = event_queue(consumer, event.type)
             declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments or {}))
-            await declared.bind(EVENTS.name, event.type)
+            await declared.bind(EVENT_EXCHANGE.name, event.type)
     for word in SCANNER_KINDS:
         queue = scanner_queue(word)
         declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments or {}))
-        await declared.bind(SCANNER.name, queue.routing_key)
+        await declared.bind(SCANNER_EXCHANGE.name, queue.routing_key)
     await declare_dead_letters(channel)
 
 
 async def declare_dead_letters(channel: AbstractChannel) -> None:
     """The place where dead letters are kept."""
-    await channel.declare_exchange(DEAD.name, AioExchangeType.TOPIC, durable=True)
-    dead = await channel.declare_queue(DEAD_LETTERS, durable=True, arguments={"x-queue-type": "quorum"})
-    await dead.bind(DEAD.name, "#")
+    await channel.declare_exchange(DEAD_LETTER_EXCHANGE.name, AioExchangeType.TOPIC, durable=True)
+    dead = await channel.declare_queue(DEAD_LETTER_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+    await dead.bind(DEAD_LETTER_EXCHANGE.name, "#")

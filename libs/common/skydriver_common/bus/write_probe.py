@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractRobustConnection
 from aiormq.exceptions import ChannelAccessRefused
 
 from skydriver_common.bus.errors import broker_faults
-from skydriver_common.bus.publishing import send
+from skydriver_common.bus.publishing import publish_pipelined
 from skydriver_common.faults import TryLater
 
 BUS_PROBE_INTERVAL_S = 10.0
@@ -35,7 +35,7 @@ class BusWriteProbe:
                 async with asyncio.timeout(_TIMEOUT_S):
                     channel = await self._bus.channel(publisher_confirms=True)
                     try:
-                        await send(
+                        await publish_pipelined(
                             channel, aio_pika.Message(b""), exchange=self._exchange, routing_key=_KEY, wait_for_room=False
                         )
                     except ChannelAccessRefused:

@@ -4,10 +4,10 @@ from urllib.parse import parse_qs, quote
 
 from skydriver_common.trust import ca_file
 
-_ASKS = "target_session_attrs"
+_SESSION_ATTRIBUTE = "target_session_attrs"
 
 
-def writable(database_url: str) -> str:
+def ask_for_writes(database_url: str) -> str:
     """The URL, asking for a server that takes writes when it names several and does not say itself which it wants.
 
     Both drivers understand ``postgresql://user:password@one:5432,two:5432/name?target_session_attrs=read-write``. A URL that asks for
@@ -17,8 +17,8 @@ def writable(database_url: str) -> str:
     parameters = parse_qs(query)
     place = address.partition("://")[2].partition("/")[0].rpartition("@")[2]
     more = []
-    if _ASKS not in parameters and "," in place + "".join(parameters.get("host", ())):
-        more.append(f"{_ASKS}=read-write")
+    if _SESSION_ATTRIBUTE not in parameters and "," in place + "".join(parameters.get("host", ())):
+        more.append(f"{_SESSION_ATTRIBUTE}=read-write")
     bundle = ca_file()
     if bundle is not None and "sslrootcert" not in parameters and parameters.get("sslmode", [""])[-1].startswith("verify-"):
         more.append(f"sslrootcert={quote(str(bundle))}")

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import errors, sql
 
 from skydriver_common.backoff import Backoff
-from skydriver_common.db.addresses import writable
+from skydriver_common.db.addresses import ask_for_writes
 from skydriver_common.db.pooler import refuse_shared_sessions
 
 Unreachable = psycopg.OperationalError
@@ -33,13 +33,13 @@ _LOCK_LIMIT_S = 1.2
 """Just above Postgres' ``deadlock_timeout`` of a second: an autovacuum that is in the way is asked to go after that time."""
 _CONCURRENT_LIMIT_S = 1800.0
 """A concurrent step waits for every transaction that is older than it, and stops neither readers nor writers meanwhile."""
-_PATIENCE_S = 600.0
+_LOCK_RETRY_FOR_S = 600.0
 _RETRY = Backoff(first_s=0.2, cap_s=10.0)
 _LAST_OF_YOYO = "0076_dispatcher_one_throttle"
 _READERS = ("skydriver_writer", "skydriver_api")
 """Roles whose services look at the marks when they start."""
-_TO_BE_TRIED_AGAIN = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
-_THERE_ALREADY = (errors.DuplicateTable, errors.DuplicateObject, errors.DuplicateFunction, errors.DuplicateColumn)
+_RETRYABLE = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
+_ALREADY_EXISTS = (errors.DuplicateTable, errors.DuplicateObject, errors.DuplicateFunction, errors.DuplicateColumn)
 _MARKS = """
 SET LOCAL client_min_messages = warning;  -- nobody needs to hear that they are there
 CREATE TABLE IF NOT EXISTS _yoyo_migration (
@@ -65,7 +65,7 @@ _CONCURRENTLY = re.compile(
     r"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?(\w+)\s+ON\b[^;]*;?$", re.IGNORECASE
 )
 _DROP_CONCURRENTLY = re.compile(r"DROP\s+INDEX\s+CONCURRENTLY\s+IF\s+EXISTS\s+(\w+)\s*;?\s*", re.IGNORECASE)
-_MAKES = re.compile(r"^CREATE (?:TABLE|(?:UNIQUE )?INDEX) (\w+)", re.MULTILINE)
+_CREATES = re.compile(r"^CREATE (?:TABLE|(?:UNIQUE )?INDEX) (\w+)", re.MULTILINE)
 
 Say = Callable[[str], None]
 """Called with a line for the one who waits."""
@@ -81,7 +81,7 @@ class HalfDone(Exception):
     """Something of a migration is there that was never marked as applied, and can't be told from somebody else's."""
 
 
-class Refused(Exception):
+class MigrationRejected(Exception):
     """The database refused a step; nothing of it has happened."""
 
 
@@ -121,7 +121,7 @@ class Schema:
     newer: tuple[str, ...]
 
 
-def known() -> list[Migration]:
+def known_migrations() -> list[Migration]:
     """The migrations of this release, in order."""
     folder = resources.files("skydriver_common.db") / "migrations"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
@@ -132,17 +132,17 @@ def migrate(
     database_url: str,
     *,
     migrations: Sequence[Migration] | None = None,
-    lock_timeout_s: float = _PATIENCE_S,
+    lock_timeout_s: float = _LOCK_RETRY_FOR_S,
     say: Say = lambda _: None,
 ) -> list[str]:
     """Apply what is missing and return the names applied. Blocking; safe to run from many processes at once.
 
     migrations: other ones than this release's, for tests. patience_s: how long a step is tried again for its lock.
-    Raises SchemaTooNew, HalfDone, Busy, Refused, SharedSessions, Unreachable.
+    Raises SchemaTooNew, HalfDone, Busy, MigrationRejected, SharedSessions, Unreachable.
     """
     refuse_shared_sessions(database_url)  # the lock that keeps two from migrating at once belongs to a session
-    wanted = known() if migrations is None else list(migrations)
-    with psycopg.connect(writable(database_url), autocommit=True, connect_timeout=10) as connection:
+    wanted = known_migrations() if migrations is None else list(migrations)
+    with psycopg.connect(ask_for_writes(database_url), autocommit=True, connect_timeout=10) as connection:
         connection.execute("SELECT set_config('statement_timeout', '0', false)")
         _limit_locks(connection, _LOCK_LIMIT_S)
         patience = _LockRetry(connection, lock_timeout_s, say)
@@ -156,16 +156,16 @@ def migrate(
     return [migration.name for migration in missing]
 
 
-def look(database_url: str) -> Schema:
+def compare_schema(database_url: str) -> Schema:
     """How the database stands to this release. Raises SchemaTooNew, SharedSessions, Unreachable."""
     refuse_shared_sessions(database_url)
-    with psycopg.connect(writable(database_url), autocommit=True, connect_timeout=10) as connection:
-        return _compared(_marks(connection), known())
+    with psycopg.connect(ask_for_writes(database_url), autocommit=True, connect_timeout=10) as connection:
+        return _compared(_marks(connection), known_migrations())
 
 
 def check(database_url: str) -> list[str]:
     """The names of migrations that the database still lacks. Raises SchemaTooNew, SharedSessions, Unreachable."""
-    return list(look(database_url).missing)
+    return list(compare_schema(database_url).missing)
 
 
 @dataclass(slots=True)
@@ -233,7 +233,7 @@ def _apply(connection: Connection, migration: Migration) -> None:
         with connection.transaction():
             connection.execute(migration.text.encode())
             _mark(connection, migration)
-    except _THERE_ALREADY as error:
+    except _ALREADY_EXISTS as error:
         if migration.name > _LAST_OF_YOYO or not _is_all_there(connection, migration):
             raise HalfDone(
                 f"the migration {migration.name} is not marked as applied, but something of it is there: "
@@ -246,7 +246,7 @@ def _apply(connection: Connection, migration: Migration) -> None:
 
 def _is_all_there(connection: Connection, migration: Migration) -> bool:
     """Whether everything that the migration makes is there under its name."""
-    made = list(_MAKES.findall(migration.statements))
+    made = list(_CREATES.findall(migration.statements))
     missing = connection.execute("SELECT count(*) FROM unnest(%s::text[]) AS made WHERE to_regclass(made) IS NULL", (made,))
     return bool(made) and missing.fetchall()[0][0] == 0
 
@@ -311,19 +311,19 @@ class _LockRetry:
         self._say = say
 
     def keep_trying(self, what: str, step: Callable[[], None]) -> None:
-        """Raises Busy, Refused, what the step raises."""
+        """Raises Busy, MigrationRejected, what the step raises."""
         began, failures = time.monotonic(), 0
         while True:
             try:
                 step()
-            except _TO_BE_TRIED_AGAIN as error:
+            except _RETRYABLE as error:
                 if time.monotonic() - began > self._limit_s:
                     raise Busy(f"{what} was held up for {self._limit_s:.0f} s{self._others()}") from error
                 self._say(f"{what} waits{self._others()}")
             except Unreachable:
                 raise
             except psycopg.Error as error:
-                raise Refused(f"{what} failed: {str(error).splitlines()[0]}") from error
+                raise MigrationRejected(f"{what} failed: {str(error).splitlines()[0]}") from error
             else:
                 return
             failures += 1

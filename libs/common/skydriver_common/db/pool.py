@@ -14,8 +14,9 @@ import structlog
 from aiosql.adapters.asyncpg import AsyncPGAdapter
 
 from skydriver_common.backoff import Backoff
-from skydriver_common.db.addresses import writable
+from skydriver_common.db.addresses import ask_for_writes
 from skydriver_common.db.sqlstates import is_of_a_lost_primary
+from skydriver_common.waiting import wait_first
 
 logger = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ async def open_pool(
             await check(connection)
 
     pool = _BoundedPool(
-        writable(database_url),
+        ask_for_writes(database_url),
         connection_class=_Watched,
         record_class=asyncpg.Record,
         min_size=1,
@@ -103,7 +104,7 @@ async def connect(
     Raises what asyncpg raises when the server can't be reached.
     """
     connection = await asyncpg.connect(
-        writable(database_url),
+        ask_for_writes(database_url),
         timeout=10,
         command_timeout=command_timeout_s,
         server_settings={"application_name": f"skydriver-{name}"},
@@ -234,7 +235,7 @@ class Listener:
     def __init__(
         self, database_url: str, callbacks: dict[str, Callable[[str], None]], *, name: str, own: Container[int] = ()
     ) -> None:
-        """own: server processes whose notifications are not listened to, because who rings there has told us already."""
+        """own: server processes whose notifications are not listened to, because their senders have called back in this process already."""
         self._url = database_url
         self._callbacks = callbacks
         self._name = name
@@ -251,7 +252,7 @@ class Listener:
                 failures += 1
                 pause_s = _RECONNECT.pause_s(failures)
                 logger.warning("listener.disconnected", error=type(error).__name__, retry_in_s=round(pause_s, 2))
-                await first(stopping.wait(), asyncio.sleep(pause_s))
+                await wait_first(stopping.wait(), asyncio.sleep(pause_s))
                 continue
             failures = 0
             try:
@@ -261,7 +262,7 @@ class Listener:
                 for callback in self._callbacks.values():
                     callback("")
                 while not stopping.is_set() and not lost.is_set():
-                    await first(stopping.wait(), lost.wait(), asyncio.sleep(_LISTENER_CHECK_INTERVAL_S))
+                    await wait_first(stopping.wait(), lost.wait(), asyncio.sleep(_LISTENER_CHECK_INTERVAL_S))
                     await connection.fetchval("SELECT true", timeout=_ACQUIRE_LIMIT_S)  # is anybody at the other end?
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 logger.warning("listener.lost", error=type(error).__name__)
@@ -272,14 +273,3 @@ class Listener:
     def _notified(self, callback: Callable[[str], None], _: Any, pid: int, __: str, payload: object) -> None:
         if pid not in self._own:
             callback(str(payload))
-
-
-async def first(*waits: Awaitable[Any]) -> None:
-    """Return when the first of the waits has ended; cancel the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -118,9 +118,9 @@ class DueChanges:
 class Schedule:
     """Put, claim, finish, postpone. ``holder`` names this replica; an expired lease is anyone's."""
 
-    def __init__(self, pool: Pool, bell: Notifier, *, holder: str, lease: timedelta = timedelta(seconds=60)) -> None:
+    def __init__(self, pool: Pool, notifier: Notifier, *, holder: str, lease: timedelta = timedelta(seconds=60)) -> None:
         self._pool = pool
-        self._bell = bell
+        self._notifier = notifier
         self._holder = holder
         self._lease = lease
 
@@ -134,9 +134,9 @@ class Schedule:
         """How long a dead replica can hold work back."""
         return self._lease
 
-    def ring(self, kind: str) -> None:
+    def notify(self, kind: str) -> None:
         """Wake the loops that do this kind of work, in every process."""
-        self._bell.ring(DUE_CHANNEL, kind)
+        self._notifier.notify(DUE_CHANNEL, kind)
 
     async def put(
         self, kind: str, scan_id: ScanId, *, after: timedelta = NOW, priority: int = 0, note: dict[str, Any] | None = None
@@ -153,7 +153,7 @@ class Schedule:
         with database_faults():
             await _put_all(self._pool, {(kind, scan_id): put})
         if after < MAX_IDLE:
-            self.ring(kind)
+            self.notify(kind)
 
     async def claim(self, kind: str, *, min_priority: int = ANY_PRIORITY) -> DueWork | None:
         """Lease the most urgent due work of this kind (priority, then due time), or None. Raises TryLater."""

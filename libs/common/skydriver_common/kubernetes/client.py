@@ -57,7 +57,7 @@ class NotFound(Fault):
         super().__init__(f"{what} does not exist")
 
 
-class Refused(Fault):
+class KubernetesRejected(Fault):
     """The API server will not do this, and asking again would not help. reason: its own words, one line."""
 
     def __init__(self, reason: str) -> None:
@@ -65,7 +65,7 @@ class Refused(Fault):
         self.reason = reason
 
 
-class Forbidden(Refused):
+class Forbidden(KubernetesRejected):
     """We may not do this. Asking again a little later helps when the API server has just started and does not know its Roles yet."""
 
 
@@ -147,19 +147,20 @@ async def open_client(
 def kubernetes_faults(what: str) -> Iterator[None]:
     """Translate what a call raises. what: the call in words, for texts.
 
-    Raises TryLater (away, busy, no answer in time), QuotaExceeded, AlreadyExists, NotFound, Gone, Refused, Forbidden.
+    Raises TryLater (unavailable, busy, no response in time), QuotaExceeded, AlreadyExists, NotFound, ResourceVersionExpired,
+    KubernetesRejected, Forbidden.
     """
     try:
         yield
     except ApiException as error:
-        raise meaning(error.status or 0, error.body, dict(error.headers or {}), what) from error
+        raise fault_for_status(error.status or 0, error.body, dict(error.headers or {}), what) from error
     except TimeoutError as error:
         raise TryLater(f"the Kubernetes API did not respond in time: {what}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise TryLater(f"the Kubernetes API is unreachable: {what}") from error
 
 
-def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what: str) -> Fault:
+def fault_for_status(status: int, body: str | bytes | None, headers: dict[str, str], what: str) -> Fault:
     """What an answer that is no success means. body: a Status object of the API, or anything."""
     reason, message = _status(body)
     match status:
@@ -182,7 +183,7 @@ def meaning(status: int, body: str | bytes | None, headers: dict[str, str], what
             logger.error("kubernetes.forbidden", what=what, message=message)
             return Forbidden(f"Kubernetes denied permission: {message}")
         case 400 | 404 | 405 | 413 | 415 | 422:
-            return Refused(f"Kubernetes rejected the request: {message or f'HTTP {status}'}")
+            return KubernetesRejected(f"Kubernetes rejected the request: {message or f'HTTP {status}'}")
         case _:  # 408, 409 (conflict), 429, 5xx, and what no API server says
             return TryLater(
                 f"Kubernetes responded with HTTP {status} ({message or reason or 'no text'}): {what}", _retry_after_s(headers)

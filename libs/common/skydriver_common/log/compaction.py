@@ -1,8 +1,8 @@
 """What is superseded and old is removed: progress reports but the newest of a scan, skymaps but its first, newest and final ones.
 
 Of a skymap only its blob goes; its event, which holds the digest, stays as it is. Of a progress report rows, versions and the hash
-chain stay. What stays in place of a payload is its digest (``wire.let_go``), which is what the chain covers: ``verify``, seals and rebuilds
-work as before. That it was done is an event of the scan (migrations 0060, 0112).
+chain stay. What stays in place of a payload is its digest (``event_codec.compact_payload``), which is what the chain covers:
+``verify``, seals and rebuilds work as before. That it was done is an event of the scan (migrations 0060, 0112).
 """
 
 from datetime import datetime

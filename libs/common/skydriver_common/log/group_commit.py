@@ -74,7 +74,7 @@ class CommitSlot:
     recorded: dict[str, RecordedReply]
     has_own_statements: bool = False
     decision: PendingWrites = field(default_factory=PendingWrites)
-    rings: list[tuple[str, str]] = field(default_factory=list)
+    notifications: list[tuple[str, str]] = field(default_factory=list)
     over: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def recorded_reply(self, context: Context) -> Reply | None:
@@ -82,9 +82,9 @@ class CommitSlot:
         recorded = self.recorded.get(context.command_id)
         return None if recorded is None else _reply_to(context.fingerprint, recorded)
 
-    def decided(self, decision: PendingWrites, rings: list[tuple[str, str]]) -> None:
+    def decided(self, decision: PendingWrites, notifications: list[tuple[str, str]]) -> None:
         """The decision is made."""
-        self.decision, self.rings = decision, rings
+        self.decision, self.notifications = decision, notifications
         if not self.over.done():
             self.over.set_result(None)
 
@@ -97,9 +97,9 @@ class CommitSlot:
 class GroupCommit:
     """Lets members decide, as many in one transaction as there are."""
 
-    def __init__(self, pool: Pool, bell: Notifier, on_appended: OnAppended, on_ended: OnEnded = lambda *_: None) -> None:
+    def __init__(self, pool: Pool, notifier: Notifier, on_appended: OnAppended, on_ended: OnEnded = lambda *_: None) -> None:
         self._pool = pool
-        self._bell = bell
+        self._notifier = notifier
         self._on_appended = on_appended
         self._on_ended = on_ended
         self._waiting: deque[PendingDecision] = deque()
@@ -141,7 +141,7 @@ class GroupCommit:
                         if any(_is_late(member) for member, _ in decided):
                             raise DeadlinePassed  # nothing can be taken out of what is written
                     # not after the connection is given back: nobody needs to wait for that
-                    self._ring([turn for _, turn in decided])
+                    self._notify([turn for _, turn in decided])
                     for event_type, number in written.items():
                         self._on_appended(event_type, number)
                     for outcome, seconds in ended:
@@ -155,7 +155,7 @@ class GroupCommit:
                 self._waiting.extendleft(member for member in reversed(members) if not member.turn.done())
             for member in members:
                 if member not in self._waiting:
-                    _settle(member, _meaning(error, member, is_alone=len(members) == 1))
+                    _settle(member, _fault_for(error, member, is_alone=len(members) == 1))
             if not isinstance(error, Exception):
                 raise
 
@@ -198,13 +198,13 @@ class GroupCommit:
             self._states.keep(head_hash, scan, size)
         return so_far.appended, _ended(before, so_far)
 
-    def _ring(self, turns: Sequence[CommitSlot]) -> None:
+    def _notify(self, turns: Sequence[CommitSlot]) -> None:
         if any(turn.decision.events for turn in turns):
-            self._bell.ring(LOG_CHANNEL)
-        for ring in {ring for turn in turns for ring in turn.rings}:
-            self._bell.ring(*ring)
+            self._notifier.notify(LOG_CHANNEL)
+        for notification in {each for turn in turns for each in turn.notifications}:
+            self._notifier.notify(*notification)
         for kind in {kind for turn in turns for kind in turn.decision.due.kinds}:
-            self._bell.ring(DUE_CHANNEL, kind)
+            self._notifier.notify(DUE_CHANNEL, kind)
 
 
 def _ended(before: Mapping[str, Scan | None], written: PendingWrites) -> list[tuple[str, float]]:
@@ -269,7 +269,7 @@ def _settle(member: PendingDecision, error: Exception | None) -> None:
             future.exception()  # whoever failed by itself does not ask
 
 
-def _meaning(error: BaseException, member: PendingDecision, *, is_alone: bool) -> Exception:
+def _fault_for(error: BaseException, member: PendingDecision, *, is_alone: bool) -> Exception:
     """What the end of the transaction means for one of its members."""
     if isinstance(error, TryLater):
         return error

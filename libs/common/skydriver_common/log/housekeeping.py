@@ -1,4 +1,4 @@
-"""What is let go after a time: recorded replies, and blobs that no event refers to. A bounded piece at a time."""
+"""What is deleted after a time: recorded replies, and blobs that no event refers to. A bounded piece at a time."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ MAX_BLOBS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Tidied:
+class DeletedRows:
     """What one piece of work did. after: where the next one goes on among the blobs, "" when all were looked at."""
 
     replies: int
@@ -27,7 +27,7 @@ class Tidied:
         return bool(self.after) or self.replies == MAX_REPLIES
 
 
-async def tidy(connection: Pool | Connection, *, before: datetime, after: str = "") -> Tidied:
+async def delete_expired(connection: Pool | Connection, *, before: datetime, after: str = "") -> DeletedRows:
     """Forget replies recorded before a time, and drop blobs put before it that no event refers to. Raises TryLater.
 
     A repeated Idempotency-Key is answered from its recorded reply only as long as that is kept.
@@ -35,10 +35,10 @@ async def tidy(connection: Pool | Connection, *, before: datetime, after: str = 
     with database_faults():
         replies: int = await sql.forget_replies(connection, before=before, most=MAX_REPLIES)
         blobs = await sql.drop_orphan_blobs(connection, before=before, after=after, most=MAX_BLOBS)
-    return Tidied(replies, blobs["gone"], blobs["bytes"], blobs["next_digest"] or "")
+    return DeletedRows(replies, blobs["gone"], blobs["bytes"], blobs["next_digest"] or "")
 
 
-async def forget_replies_without_key(connection: Pool | Connection) -> bool:
+async def delete_replies_without_key(connection: Pool | Connection) -> bool:
     """Forget replies that nobody can ask for again: to commands without an Idempotency-Key, some minutes old.
 
     A bounded piece; True: there may be more. Raises TryLater.

@@ -17,7 +17,7 @@ from skydriver_common.model.ids import ScanId
 
 
 class LoggedEvent(NamedTuple):
-    """One row of the log. data: canonical JSON bytes of the event, or what stays of them (``wire.let_go``).
+    """One row of the log. data: canonical JSON bytes of the event, or what stays of them (``event_codec.compact_payload``).
 
     A tuple, since a reader of the whole log makes one per event: a frozen dataclass takes several times as long to make.
     """
@@ -42,7 +42,7 @@ class LoggedEvent(NamedTuple):
     def as_json(self) -> bytes:
         """The event with its envelope, for the bus and for readers; ``data`` is passed on as it is stored.
 
-        Of data that was let go its digest remains: ``"data": null, "data_sha256": "…"``.
+        Of data that was compacted the digest remains: ``"data": null, "data_sha256": "…"``.
         """
         head = orjson.dumps(
             {

@@ -16,7 +16,7 @@ async def state_at(
 ) -> Scan | None:
     """The scan after this version, or as of this moment (inclusive); None when it did not exist then. Raises TryLater."""
     scan: Scan | None = None
-    if scan_id == ev.SYSTEM:
+    if scan_id == ev.SYSTEM_CHAIN:
         return None
     while True:
         count = 0

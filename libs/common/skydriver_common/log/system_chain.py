@@ -13,7 +13,7 @@ from skydriver_common.db.pool import Connection, Pool
 from skydriver_common.log.unit_of_work import EventNotOwned, chained, sql
 from skydriver_common.model import event_codec
 from skydriver_common.model.commands import Context
-from skydriver_common.model.events import EVENT_OWNERS, SYSTEM, SystemEvent
+from skydriver_common.model.events import EVENT_OWNERS, SYSTEM_CHAIN, SystemEvent
 
 _COLUMNS = (
     "event_id", "scan_id", "version", "type", "schema_version", "recorded_at", "actor", "command_id", "correlation_id", "data",
@@ -21,15 +21,15 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-async def record(pool: Pool, bell: Notifier, writer: str, context: Context, *events: SystemEvent) -> bool:
-    """Append these facts unless this command id has recorded its own before; whether they are new. Raises TryLater, ForeignEvent."""
+async def record(pool: Pool, notifier: Notifier, writer: str, context: Context, *events: SystemEvent) -> bool:
+    """Append these facts unless this command id has recorded its own before; whether they are new. Raises TryLater, EventNotOwned."""
     with database_faults():
         async with pool.acquire() as connection, connection.transaction():
             await lock(connection)
             is_new: bool = await sql.claim_command(connection, command_id=context.command_id, fingerprint=context.fingerprint)
             if is_new:
                 await append(connection, writer, context, events)
-    bell.ring(LOG_CHANNEL)
+    notifier.notify(LOG_CHANNEL)
     return is_new
 
 
@@ -41,7 +41,7 @@ async def lock(connection: Connection) -> None:
 async def append(connection: Connection, writer: str, context: Context, events: Sequence[SystemEvent]) -> None:
     """Append within the caller's transaction, which has begun with ``lock``.
 
-    The caller rings the bell after its commit. Raises ForeignEvent, and what the driver raises.
+    The caller notifies after its commit. Raises EventNotOwned, and what the driver raises.
     """
     await lock(connection)  # again, for one who forgot: the chain must hold
     head = await sql.system_head(connection)  # a statement of its own: it must see what the lock has waited for
@@ -52,7 +52,7 @@ async def append(connection: Connection, writer: str, context: Context, events: 
         if event.type not in EVENT_OWNERS[writer] or not isinstance(event, SystemEvent):
             raise EventNotOwned(f"{writer} may not append {event.type} to the system's history")
         version += 1
-        row = chained(event, scan_id=SYSTEM, version=version, prev_hash=head_hash, now=now, context=context)
+        row = chained(event, scan_id=SYSTEM_CHAIN, version=version, prev_hash=head_hash, now=now, context=context)
         head_hash = row[-1]
         rows.append(dict(zip(_COLUMNS, row, strict=True)))
     await sql.append_events(connection, rows)

@@ -41,7 +41,7 @@ class Transaction:
     now: datetime
     _turn: CommitSlot
     _gathered: PendingWrites = field(default_factory=PendingWrites)
-    rings: list[tuple[str, str]] = field(default_factory=list)
+    notifications: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def connection(self) -> Connection:
@@ -66,7 +66,7 @@ class Transaction:
     def append(self, scan_id: ScanId, events: Sequence[Event], *, context: Context | None = None) -> Scan | None:
         """Append events to one scan and fold them. context: whose they are, when not the transaction's.
 
-        Raises ForeignEvent, HistoryBroken.
+        Raises EventNotOwned, HistoryBroken.
         """
         scan, head_hash = self._found(scan_id) or (None, event_codec.GENESIS)
         if events:
@@ -92,7 +92,7 @@ class Transaction:
         """Write what was decided so far, before the end; the unit of work does this by itself at the end."""
         self._turn.has_own_statements = True
         if self._gathered.events:
-            self.rings.append((LOG_CHANNEL, ""))
+            self.notifications.append((LOG_CHANNEL, ""))
         self._turn.so_far.take_in(self._gathered)
         self._gathered = PendingWrites()
         await self._turn.so_far.write(self._turn.connection)
@@ -105,10 +105,10 @@ class UnitOfWork:
     """Makes transactions for one service. The writer's name decides which events it may append."""
 
     def __init__(
-        self, pool: Pool, bell: Notifier, *, writer: str, on_appended: OnAppended = lambda *_: None,
+        self, pool: Pool, notifier: Notifier, *, writer: str, on_appended: OnAppended = lambda *_: None,
         on_ended: OnEnded = lambda *_: None,
     ) -> None:  # fmt: skip
-        self._together = GroupCommit(pool, bell, on_appended, on_ended)
+        self._group_commit = GroupCommit(pool, notifier, on_appended, on_ended)
         self._writer = writer
 
     @asynccontextmanager
@@ -123,7 +123,7 @@ class UnitOfWork:
         DeadlinePassed.
         """
         member = PendingDecision(context, tuple(scan_ids))
-        turn = await self._together.join(member)
+        turn = await self._group_commit.join(member)
         transaction = Transaction(
             context=context,
             writer=self._writer,
@@ -137,7 +137,7 @@ class UnitOfWork:
             except BaseException as error:
                 turn.failed(error)
                 raise
-        turn.decided(transaction._gathered, transaction.rings)
+        turn.decided(transaction._gathered, transaction.notifications)
         await member.settled
 
 

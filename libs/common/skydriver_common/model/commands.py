@@ -144,7 +144,7 @@ class RefreshTaskforces(Command):
     scan_id: ScanId
 
 
-COMMANDS: dict[str, type[Command]] = {
+COMMAND_TYPES: dict[str, type[Command]] = {
     command.key: command
     for command in (
         RequestScan,

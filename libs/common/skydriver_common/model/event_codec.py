@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import orjson
 
-from skydriver_common.model.events import EVENTS, MAY_BE_LET_GO, Event, PayloadLetGo
+from skydriver_common.model.events import COMPACTABLE, EVENT_TYPES, CompactedPayload, Event
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.stages import StoredText
 
@@ -23,8 +23,8 @@ A field with a default may be added to an event without a new version: a release
 is a new ``schema_version`` of its class and an entry here for the version before; what was written before stays in
 ``tests/support/recorded_events.ndjson``."""
 
-LET_GO = b"\x00"
-"""How the data of an event begins whose payload was let go; its SHA-256 follows. No JSON begins so."""
+COMPACTED_MARK = b"\x00"
+"""How the data of an event begins whose payload was compacted; its SHA-256 follows. No JSON begins so."""
 
 T = TypeVar("T")
 
@@ -66,9 +66,9 @@ def encode_event(event: Event) -> bytes:
 
 def parse_event(type_: str, schema_version: int, data: bytes) -> Event:
     """The event that stored bytes stand for, upcast to the newest version. Raises UnknownEvent."""
-    if is_compacted(data) and type_ in MAY_BE_LET_GO:
-        return PayloadLetGo(of=type_)
-    cls = EVENTS.get(type_)
+    if is_compacted(data) and type_ in COMPACTABLE:
+        return CompactedPayload(of=type_)
+    cls = EVENT_TYPES.get(type_)
     if cls is None or schema_version > cls.schema_version:
         raise UnknownEvent(f"{type_} in version {schema_version} was written by a newer release")
     try:
@@ -97,18 +97,18 @@ def read_as(cls: type[T], content: Mapping[str, Any]) -> T:
 
 
 def is_compacted(data: bytes) -> bool:
-    """Whether this stands in place of an event's data that was let go."""
-    return data.startswith(LET_GO)
+    """Whether this stands in place of an event's data that was compacted."""
+    return data.startswith(COMPACTED_MARK)
 
 
 def compact_payload(data: bytes) -> bytes:
-    """What stays of an event's data when it is let go."""
-    return data if is_compacted(data) else LET_GO + sha256(data).digest()
+    """What stays of an event's data when it is compacted."""
+    return data if is_compacted(data) else COMPACTED_MARK + sha256(data).digest()
 
 
 def payload_digest(data: bytes) -> bytes:
-    """SHA-256 of an event's data, also when it was let go: what ``chain_hash`` covers."""
-    return data[len(LET_GO) :] if is_compacted(data) else sha256(data).digest()
+    """SHA-256 of an event's data, also when it was compacted: what ``chain_hash`` covers."""
+    return data[len(COMPACTED_MARK) :] if is_compacted(data) else sha256(data).digest()
 
 
 def chain_hash(
@@ -128,7 +128,7 @@ def chain_hash(
     """SHA-256 that ties an event, all its columns included, to the one before it in the same scan.
 
     recorded_at_us: Unix microseconds. data_digest: SHA-256 of ``data``; hashing that and not the bytes lets a chain be
-    verified whose payloads were let go. Shape of what is hashed: ``prev_hash``, a JSON array of the columns, newline, digest.
+    verified whose payloads were compacted. Shape of what is hashed: ``prev_hash``, a JSON array of the columns, newline, digest.
     """
     header = orjson.dumps(
         [event_id, scan_id, version, type_, schema_version, recorded_at_us, actor, command_id, correlation_id]

@@ -185,8 +185,8 @@ class ResultsCompacted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadLetGo(Event):
-    """Stands for a logged event whose payload was let go; never stored itself. of: its type."""
+class CompactedPayload(Event):
+    """Stands for a logged event whose payload was compacted; never stored itself. of: its type."""
 
     type: ClassVar[str] = "payload-let-go"
     of: str
@@ -365,7 +365,7 @@ class WorkflowDeactivated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemEvent(Event):
-    """Base of facts that belong to no scan. They form a history of their own, under ``SYSTEM`` in place of a scan id, and fold
+    """Base of facts that belong to no scan. They form a history of their own, under ``SYSTEM_CHAIN`` in place of a scan id, and fold
     into no view."""
 
 
@@ -425,7 +425,7 @@ class ThrottleChanged(SystemEvent):
     max_running: int | None
 
 
-SYSTEM = ScanId("system")
+SYSTEM_CHAIN = ScanId("system")
 """Stands in place of a scan id for facts that belong to no scan."""
 
 
@@ -453,13 +453,13 @@ _EWMS = (
     WorkersCameBack,
 )  # fmt: skip
 
-MAY_BE_LET_GO = frozenset({ProgressReported.type})
-"""Types whose payloads may be let go once a later event of the same type has superseded them."""
+COMPACTABLE = frozenset({ProgressReported.type})
+"""Types whose payloads may be compacted once a later event of the same type has superseded them."""
 
 _OPERATOR = (DeadLetterRedriven, DeadLetterDiscarded, ThrottleChanged)
 _DATABASE = (BreakGlassUsed,)
 
-EVENTS: dict[str, type[Event]] = {event.type: event for event in (*_LIFECYCLE, *_PROGRESS, *_EWMS, *_OPERATOR, *_DATABASE)}
+EVENT_TYPES: dict[str, type[Event]] = {event.type: event for event in (*_LIFECYCLE, *_PROGRESS, *_EWMS, *_OPERATOR, *_DATABASE)}
 
 EVENT_OWNERS: dict[str, frozenset[str]] = {
     "dispatcher": frozenset(event.type for event in _LIFECYCLE),

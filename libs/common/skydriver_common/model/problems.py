@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from skydriver_common.model.problem_codes import ProblemCode
+from skydriver_common.model.progress_report import has_reconstructed
 from skydriver_common.model.scan import Ewms, Launch, Scan
 from skydriver_common.model.scanner_variables import left_out
 from skydriver_common.model.stages import LaunchState, ScannerStage
@@ -215,7 +216,7 @@ def _waiting_for_queues(ewms: Ewms) -> str:
 
 def _waiting_for_workers(scan: Scan) -> str:
     ewms, n_done = scan.ewms, _pixels_done(scan)
-    has_begun = scan.progress is not None and bool(scan.progress["processing_stats"]["rate"])
+    has_begun = has_reconstructed(scan.progress)
     idle = sum(ewms.statuses.get("IDLE", {}).values())
     if not (n_done or has_begun or ewms.idle_since is not None):
         begun = "No worker is running yet"

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from skydriver_common.model import events as ev
 from skydriver_common.model.ids import NOT_YET_REQUESTED, ScanId
+from skydriver_common.model.progress_report import ProgressReport, has_reconstructed
+from skydriver_common.model.scan_request import ScanRequest
 from skydriver_common.model.stages import LaunchState, ScannerStage
 
 USE_WORKFLOW_ID = "use 'ewms_workflow_id'"
@@ -133,7 +135,7 @@ class Scan:
     priority: int
     classifiers: dict[str, Any]
     i3_event_id: str
-    request: dict[str, Any]
+    request: ScanRequest
     request_scan_id: ScanId
     event_digest: str
     is_deleted: bool = False
@@ -141,7 +143,7 @@ class Scan:
     ewms_address: str | None = None
     event_metadata: dict[str, Any] | None = None
     scan_metadata: dict[str, Any] | None = None
-    progress: dict[str, Any] | None = None
+    progress: ProgressReport | None = None
     replaced_by_scan_id: ScanId | None = None
     rescan_ids: tuple[ScanId, ...] = ()
     launch: Launch = field(default_factory=Launch)
@@ -225,7 +227,7 @@ class Scan:
             stage, running = "PRESTARTUP", "PENDING"
         elif self.progress is None:
             stage, running = "WAITING_ON_SCANNER_SERVER_STARTUP", "PENDING"
-        elif not self.progress["processing_stats"]["rate"]:
+        elif not has_reconstructed(self.progress):
             stage, running = "WAITING_ON_FIRST_PIXEL_RECO", "IN_PROGRESS"
         else:
             stage, running = "PARTIAL_RESULT_GENERATED", "IN_PROGRESS"
@@ -290,7 +292,7 @@ def evolve_scanner(scan: Scan, event: ev.Event, recorded_at: float) -> Scanner:
     """What is known of the scanner server after one more event of its scan."""
     scanner = scan.scanner
     match event:
-        case ev.ProgressReported() | ev.PayloadLetGo() | ev.ResultReceived():
+        case ev.ProgressReported() | ev.CompactedPayload() | ev.ResultReceived():
             scanner = replace(scanner, heard_at=recorded_at, silent_since=None)
             if isinstance(event, ev.ResultReceived) and event.is_final and scanner.ended_at is None:
                 scanner = replace(scanner, ended_at=recorded_at)
@@ -340,7 +342,7 @@ def _requested(event: ev.ScanRequested, scan_id: ScanId) -> Scan:
         priority=event.request["priority"],
         classifiers=event.classifiers,
         i3_event_id=event.request["i3_event_id"],
-        request=event.request,
+        request=cast(ScanRequest, event.request),
         request_scan_id=event.request_scan_id,
         event_digest=event.event_digest,
     )
@@ -351,7 +353,7 @@ def _manifest_changes(event: ev.Event) -> dict[str, Any] | None:
     match event:
         case ev.ProgressReported():
             return {"progress": event.progress, "producer": event.producer, "sequence": event.sequence}
-        case ev.PayloadLetGo():
+        case ev.CompactedPayload():
             return {}  # a report changed the manifest; what it said is superseded
         case ev.ScanDeleted():
             return {"is_deleted": True}

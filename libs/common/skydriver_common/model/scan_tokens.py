@@ -1,5 +1,6 @@
 """How long the token of one scan is good, over REST and on the bus alike: pure."""
 
+from skydriver_common.model.progress_report import is_finished
 from skydriver_common.model.scan import Scan
 
 GRACE_S = 3900.0
@@ -36,4 +37,4 @@ def is_last_word(scan: Scan, producer: str, sequence: int) -> bool:
 
 
 def _is_finished(scan: Scan) -> bool:
-    return scan.progress is not None and bool(scan.progress["processing_stats"]["finished"])
+    return is_finished(scan.progress)

@@ -1,14 +1,14 @@
 """The scanner server's command line. Source: REST contract 8.1."""
 
-from typing import Any
+from skydriver_common.model.scan_request import ScanRequest
 
 _REAL = ("real", "real_event")
 
 
-def scanner_server_args(request: dict[str, Any]) -> str:
+def scanner_server_args(request: ScanRequest) -> str:
     """The words of the scanner container's ``args``, joined by single spaces.
 
-    request: a ScanRequest (REST contract 5.4); ``nsides`` keep the order posted, the threshold prints as it was posted.
+    request: its ``nsides`` keep the order posted, the threshold prints as it was posted.
     """
     return " ".join(
         [

@@ -28,7 +28,7 @@ MAX_FAILING_SCANS = 3
 """When the work of so many different scans fails without a success in between, something is unavailable for all of them."""
 _MIN_IDLE_S = 0.2
 """Between two looks at work whose time has nearly come."""
-_MIN_TOLD_S = 0.05
+_MIN_CLAIM_PAUSE_S = 0.05
 """The same, where the claim itself tells when to come back."""
 
 
@@ -79,6 +79,7 @@ class DueWorkConsumer:
         urgency: Callable[[DueWork], AbstractContextManager[None]] = _no_urgency,
         uses_up_patience: Callable[[Exception], bool] = lambda _: True,
         keeps_claim_s: float = 0.0,
+        postpones_failures: bool = True,
         on_fault: Callable[[Exception], None] = count_failure,
     ) -> None:
         """Wire one consumer.
@@ -86,8 +87,9 @@ class DueWorkConsumer:
         min_priority: less urgent work is left to others. claim: in place of the schedule's own. paused_s: seconds during which work is
         left where it is, 0.0: none. urgency: entered around the handler. uses_up_patience: False for a failure that is one scan's
         alone, so that it does not make the loop wait. keeps_claim_s: after TryLater the claim is kept for so long since it was
-        made, and the handler is called again with it by the next step; must be less than the lease. on_fault: called with each failure
-        after which the loop goes on; counts it as the loop's.
+        made, and the handler is called again with it by the next step; must be less than the lease. postpones_failures: False makes
+        the loop wait after every failure, whatever was raised; with keeps_claim_s the claim is kept then, and the work is otherwise
+        done again when its lease has ended. on_fault: called with each failure after which the loop goes on; counts it as the loop's.
         """
         self._schedule = schedule
         self._kind = kind
@@ -98,6 +100,7 @@ class DueWorkConsumer:
         self._urgency = urgency
         self._uses_up_patience = uses_up_patience
         self._keeps_claim_s = keeps_claim_s
+        self._postpones_failures = postpones_failures
         self._on_fault = on_fault
         self._failed_in_a_row: set[str] = set()
         self._kept: DueWork | None = None
@@ -106,7 +109,8 @@ class DueWorkConsumer:
     async def step(self) -> bool | float:
         """Do the most urgent piece, or tell when to look again.
 
-        Raises TryLater when the database is unavailable or the claim is kept, and what the last of several scans in a row failed by.
+        Raises TryLater when the database is unavailable or the claim is kept, what the last of several scans in a row failed by, and
+        without ``postpones_failures`` whatever the handler raises.
         """
         if (pause_s := await self._paused_s()) > 0:
             return pause_s
@@ -115,14 +119,15 @@ class DueWorkConsumer:
         if work is None or began >= self._kept_until:
             claimed = await self._claim()
             if not isinstance(claimed, DueWork):
-                return False if claimed is None else max(claimed, _MIN_TOLD_S)
+                return False if claimed is None else max(claimed, _MIN_CLAIM_PAUSE_S)
             work, self._kept_until = claimed, began + self._keeps_claim_s
         with structlog.contextvars.bound_contextvars(scan_id=work.scan_id), self._urgency(work):
             try:
                 outcome = await self._handle(work)
             except Exception as fault:
-                if isinstance(fault, TryLater) and time.monotonic() < self._kept_until:
-                    self._kept = work
+                if not self._postpones_failures or (isinstance(fault, TryLater) and time.monotonic() < self._kept_until):
+                    # looked at again by the next step: a claim that is not kept any longer is nobody's before its lease ends
+                    self._kept = work if self._keeps_claim_s else None
                     raise
                 await self._postpone_failed(work, fault)
                 if len(self._failed_in_a_row) >= MAX_FAILING_SCANS:

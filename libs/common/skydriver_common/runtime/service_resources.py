@@ -48,7 +48,7 @@ class ServiceResources:
 
     service: Service
     pool: Pool
-    bell: Notifier
+    notifier: Notifier
     schedule: Schedule
     uow: UnitOfWork
     broker: RabbitBroker
@@ -88,7 +88,9 @@ async def retry_until_available(open_it: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(pause_s)
 
 
-async def open_bus(service: Service, amqp_url: str, *, name: str, probed: str = topology.STOP.name) -> AbstractRobustConnection:
+async def open_bus(
+    service: Service, amqp_url: str, *, name: str, probed: str = topology.STOP_EXCHANGE.name
+) -> AbstractRobustConnection:
     """A connection to the broker, with what must exist there declared; waits for a broker that is away.
 
     probed: the exchange by which it is found out whether the broker takes messages; this service may write to it.
@@ -123,14 +125,14 @@ async def open_bus(service: Service, amqp_url: str, *, name: str, probed: str = 
     return bus
 
 
-async def open_foundation(service: Service, settings: ServiceSettings) -> ServiceResources:
-    """Open pool, bus, bell, relay and schedule for a service named like its entry in ``EVENT_OWNERS``; wait for servers that are away.
+async def open_resources(service: Service, settings: ServiceSettings) -> ServiceResources:
+    """Open pool, bus, notifier, relay and schedule for a service named like its entry in ``EVENT_OWNERS``; wait for servers that are away.
 
     Raises StartupProblem when the database's schema does not fit.
     """
     database_url = settings.database_url.get_secret_value()
     pool = await open_service_pool(service, database_url, check=refuse_log_of_another_server)
-    bell = Notifier(pool)
+    notifier = Notifier(pool)
     due: dict[str, list[Callable[[], None]]] = {}
     relay_pulse = LoopSignals()
 
@@ -138,9 +140,9 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Servic
         for wake in due.get(kind, ()) if kind else (wake for wakes in due.values() for wake in wakes):
             wake()
 
-    bell.on_ring(LOG_CHANNEL, lambda _: relay_pulse.wake())
-    bell.on_ring(DUE_CHANNEL, on_due)
-    schedule = Schedule(pool, bell, holder=service.replica)
+    notifier.on_notify(LOG_CHANNEL, lambda _: relay_pulse.wake())
+    notifier.on_notify(DUE_CHANNEL, on_due)
+    schedule = Schedule(pool, notifier, holder=service.replica)
     await retry_until_available(schedule.release_all)  # what a former life of this replica held when it was killed
     bus = await open_bus(service, settings.amqp_url.get_secret_value(), name=f"{service.name}-relay")
     published = service.metrics.histogram("skydriver_bus_publish_duration_seconds")
@@ -151,18 +153,18 @@ async def open_foundation(service: Service, settings: ServiceSettings) -> Servic
     service.stack.push_async_callback(relay.close)
     service.stack.push_async_callback(close_ignoring_errors, schedule)
     callbacks = {LOG_CHANNEL: lambda _: relay_pulse.wake(), DUE_CHANNEL: on_due}
-    listener = Listener(database_url, callbacks, name=service.name, own=bell.processes)
+    listener = Listener(database_url, callbacks, name=service.name, own=notifier.processes)
     service.spawn("listener", listener.run(service.stopping))
-    service.spawn("notifier", bell.run(service.stopping))
+    service.spawn("notifier", notifier.run(service.stopping))
     service.loop("relay", relay.step, idle_s=_RELAY_IDLE_S, pulse=relay_pulse)
     broker = make_broker(
         settings.amqp_url.get_secret_value(), stopping=service.stopping, handled=service.metrics.command_handled,
         dead_lettered=service.metrics.message_dead_lettered,
     )  # fmt: skip
     return ServiceResources(
-        service=service, pool=pool, bell=bell, schedule=schedule,
+        service=service, pool=pool, notifier=notifier, schedule=schedule,
         uow=UnitOfWork(
-            pool, bell, writer=service.name, on_appended=service.metrics.events_appended, on_ended=service.metrics.scan_ended
+            pool, notifier, writer=service.name, on_appended=service.metrics.events_appended, on_ended=service.metrics.scan_ended
         ),
         broker=broker, bus=bus, _due=due,
     )  # fmt: skip
@@ -196,7 +198,7 @@ async def open_service_pool(
         except migrate.Unreachable as error:
             raise TryLater("the database is unreachable") from error
 
-    service.metrics.gauge("skydriver_build_info").labels(version("skydriver"), migrate.known()[-1].name).set(1)
+    service.metrics.gauge("skydriver_build_info").labels(version("skydriver"), migrate.known_migrations()[-1].name).set(1)
     pool = await retry_until_available(open_it)
     show_pool(service.metrics, pool, service.name)
     service.stack.push_async_callback(pool.close)

@@ -6,7 +6,7 @@ from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelClosed
 
 
-async def exists(connection: AbstractConnection, kind: Literal["exchange", "queue"], name: str) -> bool:
+async def broker_object_exists(connection: AbstractConnection, kind: Literal["exchange", "queue"], name: str) -> bool:
     """Ask the broker, on a channel of its own: the broker closes one that asks for what is not there. Raises what the client does."""
     channel = await connection.channel(publisher_confirms=False)
     try:

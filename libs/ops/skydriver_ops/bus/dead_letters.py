@@ -21,12 +21,12 @@ from skydriver_common.bus.broker import watched
 from skydriver_common.bus.dead_letter import DeadLetter, letter_of, redriven_message
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.faults import TryLater
-from skydriver_ops.bus.broker_objects import exists
+from skydriver_ops.bus.broker_objects import broker_object_exists
 
 IN_MEMORY = 8
 """Letters delivered to us at a time; the largest are skymaps of some tens of MB."""
 
-_LOCK = f"{topology.DEAD_LETTERS}.lock"
+_LOCK = f"{topology.DEAD_LETTER_QUEUE}.lock"
 _SILENCE_S = 5.0
 _CONFIRM_S = 30.0
 _ON_THEIR_WAY = 12
@@ -148,9 +148,9 @@ class DeadLetters:
         if way not in self._ways:
             with broker_faults():
                 if letter.queue:
-                    self._ways[way] = await exists(self._connection, "queue", letter.queue)
+                    self._ways[way] = await broker_object_exists(self._connection, "queue", letter.queue)
                 else:
-                    self._ways[way] = await exists(self._connection, "exchange", letter.exchange)
+                    self._ways[way] = await broker_object_exists(self._connection, "exchange", letter.exchange)
         return self._ways[way]
 
     async def publish(self, letter: DeadLetter, message: aio_pika.Message) -> None:
@@ -190,7 +190,7 @@ async def open_dead_letters(amqp_url: str) -> AsyncIterator[DeadLetters]:
                 raise InUse from None
             channel = await connection.channel(publisher_confirms=False)
             await topology.declare_dead_letters(channel)
-            queue = await channel.declare_queue(topology.DEAD_LETTERS, passive=True)
+            queue = await channel.declare_queue(topology.DEAD_LETTER_QUEUE, passive=True)
             publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
         yield DeadLetters(connection, channel, publishing, queue)
     finally:

@@ -26,10 +26,10 @@ def known_queues() -> list[str]:
     commands = {topology.command_queue(command.key).name for command in Command.__subclasses__()}
     events = [topology.event_queue(who, event.type).name for who, them in topology.EVENT_CONSUMERS.items() for event in them]
     scanners = [topology.scanner_queue(kind).name for kind in topology.SCANNER_KINDS]
-    return [*sorted(commands), *events, *scanners, topology.DEAD_LETTERS]
+    return [*sorted(commands), *events, *scanners, topology.DEAD_LETTER_QUEUE]
 
 
-async def depths(amqp_url: str) -> list[QueueStats]:
+async def load_queue_stats(amqp_url: str) -> list[QueueStats]:
     """As of now. Raises TryLater."""
     with broker_faults():
         connection = await aio_pika.connect(

@@ -15,8 +15,8 @@ from skydriver_common.bus.broker import watched
 from skydriver_common.bus.errors import broker_faults
 from skydriver_common.bus.event_messages import REPLAYED, event_message
 from skydriver_common.bus.lenient_decoding import without_unwritable
-from skydriver_common.bus.publishing import send
-from skydriver_ops.bus.broker_objects import exists
+from skydriver_common.bus.publishing import publish_pipelined
+from skydriver_ops.bus.broker_objects import broker_object_exists
 from skydriver_ops.eventlog.selection import ChainedEvent
 
 MAX_UNCONFIRMED = 200
@@ -51,7 +51,9 @@ class Target:
         message = event_message(one.event, **{REPLAYED: replayed_at})
         without_unwritable(message)
         is_queue = self.queue is not None
-        await send(self.channel, message, exchange=self.exchange, routing_key=self.queue or one.event.type, mandatory=is_queue)
+        await publish_pipelined(
+            self.channel, message, exchange=self.exchange, routing_key=self.queue or one.event.type, mandatory=is_queue
+        )
 
 
 class RateLimiter:
@@ -84,8 +86,8 @@ async def target(amqp_url: str, name: str) -> AsyncIterator[Target]:
     async with connection:
         kind, _, plain = name.rpartition(":") if name.startswith(("exchange:", "queue:")) else ("", "", name)
         with broker_faults():
-            is_exchange = kind != "queue" and await exists(connection, "exchange", plain)
-            is_queue = kind != "exchange" and await exists(connection, "queue", plain)
+            is_exchange = kind != "queue" and await broker_object_exists(connection, "exchange", plain)
+            is_queue = kind != "exchange" and await broker_object_exists(connection, "queue", plain)
             if is_exchange and is_queue:
                 raise TargetNotFound(f"{plain} is ambiguous: use exchange:{plain} or queue:{plain}")
             if not is_exchange and not is_queue:

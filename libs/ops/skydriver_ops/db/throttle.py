@@ -1,4 +1,4 @@
-"""How fast scans below priority 100 are let go: read and changed while the system runs; dispatchers look at each launch."""
+"""How fast scans below priority 100 are launched: read and changed while the system runs; dispatchers look at each launch."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -24,7 +24,7 @@ import zstandard
 
 from skydriver_common.log.read import LoggedEvent
 from skydriver_common.model import event_codec
-from skydriver_common.model.events import SYSTEM
+from skydriver_common.model.events import SYSTEM_CHAIN
 from skydriver_common.model.ids import ScanId, digest_of
 from skydriver_ops.eventlog.chains import ChainBreak, find_break
 from skydriver_ops.eventlog.seal import merkle_leaf, merkle_root
@@ -34,7 +34,7 @@ FORMAT = "skydriver-export-1"
 
 _DATA = b',"data":'
 """Stands in no string of JSON, where a quotation mark has a backslash before it: what follows is the event's data."""
-_LET_GO = b'null,"data_sha256":"'
+_COMPACTED_MARK = b'null,"data_sha256":"'
 
 
 class ArchiveBroken(Exception):
@@ -125,7 +125,7 @@ class ArchiveTotals:
         self.finish()
         heads = sorted((scan_id, version, head) for scan_id, (version, head) in self.heads.items())
         return {
-            "events": self.events, "scans": len(self.heads) - (SYSTEM in self.heads), "blobs": self.blobs,
+            "events": self.events, "scans": len(self.heads) - (SYSTEM_CHAIN in self.heads), "blobs": self.blobs,
             "missing_blobs": self.missing_blobs, "last_position": self.last_position,
             "heads_root": merkle_root(map(merkle_leaf, heads)).hex(), "sha256": digest,
         }  # fmt: skip
@@ -226,8 +226,10 @@ def _link(line: bytes) -> ChainedEvent:
     try:
         if not marker or not rest.endswith(b"}"):
             raise ValueError
-        is_compacted = rest.startswith(_LET_GO)
-        data = event_codec.LET_GO + bytes.fromhex(rest[len(_LET_GO) : -2].decode()) if is_compacted else rest[:-1]
+        is_compacted = rest.startswith(_COMPACTED_MARK)
+        data = (
+            event_codec.COMPACTED_MARK + bytes.fromhex(rest[len(_COMPACTED_MARK) : -2].decode()) if is_compacted else rest[:-1]
+        )
         values = orjson.loads(head + b"}")
         event = LoggedEvent(
             position=values["position"], event_id=UUID(values["event_id"]), scan_id=values["scan_id"], version=values["version"],

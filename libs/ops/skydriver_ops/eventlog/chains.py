@@ -7,7 +7,7 @@ from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection, Pool, load_statements
 from skydriver_common.log.unit_of_work import microseconds
 from skydriver_common.model import event_codec
-from skydriver_common.model.events import MAY_BE_LET_GO
+from skydriver_common.model.events import COMPACTABLE
 from skydriver_common.model.ids import ScanId
 from skydriver_ops.eventlog.selection import ChainedEvent, chained_event_of_row
 
@@ -114,6 +114,6 @@ def find_break(one: ChainedEvent, version: int, prev_hash: bytes) -> ChainBreak 
         return chain_break(one, "previous hash does not match the event before it")
     if hash_of(one) != one.hash:
         return chain_break(one, "content does not match its hash")
-    if event_codec.is_compacted(one.event.data) and one.event.type not in MAY_BE_LET_GO:
+    if event_codec.is_compacted(one.event.data) and one.event.type not in COMPACTABLE:
         return chain_break(one, "payload is missing")
     return None

@@ -13,7 +13,7 @@ _PAGE = 1000
 
 
 async def is_progress_compacted(connection: Pool | Connection, scan: Scan) -> bool:
-    """Whether what the scan's progress was in this state of it was let go since: the state does not hold it. Raises TryLater."""
+    """Whether the progress report of this state of the scan was compacted since, so that the state does not hold it. Raises TryLater."""
     with database_faults():
         found: bool | None = await sql.is_progress_compacted(connection, scan_id=scan.scan_id, version=scan.version)
     return bool(found)
@@ -77,7 +77,7 @@ def _of_the_scanner(event: ev.Event) -> str:
             return f"no report from the scanner since {datetime.fromtimestamp(event.since, UTC):%Y-%m-%d %H:%M:%S} UTC"
         case ev.ReportRefused():
             return f"{event.kind} message rejected: {event.reason}"
-        case ev.PayloadLetGo():
+        case ev.CompactedPayload():
             return "progress report (content compacted)"
         case ev.ProgressCompacted():
             return f"{event.payloads} progress reports before version {event.before_version} compacted"

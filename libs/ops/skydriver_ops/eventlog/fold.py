@@ -6,7 +6,7 @@ from typing import Any
 
 from skydriver_common.db.pool import Connection
 from skydriver_common.log.views import ManifestRows, write_side_views
-from skydriver_common.model.events import SYSTEM
+from skydriver_common.model.events import SYSTEM_CHAIN
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan, evolve
 from skydriver_ops.eventlog.chains import chains
@@ -82,7 +82,7 @@ class ViewFolder:
         if self._scan is not None and self._scan.scan_id != one.event.scan_id:
             await self.finish_scan()
         self.rows.events += 1
-        if one.event.scan_id == SYSTEM:  # of no scan, so of no view
+        if one.event.scan_id == SYSTEM_CHAIN:  # of no scan, so of no view
             return
         before = self._scan or self._known.get(one.event.scan_id)
         self._scan = evolve(before, one.event.event, scan_id=one.event.scan_id, recorded_at=one.event.recorded_at.timestamp())

@@ -27,7 +27,7 @@ _MAX_LOCK_TRIES = 20
 _PAUSE_S = 0.5
 _SCANS_PER_BATCH = 200
 _EVENTS_PER_BATCH = 5000
-_DOUBTFUL_PER_BATCH = 50
+_DIFFERING_PER_BATCH = 50
 _OF_THE_RELEASE = frozenset(("body", "rest", "problems"))
 """Columns of manifests in which two releases may differ: one knows more fields, or says it in other words."""
 
@@ -98,8 +98,8 @@ async def _compare_settled(connection: Connection, rows: ViewRows, after: str, u
     # events of i3 are put once, with the scan's first event, and never change
     found.differences += [each for each in first.differences if each.view == "i3_events"]
     doubtful = sorted({ScanId(each.key) for each in first.differences if each.view != "i3_events"})
-    for start in range(0, len(doubtful), _DOUBTFUL_PER_BATCH):
-        part = doubtful[start : start + _DOUBTFUL_PER_BATCH]
+    for start in range(0, len(doubtful), _DIFFERING_PER_BATCH):
+        part = doubtful[start : start + _DIFFERING_PER_BATCH]
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             again = await fold_links(connection, await chains_after(connection, dict.fromkeys(part, 0)), {})
             second = await _compare(connection, again, "", None, part)

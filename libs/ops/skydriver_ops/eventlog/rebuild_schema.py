@@ -9,9 +9,9 @@ _LOCK_LIMIT = "300ms"
 """For all locks together: who writes waits behind the first one from the moment it is asked for."""
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
 OWN_NAME = "rebuild_"
-_HOLD = "SELECT pg_advisory_lock(7311006, hashtext($1))"
-_TRY_TO_HOLD = "SELECT pg_try_advisory_lock(7311006, hashtext($1))"
-_LET_GO = "SELECT pg_advisory_unlock(7311006, hashtext($1))"
+_LOCK = "SELECT pg_advisory_lock(7311006, hashtext($1))"
+_TRY_LOCK = "SELECT pg_try_advisory_lock(7311006, hashtext($1))"
+_UNLOCK = "SELECT pg_advisory_unlock(7311006, hashtext($1))"
 
 
 class SchemaExists(Exception):
@@ -43,12 +43,12 @@ async def lock_schema(connection: Connection, schema: str) -> None:
 
     Only schemas with the names that rebuilds give themselves: one that was asked for by --into is its owner's.
     """
-    await connection.execute(_HOLD, schema)
+    await connection.execute(_LOCK, schema)
     names = await connection.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ $1", f"^{OWN_NAME}[0-9a-f]+$")
     for name in (row["nspname"] for row in names):
-        if name != schema and await connection.fetchval(_TRY_TO_HOLD, name):
+        if name != schema and await connection.fetchval(_TRY_LOCK, name):
             await drop(connection, name)
-            await connection.execute(_LET_GO, name)
+            await connection.execute(_UNLOCK, name)
 
 
 async def add_indexes(connection: Connection, schema: str) -> None:

@@ -1,7 +1,7 @@
 """Walking the hash chains: the first broken link of each scan, and whether the views stand on the newest ones.
 
-Beyond the hashes, which cover neither a place in the log nor, of what was let go, the content: links stand in the order in which
-readers see them, and contents are gone only as far as the scan's history says that they were let go.
+Beyond the hashes, which cover neither a place in the log nor, of what was compacted, the content: links stand in the order in which
+readers see them, and contents are gone only as far as the scan's history says that they were compacted.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Connection
 from skydriver_common.model import event_codec
-from skydriver_common.model.events import SYSTEM, ProgressCompacted
+from skydriver_common.model.events import SYSTEM_CHAIN, ProgressCompacted
 from skydriver_ops.eventlog.chains import PAGE, ChainBreak, chain_break, chains, chains_since, find_break, sql
 from skydriver_ops.eventlog.selection import ChainedEvent
 
@@ -27,7 +27,7 @@ class Report:
 class ChainVerifier:
     """Checks links that come ordered by scan and version. Feed it pages, then ``leave``.
 
-    Nothing is kept but the last link, and of the scan it is at the versions whose content was let go.
+    Nothing is kept but the last link, and of the scan it is at the versions whose content was compacted.
     """
 
     def __init__(self) -> None:
@@ -37,8 +37,8 @@ class ChainVerifier:
         self._hash = event_codec.GENESIS
         self._place = (0, 0)
         self._break: ChainBreak | None = None
-        self._let_go: list[ChainedEvent] = []
-        self._let_go_before = self._let_go_most = 0
+        self._compacted: list[ChainedEvent] = []
+        self._compacted_before = self._max_compacted = 0
 
     def begins(self, one: ChainedEvent) -> bool:
         """Whether this link is the first of a scan that the walk sees."""
@@ -47,7 +47,7 @@ class ChainVerifier:
     def begin_scan(self, one: ChainedEvent, prev_hash: bytes | None, *, expected: int = 1) -> None:
         """Begin a scan with this link. prev_hash: of the link before it; None: it is missing, ``expected`` should be here."""
         self.finish_scan()
-        self.report.scans += one.event.scan_id != SYSTEM
+        self.report.scans += one.event.scan_id != SYSTEM_CHAIN
         self._scan_id = one.event.scan_id
         self._version = one.event.version - 1 if prev_hash is not None else expected - 1
         self._hash = prev_hash if prev_hash is not None else event_codec.GENESIS
@@ -64,25 +64,25 @@ class ChainVerifier:
         if self._break is None and place <= before:
             self._break = chain_break(one, "out of order: positioned before the event that precedes it in its chain")
         elif event_codec.is_compacted(one.event.data):
-            self._let_go.append(one)
+            self._compacted.append(one)
         elif self._break is None and one.event.type == ProgressCompacted.type:
             said = event_codec.decode(one.event.data)
-            self._let_go_before = max(self._let_go_before, said["before_version"])
-            self._let_go_most += said["payloads"]
+            self._compacted_before = max(self._compacted_before, said["before_version"])
+            self._max_compacted += said["payloads"]
 
     def finish_scan(self) -> None:
         """No more links of this scan will come."""
         if self._break is None:
-            covered = [one for one in self._let_go if one.event.version < self._let_go_before]
-            if len(covered) < len(self._let_go):
-                self._break = chain_break(self._let_go[len(covered)], "payload removed without a compaction event")
-            elif len(covered) > self._let_go_most:
-                what = f"{len(covered)} payloads are missing, but only {self._let_go_most} were compacted"
+            covered = [one for one in self._compacted if one.event.version < self._compacted_before]
+            if len(covered) < len(self._compacted):
+                self._break = chain_break(self._compacted[len(covered)], "payload removed without a compaction event")
+            elif len(covered) > self._max_compacted:
+                what = f"{len(covered)} payloads are missing, but only {self._max_compacted} were compacted"
                 self._break = chain_break(covered[-1], what)
         if self._break is not None:
             self.report.breaks.append(self._break)
         self._break, self._place = None, (0, 0)
-        self._let_go, self._let_go_before, self._let_go_most = [], 0, 0
+        self._compacted, self._compacted_before, self._max_compacted = [], 0, 0
 
 
 async def verify(connection: Connection, *, since: int = 0, on_progress: Callable[[int], None] = lambda _: None) -> Report:

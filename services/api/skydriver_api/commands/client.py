@@ -20,7 +20,7 @@ from skydriver_api.commands.admission import AdmissionLimit
 from skydriver_common.bus import topology
 from skydriver_common.bus.envelope import headers_of, reply_of
 from skydriver_common.bus.errors import broker_faults
-from skydriver_common.bus.publishing import ChannelLost, send
+from skydriver_common.bus.publishing import ChannelLost, publish_pipelined
 from skydriver_common.clock import CLOCK
 from skydriver_common.faults import TryLater
 from skydriver_common.model import event_codec
@@ -147,8 +147,13 @@ class CommandClient:
             channel = await self._ready_channel(give_up_at)
             began = time.monotonic()
             try:
-                await send(
-                    channel, message, exchange=topology.COMMANDS.name, routing_key=key, mandatory=True, wait_for_room=False
+                await publish_pipelined(
+                    channel,
+                    message,
+                    exchange=topology.COMMAND_EXCHANGE.name,
+                    routing_key=key,
+                    mandatory=True,
+                    wait_for_room=False,
                 )
                 return self._on_published(time.monotonic() - began)
             except ChannelLost:

@@ -243,7 +243,7 @@ class LiveEvents:
                 self._changed.clear()
                 if self._watchers and not self.is_listening:
                     with broker_faults():
-                        await queue.bind(topology.EVENTS.name, "#", timeout=_BROKER_TIMEOUT_S, robust=False)
+                        await queue.bind(topology.EVENT_EXCHANGE.name, "#", timeout=_BROKER_TIMEOUT_S, robust=False)
                     self.is_listening = True
                     # what happened before the binding did not come: those who have read the log read it again
                     self.fall_behind()
@@ -251,7 +251,7 @@ class LiveEvents:
                     if not await self._stay_alone(is_lost, stopping):
                         continue
                     with broker_faults():
-                        await queue.unbind(topology.EVENTS.name, "#", timeout=_BROKER_TIMEOUT_S)
+                        await queue.unbind(topology.EVENT_EXCHANGE.name, "#", timeout=_BROKER_TIMEOUT_S)
                     self.is_listening = False
                     continue  # somebody may have come meanwhile
                 await self._changed.wait()

@@ -33,7 +33,7 @@ class ViewerHints:
         if view.ewms_as_of is None or view.deactivated or time.time() - view.ewms_as_of < FRESH_COUNTS_S:
             return
         if _is_due(self._hinted_at, view.scan_id):
-            self._notifier.ring(VIEWER_HINTS_CHANNEL, view.scan_id)
+            self._notifier.notify(VIEWER_HINTS_CHANNEL, view.scan_id)
 
     async def note_watching(self, scan_id: ScanId) -> None:
         """Somebody watches this scan: read its status now and then, once for all watchers, and ignore an unavailable database."""

@@ -17,11 +17,11 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from skydriver_common import process_identity
 from skydriver_common.faults import TryLater
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
-from skydriver_dispatcher.adapters import process_identity
-from skydriver_dispatcher.adapters.process_identity import Identity
+from skydriver_common.process_identity import Identity
 from skydriver_dispatcher.launcher_events import ScannerExit, ScannerStatus
 from skydriver_dispatcher.pending_events import PendingEvents
 
@@ -153,7 +153,7 @@ class LocalLauncher:
             await asyncio.wait([reaper])
         path = self._folder(scan_id) / _IDENTITY_FILE
         identity = process_identity.read(path)
-        if identity is None or process_identity.identify(identity.pid) != identity:
+        if identity is None or not process_identity.is_alive(identity):
             # none, or an unreadable one: its dispatcher may have died before the file was complete
             identity = (await asyncio.to_thread(_leaders, self._work_dir)).get(scan_id)
             if identity is None:
@@ -165,7 +165,7 @@ class LocalLauncher:
 
     def _adopt(self, scan_id: ScanId, identity: Identity) -> None:
         """Watch a process that this dispatcher does not know yet. Raises OSError."""
-        if scan_id in self._running or scan_id in self._ending or process_identity.identify(identity.pid) != identity:
+        if scan_id in self._running or scan_id in self._ending or not process_identity.is_alive(identity):
             return
         self._watch(scan_id, identity.pid, None)
         logger.info("scanner.adopted", scan_id=scan_id, pid=identity.pid)
@@ -222,7 +222,7 @@ def _living(work_dir: Path) -> dict[ScanId, Identity]:
     living = _leaders(work_dir)
     for folder in work_dir.iterdir():
         identity = process_identity.read(folder / _IDENTITY_FILE)
-        if identity is not None and process_identity.identify(identity.pid) == identity:
+        if identity is not None and process_identity.is_alive(identity):
             living[ScanId(folder.name)] = identity
     return living
 

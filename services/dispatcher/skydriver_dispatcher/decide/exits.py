@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from signal import Signals
-from typing import Any
 
 from skydriver_common.model.commands import RescanScan
 from skydriver_common.model.events import Event, ScannerFailed, ScannerLost, ScannerRestarted
@@ -154,12 +153,6 @@ def too_many_replacements(original: Scan, *, now: float) -> str:
     if recent < MAX_REPLACEMENTS:
         return ""
     return f"not restarted: {recent} scans of this request were started within {REPLACEMENTS_WITHIN_S / 3600:g} h, which is the limit"
-
-
-def has_reconstructed(progress: dict[str, Any] | None) -> bool:
-    """Return whether a report says that pixels were done. Source: REST contract 5.1.2 (``rate`` is empty before the first)."""
-    stats = (progress or {}).get("processing_stats")
-    return isinstance(stats, dict) and bool(stats.get("rate"))
 
 
 def _how_it_ended(exit_code: int | None) -> str:

@@ -1,12 +1,13 @@
 """What becomes of a request, a rescan and a deletion. Pure. Source: REST contract 4.5, 4.6, 4.8."""
 
-from typing import Any
+from typing import Any, cast
 
 from skydriver_common.model.commands import DeleteScan, RequestScan, RescanScan
 from skydriver_common.model.events import Event, RescanRecorded, ScanDeleted, ScanReplaced, ScanRequested
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.rejections import Code, Rejection, scan_not_found
 from skydriver_common.model.scan import Scan
+from skydriver_common.model.scan_request import ScanRequest
 from skydriver_common.model.scanner_args import scanner_server_args
 
 ScanEvents = list[tuple[ScanId, Event]]
@@ -21,7 +22,8 @@ def decide_request(command: RequestScan, event_digest: str | None, *, now: float
     digest = command.event_digest or event_digest
     if digest is None:
         return Rejection(Code.EVENT_UNKNOWN, "i3_event_id: no event with this id is stored", ("i3_event_id",))
-    return _requested(command.request, command.scan_id, digest, command.request["classifiers"], now)
+    request = cast(ScanRequest, command.request)
+    return _requested(request, command.scan_id, digest, request["classifiers"], now)
 
 
 def decide_rescan(scan: Scan | None, original: Scan | None, command: RescanScan, *, now: float) -> ScanEvents | Rejection:
@@ -64,11 +66,11 @@ def waited_s(since: float | None, *, now: float) -> float:
 
 
 def _requested(
-    request: dict[str, Any], request_scan_id: ScanId, digest: str, classifiers: dict[str, Any], now: float
+    request: ScanRequest, request_scan_id: ScanId, digest: str, classifiers: dict[str, Any], now: float
 ) -> ScanRequested:
     return ScanRequested(
         requested_at=now,
-        request=request,
+        request=cast(dict[str, Any], request),
         request_scan_id=request_scan_id,
         event_digest=digest,
         classifiers=classifiers,

@@ -10,7 +10,7 @@ import orjson
 from kubernetes_asyncio.client import ApiClient, CoreV1Api
 
 from skydriver_common.kubernetes import names
-from skydriver_common.kubernetes.client import NotFound, Refused, kubernetes_faults
+from skydriver_common.kubernetes.client import KubernetesRejected, NotFound, kubernetes_faults
 from skydriver_common.model.ids import ScanId
 from skydriver_ewms_bridge.ewms_types import Json, StartupUpload
 from skydriver_ewms_bridge.ports import ScanNotReady
@@ -52,5 +52,5 @@ class ProfileSecrets:
                 await self._core.patch_namespaced_secret(
                     names.secret_name(scan_id), self._namespace, {"data": data}, _request_timeout=self._timeout_s
                 )
-        except Refused as refusal:
+        except KubernetesRejected as refusal:
             raise ScanNotReady(f"the scan's Secret cannot be written: {refusal.reason}", ACCESS_DENIED_RETRY_S) from refusal

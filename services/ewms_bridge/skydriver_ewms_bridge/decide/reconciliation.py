@@ -3,6 +3,7 @@
 from collections.abc import Set
 from datetime import UTC, datetime, timedelta
 
+from skydriver_common.model.progress_report import has_reconstructed
 from skydriver_common.model.scan import Scan
 from skydriver_ewms_bridge.decide.scan import is_working, may_order_workflow, stop_label, wants_queues
 from skydriver_ewms_bridge.decide.start_checks import token_warning_in
@@ -14,7 +15,7 @@ KINDS = (DueKind.ASSIGN, DueKind.QUEUES, DueKind.STARTUP, DueKind.TOKENS, DueKin
 def missing_work(scan: Scan, noted: Set[str]) -> list[DueKind]:
     """Return the kinds of due work that the state of a scan calls for and that are not noted, in the order of `KINDS`."""
     is_at_work = is_working(scan) and bool(scan.ewms.queues)
-    has_begun = scan.progress is not None and bool(scan.progress["processing_stats"]["rate"])
+    has_begun = has_reconstructed(scan.progress)
     is_called_for = {
         DueKind.ASSIGN: may_order_workflow(scan),
         DueKind.QUEUES: wants_queues(scan) and not scan.ewms.queues,

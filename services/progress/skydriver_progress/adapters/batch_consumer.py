@@ -33,8 +33,8 @@ from skydriver_common.bus import dead_letter, lenient_decoding, topology
 from skydriver_common.bus.broker import watched
 from skydriver_common.bus.errors import heartbeat_loss_as_connection_error
 from skydriver_common.bus.settlement import pause_after
-from skydriver_common.db.pool import first
 from skydriver_common.faults import TryLater
+from skydriver_common.waiting import wait_first
 from skydriver_progress import messages
 from skydriver_progress.decide.rejections import MAX_KEPT, RejectionCounter, is_always_kept, is_kept
 from skydriver_progress.incoming import IncomingReport, ReceivedMessage
@@ -144,7 +144,7 @@ class BatchConsumer:
             broken = 0 if was_healthy else broken + was_consuming
             max_pause_s = _SINGLE_MODE_PAUSE_S if broken > _SINGLE_MODE_AFTER and was_consuming else _MAX_PAUSE_S
             pause_s = min(max_pause_s, 0.2 * 2 ** min(failures, 6)) * random.uniform(0.5, 1)  # noqa: S311
-            await first(self._stopping.wait(), asyncio.sleep(pause_s))
+            await wait_first(self._stopping.wait(), asyncio.sleep(pause_s))
 
     async def _session(self, *, is_single: bool) -> None:
         """Consume over one connection, as long as it lives. is_single: one message at a time, and not for long.
@@ -160,9 +160,9 @@ class BatchConsumer:
             channel = await connection.channel(publisher_confirms=False)
             await channel.set_qos(prefetch_count=1 if is_single else self._prefetch)
             declared = await channel.declare_queue(self._queue.name, durable=True, arguments=dict(self._queue.arguments or {}))
-            await declared.bind(topology.SCANNER.name, self._queue.routing_key)
+            await declared.bind(topology.SCANNER_EXCHANGE.name, self._queue.routing_key)
             dead_exchange = await (await connection.channel(publisher_confirms=True)).get_exchange(
-                topology.DEAD.name, ensure=False
+                topology.DEAD_LETTER_EXCHANGE.name, ensure=False
             )
             self._queue_stats_channel = await connection.channel(publisher_confirms=False)
             underlay = await channel.get_underlay_channel()
@@ -173,7 +173,7 @@ class BatchConsumer:
             work = asyncio.create_task(self._work(underlay, dead_exchange))
             ends = [self._stopping.wait(), underlay.closing, cancelled.wait(), _done(work)]
             try:
-                await first(*ends, *([asyncio.sleep(_SINGLE_MODE_S)] if is_single else []))
+                await wait_first(*ends, *([asyncio.sleep(_SINGLE_MODE_S)] if is_single else []))
                 if self._stopping.is_set() and not work.done() and not underlay.is_closed:
                     with suppress(AMQPError, OSError, TimeoutError):
                         await underlay.basic_cancel(str(tag), timeout=2)
@@ -217,13 +217,13 @@ class BatchConsumer:
             while not self._stopping.is_set():
                 if writing is not None and (writing.done() or len(self._pending) < self._max_batch):
                     # let a small batch grow while the one before is being written
-                    await first(_done(writing), self._wait_until_full())
+                    await wait_first(_done(writing), self._wait_until_full())
                 if writing is not None and writing.done():
                     writing.result()
                     writing = None
                 if not self._pending:
                     self._arrived.clear()
-                    await first(self._arrived.wait(), self._stopping.wait())
+                    await wait_first(self._arrived.wait(), self._stopping.wait())
                     continue
                 await self._wait_for_rest_of_burst()
                 batch = [self._pending.popleft() for _ in range(min(self._max_batch, len(self._pending)))]
@@ -286,7 +286,7 @@ class BatchConsumer:
                     raise
                 pause_s = pause_after(fault, failures)
                 logger.warning("batch.retrying", queue=self._queue.name, what=fault.what, retry_in_s=round(pause_s, 3))
-                await first(self._stopping.wait(), asyncio.sleep(pause_s))
+                await wait_first(self._stopping.wait(), asyncio.sleep(pause_s))
 
     def _is_kept(self, item: IncomingReport) -> bool:
         """Whether a rejected message becomes a dead letter; it is counted, unless it always does."""
@@ -306,7 +306,7 @@ class BatchConsumer:
         message, rejection = item.message, item.rejection
         assert rejection is not None
         headers = dead_letter.dead_letter_headers(
-            message.headers, code=rejection.code, reason=rejection.reason, queue=self._queue.name, exchange=topology.SCANNER.name,
+            message.headers, code=rejection.code, reason=rejection.reason, queue=self._queue.name, exchange=topology.SCANNER_EXCHANGE.name,
             key=message.key, trace=item.trace,
         )  # fmt: skip
         if message.size > len(message.body):
@@ -327,7 +327,7 @@ class BatchConsumer:
             with suppress(OSError, TimeoutError, TryLater):
                 if await self._can_write():
                     return
-            await first(self._stopping.wait(), asyncio.sleep(_DATABASE_POLL_S * random.uniform(0.5, 1)))  # noqa: S311
+            await wait_first(self._stopping.wait(), asyncio.sleep(_DATABASE_POLL_S * random.uniform(0.5, 1)))  # noqa: S311
 
 
 async def _done(task: asyncio.Task[None]) -> None:

@@ -1,5 +1,7 @@
 """What one report changes: the newest report wins, metadata is set once, a final result stays; and who may still report."""
 
+from typing import cast
+
 from skydriver_common.model.commands import PatchManifest, PutResult
 from skydriver_common.model.event_codec import same_json
 from skydriver_common.model.events import (
@@ -12,6 +14,7 @@ from skydriver_common.model.events import (
     ScannerTookOver,
 )
 from skydriver_common.model.ids import ScanId
+from skydriver_common.model.progress_report import ProgressReport, is_finished
 from skydriver_common.model.rejections import Code, Rejection, scan_not_found
 from skydriver_common.model.scan import ResultRef, Scan
 from skydriver_common.model.scan_tokens import is_last_word
@@ -173,8 +176,7 @@ def _changes_state(scan: Scan, command: PatchManifest) -> bool:
     """Whether the report differs from what is stored, and may replace it."""
     if scan.progress is None or command.progress is None:
         return True
-    was_finished = scan.progress["processing_stats"]["finished"]
-    if was_finished and not command.progress["processing_stats"]["finished"]:
+    if is_finished(scan.progress) and not is_finished(cast(ProgressReport, command.progress)):
         return False  # the late repeat of a timed-out request (contract 4.10)
     # a higher number on the bus counts even if the content is the same: otherwise a late one in between would replace it
     return bool(command.producer) or not same_json(scan.progress, command.progress)

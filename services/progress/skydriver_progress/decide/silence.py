@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skydriver_common.model.events import Event, ScannerSilent
+from skydriver_common.model.progress_report import has_reconstructed
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.stages import LaunchState
 
@@ -36,7 +37,7 @@ def may_be_silent(scan: Scan) -> bool:
         return True
     if scan.progress is None or scan.ewms.n_running > 0:
         return False
-    return bool(scan.ewms.statuses) or not scan.progress["processing_stats"]["rate"]
+    return bool(scan.ewms.statuses) or not has_reconstructed(scan.progress)
 
 
 def decide_silence(scan: Scan, now: float, limit_s: float, *, since: float = 0.0) -> list[Event]:

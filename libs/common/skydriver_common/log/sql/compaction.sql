@@ -4,7 +4,7 @@ SELECT max(version) FROM event_log
  WHERE scan_id = :scan_id AND type = 'scan.progress-reported' AND recorded_at < :before AND get_byte(data, 0) <> 0;
 
 -- name: payloads_before(scan_id, version, most)^
--- What would be let go: how many payloads, and their bytes. Index: event_log_scan_version_key.
+-- What would be compacted: how many payloads, and their bytes. Index: event_log_scan_version_key.
 SELECT count(*) AS payloads, coalesce(sum(octet_length(data)), 0)::bigint AS bytes
   FROM (SELECT data FROM event_log WHERE scan_id = :scan_id AND version < :version AND type = 'scan.progress-reported'
            AND get_byte(data, 0) <> 0 ORDER BY version LIMIT :most) old;

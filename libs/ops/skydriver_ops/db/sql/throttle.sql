@@ -1,5 +1,5 @@
 -- name: read_throttle()^
--- How fast scans below priority 100 are let go, and how much there is. Indexes: manifests_running, due_work_order.
+-- How fast scans below priority 100 are launched, and how much there is. Indexes: manifests_running, due_work_order.
 SELECT coalesce(t.interval_s, t.default_interval_s) AS interval_s, coalesce(t.max_running, t.default_max_running) AS max_running,
        t.interval_s IS NOT NULL AS is_interval_set, t.max_running IS NOT NULL AS is_max_running_set,
        t.default_interval_s, t.default_max_running,

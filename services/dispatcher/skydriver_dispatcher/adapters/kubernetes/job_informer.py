@@ -13,7 +13,7 @@ import structlog
 from kubernetes_asyncio.client import ApiClient, BatchV1Api, CoreV1Api
 
 from skydriver_common.faults import TryLater
-from skydriver_common.kubernetes.client import NotFound, Refused, ResourceVersionExpired
+from skydriver_common.kubernetes.client import KubernetesRejected, NotFound, ResourceVersionExpired
 from skydriver_common.runtime.loops import wait_or_timeout
 from skydriver_dispatcher.adapters.kubernetes.lease import Leadership
 from skydriver_dispatcher.adapters.kubernetes.list_watch import (
@@ -132,7 +132,7 @@ class JobInformer:
                 failures += 1  # a list that is too old at once must not be followed by the next one at once
                 version, pause_s = None, _pause_s(failures)
                 logger.info("watch.expired", kind=kind, again_in_s=round(pause_s, 2))
-            except (TryLater, Refused, NotFound) as fault:
+            except (TryLater, KubernetesRejected, NotFound) as fault:
                 failures += 1
                 pause_s = max(_pause_s(failures), fault.after_s if isinstance(fault, TryLater) else 0.0)
                 logger.warning("watch.interrupted", kind=kind, what=str(fault), again_in_s=round(pause_s, 2))

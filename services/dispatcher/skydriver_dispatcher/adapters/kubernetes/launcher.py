@@ -16,9 +16,9 @@ from skydriver_common.kubernetes import names
 from skydriver_common.kubernetes.client import (
     AlreadyExists,
     Forbidden,
+    KubernetesRejected,
     NotFound,
     QuotaExceeded,
-    Refused,
     ResourceVersionExpired,
     kubernetes_faults,
 )
@@ -71,7 +71,7 @@ class KubernetesLauncher:
             await self._create_secret(scan.scan_id, secret, uid)
         except QuotaExceeded as fault:
             raise CapacityExceeded(fault.what, fault.after_s) from fault
-        except Refused as refusal:
+        except KubernetesRejected as refusal:
             # an API server that has just started forbids everything until it has read its Roles
             raise LaunchRejected(refusal.reason, is_final=not isinstance(refusal, Forbidden)) from refusal
         except NotFound as fault:  # it existed a moment ago, or this is the wrong server
@@ -94,7 +94,7 @@ class KubernetesLauncher:
                 await self._core.delete_collection_namespaced_secret(
                     self._settings.namespace, label_selector=selector, _request_timeout=self._timeout_s
                 )
-        except Refused as refusal:
+        except KubernetesRejected as refusal:
             logger.error("kubernetes.delete-rejected", scan_id=scan_id, reason=refusal.reason)
             raise TryLater(f"cannot delete the Job: {refusal.reason}", 30.0) from refusal
 
@@ -117,7 +117,7 @@ class KubernetesLauncher:
                 )
         except NotFound:
             return "its Secret was deleted by someone else"
-        except Refused as refusal:
+        except KubernetesRejected as refusal:
             raise TryLater(f"cannot read the scan's Secret: {refusal.reason}", 30.0) from refusal
         return ""
 
@@ -146,7 +146,7 @@ class KubernetesLauncher:
             async for page in list_pages(call, self._settings, timeout_s=self._timeout_s):
                 yield page
                 await asyncio.sleep(0)
-        except (Refused, ResourceVersionExpired, NotFound) as fault:
+        except (KubernetesRejected, ResourceVersionExpired, NotFound) as fault:
             raise TryLater(f"cannot list the Jobs and pods of this installation: {fault}", 5.0) from fault
 
     async def _create_job(self, scan_id: ScanId, job: V1Job) -> str:

@@ -16,7 +16,7 @@ import structlog
 from kubernetes_asyncio.client import ApiClient, CoordinationV1Api, V1Lease, V1LeaseSpec, V1ObjectMeta
 
 from skydriver_common.faults import TryLater
-from skydriver_common.kubernetes.client import AlreadyExists, NotFound, Refused, kubernetes_faults
+from skydriver_common.kubernetes.client import AlreadyExists, KubernetesRejected, NotFound, kubernetes_faults
 from skydriver_dispatcher.divergence_guard import HELP
 
 logger = structlog.get_logger(__name__)
@@ -110,7 +110,7 @@ class Leadership:
             if lease is not None and lease.spec is not None and lease.spec.holder_identity == self._holder:
                 lease.spec.holder_identity = ""
                 await self._replace(lease)
-        except (TryLater, Refused, NotFound):
+        except (TryLater, KubernetesRejected, NotFound):
             logger.info("lease.release-failed", lease=self._name)
 
     async def _acquire(self) -> bool:
@@ -131,7 +131,7 @@ class Leadership:
                 return False
             self.term += is_new
             return True
-        except Refused as refusal:
+        except KubernetesRejected as refusal:
             raise TryLater(f"cannot acquire the Lease {self._name}: {refusal.reason}", 10.0) from refusal
 
     def _is_free(self, lease: V1Lease) -> bool:

@@ -11,7 +11,7 @@ import orjson
 
 from skydriver_common.faults import TryLater
 from skydriver_common.kubernetes import names
-from skydriver_common.kubernetes.client import ResourceVersionExpired, kubernetes_faults, meaning
+from skydriver_common.kubernetes.client import ResourceVersionExpired, fault_for_status, kubernetes_faults
 from skydriver_dispatcher.jobspec import JobSettings
 
 _PAGE_SIZE = 500
@@ -61,7 +61,7 @@ async def list_pages(
 ) -> AsyncIterator[Page]:
     """Yield all objects of one kind, in pages. selection: of this installation if none is given.
 
-    Raises TryLater, Refused, ResourceVersionExpired (the list took too long; start again).
+    Raises TryLater, KubernetesRejected, ResourceVersionExpired (the list took too long; start again).
     """
     selection = selection or installation_selector(settings)
     token: str | None = None
@@ -73,7 +73,7 @@ async def list_pages(
             )  # fmt: skip
             body = await response.read()
         if response.status != 200:
-            raise meaning(response.status, body, dict(response.headers), "list our objects")
+            raise fault_for_status(response.status, body, dict(response.headers), "list our objects")
         try:
             content = orjson.loads(body)
             token = content["metadata"].get("continue")
@@ -91,7 +91,7 @@ async def changes(
     call: ListCall, settings: JobSettings, version: str, *, timeout_s: float, silence_s: float = SILENCE_S,
     selection: dict[str, str] | None = None,
 ) -> AsyncGenerator[Change, None]:  # fmt: skip
-    """Yield what changes after this version, until the server ends the watch. Raises TryLater, Refused, ResourceVersionExpired.
+    """Yield what changes after this version, until the server ends the watch. Raises TryLater, KubernetesRejected, ResourceVersionExpired.
 
     The server ends it after some minutes. So does a silence (no bookmark either): resuming a watch costs little.
     """
@@ -106,7 +106,7 @@ async def changes(
             )  # fmt: skip
         async with response:
             if response.status != 200:
-                raise meaning(response.status, await response.read(), dict(response.headers), "watch our objects")
+                raise fault_for_status(response.status, await response.read(), dict(response.headers), "watch our objects")
             async for line in _lines(response.content):
                 try:
                     event = orjson.loads(line)
@@ -115,7 +115,7 @@ async def changes(
                 except _INVALID_RESPONSE as error:
                     raise TryLater("a watch brings what the API does not say: is there a proxy in between?", 5.0) from error
                 if code is not None:
-                    raise meaning(code, orjson.dumps(item), {}, "watch our objects")
+                    raise fault_for_status(code, orjson.dumps(item), {}, "watch our objects")
                 yield Change(type=kind, item=item)
 
 

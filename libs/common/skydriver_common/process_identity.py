@@ -1,4 +1,7 @@
-"""Which process of this machine is meant: its number, and the moment it started, which no later process with the number shares."""
+"""Which process of this machine is meant: its number, and the moment it started, which no later process with the number shares.
+
+An identity is kept in a file, ``{"pid": …, "start_ticks": …}``, by which a process is found again after whoever started it was killed.
+"""
 
 import json
 import os
@@ -8,6 +11,8 @@ from typing import NamedTuple
 
 import orjson
 import psutil
+
+from skydriver_common.atomic_write import atomic_write
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _MAX_PID = 2**31 - 1
@@ -21,18 +26,23 @@ class Identity(NamedTuple):
 
 
 def identify(pid: int) -> Identity | None:
-    """Return the identity of a living process, or None; a zombie is not alive."""
+    """Return the identity of a running process, or None; a zombie does not run."""
     try:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return None
         return Identity(pid, _start_ticks(pid))
-    except psutil.Error:
+    except (psutil.Error, ValueError):  # ValueError: a number that no process has
         return None
 
 
+def is_alive(identity: Identity) -> bool:
+    """Return whether this very process still runs; a later one with its number does not count."""
+    return identify(identity.pid) == identity
+
+
 def read(path: Path) -> Identity | None:
-    """Return the identity that a file holds; None: there is no such file, or it holds something else."""
+    """Return the identity that a file holds; None: the file is missing, incomplete, or holds something else."""
     try:
         found = orjson.loads(path.read_bytes())
         pid, ticks = found["pid"], found["start_ticks"]
@@ -44,10 +54,10 @@ def read(path: Path) -> Identity | None:
 
 
 def write(path: Path, identity: Identity) -> None:
-    """Replace the file in one step. Raises OSError."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(json.dumps(identity._asdict()))
-    temporary.replace(path)
+    """Write it to the file, completely or not at all. Raises OSError."""
+    # not to the disk: no process that it names outlives the machine
+    with atomic_write(path, flush_to_disk=False) as file:
+        file.write(json.dumps(identity._asdict()).encode())
 
 
 def session_leaders(below: Path, *, output: str) -> dict[str, Identity]:
