@@ -163,7 +163,7 @@ class Unavailable(CliError):
 def _problem(response: aiohttp.ClientResponse, content: bytes) -> CliError:
     what, advice = _reason(response.status, content), _advice(response.status)
     if response.status not in (502, 503, 504):
-        return CliError(what, advice)
+        return CliError(what, advice, exit_code={401: 4, 404: 5}.get(response.status, 1))
     retry_after = response.headers.get("Retry-After", "")
     return Unavailable(
         what, advice, retry_after_s=min(float(retry_after), _MAX_RETRY_AFTER_S) if retry_after.isdecimal() else 0.0

@@ -101,6 +101,7 @@ def submit(
     ] = 0,
     simulated: Annotated[bool, typer.Option("--simulated", help="The event is simulated.")] = False,
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow the scan until it ends.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, as JSON, and send nothing.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     url: Url = None,
     token: Token = None,
@@ -120,6 +121,9 @@ def submit(
         "priority": priority,
         "event_i3live_json": _read_event(event),
     }
+    if dry_run:
+        print_json(body)
+        return
     client = _client(url, token, data_dir)
     manifest = _run(_create_scan(client, body))
     if as_json:
@@ -257,9 +261,15 @@ def _show_scan(status: dict[str, Any], as_json: bool) -> None:
 
 
 def _client(url: str | None, token: str | None, data_dir: Path) -> "Client":
-    from skydriver_cli.client import Client, find_connection
+    from skydriver_cli.client import Client, Connection, find_connection
+    from skydriver_cli.scans_rest import is_local, profile_server
 
-    return Client(find_connection(url, token, data_dir))
+    if url or is_local(data_dir, None) or os.environ.get("SKYDRIVER_URL"):
+        return Client(find_connection(url, token, data_dir))
+    server = profile_server(has_token=token is not None)
+    if server is None:
+        return Client(find_connection(url, token, data_dir))
+    return Client(Connection(server.url, token or server.token or ""))
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -280,7 +290,9 @@ async def _content(client: "Client", path: str) -> bytes:
 def _watch(client: "Client", scan_id: str, as_json: bool) -> None:
     final = _run(_follow(client, scan_id, as_json))
     if not final["scan_complete"]:
-        raise CliError(f"scan {scan_id} ended in state {final['scan_state']}", f"See `skydriver log history {scan_id}`")
+        raise CliError(
+            f"scan {scan_id} ended in state {final['scan_state']}", f"See `skydriver log history {scan_id}`", exit_code=3
+        )
 
 
 async def _follow(client: "Client", scan_id: str, as_json: bool) -> dict[str, Any]:

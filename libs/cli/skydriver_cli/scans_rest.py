@@ -1,5 +1,6 @@
 """What the commands about scans share: the client, its errors as exit codes, scan ids from arguments and standard input."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skydriver_cli.errors import CliError
-from skydriver_cli.options import DEFAULT_DATA_DIR
 from skydriver_cli.output import print_note
 
 if TYPE_CHECKING:
     from skydriver_client import SkyDriver, SkyDriverError
+    from skydriver_client.servers import Server
 
 FAILED, USAGE, SCAN_FAILED, NO_LOGIN, NOT_FOUND, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
@@ -32,7 +33,7 @@ def connected(url: str | None, token: str | None, context: str | None, data_dir:
     from skydriver_client.servers import of_data_dir
 
     try:
-        if data_dir != DEFAULT_DATA_DIR and not (url or context):
+        if not url and not os.environ.get("SKYDRIVER_URL") and is_local(data_dir, context):
             server = of_data_dir(data_dir)
             url, token = server.url, token or server.token
         with SkyDriver(url, token=token, context=context, data_dir=data_dir) as client:
@@ -41,6 +42,24 @@ def connected(url: str | None, token: str | None, context: str | None, data_dir:
         raise as_cli_error(error) from error
     except KeyboardInterrupt:
         raise CliError("interrupted", exit_code=INTERRUPTED) from None
+
+
+def is_local(data_dir: Path, context: str | None) -> bool:
+    """Whether the embedded system is meant: one runs in the data directory, and no context is chosen."""
+    return not (context or os.environ.get("SKYDRIVER_CONTEXT")) and (data_dir / "connection.json").exists()
+
+
+def profile_server(*, has_token: bool) -> "Server | None":
+    """The server that the profile file names, None when it names none. Raises CliError."""
+    from skydriver_client import SkyDriverError
+    from skydriver_client.servers import find_server, read_profile
+
+    try:
+        if not (os.environ.get("SKYDRIVER_CONTEXT") or read_profile().get("current")):
+            return None
+        return find_server(has_token=has_token)
+    except SkyDriverError as error:
+        raise as_cli_error(error) from error
 
 
 def as_cli_error(error: "SkyDriverError") -> CliError:

@@ -5,14 +5,17 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 import yaml
 
+from skydriver_cli import scan_commands, scans_rest
 from skydriver_cli.app import main
 from skydriver_cli.change_commands import changed
+from skydriver_cli.client import _problem
 from skydriver_cli.errors import CliError
 from skydriver_cli.list_commands import moment
 from skydriver_client import http
@@ -177,3 +180,41 @@ def test_times_are_ago_or_of_a_clock() -> None:
     assert moment("1970-01-01T00:01:00Z", "--since") == 60.0
     assert moment("1970-01-01T00:01", "--since") == 60.0
     assert moment(None, "--since") is None
+
+
+def test_the_older_verbs_know_contexts_and_a_local_system_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("SKYDRIVER_URL", "SKYDRIVER_TOKEN", "SKYDRIVER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    config = tmp_path / "skydriver" / "config.toml"
+    config.parent.mkdir()
+    config.write_text(
+        'current = "prod"\n[contexts.prod]\nurl = "https://prod.test"\ntoken = "t"\n[contexts.dev]\nurl = "https://dev.test"\n'
+    )
+    config.chmod(0o600)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert scan_commands._client(None, None, tmp_path).url == "https://prod.test"
+    (tmp_path / "connection.json").write_text('{"url": "http://127.0.0.1:1", "user_token": "local"}')
+    assert scan_commands._client(None, None, tmp_path).url == "http://127.0.0.1:1"
+    with scans_rest.connected(None, None, None, tmp_path) as client:
+        assert client.url == "http://127.0.0.1:1"
+    with scans_rest.connected(None, None, "prod", tmp_path) as client:
+        assert client.url == "https://prod.test"
+    monkeypatch.setenv("SKYDRIVER_CONTEXT", "dev")
+    assert scan_commands._client(None, "given", tmp_path).url == "https://dev.test"
+    with pytest.raises(CliError) as raised:
+        scan_commands._client(None, None, tmp_path)
+    assert raised.value.exit_code == 4
+
+
+def test_a_request_can_be_looked_at_before_it_is_sent(server: Server, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "event.json").write_text('{"a": 1}')
+    code, out, _ = run("submit", str(tmp_path / "event.json"), "--dry-run", "--cluster", "osg:5")
+    assert code == 0
+    assert json.loads(out)["request_clusters"] == [["osg", 5]]
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 4), (404, 5), (400, 1), (503, 1)])
+def test_exit_codes_of_the_older_verbs(status: int, code: int) -> None:
+    response: Any = SimpleNamespace(status=status, headers={})
+    assert _problem(response, b"{}").exit_code == code
