@@ -17,6 +17,7 @@ from skydriver_cli.metrics_command import metrics
 from skydriver_cli.output import Terminal, line, print_unexpected
 from skydriver_cli.scan_commands import result, status, submit, watch
 from skydriver_cli.settings_command import show_settings
+from skydriver_cli.sky_commands import compare, export, plot
 from skydriver_cli.system_commands import demo, down, migrate, up
 
 
@@ -67,7 +68,7 @@ app = typer.Typer(
     help="SkyDriver: scan the sky for the origin of a neutrino event.", no_args_is_help=True, rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )  # fmt: skip
-for command in (up, down, status, submit, watch, result, demo, metrics, migrate):
+for command in (up, down, status, submit, watch, result, plot, export, compare, demo, metrics, migrate):
     app.command()(command)
 for module in (list_commands, change_commands):
     module.add_to(app)

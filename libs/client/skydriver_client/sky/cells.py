@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from astropy import units as u
-from astropy_healpix import HEALPix
 from astropy_healpix.core import healpix_to_lonlat, lonlat_to_healpix, nested_to_ring, ring_to_nested
 
 from skydriver_client.sky.reading import Floats, Integers, ScannedPixels
@@ -61,15 +60,6 @@ class Cells:
         found: Integers = by_start[np.searchsorted(start[by_start], finest, side="right") - 1]
         return found
 
-    def centres(self) -> tuple[Floats, Floats]:
-        """Return RA and dec of each cell's centre, in degrees."""
-        ra, dec = np.empty(self.pixel.size), np.empty(self.pixel.size)
-        for order in np.unique(self.order):
-            chosen = self.order == order
-            lon, lat = healpix_to_lonlat(self.pixel[chosen], 2 ** int(order), order="nested")
-            ra[chosen], dec[chosen] = lon.to_value(u.deg), lat.to_value(u.deg)
-        return ra, dec
-
 
 def cells_of(pixels: Sequence[ScannedPixels]) -> Cells:
     """Return the cells of scanned pixels, coarse nsides first.
@@ -104,7 +94,13 @@ def ring_from_nested(nside: int, pixel: Integers) -> Integers:
     return np.asarray(nested_to_ring(pixel, nside), dtype=np.int64)
 
 
+def centres(nside: int, ring: Integers) -> tuple[Floats, Floats]:
+    """Return RA and dec of RING pixels' centres, in degrees."""
+    lon, lat = healpix_to_lonlat(ring, nside, order="ring")
+    return np.asarray(lon.to_value(u.deg), dtype=np.float64) % 360, np.asarray(lat.to_value(u.deg), dtype=np.float64)
+
+
 def centre(nside: int, ring: int) -> tuple[float, float]:
     """Return RA and dec of a RING pixel's centre, in degrees."""
-    lon, lat = HEALPix(nside, order="ring").healpix_to_lonlat([ring])
-    return float(lon.to_value(u.deg)[0]) % 360, float(lat.to_value(u.deg)[0])
+    ra, dec = centres(nside, np.array([ring], dtype=np.int64))
+    return float(ra[0]), float(dec[0])
