@@ -2,7 +2,7 @@
 
 import pytest
 
-from skydriver_common.db.addresses import ask_for_writes
+from skydriver_common.db.addresses import with_defaults
 
 
 @pytest.mark.parametrize(
@@ -17,5 +17,5 @@ from skydriver_common.db.addresses import ask_for_writes
     ],
 )
 def test_of_several_servers_the_one_that_takes_writes_is_asked_for(url: str, asked: str) -> None:
-    assert ask_for_writes(url) == url + asked
-    assert ask_for_writes(ask_for_writes(url)) == ask_for_writes(url)
+    assert with_defaults(url) == url + asked
+    assert with_defaults(with_defaults(url)) == with_defaults(url)

@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from skydriver_common.bus.broker import watched
-from skydriver_common.db.addresses import ask_for_writes
+from skydriver_common.db.addresses import with_defaults
 from skydriver_common.runtime.settings import BadSettings, ServiceSettings
 from skydriver_common.trust import client_context, trust
 from tests.support.kube.certificates import Authority
@@ -78,13 +78,13 @@ def test_the_broker_is_verified_by_it(authority: Authority) -> None:
 
 def test_a_database_that_is_to_be_verified_is_verified_by_it(authority: Authority) -> None:
     verified = "postgresql://me:secret@db/skydriver?sslmode=verify-full"
-    assert ask_for_writes(verified) == verified
+    assert with_defaults(verified) == verified
     trust(authority.pair.certificate)
-    known = psycopg.conninfo.conninfo_to_dict(ask_for_writes(verified))
+    known = psycopg.conninfo.conninfo_to_dict(with_defaults(verified))
     assert known["sslrootcert"] == str(authority.pair.certificate)
     for url in ("postgresql://me@db/skydriver", "postgresql://me@db/s?sslmode=verify-full&sslrootcert=system"):
-        assert ask_for_writes(url) == url
-    several = psycopg.conninfo.conninfo_to_dict(ask_for_writes("postgresql://me@one:1,two:2/s?sslmode=verify-full"))
+        assert with_defaults(url) == url
+    several = psycopg.conninfo.conninfo_to_dict(with_defaults("postgresql://me@one:1,two:2/s?sslmode=verify-full"))
     assert (several["target_session_attrs"], several["sslrootcert"]) == ("read-write", str(authority.pair.certificate))
 
 

@@ -7,8 +7,8 @@ from skydriver_common.trust import ca_file
 _SESSION_ATTRIBUTE = "target_session_attrs"
 
 
-def ask_for_writes(database_url: str) -> str:
-    """The URL, asking for a server that takes writes when it names several and does not say itself which it wants.
+def with_defaults(database_url: str) -> str:
+    """Return the URL with what it does not say itself: among several servers it asks for the one that takes writes.
 
     Both drivers understand ``postgresql://user:password@one:5432,two:5432/name?target_session_attrs=read-write``. A URL that asks for
     the server's certificate to be verified (``sslmode=verify-full``) gets our authorities, unless it names some.

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import errors, sql
 
 from skydriver_common.backoff import Backoff
-from skydriver_common.db.addresses import ask_for_writes
+from skydriver_common.db.addresses import with_defaults
 from skydriver_common.db.pooler import refuse_shared_sessions
 
 Unreachable = psycopg.OperationalError
@@ -142,7 +142,7 @@ def migrate(
     """
     refuse_shared_sessions(database_url)  # the lock that keeps two from migrating at once belongs to a session
     wanted = known_migrations() if migrations is None else list(migrations)
-    with psycopg.connect(ask_for_writes(database_url), autocommit=True, connect_timeout=10) as connection:
+    with psycopg.connect(with_defaults(database_url), autocommit=True, connect_timeout=10) as connection:
         connection.execute("SELECT set_config('statement_timeout', '0', false)")
         _limit_locks(connection, _LOCK_LIMIT_S)
         patience = _LockRetry(connection, lock_timeout_s, say)
@@ -159,7 +159,7 @@ def migrate(
 def compare_schema(database_url: str) -> Schema:
     """How the database stands to this release. Raises SchemaTooNew, SharedSessions, Unreachable."""
     refuse_shared_sessions(database_url)
-    with psycopg.connect(ask_for_writes(database_url), autocommit=True, connect_timeout=10) as connection:
+    with psycopg.connect(with_defaults(database_url), autocommit=True, connect_timeout=10) as connection:
         return _compared(_marks(connection), known_migrations())
 
 

@@ -14,7 +14,7 @@ import structlog
 from aiosql.adapters.asyncpg import AsyncPGAdapter
 
 from skydriver_common.backoff import Backoff
-from skydriver_common.db.addresses import ask_for_writes
+from skydriver_common.db.addresses import with_defaults
 from skydriver_common.db.sqlstates import is_of_a_lost_primary
 from skydriver_common.waiting import wait_first
 
@@ -68,7 +68,7 @@ async def open_pool(
             await check(connection)
 
     pool = _BoundedPool(
-        ask_for_writes(database_url),
+        with_defaults(database_url),
         connection_class=_Watched,
         record_class=asyncpg.Record,
         min_size=1,
@@ -104,7 +104,7 @@ async def connect(
     Raises what asyncpg raises when the server can't be reached.
     """
     connection = await asyncpg.connect(
-        ask_for_writes(database_url),
+        with_defaults(database_url),
         timeout=10,
         command_timeout=command_timeout_s,
         server_settings={"application_name": f"skydriver-{name}"},

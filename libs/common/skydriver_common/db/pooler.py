@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from skydriver_common.db.addresses import ask_for_writes
+from skydriver_common.db.addresses import with_defaults
 
 __all__ = ["SharedSessions", "refuse_shared_sessions", "shares_sessions"]
 
@@ -45,7 +45,7 @@ def shares_sessions(database_url: str) -> bool:
 
 
 def _connect(database_url: str) -> psycopg.Connection[tuple[Any, ...]]:
-    return psycopg.connect(ask_for_writes(database_url), autocommit=True, connect_timeout=_LIMIT_S, prepare_threshold=None)
+    return psycopg.connect(with_defaults(database_url), autocommit=True, connect_timeout=_LIMIT_S, prepare_threshold=None)
 
 
 def _session(connection: psycopg.Connection[tuple[Any, ...]]) -> int:

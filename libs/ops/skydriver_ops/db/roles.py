@@ -6,7 +6,7 @@ from importlib import resources
 import psycopg
 from psycopg import sql
 
-from skydriver_common.db.addresses import ask_for_writes
+from skydriver_common.db.addresses import with_defaults
 
 SERVICE_ROLES = {
     "api": "skydriver_api",
@@ -28,7 +28,7 @@ def apply_roles(database_url: str, *, passwords: Mapping[str, str] | None = None
     passwords: role to password; these roles may then log in. Raises NotAllowed.
     """
     text = (resources.files("skydriver_ops.db") / "roles.sql").read_bytes()
-    with psycopg.connect(ask_for_writes(database_url), connect_timeout=10) as connection, connection.cursor() as cursor:
+    with psycopg.connect(with_defaults(database_url), connect_timeout=10) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
         cursor.execute(text)
         for role, password in (passwords or {}).items():
