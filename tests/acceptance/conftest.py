@@ -85,7 +85,7 @@ def _answers(running: Running) -> bool:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One system for all tests that don't harm it; its folder has a space in its name on purpose."""
     # workers of a finished scan are let go soon: there are two in all
-    running = start(tmp_path_factory.mktemp("a system"), SKYDRIVER_TEARDOWN_DELAY_S="1")
+    running = start(tmp_path_factory.mktemp("a system"), SKYDRIVER_TEARDOWN_DELAY_S="1", SKYDRIVER_USER_ENV_ALLOW="*")
     yield running
     stop(running)
 
@@ -93,7 +93,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def quiet_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One system whose scans stay in the backlog, as low priority lets only one an hour start; that one is used up here."""
-    running = start(tmp_path_factory.mktemp("a quiet system"), SKYDRIVER_LAUNCH_INTERVAL_S="3600")
+    running = start(tmp_path_factory.mktemp("a quiet system"), SKYDRIVER_LAUNCH_INTERVAL_S="3600", SKYDRIVER_USER_ENV_ALLOW="*")
     first = running.call("POST", "/scan", body=scan_request(sample_event())).json()["scan_id"]
     wait_until(lambda: running.get("/scans/backlog")["entries"] == [], 60, "the first scan is launched")
     running.call("DELETE", f"/scan/{first}")

@@ -13,6 +13,10 @@ from tests.support.waiting import wait_until
     [
         ({"predictive_scanning_threshold": 0.1}, "predictive_scanning_threshold: must be greater than 0.1 and at most 1.0"),
         ({"reco_algo": "--help"}, "reco_algo: must not start with '-'"),
+        (
+            {"scanner_server_env": {"BROWSER": "sh -c id"}},
+            "scanner_server_env.BROWSER: names a program to run; SKYDRIVER_USER_ENV_ALLOW",
+        ),
         ({"scanner_server_env": {"TMPDIR": "/etc"}}, "scanner_server_env.TMPDIR: reserved name; choose another"),
         ({"scanner_server_env": {"SKYSCAN_LOG": "LOUD"}}, "scanner_server_env.SKYSCAN_LOG: must be one of DEBUG, INFO"),
     ],

@@ -15,6 +15,7 @@ import asyncpg
 import typer
 
 from skydriver_cli.connections import find_url, open_pool_for, parse_time
+from skydriver_cli.embedded.secret_files import write_private
 from skydriver_cli.errors import CliError
 from skydriver_cli.log_proof_commands import progress
 from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir
@@ -26,6 +27,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log import system_chain
 from skydriver_common.model.commands import Context
 from skydriver_common.model.events import DeadLetterDiscarded, DeadLetterRedriven, SystemEvent
+from skydriver_common.redaction import redact_document, redact_text
 from skydriver_ops.bus.dead_letters import DeadLetters, InUse, OpenDeadLetter, OriginMissing, open_dead_letters
 
 dead = typer.Typer()
@@ -127,7 +129,7 @@ def show(
     amqp_url: AmqpUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one dead letter in full: headers, traceback, body.
+    """Show one dead letter in full: headers, traceback, body. Credentials in them are redacted; --output writes the body as it is.
 
     Example: skydriver dead show 3f1c09aa27de
     """
@@ -146,14 +148,14 @@ def show(
     letter = found[0]
     if output is not None:
         try:
-            output.write_bytes(letter.body)
+            write_private(output, letter.body)
         except OSError as error:
             raise CliError(f"can't write {output}: {error.strerror}") from error
     whole = letter.as_plain() | {"traceback": letter.traceback, "body_sha256": letter.body_sha256,
                                  "headers": {name: str(value) for name, value in letter.headers.items()},
                                  **_body(letter.body)}  # fmt: skip
     if as_json:
-        print_json(whole)
+        print_json(redact_document(whole))
     else:
         out.print(json_block(whole), soft_wrap=True)
 
@@ -333,7 +335,7 @@ def _conclude(tally: Tally, what: str, letter_filter: DeadLetterFilter, as_json:
 
 def _show_line(letter: DeadLetter, as_json: bool) -> None:
     if as_json:
-        print_json(letter.as_plain())
+        print_json(redact_document(letter.as_plain()))
         return
     plain = letter.as_plain()
     first, last = (str(plain[name] or "unknown")[:19].replace("T", " ") for name in ("first_failed_at", "last_failed_at"))
@@ -346,12 +348,13 @@ def _show_line(letter: DeadLetter, as_json: bool) -> None:
 
 
 def _body(body: bytes) -> dict[str, Any]:
-    """Return the body for a person: as JSON, as text, or the beginning of its bytes in base64."""
+    """Return the body for a person: as JSON, as text, or the beginning of its bytes in base64, without credentials."""
     try:
-        return {"body": json.loads(body)}  # not orjson: integers beyond 64 bits would become floats
-    except ValueError:
+        return {"body": redact_document(json.loads(body))}  # not orjson: integers beyond 64 bits would become floats
+    except (ValueError, RecursionError):
         pass
     try:
-        return {"body": body.decode()[:100_000]}
+        return {"body": redact_text(body.decode())[:100_000]}
     except UnicodeDecodeError:
-        return {"body_base64": base64.b64encode(body[:3000]).decode()}
+        shown = redact_text(body.decode("latin-1")).encode("latin-1")
+        return {"body_base64": base64.b64encode(shown[:3000]).decode()}

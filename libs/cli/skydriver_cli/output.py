@@ -14,10 +14,11 @@ from rich.text import Text
 
 
 def visible(text: str) -> str:
-    r"""Return the text on one line, with a mark such as ``\x1b`` in place of each character that steers a terminal."""
-    from skydriver_common.visible_text import visible  # here, so that `--help` imports no library of the services
+    r"""Return the text on one line, without credentials, and a mark such as ``\x1b`` for each character that steers a terminal."""
+    from skydriver_common.redaction import redact_text  # here, so that `--help` imports no library of the services
+    from skydriver_common.visible_text import visible
 
-    return visible(text)
+    return visible(redact_text(text))
 
 
 class Terminal(Console):
@@ -61,7 +62,7 @@ def print_note(text: str) -> None:
 
 def print_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of an error that nobody expected, without secrets; the `sys.excepthook` of the program."""
-    from skydriver_common.runtime.redaction import redact_text
+    from skydriver_common.redaction import redact_text
     from skydriver_common.visible_text import visible_lines
 
     text = redact_text("".join(traceback.format_exception(kind, error, trace)))
@@ -76,8 +77,10 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def json_block(value: Any) -> Text:
-    """Return the value as indented JSON of several lines."""
-    return Text(json_text(value, indent=2))
+    """Return the value as indented JSON of several lines, without credentials."""
+    from skydriver_common.redaction import redact_document
+
+    return Text(json_text(redact_document(json.loads(json_text(value))), indent=2))
 
 
 def line(*parts: "str | tuple[str, str]") -> Text:

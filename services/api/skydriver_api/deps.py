@@ -12,6 +12,7 @@ from skydriver_api.live.live_events import LiveEvents
 from skydriver_api.live.viewer_hints import ViewerHints
 from skydriver_api.reads.log_links import LogLinks
 from skydriver_api.reads.view_queries import ViewQueries
+from skydriver_common.model.steering_variables import UserVariables
 from skydriver_common.model.worker_limits import WorkerLimits
 
 
@@ -32,6 +33,7 @@ class Deps:
     viewer_hints: ViewerHints
     clusters: dict[str, int | None]
     worker_limits: WorkerLimits
+    user_variables: UserVariables
     searches: WeightedSemaphore
     memory: MemoryLimits
     event_pages: WeightedSemaphore

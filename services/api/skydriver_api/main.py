@@ -111,6 +111,7 @@ def main() -> None:
             viewer_hints=ViewerHints(notifier, reads),
             clusters=settings.clusters,
             worker_limits=settings.worker_limits,
+            user_variables=settings.user_variables,
             searches=WeightedSemaphore(_MAX_SEARCHES, what="searches"),
             memory=MemoryLimits(
                 request_bodies=WeightedSemaphore(_REQUEST_BODY_BYTES, what="large uploads"),

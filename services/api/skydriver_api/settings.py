@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from skydriver_common.auth import Role, RoleRule
 from skydriver_common.model import scan_tokens
+from skydriver_common.model.steering_variables import UserVariables
 from skydriver_common.model.worker_limits import MAX_WORKERS_PER_SCAN, WorkerLimits
 from skydriver_common.runtime.settings import ServiceSettings
 
@@ -47,6 +48,10 @@ class ApiSettings(ServiceSettings):
     same variable."""
     max_workers_per_cluster: dict[str, int] = Field(default={})
     """JSON object: clusters whose limit per scan is lower, each with its maximum number of workers."""
+    user_env_allow: str = "*"
+    """Variables that a request may set for its scanner server: names with ``*`` for any characters, separated by commas; others get 400.
+    Variables that steer an interpreter, loader, shell, TLS, proxy or SkyDriver itself always do. `skydriver up` sets ``SKYSCAN_*``. The
+    dispatcher reads the same variable."""
     logs_dashboard_url: str = ""
     """Grafana dashboard to which links to a scanner server's log point. Unset: no links."""
     kubernetes_namespace: str = ""
@@ -66,6 +71,16 @@ class ApiSettings(ServiceSettings):
     """Of one token."""
     command_timeout_s: float = Field(default=10.0, gt=0)
     """Deadline of a command: after this many seconds it is not processed any more and the client gets 503."""
+
+    @property
+    def user_variables(self) -> UserVariables:
+        return UserVariables.parse(self.user_env_allow)
+
+    @field_validator("user_env_allow")
+    @classmethod
+    def _has_patterns(cls, text: str) -> str:
+        UserVariables.parse(text)
+        return text
 
     @property
     def worker_limits(self) -> WorkerLimits:

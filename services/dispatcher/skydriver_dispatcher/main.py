@@ -112,6 +112,7 @@ async def _on_kubernetes(service: Service, settings: DispatcherSettings, foundat
             working_dir=WORKING_DIR,
             bus=bus_environment(settings.scanner_bus_url, f"{SHARED_DIR}/spool"),
             forwarded=settings.forwarded,
+            allowed=settings.user_variables,
         ),
         token=token,
         events=pending,
@@ -209,6 +210,7 @@ def _process_environment(settings: DispatcherSettings, token: _Tokens, scan: Sca
         bus=bus_environment(settings.scanner_bus_url, str(folder / "spool")),
         forwarded=settings.forwarded,
         base=base | sandbox,
+        allowed=settings.user_variables,
     )
     return environment | {
         scanner_variables.UPLOAD: str(folder / "startup-upload.json"),

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from skydriver_common.model import scanner_variables as variables
 from skydriver_common.model.launch_limits import MAX_INTERVAL_S
+from skydriver_common.model.steering_variables import UserVariables
 from skydriver_common.runtime.settings import PREFIX, AmqpUrl, ServiceSettings
 
 TOKEN_LIFE_S = 30 * 86_400
@@ -57,6 +58,10 @@ class DispatcherSettings(ServiceSettings):
     """Folder that holds one folder per scan (launcher ``local``)."""
     scanner_command: str = ""
     """Command line that starts a scanner server (launcher ``local``). Default: the sandbox's scanner."""
+    user_env_allow: str | None = None
+    """Variables that a request may set for its scanner server: names with ``*`` for any characters, separated by commas. Unset:
+    ``SKYSCAN_*`` for the launcher ``local``, whose scanners are processes of this machine, else ``*``. Variables that steer an
+    interpreter, loader, shell, TLS, proxy or SkyDriver itself are never among them. The gateway reads the same variable."""
     public_url: HttpUrl
     """Base URL at which scanners reach the REST API."""
     scan_token_key_file: Path
@@ -153,6 +158,18 @@ class DispatcherSettings(ServiceSettings):
     def _can_be_split(cls, text: str) -> str:
         shlex.split(text)
         return text
+
+    @field_validator("user_env_allow")
+    @classmethod
+    def _has_patterns(cls, text: str | None) -> str | None:
+        UserVariables.parse(text or "")
+        return text
+
+    @property
+    def user_variables(self) -> UserVariables:
+        """What a request may set."""
+        default = "SKYSCAN_*" if self.launcher == "local" else "*"
+        return UserVariables.parse(default if self.user_env_allow is None else self.user_env_allow)
 
     @property
     def scanner_words(self) -> tuple[str, ...]:

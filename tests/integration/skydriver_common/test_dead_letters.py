@@ -5,9 +5,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aio_pika
+import jwt
+import orjson
 import pytest
 from faststream.rabbit import ExchangeType, RabbitExchange, RabbitQueue
 from faststream.rabbit.annotations import RabbitMessage
@@ -275,3 +278,30 @@ async def test_letters_that_the_broker_itself_buried_are_readable(store: Store, 
         assert (letter["queue"], letter["reason"]) == (queue.name, "expired in its queue")
         assert letter["first_failed_at"] == letter["last_failed_at"] is not None
         assert (await skydriver("dead", "show", letter["id"], "--amqp-url", clean_bus, "--json")).json["body_base64"] == "/wA="
+
+
+async def test_a_dead_letter_is_shown_without_its_credentials(clean_bus: str, tmp_path: Path) -> None:
+    token = jwt.encode({"scan_id": "s"}, "k" * 32, algorithm="HS256")
+    body = orjson.dumps({"token": "canary-1", "progress": {"summary": f"logged in with {token}"}})
+    connection = await aio_pika.connect(clean_bus)
+    async with connection:
+        channel = await connection.channel(publisher_confirms=True)
+        await topology.declare(channel)
+        exchange = await channel.get_exchange(topology.DEAD_LETTER_EXCHANGE.name)
+        headers = dead_letter_headers(
+            {"token": token, "authorization": "canary-2"}, code="malformed", reason=f"token {token} rejected", queue="q",
+            exchange="e", key="k", trace=f"ValueError: {token}",
+        )  # fmt: skip
+        await exchange.publish(aio_pika.Message(body, headers=headers, message_id="m", delivery_mode=2), "k")
+    [listed] = await _listed(clean_bus)
+    shown = await skydriver("dead", "list", "--amqp-url", clean_bus)
+    kept = tmp_path / "body"
+    for more in ([], ["--json"], ["-o", str(kept)]):
+        one = await skydriver("dead", "show", listed["id"], "--amqp-url", clean_bus, *more)
+        assert one.code == 0, one.err
+        for printed in (one.out, shown.out, str(listed)):
+            assert token not in printed
+            assert token.rpartition(".")[2] not in printed
+            assert "canary" not in printed
+    assert kept.read_bytes() == body
+    assert kept.stat().st_mode & 0o077 == 0

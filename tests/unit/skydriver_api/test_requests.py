@@ -14,6 +14,7 @@ from skydriver_api.payloads.requests import (
     parse_scan_request,
     parse_workflow_id,
 )
+from skydriver_common.model.steering_variables import UserVariables
 from skydriver_common.payloads.field_errors import InvalidBody
 from skydriver_common.payloads.reports import split_result
 
@@ -168,6 +169,20 @@ def test_variables_that_a_scanner_reads_have_its_form() -> None:
     assert request_of(a_body(scanner_server_env=wanted))["scanner_server_env_from_user"] == wanted
     why = refused(a_body(scanner_server_env={"SKYSCAN_RESULT_INTERVAL_SEC": "3.6e+03"}))
     assert why == "scanner_server_env.SKYSCAN_RESULT_INTERVAL_SEC: must be a whole number from 1 to 315360000 s"
+
+
+def test_a_variable_that_steers_a_process_is_refused_by_name_and_with_the_setting() -> None:
+    why = refused(a_body(scanner_server_env={"PYTHONWARNINGS": "all:0:antigravity.x:0:0", "BROWSER": "sh -c id", "MINE": "1"}))
+    assert "scanner_server_env.PYTHONWARNINGS: steers an interpreter; SKYDRIVER_USER_ENV_ALLOW never lets it through" in why
+    assert "scanner_server_env.BROWSER: names a program to run; SKYDRIVER_USER_ENV_ALLOW never lets it through" in why
+    assert "MINE" not in why
+
+
+def test_a_variable_that_the_setting_does_not_let_through_is_refused() -> None:
+    raw = a_body(scanner_server_env={"MINE": 1, "SKYSCAN_LOG": "DEBUG"})
+    with pytest.raises(InvalidBody) as caught:
+        parse_scan_request(raw, clusters=CLUSTERS, variables=UserVariables.parse("SKYSCAN_*"))
+    assert str(caught.value) == "scanner_server_env.MINE: is not let through by SKYDRIVER_USER_ENV_ALLOW (SKYSCAN_*)"
 
 
 def test_nan_is_refused_outside_the_event() -> None:

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import Scan
 from skydriver_common.model.scanner_variables import RESERVED, directories
+from skydriver_common.model.steering_variables import UserVariables
 from skydriver_dispatcher.bus_environment import bus_environment
 from skydriver_dispatcher.jobspec import WORKING_DIR, JobSettings, job_of, label_value, priority_label, secret_of
 from skydriver_dispatcher.scanner_environment import scanner_environment
@@ -95,6 +96,23 @@ def test_an_urgent_scan_may_have_its_own_priority_class(priority: int) -> None:
     )  # fmt: skip
     pod = job_for(a_queued_scan(priority=priority), settings)["spec"]["template"]["spec"]
     assert pod["priorityClassName"] == ("alerts" if priority >= 100 else "scans")
+
+
+@pytest.mark.parametrize(("allowed", "kept"), [("*", {"MINE", "SKYSCAN_LOG"}), ("SKYSCAN_*", {"SKYSCAN_LOG"}), ("", set())])
+def test_what_a_stored_request_may_not_set_any_more_is_left_out(allowed: str, kept: set[str]) -> None:
+    wanted = {
+        "PYTHONWARNINGS": "all:0:antigravity.x:0:0",
+        "BROWSER": "sh -c id",
+        "MINE": "1",
+        "SKYSCAN_LOG": "DEBUG",
+        "HOME": "/x",
+    }
+    environment = scanner_environment(
+        a_queued_scan(SCAN_ID, scanner_server_env_from_user=wanted), address="https://skydriver", profile_path="/p",
+        working_dir="/w", bus={}, forwarded={}, allowed=UserVariables.parse(allowed),
+    )  # fmt: skip
+    assert kept == environment.keys() & {"PYTHONWARNINGS", "BROWSER", "MINE", "SKYSCAN_LOG"}
+    assert environment["HOME"] == "/w"
 
 
 _NAMES = st.sampled_from(sorted(RESERVED)) | st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)

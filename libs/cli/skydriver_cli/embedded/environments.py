@@ -52,10 +52,12 @@ def describe_system(
     signer: TokenSigner,
     given: Given,
     print_status: StatusCallback,
+    scanner_command: str | None = None,
 ) -> System:
     """Return the processes with their environments; creates tokens and secrets.
 
     A service gets the defaults of an embedded system, then what the environment sets, then what cannot be chosen here.
+    scanner_command: how the dispatcher starts scanner servers, None: as the environment says.
     """
     data_dir = options.data_dir
     url = f"http://{LOOPBACK}:{ports['http']}"
@@ -64,6 +66,8 @@ def describe_system(
     s3_secret = load_or_create_secret(data_dir / "keys" / "object_store")
     defaults = _default_settings(options, ports, servers, given, client_secret, s3_secret)
     fixed = _fixed_settings(data_dir, ports, url)
+    if scanner_command is not None:
+        fixed["dispatcher"]["SKYDRIVER_SCANNER_COMMAND"] = scanner_command
     scanner = {name: value for name, value in os.environ.items() if name.startswith("SANDBOX_SCAN")}
     components = [
         Component(
@@ -129,6 +133,7 @@ def _default_settings(
         # EWMS is shared, and no two installations may have the same name
         bridge["SKYDRIVER_INSTANCE"] = f"local-{hashlib.sha256(client_secret.encode()).hexdigest()[:12]}"
     return {
+        "api": {"SKYDRIVER_USER_ENV_ALLOW": "SKYSCAN_*"},  # scanners are processes of this machine
         "dispatcher": {
             "SKYDRIVER_LAUNCH_INTERVAL_S": "0",
             "SKYDRIVER_SCANNER_PROGRESS_INTERVAL_S": "1",

@@ -13,6 +13,7 @@ from skydriver_common.model.progress_report import has_reconstructed
 from skydriver_common.model.scan import Ewms, Launch, Scan
 from skydriver_common.model.scanner_variables import left_out
 from skydriver_common.model.stages import LaunchState, ScannerStage
+from skydriver_common.redaction import redact_text
 
 Problem = dict[str, str]
 """``{"code", "text"}``: text is one line of whole sentences, without secrets and without an end mark."""
@@ -34,7 +35,7 @@ def problems_of(scan: Scan) -> list[Problem]:
         found += [*_launch(scan), *_environment(scan), *_scanner(scan), *_reports(scan), *_workflow(scan)]
     if scan.has_workflow and scan.may_run and not scan.ewms.deactivated:
         found += _workers(scan)
-    return [{"code": code, "text": text} for code, text in found]
+    return [{"code": code, "text": redact_text(text)} for code, text in found]
 
 
 def ewms_away(since: float) -> Problem:

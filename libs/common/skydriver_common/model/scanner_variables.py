@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from skydriver_common.model.steering_variables import why_steering
+
 TEN_YEARS_S = 10 * 365 * 86_400
 
 
@@ -157,8 +159,8 @@ def refusal(name: str, value: Any) -> str | None:
 
 
 def left_out(wanted: Iterable[str]) -> list[str]:
-    """Return the variables of a stored request that its scanner does not get, since the launcher sets them."""
-    return sorted(RESERVED.intersection(wanted))
+    """Return the variables of a stored request that its scanner does not get: the launcher sets them, or they steer too much."""
+    return sorted(name for name in wanted if name in RESERVED or why_steering(name) is not None)
 
 
 def _is_within(variable: Variable, number: float) -> bool:

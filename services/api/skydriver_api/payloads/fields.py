@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from skydriver_api.payloads.sizes import MAX_BYTES, InvalidSize, parse_size
 from skydriver_common.model import scanner_variables
+from skydriver_common.model.steering_variables import STEERING_REGEX, why_steering
 from skydriver_common.payloads.field_errors import expected, expected_within
 from skydriver_common.payloads.reports import INTEGER_SCHEMA, LARGEST_INTEGER, Boolean, JsonObject, Text, integer, number
 
@@ -203,6 +204,8 @@ def environment(value: Any) -> dict[str, Any]:
             problems.append(((key,), "must be a variable name: letters, digits, '_', not starting with a digit"))
         elif key in scanner_variables.RESERVED:
             problems.append(((key,), "reserved name; choose another"))
+        elif (steering := why_steering(key)) is not None:
+            problems.append(((key,), f"{steering}; SKYDRIVER_USER_ENV_ALLOW never lets it through"))
         elif isinstance(value[key], str | bool | int | float) and (why := scanner_variables.refusal(key, value[key])):
             problems.append(((key,), why))
     if problems:
@@ -355,7 +358,7 @@ Environment = Annotated[
         max_key_chars=128,
         max_value_chars=4096,
         pattern=f"^{_VARIABLE.pattern}$",
-        **{"not": {"enum": sorted(scanner_variables.RESERVED)}},
+        **{"not": {"anyOf": [{"enum": sorted(scanner_variables.RESERVED)}, {"pattern": f"^({STEERING_REGEX})$"}]}},
     ),
 ]
 _PROJECTION = WithJsonSchema(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from skydriver_api.payloads import fields as f
+from skydriver_common.model.steering_variables import UserVariables
 from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_common.payloads.field_errors import FieldError, InvalidBody, shown
 from skydriver_common.payloads.jsonbody import Body, NotJson, located, member_extents, read_object
@@ -25,6 +26,7 @@ _ALIASES = {
 }
 _EVENT = "event_i3live_json"
 _EMPTY_OBJECT = b"{}"
+_ANY_VARIABLE = UserVariables()
 _DEFAULT_LIMITS = WorkerLimits()
 
 
@@ -159,9 +161,16 @@ class AddWorkersBody(_Model):
 
 
 def parse_scan_request(
-    raw: bytes, *, clusters: Mapping[str, int | None], limits: WorkerLimits = _DEFAULT_LIMITS
+    raw: bytes,
+    *,
+    clusters: Mapping[str, int | None],
+    limits: WorkerLimits = _DEFAULT_LIMITS,
+    variables: UserVariables = _ANY_VARIABLE,
 ) -> ParsedScanRequest:
-    """``POST /scan``: REST contract 4.5. clusters: known names and their caps with ``client-logs`` (None: no cap)."""
+    """``POST /scan``: REST contract 4.5. clusters: known names and their caps with ``client-logs`` (None: no cap).
+
+    variables: which a request may set for its scanner server.
+    """
     body = read_object(raw, payloads=[_EVENT])
     values, sent_names = _without_aliases(body.values)
     problems = list(body.problems)
@@ -175,6 +184,9 @@ def parse_scan_request(
         name = sent_names.get("request_clusters", "request_clusters")
         problems += _cluster_problems(parsed, clusters, name)
         problems += [FieldError(name, text) for text in limits.exceeded(parsed.request_clusters)]
+        name = sent_names.get("scanner_server_env_from_user", "scanner_server_env_from_user")
+        refused = variables.refused(parsed.scanner_server_env_from_user)
+        problems += [FieldError(f"{name}.{variable}", why) for variable, why in refused.items()]
     if problems or parsed is None:
         raise InvalidBody(problems)
     return ParsedScanRequest(parsed, event)

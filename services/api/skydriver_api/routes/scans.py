@@ -35,7 +35,9 @@ async def request_scan(request: web.Request) -> web.StreamResponse:
     """``POST /scan``: REST contract 4.5."""
     deps = request.app[DEPS]
     raw = await request.read()
-    parsed = await parsed_body(raw, partial(parse_scan_request, clusters=deps.clusters, limits=deps.worker_limits))
+    parsed = await parsed_body(
+        raw, partial(parse_scan_request, clusters=deps.clusters, limits=deps.worker_limits, variables=deps.user_variables)
+    )
     recorded = await recorded_reply_for(request, raw)
     if recorded is not None:
         return json_response(project(body_of(recorded), parsed.manifest_projection))

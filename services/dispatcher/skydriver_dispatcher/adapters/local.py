@@ -27,7 +27,8 @@ from skydriver_dispatcher.pending_events import PendingEvents
 
 logger = structlog.get_logger(__name__)
 
-SANDBOX_SCANNER = (sys.executable, "-m", "skydriver_sandbox.scanner")
+SANDBOX_SCANNER = (sys.executable, "-I", "-m", "skydriver_sandbox.scanner")
+"""Isolated: it takes no module from its working folder, and nothing from variables of Python."""
 _IMAGE_COMMAND = "python -m skymap_scanner.server "
 _IDENTITY_FILE, _LOG_FILE = "scanner.pid.json", "scanner.log"
 _TAIL_LINES, _TAIL_BYTES = 20, 8192
