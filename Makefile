@@ -7,7 +7,7 @@ BUS_TESTS := tests/integration/skydriver_progress tests/integration/skydriver_sc
     tests/acceptance/test_scanners_on_the_bus.py \
     $(patsubst %,tests/integration/skydriver_common/test_%.py,settlement dead_letters publishing blocked_broker replay stop_signals silent_broker)
 
-.PHONY: run test test-clients test-failover test-faults test-rabbitmq4 unit check fuzz fire chaos kube-assets test-kube kube-chaos fmt bench setup setup-dev docs help \
+.PHONY: run test test-clients test-failover test-faults test-rabbitmq4 unit check fuzz fire chaos kube-assets test-cluster test-kube kube-chaos fmt bench setup setup-dev docs help \
     test-busy test-shuffled test-odd-environment coverage
 
 run: setup  ## set up, start the embedded system, scan a sample event, show the result, stop everything
@@ -47,6 +47,9 @@ test-clients: setup-dev  ## clients that generators make from /openapi.json, in 
 
 test-rabbitmq4: setup-dev  ## the tests of the bus against RabbitMQ 4 (as root; a tree of Debian 13 is made in the cache)
 	SKYDRIVER_RABBITMQ_SERVER=$$(scripts/rabbitmq4) $(PYTEST) $(BUS_TESTS)
+
+test-cluster: setup-dev kube-assets  ## the image in containers, on the broker and database of deploy/ (as root, with containerd and buildah)
+	@scripts/test-cluster
 
 fire: setup-dev  ## 200 scanners on the bus for a minute while replicas of progress are killed
 	SKYDRIVER_TEST_FIRE_SECONDS=60 $(PYTEST) -s tests/integration/skydriver_progress/test_ingest_under_kills.py

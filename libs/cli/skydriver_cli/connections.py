@@ -19,7 +19,7 @@ from skydriver_common.trust import check_bundle, trust
 
 def find_url(given: str | None, name: str, data_dir: Path) -> str:
     """Return ``database_url`` or ``amqp_url``: from the option, else the environment, else ``connection.json``. Raises CliError."""
-    _trust_the_named_file()
+    trust_ca_file()
     url = given or os.environ.get(f"SKYDRIVER_{name.upper()}")
     if url:
         return url
@@ -33,7 +33,8 @@ def find_url(given: str | None, name: str, data_dir: Path) -> str:
         ) from None
 
 
-def _trust_the_named_file() -> None:
+def trust_ca_file() -> None:
+    """Trust the authorities that ``SKYDRIVER_CA_FILE`` names, in this process. Raises CliError."""
     bundle = os.environ.get("SKYDRIVER_CA_FILE")
     try:
         if bundle:

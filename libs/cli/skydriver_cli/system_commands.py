@@ -108,13 +108,14 @@ def migrate(
 
     Example: SKYDRIVER_DATABASE_URL=postgresql://… SKYDRIVER_AMQP_URL=amqp://… skydriver migrate --roles
     """
-    from skydriver_cli.connections import schema_problems
+    from skydriver_cli.connections import schema_problems, trust_ca_file
     from skydriver_common.db import migrate as migrations
     from skydriver_ops.db import roles
 
     def print_progress(text: str) -> None:
         err.print(line(text), highlight=False, soft_wrap=True)
 
+    trust_ca_file()
     with schema_problems():
         applied = migrations.migrate(database_url, say=print_progress)
         newer = migrations.compare_schema(database_url).newer
