@@ -5,7 +5,8 @@ Groups are imported when one of their commands is used, so that ``skydriver --he
 
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -87,6 +88,21 @@ app.add_typer(
     name="throttle",
 )
 app.add_typer(_lazy_group(_sandbox, "The EWMS stand-in that `skydriver up` starts."), name="sandbox")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"skydriver {version('skydriver')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:

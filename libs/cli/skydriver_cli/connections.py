@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -15,6 +16,9 @@ from skydriver_common.db.pool import Connection, Pool, connect, open_pool
 from skydriver_common.db.pooler import SharedSessions
 from skydriver_common.faults import TryLater
 from skydriver_common.trust import check_bundle, trust
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGE = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
 def find_url(given: str | None, name: str, data_dir: Path) -> str:
@@ -131,11 +135,18 @@ def schema_problems(advice: str = "Use the programs of that release") -> Iterato
 
 
 def parse_time(text: str, option: str) -> datetime:
-    """Parse ISO 8601; without a zone it is UTC. Raises CliError that names the option."""
+    """Parse ISO 8601 (without a zone it is UTC), or an age such as ``2h``. Raises CliError that names the option."""
+    if (age := _AGE.fullmatch(text.strip())) is not None:
+        try:
+            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        except OverflowError:
+            pass
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
         raise CliError(
-            f"{option}: invalid time {text!r}", "Write it as 2026-11-24 or 2026-11-24T12:30:00Z", exit_code=2
+            f"{option}: invalid time {text!r}",
+            "Write it as 2026-11-24 or 2026-11-24T12:30:00Z, or as 30m, 2h or 3d ago",
+            exit_code=2,
         ) from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.read import LoggedEvent, history
 from skydriver_common.log.state_at import state_at
 from skydriver_common.model.event_codec import UnknownEvent
+from skydriver_common.model.events import EVENTS
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import HistoryBroken, Scan
 from skydriver_ops.bus.queue_stats import QueueStats, load_queue_stats
@@ -32,8 +34,10 @@ out = Terminal()
 ScanOption = Annotated[str | None, typer.Option("--scan", help="Only events of this scan.")]
 TypeOption = Annotated[list[str] | None, typer.Option("--type", help="Only events of this type. Repeatable.")]
 SinceOption = Annotated[
-    str | None, typer.Option("--since", help="Only events at or after this time (ISO 8601, UTC without a zone).")
+    str | None,
+    typer.Option("--since", help="Only events at or after this time: 30m, 2h or 3d ago, or ISO 8601 (UTC without a zone)."),
 ]
+UntilOption = Annotated[str | None, typer.Option("--until", help="Only events before this time, written as for --since.")]
 
 _POLL_S = 0.5
 
@@ -53,6 +57,7 @@ def tail(
     scan: ScanOption = None,
     type_: TypeOption = None,
     since: SinceOption = None,
+    until: UntilOption = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
@@ -61,7 +66,7 @@ def tail(
 
     Example: skydriver log tail -f --type scan.result-received
     """
-    chosen = _selection(scan, type_, since)
+    chosen = _selection(scan, type_, since, until)
     asyncio.run(_interruptible(_tail(database_url, data_dir, chosen, lines, follow, as_json)))
 
 
@@ -207,11 +212,22 @@ def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) ->
     out.print(f"{when}  {place}  {logged.actor:<24}  {what}", highlight=False, soft_wrap=True)
 
 
-def _selection(scan: str | None, types: Sequence[str] | None, since: str | None) -> Selection:
+def known_types(types: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the event types that were asked for, None: any. Raises CliError for one that there is not, with those it resembles."""
+    for name in types or ():
+        if name not in EVENTS:
+            near = get_close_matches(name, EVENTS, n=3)
+            advice = f"Did you mean {' or '.join(near)}?" if near else "See docs/developers/events.md"
+            raise CliError(f"--type: there is no event {name!r}", advice, exit_code=2)
+    return tuple(types) if types else None
+
+
+def _selection(scan: str | None, types: Sequence[str] | None, since: str | None, until: str | None) -> Selection:
     return Selection(
         scan_id=None if scan is None else ScanId(scan),
-        types=tuple(types) if types else None,
+        types=known_types(types),
         since=parse_time(since, "--since") if since is not None else None,
+        until=parse_time(until, "--until") if until is not None else None,
     )
 
 

@@ -9,7 +9,7 @@ import typer
 
 from skydriver_cli.connections import database, find_url, parse_time
 from skydriver_cli.errors import CliError
-from skydriver_cli.log_commands import ScanOption, SinceOption, TypeOption, show_event
+from skydriver_cli.log_commands import ScanOption, SinceOption, TypeOption, known_types, show_event
 from skydriver_cli.log_proof_commands import progress
 from skydriver_cli.options import DEFAULT_DATA_DIR, AmqpUrl, AsJson, DatabaseUrl, DataDir
 from skydriver_cli.output import Terminal, print_json
@@ -66,7 +66,7 @@ def replay(
     """
     chosen = Selection(
         scan_id=None if scan is None else ScanId(scan),
-        types=tuple(type_) if type_ else None, since=None if since is None else parse_time(since, "--since"),
+        types=known_types(type_), since=None if since is None else parse_time(since, "--since"),
         until=None if until is None else parse_time(until, "--until"),
     )  # fmt: skip
     limiter = RateLimiter(_per_second(rate))

@@ -47,6 +47,23 @@ async def test_the_log_is_readable_from_the_command_line(store: Store) -> None:
     assert (then["version"], then["manifest"]["progress"]["summary"]) == (6, "report 1")
 
 
+async def test_times_may_be_ages_and_unknown_types_are_told(store: Store) -> None:
+    await store.a_finished_scan()
+    url = ("--database-url", store.url, "--json")
+    assert len((await skydriver("log", "tail", "--since", "2h", "-n", "100", *url)).lines) == 9
+    assert (await skydriver("log", "tail", "--until", "2h", "-n", "100", *url)).lines == []
+    for command in (("log", "tail"), ("log", "replay", "--dry-run", "--to", "audit")):
+        ran = await skydriver(*command, "--type", "scan.result-recieved", *url)
+        assert ran.code == 2
+        assert "Did you mean scan.result-received" in ran.err
+    assert "30m, 2h or 3d ago" in (await skydriver("log", "tail", "--since", "yesterday", *url)).err
+
+
+async def test_the_program_tells_its_version() -> None:
+    ran = await skydriver("--version")
+    assert (ran.code, ran.out.split()[0]) == (0, "skydriver")
+
+
 async def test_what_does_not_exist_is_said_in_one_line(store: Store) -> None:
     url = ("--database-url", store.url)
     for words in (("log", "show", "7"), ("log", "history", "none"), ("log", "state", "none", "--at", "1")):

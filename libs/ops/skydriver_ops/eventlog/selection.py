@@ -90,7 +90,6 @@ async def iter_pages(
 async def load_newest(connection: Pool | Connection, selection: Selection, *, up_to: Cursor, most: int) -> list[ChainedEvent]:
     """The ``most`` newest selected events up to a cursor, oldest first. Raises TryLater."""
     parameters = selection.parameters()
-    del parameters["until"]
     with database_faults():
         rows = [
             row

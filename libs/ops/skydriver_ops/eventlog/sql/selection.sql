@@ -22,7 +22,7 @@ SELECT xid::text, position, event_id, scan_id, version, type, schema_version, re
    AND (:until::timestamptz IS NULL OR recorded_at < :until)
  ORDER BY of_scan.xid, position LIMIT :most;
 
--- name: select_newest(xid, position, scan_id, types, since, most)
+-- name: select_newest(xid, position, scan_id, types, since, until, most)
 -- The newest selected events up to a cursor, newest first. Index: event_log_relay_order, read backwards.
 SELECT xid::text, position, event_id, scan_id, version, type, schema_version, recorded_at, actor, command_id, correlation_id,
        data, prev_hash, hash
@@ -31,6 +31,7 @@ SELECT xid::text, position, event_id, scan_id, version, type, schema_version, re
    AND (:scan_id::text IS NULL OR scan_id = :scan_id)
    AND (:types::text[] IS NULL OR type = ANY (:types))
    AND (:since::timestamptz IS NULL OR recorded_at >= :since)
+   AND (:until::timestamptz IS NULL OR recorded_at < :until)
  ORDER BY event_log.xid DESC, position DESC LIMIT :most;
 
 -- name: committed_head()^
