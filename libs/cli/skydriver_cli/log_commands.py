@@ -21,7 +21,7 @@ from skydriver_common.faults import TryLater
 from skydriver_common.log.read import LoggedEvent, history
 from skydriver_common.log.state_at import state_at
 from skydriver_common.model.event_codec import UnknownEvent
-from skydriver_common.model.events import EVENTS
+from skydriver_common.model.events import EVENT_TYPES
 from skydriver_common.model.ids import ScanId
 from skydriver_common.model.scan import HistoryBroken, Scan
 from skydriver_ops.bus.queue_stats import QueueStats, load_queue_stats
@@ -215,8 +215,8 @@ def show_event(logged: LoggedEvent, as_json: bool, *, with_scan: bool = True) ->
 def known_types(types: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return the event types that were asked for, None: any. Raises CliError for one that there is not, with those it resembles."""
     for name in types or ():
-        if name not in EVENTS:
-            near = get_close_matches(name, EVENTS, n=3)
+        if name not in EVENT_TYPES:
+            near = get_close_matches(name, EVENT_TYPES, n=3)
             advice = f"Did you mean {' or '.join(near)}?" if near else "See docs/developers/events.md"
             raise CliError(f"--type: there is no event {name!r}", advice, exit_code=2)
     return tuple(types) if types else None
