@@ -18,6 +18,7 @@ from skydriver_api.commands.client import CommandClient
 from skydriver_api.deps import Deps
 from skydriver_api.http.http_errors import error_body
 from skydriver_api.http.limits import MemoryLimits, WeightedSemaphore
+from skydriver_api.http.proxies import TRUSTED_PROXIES, TrustedProxies
 from skydriver_api.images.resolver import EmbeddedCatalog, ImageResolver
 from skydriver_api.live.live_events import LiveEvents
 from skydriver_api.live.viewer_hints import ViewerHints
@@ -74,6 +75,7 @@ async def local_gateway(
     request_bodies: WeightedSemaphore | None = None,
     large_responses: WeightedSemaphore | None = None,
     small_responses: WeightedSemaphore | None = None,
+    proxies: TrustedProxies | None = None,
     **changes: Any,
 ) -> AsyncIterator[LocalGateway]:
     """A gateway on these servers. verifier: unless given, everybody may do everything. changes: of Deps."""
@@ -99,6 +101,8 @@ async def local_gateway(
         }
     )  # fmt: skip
     app: web.Application = make_app(deps, verifier or cast(TokenVerifier, _Everybody()))
+    if proxies is not None:
+        app[TRUSTED_PROXIES] = proxies
     async with _Server(app) as server:
         headers = {"Authorization": "Bearer x"}
         async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:

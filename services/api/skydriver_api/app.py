@@ -7,6 +7,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from skydriver_api.deps import DEPS, Deps
+from skydriver_api.find.limits import LIMITS
 from skydriver_api.http.access import require_roles
 from skydriver_api.http.figures import FIGURES, RequestFigures
 from skydriver_api.http.limits import MEMORY
@@ -49,7 +50,7 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/openapi.json", handler=operations.get_openapi, summary="Get this document", roles=frozenset(),
           response=responses.OpenApiDocument),
     Route(method="POST", path="/scans/find", handler=find.find_scans, summary="Find scans with a MongoDB-style filter", roles=_U,
-          response=responses.Manifests, body=bodies.FindBody),
+          response=responses.Manifests, body=bodies.FindBody, description=LIMITS),
     _get("/scans", listing.list_scans, "List scans as summaries, a page at a time", _U, responses.ScanSummaries,
          query=tuple(f"list_{name}" for name in LIST_PARAMETERS)),
     _get("/scans/backlog", operations.get_backlog, "List scans that are waiting to be launched", _U, responses.Backlog,

@@ -1,6 +1,6 @@
 """What handlers work with, under one typed key of the application."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -22,6 +22,7 @@ class Deps:
 
     searches: how many run at once, each holds a connection to the database. memory: for bodies and responses. event_pages: bytes of
     pages of events on their way into live streams. scan_token_grace_s: how long after a scan's end its token is still valid.
+    large_filters: how many filters above 10 kB are read at once.
     """
 
     reads: ViewQueries
@@ -38,6 +39,7 @@ class Deps:
     memory: MemoryLimits
     event_pages: WeightedSemaphore
     scan_token_grace_s: float
+    large_filters: WeightedSemaphore = field(default_factory=lambda: WeightedSemaphore(1, what="large filters"))
 
 
 DEPS = web.AppKey("deps", Deps)

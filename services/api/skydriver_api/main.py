@@ -14,6 +14,7 @@ from skydriver_api.commands.client import CommandClient
 from skydriver_api.deps import Deps
 from skydriver_api.http.http_errors import error_body
 from skydriver_api.http.limits import MemoryLimits, WeightedSemaphore
+from skydriver_api.http.proxies import TRUSTED_PROXIES, TrustedProxies
 from skydriver_api.http.route import MIB
 from skydriver_api.images.catalogs import open_images
 from skydriver_api.live.live_events import LiveEvents
@@ -168,8 +169,14 @@ async def _serve(service: Service, settings: ApiSettings, app: web.Application, 
     for kind in KINDS:
         faults.labels(kind)
     runner.on_fault = lambda kind: faults.labels(kind).inc()
-    await runner.setup()
     refused = service.metrics.counter("skydriver_http_requests_refused")
+    proxies = TrustedProxies(
+        settings.proxy_networks, most_per_address=settings.http_max_connections_per_address,
+        on_refused=lambda: refused.labels("address").inc(),
+    )  # fmt: skip
+    if settings.http_trusted_proxies:
+        app[TRUSTED_PROXIES] = proxies
+    await runner.setup()
     max_connections = connection_cap(settings.http_max_connections, service.descriptors)
     if max_connections < settings.http_max_connections:
         logger.warning(
@@ -181,6 +188,7 @@ async def _serve(service: Service, settings: ApiSettings, app: web.Application, 
     runner.limits = limits = ConnectionLimits(
         runner.server, most=max_connections, most_per_address=settings.http_max_connections_per_address, first_request_s=_FIRST_REQUEST_S,
         refusal=error_body(503, _TOO_MANY_CONNECTIONS), on_refused=lambda reason: refused.labels(reason).inc(),
+        is_proxy=proxies.is_proxy,
     )  # fmt: skip
     service.metrics.show("skydriver_http_connections", lambda: limits.n_open)
     service.metrics.show("skydriver_live_streams", lambda: live.n_streams)

@@ -1,5 +1,6 @@
 """Settings of the REST gateway."""
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +11,13 @@ from skydriver_common.model import scan_tokens
 from skydriver_common.model.steering_variables import UserVariables
 from skydriver_common.model.worker_limits import MAX_WORKERS_PER_SCAN, WorkerLimits
 from skydriver_common.runtime.settings import ServiceSettings
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
+
+def networks_of(text: str) -> Networks:
+    """Read networks, separated by commas. Raises ValueError."""
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 class ApiSettings(ServiceSettings):
@@ -62,7 +70,10 @@ class ApiSettings(ServiceSettings):
     """Connections at once; further ones are answered 503. Less where the limit of descriptors is lower (it is raised to the hard
     limit at the start)."""
     http_max_connections_per_address: int = Field(default=5_000, ge=1)
-    """Of one client address. A proxy in front of the gateway is one address."""
+    """Of one client address. A proxy in front of the gateway is one address, unless it is trusted."""
+    http_trusted_proxies: str = ""
+    """Networks of the proxies in front of the gateway, separated by commas (`10.0.0.0/8,fd00::/8`). Their connections have no limit per
+    address; the requests that they forward are limited by the client that `X-Forwarded-For` names, to as many."""
     http_idle_timeout_s: float = Field(default=75.0, gt=0, le=3600, allow_inf_nan=False)
     """A connection without a request for so long is closed; longer than a proxy in front keeps its own."""
     max_streams: int = Field(default=8_000, ge=1)
@@ -83,8 +94,18 @@ class ApiSettings(ServiceSettings):
         return text
 
     @property
+    def proxy_networks(self) -> Networks:
+        return networks_of(self.http_trusted_proxies)
+
+    @property
     def worker_limits(self) -> WorkerLimits:
         return WorkerLimits(per_scan=self.max_workers_per_scan, per_cluster=self.max_workers_per_cluster)
+
+    @field_validator("http_trusted_proxies")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        networks_of(text)
+        return text
 
     @field_validator("auth_user_claim", "auth_system_claim")
     @classmethod

@@ -1,15 +1,23 @@
 """Requests that are made to hurt: each is refused or cut off, and others are answered meanwhile."""
 
 import asyncio
+import threading
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
 
+import orjson
 import pytest
 
 from skydriver_api.http import request_body
+from skydriver_api.http.proxies import TrustedProxies
+from skydriver_api.routes import events, find
+from skydriver_api.settings import networks_of
+from tests.support.find_manifests import a_manifest, scan_id, store
 from tests.support.gateway import LocalGateway, local_gateway
-from tests.support.waiting import let_others_run
+from tests.support.waiting import let_others_run, until
 
 MIB = 1024 * 1024
 
@@ -66,3 +74,90 @@ async def test_a_body_that_comes_slowly_but_steadily_is_read(gateway: LocalGatew
 
     async with gateway.session.post(f"{gateway.url}/scans/find", data=pieces()) as answer:
         assert (answer.status, await answer.read()) == (200, b'{"manifests":[]}')
+
+
+def _any_of(expressions: list[str]) -> dict[str, Any]:
+    return {"$or": [{"classifiers.a": {"$regex": expression}} for expression in expressions]}
+
+
+_BRANCHES = _any_of([f"a{number}b" for number in range(9000)])
+HOSTILE: dict[str, tuple[dict[str, Any], int]] = {
+    "expressions": ({"$and": [_BRANCHES, _BRANCHES]}, 400),
+    "boundaries": (_any_of([r"\b" * 490 + str(number) for number in range(600)]), 400),
+    "nested repetitions": (_any_of(["(((a*)*)*)*"]), 400),
+    "counted repetitions": (_any_of(["((a{255}){255}){255}"]), 400),
+    "filters": ({"$and": [{"$or": [{}] * 9999} for _ in range(34)]}, 400),
+    "values": ({"$and": [{f"a{number}": {"$in": list(range(10_000))}} for number in range(20)]}, 200),
+    "deep paths": ({"$or": [{".".join("a" * 20): {"$gt": number}} for number in range(10_000)]}, 400),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_while_a_hostile_filter_is_read_others_are_answered(
+    gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    hostile, expected = HOSTILE[name]
+    body = orjson.dumps({"filter": hostile})
+    begun, answered, search = threading.Event(), threading.Event(), find._parse_search
+
+    def observed(raw: bytes) -> object:
+        try:
+            return search(raw)
+        finally:
+            begun.set()
+            # a loop that reads it itself waits here in vain, and answers nobody
+            assert len(raw) <= 10_000 or answered.wait(60)
+
+    monkeypatch.setattr(find, "_parse_search", observed)
+    asked = asyncio.create_task(_status(gateway, body))
+    await until(begun.is_set)
+    async with gateway.session.get(f"{gateway.url}/") as answer:
+        assert answer.status == 200
+    answered.set()
+    assert await asked == expected
+
+
+async def test_large_filters_are_read_one_after_the_other(gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, most, search = 0, 0, find._parse_search
+
+    def observed(raw: bytes) -> object:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        try:
+            return search(raw)
+        finally:
+            inside -= 1
+
+    monkeypatch.setattr(find, "_parse_search", observed)
+    gateway.deps.large_filters._max_wait_s = 120.0
+    body = orjson.dumps({"filter": {"a": {"$in": list(range(10_000))}}})
+    assert await asyncio.gather(*(_status(gateway, body) for _ in range(12))) == [200] * 12
+    assert most == 1
+
+
+async def _status(gateway: LocalGateway, body: bytes) -> int:
+    async with gateway.session.post(f"{gateway.url}/scans/find", data=body) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def test_clients_of_a_trusted_proxy_have_a_limit_each(
+    database: str, clean_bus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.1)
+    proxies = TrustedProxies(networks_of("127.0.0.0/8"), most_per_address=2)
+    async with local_gateway(database, clean_bus, proxies=proxies) as gateway, AsyncExitStack() as stack:
+        await store(gateway.pool, [a_manifest(1)])
+        url = f"{gateway.url}/scan/{scan_id(1)}/events"
+
+        async def watch(client: str) -> int:
+            headers = {"Accept": "text/event-stream", "X-Forwarded-For": client}
+            answer = await stack.enter_async_context(gateway.session.get(url, headers=headers))
+            return answer.status
+
+        assert [await watch(client) for client in ("192.0.2.1", "9.9.9.9, 192.0.2.1", "8.8.8.8, 192.0.2.1")] == [200, 200, 503]
+        assert await watch("192.0.2.2") == 200
+        async with gateway.session.get(f"{gateway.url}/") as answer:  # the proxy's own
+            assert answer.status == 200
+        gateway.deps.live.close()

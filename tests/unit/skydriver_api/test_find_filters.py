@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skydriver_api.find.compile import compile_filter
+from skydriver_api.find import filters
+from skydriver_api.find.compile import MAX_CONDITIONS, MAX_EXPRESSION_CHARS, MAX_EXPRESSIONS, compile_filter
 from skydriver_api.find.errors import BadFilter, Place
 from skydriver_api.find.filters import parse_filter
+from skydriver_api.find.limits import LIMITS
 from skydriver_api.find.nodes import ALL, Equals, Field, IsIn
 from skydriver_api.find.nodes import Any as AnyOf
 from skydriver_api.find.search import find_query, projected_fields, statement_for
@@ -185,6 +187,34 @@ def test_a_filter_has_a_budget_which_the_refusal_names(branches: list[dict[str, 
     with pytest.raises(BadFilter, match=limit):
         statement_for(find_query(raw))
     statement_for(find_query({"$or": branches[: len(branches) // 2]}))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"$and": [{"$or": [{}] * 9999} for _ in range(34)]},
+        {"$or": [{f"a{n}": n, f"b{n}": n, f"c{n}": n, f"d{n}": n, f"e{n}": n} for n in range(9999)]},
+        {"a": {"$all": [{"$elemMatch": {"$elemMatch": {"$gt": 1, "$lt": n}}} for n in range(9999)]}},
+        {"a": {"$not": {"$elemMatch": {"$or": [{"b": {"$gt": n, "$lt": n, "$ne": 1}} for n in range(9999)]}}}},
+    ],
+    ids=["filters", "fields", "elements", "operators"],
+)
+def test_the_parts_of_a_filter_are_counted_before_anything_is_made_of_it(
+    raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "MAX_PARTS", 30_000)
+    monkeypatch.setattr(filters, "_filter", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(BadFilter, match="more than 30000 fields, operators and filters") as refused:
+        parse_filter(raw)
+    assert refused.value.path == "filter"
+
+
+def test_two_full_arrays_are_within_the_budget() -> None:
+    parse_filter({"$and": [{"$or": [{"a": n} for n in range(10_000)]}, {"$nor": [{"b": n} for n in range(10_000)]}]})
+
+
+def test_the_limits_are_told_in_words() -> None:
+    assert all(f" {limit} " in LIMITS for limit in (MAX_CONDITIONS, MAX_EXPRESSIONS, MAX_EXPRESSION_CHARS, 20, 10_000, 1000))
 
 
 def test_an_empty_filter_and_comments_match_all() -> None:

@@ -58,14 +58,14 @@ class ConnectionLimits:
     """The protocol factory of a server with bounds. Give it to ``create_server`` (see ``LimitedRunner``).
 
     server: makes aiohttp's protocol for each connection that is let in. most: connections at once. most_per_address: of one
-    client address. first_request_s: a connection on which no request has begun after so long is closed, and so is one on which a
-    later request's head is not complete so long after its first byte. refusal: the body of the 503. n_open: connections that were
-    let in and are open.
+    client address, unless ``is_proxy`` says that it stands for many. first_request_s: a connection on which no request has begun
+    after so long is closed, and so is one on which a later request's head is not complete so long after its first byte. refusal:
+    the body of the 503. n_open: connections that were let in and are open.
     """
 
     def __init__(
         self, server: Callable[[], asyncio.Protocol], *, most: int, most_per_address: int, first_request_s: float, refusal: bytes,
-        on_refused: OnRefused = lambda _: None,
+        on_refused: OnRefused = lambda _: None, is_proxy: Callable[[str], bool] = lambda _: False,
     ) -> None:  # fmt: skip
         self.n_open = 0
         self.most = most
@@ -76,6 +76,7 @@ class ConnectionLimits:
         self.n_refusing = 0
         self._by_address: Counter[str] = Counter()
         self._on_refused = on_refused
+        self._is_proxy = is_proxy
         self._warned_at = float("-inf")
         self._refused_since = 0
 
@@ -88,7 +89,7 @@ class ConnectionLimits:
         reason = ""
         if self.n_open >= self.most:
             reason = "connections"
-        elif self._by_address[address] >= self.most_per_address:
+        elif self._by_address[address] >= self.most_per_address and not self._is_proxy(address):
             reason = "address"
         if reason:
             self._refused(reason, address)

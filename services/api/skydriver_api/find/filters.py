@@ -6,7 +6,7 @@ Source: REST contract 10. Where the contract is silent, MongoDB's behaviour deci
 from collections.abc import Callable, Mapping
 
 from skydriver_api.find.errors import FILTER, BadFilter, Place
-from skydriver_api.find.literals import MAX_DEPTH, checked_array, checked_integer, checked_literal, checked_text
+from skydriver_api.find.literals import MAX_DEPTH, MAX_ELEMENTS, checked_array, checked_integer, checked_literal, checked_text
 from skydriver_api.find.nodes import (
     ALL,
     All,
@@ -33,6 +33,8 @@ __all__ = ["parse_filter"]
 
 MAX_PATH_PARTS = 20
 MAX_PATH_LENGTH = 1_000
+MAX_PARTS = 100_000
+"""Fields, operators and filters of one request. Far above what the limits on arrays need, and read in a moment."""
 
 LOGICAL = {"$and", "$or", "$nor"}
 FIELD_OPERATORS = {
@@ -48,7 +50,30 @@ def parse_filter(raw: object, path: Place | str = FILTER) -> Node:
 
     raw: parsed JSON. path: how the body calls it, for messages. Raises BadFilter. Source: REST contract 10.
     """
+    _check_parts(raw, path)
     return _filter(raw, path, 0)
+
+
+def _check_parts(raw: object, path: Place | str) -> None:
+    """Count before anything is made of it: a body of 1 MiB may hold 350,000 filters. Raises BadFilter."""
+    n_parts, waiting = 0, [raw]
+    while waiting and n_parts <= MAX_PARTS:
+        part = waiting.pop()
+        if not isinstance(part, dict):
+            continue
+        n_parts += 1 + len(part)
+        for key, value in part.items():
+            if key in LOGICAL or key == "$all":
+                if isinstance(value, list):
+                    waiting.extend(value[: MAX_ELEMENTS + 1])
+            elif isinstance(value, dict) and (key in ("$not", "$elemMatch") or next(iter(value), "").startswith("$")):
+                waiting.append(value)
+    if n_parts > MAX_PARTS:
+        raise BadFilter(
+            f"the filter has more than {MAX_PARTS} fields, operators and filters; use $in instead of many branches, or split"
+            " the request",
+            path,
+        )
 
 
 def _filter(raw: object, path: Place | str, depth: int) -> Node:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from contextlib import nullcontext
 
 import structlog
 from aiohttp import ClientConnectionResetError, web
@@ -11,6 +12,7 @@ from skydriver_api.http.chunked import READ_TIMEOUT, ClientStalled
 from skydriver_api.http.delivery import deliver, releasing_memory
 from skydriver_api.http.figures import in_flight, note_answer
 from skydriver_api.http.http_errors import CLIENT_GONE, HttpError, is_client_gone, response_of
+from skydriver_api.http.proxies import TRUSTED_PROXIES
 from skydriver_api.http.request_body import EXPECTATION, Expectation
 from skydriver_api.http.route import Handler
 from skydriver_common.faults import BadMessage, TryLater
@@ -43,7 +45,9 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
     status = 500
     try:
         request[EXPECTATION].check()
-        response = await deliver(request, await _with_read_timeout(handler, request))
+        proxies = request.app.get(TRUSTED_PROXIES)
+        with nullcontext() if proxies is None else proxies.counted(request):
+            response = await deliver(request, await _with_read_timeout(handler, request))
         status = response.status
         return response
     except HttpError as error:

@@ -217,6 +217,8 @@ def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
         "responses": _responses(route, has_scan),
         "security": [{"bearer": []}] if route.roles else [],
     }
+    if route.description:
+        operation["description"] = route.description
     if route.roles:
         operation["x-roles"] = sorted(role.value for role in Role if role in route.roles)
     if route.body is not None:

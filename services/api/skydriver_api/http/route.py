@@ -20,7 +20,8 @@ class Route:
 
     roles: empty: open to all. response: the model of a 200. body: the model that checks it. query: names of parameters.
     redirects: to the scan that replaced this one. sends_command: to a service. extra_statuses: errors beyond the usual ones.
-    streams: also gives server-sent events. allows_scan_tokens: tokens of single scans, as scanners have them.
+    streams: also gives server-sent events. allows_scan_tokens: tokens of single scans, as scanners have them. description: for the
+    OpenAPI document, what the summary leaves out.
     """
 
     method: str
@@ -38,3 +39,4 @@ class Route:
     max_body_bytes: int = MIB
     streams: bool = False
     allows_scan_tokens: bool = True
+    description: str = ""

@@ -1,5 +1,6 @@
 """Searching scans: the response is streamed in bounded memory. Source: REST contract 4.3."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -10,7 +11,7 @@ from skydriver_api.find.search import FindQuery, Statement, find_query, statemen
 from skydriver_api.http.chunked import streaming
 from skydriver_api.http.http_errors import check_client
 from skydriver_api.payloads.requests import parse_find
-from skydriver_api.routes.responses import json_response, parsed_body
+from skydriver_api.routes.responses import json_response
 from skydriver_common.db.errors import database_faults
 from skydriver_common.db.pool import Pool
 
@@ -21,7 +22,7 @@ _OFF_THE_LOOP_BYTES = 10_000
 
 async def find_scans(request: web.Request) -> web.StreamResponse:
     """``POST /scans/find``: REST contract 4.3."""
-    query, statement = await parsed_body(await request.read(), _parse_search, off_the_loop_bytes=_OFF_THE_LOOP_BYTES)
+    query, statement = await _parsed_search(request, await request.read())
     deps = request.app[DEPS]
     async with streaming(request, _JSON) as response, deps.searches.hold():
         check_client(request)
@@ -33,6 +34,15 @@ async def find_scans(request: web.Request) -> web.StreamResponse:
         await response.write(b"]}")
         await response.end()
     return response.response
+
+
+async def _parsed_search(request: web.Request, raw: bytes) -> tuple[FindQuery, Statement]:
+    """Parse the body; large ones in a thread, one after the other: several at once would take turns with the loop. Raises TryLater."""
+    if len(raw) <= _OFF_THE_LOOP_BYTES:
+        return _parse_search(raw)
+    async with request.app[DEPS].large_filters.hold():
+        check_client(request)
+        return await asyncio.to_thread(_parse_search, raw)
 
 
 def _parse_search(raw: bytes) -> tuple[FindQuery, Statement]:
