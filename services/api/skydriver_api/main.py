@@ -129,7 +129,9 @@ def main() -> None:
 
 def _verifier(settings: ApiSettings, session: aiohttp.ClientSession) -> TokenVerifier:
     keys: KeySource = (
-        JwksFile(settings.auth_jwks_file) if settings.auth_jwks_file else OidcDiscovery(settings.auth_issuer, session)
+        JwksFile(settings.auth_jwks_file)
+        if settings.auth_jwks_file
+        else OidcDiscovery(settings.auth_issuer, session, key_hosts=settings.key_hosts)
     )
     rules = [RoleRule.parse(Role.USER, settings.auth_user_claim), RoleRule.parse(Role.SYSTEM, settings.auth_system_claim)]
     issuers = [Issuer(settings.auth_issuer, keys, role_rules=tuple(rules))]

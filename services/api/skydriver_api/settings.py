@@ -33,6 +33,8 @@ class ApiSettings(ServiceSettings):
     """Audience (``aud``) that tokens must have."""
     auth_jwks_file: Path | None = None
     """Public keys (JWKS file) of the issuer. Unset: OIDC discovery."""
+    auth_key_hosts: str = ""
+    """Hosts beside the issuer's own from which OIDC discovery may take public keys, by commas (`keys.example.org,10.0.0.3:8443`)."""
     auth_user_claim: str = "resource_access/skydriver-external/roles=users"
     """Claim path and value that grant the API role *user* (REST contract 1.2)."""
     auth_system_claim: str = "resource_access/skydriver-internal/roles=system"
@@ -92,6 +94,10 @@ class ApiSettings(ServiceSettings):
     def _has_patterns(cls, text: str) -> str:
         UserVariables.parse(text)
         return text
+
+    @property
+    def key_hosts(self) -> tuple[str, ...]:
+        return tuple(host.strip() for host in self.auth_key_hosts.split(",") if host.strip())
 
     @property
     def proxy_networks(self) -> Networks:

@@ -674,6 +674,26 @@ async def test_a_discovery_document_that_does_not_fit_is_not_believed(
         await OidcDiscovery(provider.issuer, session).find("rsa")
 
 
+@pytest.mark.parametrize("host", ["169.254.169.254", "127.0.0.1:1", "localhost", "[::1]:80"])
+async def test_keys_are_taken_from_no_host_but_the_issuers_own_and_those_of_the_settings(
+    provider: Provider, session: aiohttp.ClientSession, rsa_key: rsa.RSAPrivateKey, host: str
+) -> None:
+    provider.keys, provider.discovery = [rsa_jwk(rsa_key)], {"jwks_uri": f"http://{host}/latest/meta-data"}
+    with capture_logs() as logs, pytest.raises(TryLater):
+        await OidcDiscovery(provider.issuer, session).find("rsa")
+    assert "another host" in logs[0]["error"]
+    assert len(provider.requests) == 1
+
+
+async def test_keys_on_another_host_are_taken_when_the_settings_name_it(
+    provider: Provider, session: aiohttp.ClientSession, rsa_key: rsa.RSAPrivateKey
+) -> None:
+    elsewhere = provider.issuer.replace("127.0.0.1", "localhost")
+    provider.keys, provider.discovery = [rsa_jwk(rsa_key)], {"jwks_uri": f"{elsewhere}/jwks"}
+    host = elsewhere.split("/")[2]
+    assert await OidcDiscovery(provider.issuer, session, key_hosts=[host]).find("rsa") is not None
+
+
 async def test_a_huge_document_is_not_read_to_its_end(
     provider: Provider, session: aiohttp.ClientSession, rsa_key: rsa.RSAPrivateKey
 ) -> None:

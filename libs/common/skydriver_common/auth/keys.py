@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -199,7 +199,8 @@ class OidcDiscovery:
     They are fetched at the first use, again when they are older than `max_age_s`, and for an id nobody knows, but never
     more often than every `pause_s`: tokens with invented ids must not turn into requests to the issuer. Who asks for an
     unknown id after the last time waits for the next: the issuer may have got a new key since. While the issuer is away the
-    last keys stay in force.
+    last keys stay in force. key_hosts: hosts (with a port that is not the usual one) beside the issuer's own that may keep the
+    keys; no other is asked, whatever the document says.
     """
 
     def __init__(
@@ -207,12 +208,14 @@ class OidcDiscovery:
         issuer: str,
         session: aiohttp.ClientSession,
         *,
+        key_hosts: Collection[str] = (),
         max_age_s: float = 3600.0,
         pause_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._issuer = issuer
         self._session = session
+        self._key_hosts = {urlsplit(issuer).netloc.lower(), *(host.lower() for host in key_hosts)}
         self._max_age_s = max_age_s
         self._pause_s = pause_s
         self._clock = clock
@@ -266,6 +269,8 @@ class OidcDiscovery:
                     raise ValueError("the OIDC discovery document names another issuer")
                 if urlsplit(self._issuer).scheme == "https" and urlsplit(uri).scheme != "https":
                     raise ValueError("the OIDC discovery document's jwks_uri must use https")
+                if urlsplit(uri).netloc.lower() not in self._key_hosts:
+                    raise ValueError("the OIDC discovery document's jwks_uri is on another host (SKYDRIVER_AUTH_KEY_HOSTS)")
                 return uri
             case _:
                 raise ValueError("the OIDC discovery document lacks issuer or jwks_uri")

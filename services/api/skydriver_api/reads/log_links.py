@@ -119,6 +119,7 @@ class LogLinks:
                 "step": "60",
             },
             timeout=aiohttp.ClientTimeout(total=_QUERY_TIMEOUT_S),
+            allow_redirects=False,
         ) as response:
             response.raise_for_status()
             found = orjson.loads(await read_limited(response, _MAX_RESPONSE_BYTES))

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import jwt
@@ -99,7 +99,11 @@ class ClientCredentials:
             endpoint = answer.get("token_endpoint")
             if not isinstance(endpoint, str) or not endpoint:
                 raise TryLater("the EWMS token issuer names no token endpoint", MISCONFIGURED_LOGIN_RETRY_S)
-            self._endpoint = urljoin(self._issuer + "/", endpoint)
+            found = urljoin(self._issuer + "/", endpoint)
+            issuer = urlsplit(self._issuer)
+            if issuer.scheme == "https" and urlsplit(found)[:2] != issuer[:2]:  # it gets our secret
+                raise TryLater("the EWMS token issuer names a token endpoint on another host", MISCONFIGURED_LOGIN_RETRY_S)
+            self._endpoint = found
         return self._endpoint
 
     async def _ask(self, method: str, url: str, form: dict[str, str] | None = None) -> dict[str, object]:
