@@ -82,7 +82,7 @@ class Installation:
         if service in self.kubeconfigs:
             config = self.kubeconfigs[service]
             environment |= {"KUBECONFIG": str(config), "SKYDRIVER_KUBERNETES_NAMESPACE": "scans"}
-            files[str(config.parent)] = config.parent
+            files[str(self.folder / "kubernetes")] = self.folder / "kubernetes"
         self._n_started += 1
         return await self.engine.container(
             f"{service}-{self._n_started}", _pod(service)["args"], environment=environment, files=files
@@ -116,6 +116,10 @@ async def installation() -> AsyncIterator[Installation]:
         kubeconfigs = {
             service: await grant(plane, api, "scans", f"skydriver-{service}") for service in ("dispatcher", "ewms-bridge")
         }
+    files = [*kubeconfigs.values(), *plane.folder.rglob("*.crt")]
+    folders = [parent for file in files for parent in file.parents if parent.is_relative_to(plane.folder)]
+    for path in (*files, *folders):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # for the user of the pods, who is nobody here
     passwords = {service.replace("-", "_"): f"password-of-{service}" for service in SERVICES}
     words = [word for name, password in passwords.items() for word in ("-v", f"{name}={password}")]
     psql = ["psql", database.url, "-X", "-q", *words, "-f", str(DEPLOY / "postgres/users.sql")]
