@@ -92,7 +92,7 @@ app.add_typer(_lazy_group(_sandbox, "The EWMS stand-in that `skydriver up` start
 
 def _show_version(asked: bool) -> None:
     if asked:
-        print(f"skydriver {version('skydriver')}")
+        sys.stdout.write(f"skydriver {version('skydriver')}\n")
         raise typer.Exit
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from skydriver_cli.errors import CliError
 from skydriver_cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, Token, Url
-from skydriver_cli.output import line, print_json
+from skydriver_cli.output import Terminal, line, print_json
 
 if TYPE_CHECKING:
     from skydriver_client.sky import SkyResult
 
-out = Console()
+out = Terminal()
 
 _HELP = "Id of a scan, or a file with a result."
 Source = Annotated[str, typer.Argument(metavar="SCAN", help=_HELP)]
