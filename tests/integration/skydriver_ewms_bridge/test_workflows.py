@@ -231,10 +231,10 @@ async def test_a_scan_that_cannot_go_on_does_not_slow_the_others(
         await put_upload(sink, scan_id, upload)
 
     monkeypatch.setattr(ProfileFiles, "put_upload", put_others)
-    steps = [await bridge.steps[DueKind.ASSIGN]() for _ in range(4)]
-
-    assert steps == [True] * 4, "the loop makes no pause"
-    assert [(await bridge.scan(scan_id)).has_workflow for scan_id in others] == [True] * 3
+    steps = []
+    while not all([(await bridge.scan(scan_id)).has_workflow for scan_id in others]):
+        steps.append(await bridge.steps[DueKind.ASSIGN]())
+    assert set(steps) == {True}, "the loop makes no pause"
     monkeypatch.undo()
     await bridge.pass_time(DueKind.ASSIGN, 31)
     await bridge.steps[DueKind.ASSIGN]()
