@@ -29,7 +29,7 @@ class ProgressReport(TypedDict):
 
 def has_reconstructed(progress: ProgressReport | None) -> bool:
     """Return whether the report says that pixels were done."""
-    return bool(progress and progress["processing_stats"]["rate"])
+    return bool(progress and progress["processing_stats"].get("rate"))
 
 
 def is_finished(progress: ProgressReport | None) -> bool:
