@@ -29,6 +29,7 @@ from skydriver_common.bus.broker import connect
 from skydriver_common.db.notifier import Notifier
 from skydriver_common.db.pool import Pool, open_pool
 from skydriver_common.log.group_commit import recorded_reply
+from skydriver_common.model.steering_variables import UserVariables
 from skydriver_common.model.worker_limits import WorkerLimits
 from skydriver_common.runtime.connections import LimitedRunner
 
@@ -90,7 +91,8 @@ async def local_gateway(
         **{
             "reads": reads, "blobs": BlobWriter(pool), "commands": commands, "live": live, "log_links": LogLinks(),
             "images": ImageResolver(EmbeddedCatalog(), minimum="v4.0.0"), "viewer_hints": ViewerHints(Notifier(pool), reads),
-            "clusters": {"osg": 100}, "worker_limits": WorkerLimits(), "searches": WeightedSemaphore(8, what="searches"),
+            "clusters": {"osg": 100}, "worker_limits": WorkerLimits(),
+            "user_variables": UserVariables(), "searches": WeightedSemaphore(8, what="searches"),
             "memory": MemoryLimits(
                 request_bodies=request_bodies or WeightedSemaphore(2**30, what="large uploads"),
                 large_responses=large_responses or WeightedSemaphore(2**30, what="large downloads"),
