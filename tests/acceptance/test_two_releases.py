@@ -35,6 +35,7 @@ def _beside(system: Running, *, is_old: bool) -> Iterator[str]:
     """A second replica of each service, with the settings of the system's own ones; the address of the gateway."""
     with ExitStack() as stack:
         ports = choose(["http", *(f"health_{name}" for name in _BESIDE)], {})
+        processes: dict[str, subprocess.Popen[bytes]] = {}
         for name, module in _BESIDE.items():
             own = json.loads((system.data_dir / "run" / f"{name}.pid.json").read_text())["pid"]
             words = Path(f"/proc/{own}/environ").read_bytes().split(b"\0")
@@ -50,8 +51,11 @@ def _beside(system: Running, *, is_old: bool) -> Iterator[str]:
             log = stack.enter_context((system.data_dir / f"{name}-beside.log").open("ab"))
             process = subprocess.Popen([python, "-m", module], env=environment, stdout=log, stderr=log, cwd=system.data_dir)
             stack.callback(_end, process)
+            processes[name] = process
         for name in _BESIDE:
-            wait_until(partial(_is_ready, ports[f"health_{name}"]), UP_LIMIT_S, f"{name} beside is ready")
+            ready_or_ended = partial(_is_ready_or_ended, ports[f"health_{name}"], processes[name])
+            wait_until(ready_or_ended, UP_LIMIT_S, f"{name} beside is ready")
+            assert processes[name].poll() is None, (system.data_dir / f"{name}-beside.log").read_text()[-2000:]
         yield f"http://127.0.0.1:{ports['http']}"
 
 
@@ -66,6 +70,10 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(timeout=600)
+
+
+def _is_ready_or_ended(port: int, process: "subprocess.Popen[bytes]") -> bool:
+    return process.poll() is not None or _is_ready(port)
 
 
 def _is_ready(port: int) -> bool:

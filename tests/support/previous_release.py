@@ -22,6 +22,8 @@ from skydriver_common.runtime.settings import OLD_NAMES
 COMMIT = "60b5a373231044de065af3425acb3bcb957acbae"
 MODULES = {"ewms_bridge": "skydriver_ewms"}
 """Services whose package had another name."""
+NEW_SETTINGS = frozenset({"SKYDRIVER_USER_ENV_ALLOW"})
+"""What `skydriver up` sets since then."""
 STATE_VERSION = 1
 STATE_FIELDS: dict[str, frozenset[str]] = {
     "Scan": frozenset(
@@ -153,4 +155,4 @@ def module_of(service: str, today: str) -> str:
 def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
     """The same settings under the names that release knows; it refuses to start on others."""
     former = {new: old for old, new in OLD_NAMES.items()}
-    return {former.get(name, name): value for name, value in environment.items()}
+    return {former.get(name, name): value for name, value in environment.items() if name not in NEW_SETTINGS}
