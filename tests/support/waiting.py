@@ -19,7 +19,7 @@ Errors = type[BaseException] | tuple[type[BaseException], ...]
 # the real ones, also while a test has put another in their place
 _sleep, _sleep_on_the_loop = time.sleep, asyncio.sleep
 
-_LIMIT_S = 60.0
+_LIMIT_S = 180.0
 _POLL_S = 0.05
 
 

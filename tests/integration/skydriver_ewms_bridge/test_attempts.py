@@ -109,7 +109,7 @@ async def history(database: str, answers: list[Answer], ticks: list[float], ends
             return ewms.live(), None if scan.is_deleted else scan.ewms_workflow_id
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_in_the_end_exactly_one_workflow_of_a_scan_is_not_stopped(database: str) -> None:
     @settings(
         max_examples=40, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],

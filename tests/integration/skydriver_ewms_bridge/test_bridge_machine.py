@@ -217,7 +217,7 @@ class Pair(RuleBasedStateMachine):
                 assert len(made) == 1 or (scan_id, n_workers) not in self.answered
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_in_the_end_there_is_one_live_workflow_per_live_scan_and_none_for_others(database: str) -> None:
     Pair.database = database
     run_state_machine_as_test(

@@ -178,7 +178,7 @@ class Run:
         self.ewms.struck.clear()
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 async def test_whatever_single_delivery_or_row_is_lost_every_scan_ends_right(
     database: str, clean_bus: str, tmp_path: Path
 ) -> None:

@@ -116,7 +116,7 @@ async def _behind(store: Store, scanners: list[_Scanner]) -> list[str]:
     ]
 
 
-async def _all_arrive(store: Store, scanners: list[_Scanner], limit_s: float = 60.0) -> None:
+async def _all_arrive(store: Store, scanners: list[_Scanner], limit_s: float = 600.0) -> None:
     async def none_is_behind() -> bool:
         left = await _behind(store, scanners)
         assert not left, f"{len(left)} of {len(scanners)} scans don't show their newest report: {left[:3]}"
@@ -125,7 +125,7 @@ async def _all_arrive(store: Store, scanners: list[_Scanner], limit_s: float = 6
     await until(none_is_behind, limit_s=limit_s, not_yet=AssertionError)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_two_hundred_scanners_while_replicas_are_killed(rig: Rig, tmp_path: Path) -> None:
     dice = random.Random(7)
     scanners = [_Scanner(rig.bus, await rig.store.a_scan(), random.Random(n)) for n in range(SCANS)]

@@ -406,7 +406,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
             process.popen.stderr.close()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_process_in_order(start: Callable[..., Process], number: signal.Signals) -> None:
     process = start("async def step() -> bool: return False\nservice.loop('relay', step, idle_s=60)")
@@ -417,7 +417,7 @@ def test_a_signal_stops_the_process_in_order(start: Callable[..., Process], numb
     assert not any("Traceback" in line for line in process.lines)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(900)
 def test_a_second_signal_ends_the_process_at_once(start: Callable[..., Process]) -> None:
     process = start("async def hang() -> None: await asyncio.Event().wait()\nservice.on_stop(hang)", grace_s=600.0)
     process.wait_for("service.ready")
@@ -428,7 +428,7 @@ def test_a_second_signal_ends_the_process_at_once(start: Callable[..., Process])
     assert process.lines[-1] == "example: second signal received; exiting immediately\n"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(900)
 def test_a_stop_that_blocks_the_event_loop_is_ended_by_the_last_resort(start: Callable[..., Process]) -> None:
     process = start("async def block() -> None: threading.Event().wait()\nservice.on_stop(block)", grace_s=0.1)
     process.wait_for("service.ready")
@@ -437,7 +437,7 @@ def test_a_stop_that_blocks_the_event_loop_is_ended_by_the_last_resort(start: Ca
     assert process.lines[-1] == "example: shutdown did not finish within 0.3 s; exiting\n"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(900)
 def test_a_failing_root_task_ends_the_process_with_code_1_and_its_traceback_once(start: Callable[..., Process]) -> None:
     process = start(
         """
@@ -450,7 +450,7 @@ def test_a_failing_root_task_ends_the_process_with_code_1_and_its_traceback_once
     assert sum("RuntimeError: broken" in line for line in process.lines) == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(900)
 def test_an_impossible_start_is_one_line_besides_the_log_and_code_2(start: Callable[..., Process]) -> None:
     process = start("raise StartupProblem('the schema is newer than this program')")
     assert process.end() == 2
